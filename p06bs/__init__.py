@@ -1,0 +1,1 @@
+"""p06bs: online analysis for Bluesky."""

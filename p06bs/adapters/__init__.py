@@ -1,0 +1,1 @@
+"""Bridges to other control systems and viewers; the core never imports them."""

@@ -1,0 +1,1 @@
+"""How documents travel: the codec, the document log, the publisher and the follower."""

@@ -1,0 +1,230 @@
+"""What the author of a technique writes: a modality, its inputs, outputs and settings.
+
+A modality is the number crunching of one technique and nothing else: a pure
+function of a batch's columns and its settings. Where the columns come from,
+when they are computed and in which process is the framework's business.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Column name -> array whose leading axis is the events of a batch."""
+
+INVALID = "invalid"
+"""The reserved column: per event the reason why it is invalid, "" where it is valid."""
+
+
+class SettingsError(ValueError):
+    """Settings that a modality does not accept; the message names field, value and range."""
+
+
+class ModalitySettings(BaseModel):
+    """Settings of a modality: immutable, physical units, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """Declare a column that a modality needs.
+
+    Parameters
+    ----------
+    role : str
+        What the data mean (``fluorescence``, ``incident_flux``, ...); devices say theirs.
+    dims : tuple of str
+        Names of the axes behind the leading axis of events. A source with fewer
+        axes gets axes of length one in front; one with more must have length one there.
+    unit : str, optional
+        Unit that `process` gets; compatible units are converted.
+    optional : bool
+        Whether the modality works without it (`process` then gets None).
+    """
+
+    role: str
+    dims: tuple[str, ...] = ()
+    unit: str | None = None
+    optional: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Declare a column that a modality makes.
+
+    Parameters
+    ----------
+    unit : str, optional
+        Physical unit.
+    dtype : str
+        Numpy dtype of one value.
+    shape, dims : tuple
+        Shape of one event's value and the names of its axes.
+    rtol, atol : float
+        Within what two computations of the same event count as equal (floats only).
+    hinted : bool
+        Whether viewers show it by default.
+    """
+
+    unit: str | None = None
+    dtype: str = "float64"
+    shape: tuple[int, ...] = ()
+    dims: tuple[str, ...] = ()
+    rtol: float = 1e-9
+    atol: float = 0.0
+    hinted: bool = True
+    description: str = ""
+
+    @property
+    def fill(self) -> Any:
+        """What an invalid event holds: NaN, or the extreme integer that no result takes."""
+        kind = np.dtype(self.dtype)
+        if kind.kind in "fc":
+            return np.nan
+        if kind.kind == "i":
+            return np.iinfo(kind).min
+        if kind.kind == "u":
+            return np.iinfo(kind).max
+        return kind.type()
+
+
+@dataclass(frozen=True)
+class BoundInput:
+    """Say which data key of which stream feeds an input, and what it holds.
+
+    `shape` is one event's value *as `process` gets it* (behind the leading axis).
+    `scale` converts the source's unit to the input's.
+    `configuration` is the device's configuration (names as in the descriptor).
+    """
+
+    stream: str
+    data_key: str
+    external: bool
+    shape: tuple[int, ...]
+    source_shape: tuple[int, ...]
+    dtype: str
+    unit: str | None = None
+    scale: float = 1.0
+    configuration: Mapping[str, Any] = field(default_factory=dict)
+
+
+Bound = Mapping[str, BoundInput]
+"""Input name -> what feeds it; optional inputs that nothing feeds are absent."""
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()
+
+
+class Modality:
+    """Base class of all modalities.
+
+    Subclasses declare inputs as class attributes, settings as a nested class,
+    and implement `outputs` and `process`. An instance is made from its settings
+    as keyword arguments; the reserved keyword `inputs` says explicitly which
+    data key feeds which input.
+
+    Raises
+    ------
+    SettingsError
+        If the settings are not valid; names each field, its value and what is allowed.
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = "1"
+    Settings: ClassVar[type[ModalitySettings]] = ModalitySettings
+    declared: ClassVar[Mapping[str, Input]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = cls.__dict__.get("name") or _snake(cls.__name__)
+        cls.declared = {key: value for key, value in _members(cls) if isinstance(value, Input)}
+
+    def __init__(self, *, inputs: Mapping[str, str] | None = None, **settings: Any) -> None:
+        unknown = set(inputs or ()) - set(self.declared)
+        if unknown:
+            raise SettingsError(
+                f"{self.name}: inputs names {', '.join(sorted(unknown))}, which it does not have; "
+                f"its inputs are {', '.join(self.declared) or '(none)'}"
+            )
+        self.inputs: Mapping[str, str] = dict(inputs or {})
+        self.settings = self.validate(settings)
+
+    @classmethod
+    def validate(cls, settings: Mapping[str, Any]) -> ModalitySettings:
+        """Return validated settings.
+
+        Raises
+        ------
+        SettingsError
+            Naming each field that was refused, its value and what is allowed.
+        """
+        try:
+            return cls.Settings.model_validate(dict(settings))
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {_short(e['input'])})"
+                for e in error.errors()
+            )
+            raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
+
+    def prepare(self, settings: Any, bound: Bound) -> Any:
+        """Return the setup: slow to compute, constant for a run and its settings.
+
+        Called once per worker, run and settings. The default is the settings themselves.
+        """
+        return settings
+
+    def outputs(self, settings: Any, bound: Bound) -> Mapping[str, Output]:
+        """Return the columns that `process` (and `scan`, if there is one) makes."""
+        raise NotImplementedError(f"{type(self).__name__} must implement outputs()")
+
+    def process(self, setup: Any, **columns: Any) -> Columns:
+        """Compute one batch.
+
+        Parameters
+        ----------
+        setup
+            What `prepare` returned.
+        **columns : ndarray or None
+            One array per input, shape ``(events, *input shape)``, read-only.
+            None for an optional input that nothing feeds.
+
+        Returns
+        -------
+        mapping of str to ndarray
+            One array per output, shape ``(events, *output.shape)``. The reserved
+            column ``invalid`` (strings, "" where valid) flags events with a reason.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement process()")
+
+    scan: ClassVar[Any] = None
+    """Optional method ``scan(setup, state, columns) -> (state, columns)``.
+
+    For per-event results that carry state from event to event. Called in
+    acquisition order, in one place, with what `process` returned; `state` is
+    None at first and must consist of numbers, strings, arrays, lists and dicts,
+    because it is checkpointed in the derived run.
+    """
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.settings!r})"
+
+
+def _members(cls: type) -> Iterator[tuple[str, Any]]:
+    """Yield attributes in the order of definition, base classes first, newest winning."""
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        found.update(vars(base))
+    yield from found.items()
+
+
+def _short(value: object, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"

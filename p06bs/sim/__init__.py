@@ -1,0 +1,1 @@
+"""A simulated beamline with known ground truth."""

@@ -1,0 +1,1 @@
+"""Writers of files, suitcase-shaped: documents in, files out."""
