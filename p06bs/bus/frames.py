@@ -1,0 +1,172 @@
+"""Read the rows of a stream resource: HDF5 files, also while they are being written (SWMR)."""
+
+import time
+from collections import OrderedDict
+from itertools import product
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import unquote, urlparse
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the compression filters that detectors use
+import numpy.typing as npt
+
+from p06bs.model.documents import Document
+from p06bs.model.modality import BoundInput
+
+OPEN_FILES = 16
+INTERVAL = 0.02
+
+
+class FramesMissing(TimeoutError):
+    """The rows that a stream_datum announced were not in the file by the deadline."""
+
+
+def file_path(uri: str) -> Path:
+    """Return the path of a ``file:`` URI.
+
+    Raises
+    ------
+    ValueError
+        If the URI names no file.
+    """
+    parsed = urlparse(uri)
+    if parsed.scheme not in ("file", ""):
+        raise ValueError(f"cannot read {uri!r}: only file: URIs are supported")
+    return Path(unquote(parsed.path))
+
+
+class FrameReader:
+    """Read announced rows, waiting for those that are not in the file yet.
+
+    Parameters
+    ----------
+    deadline : float
+        Seconds without any progress of the file after which its missing rows
+        are given up. A file that was given up is not waited for again until it
+        has grown.
+    """
+
+    def __init__(self, deadline: float = 10.0) -> None:
+        self.deadline = deadline
+        self._open: OrderedDict[str, h5py.File] = OrderedDict()
+        self._given_up: dict[tuple[str, str], int] = {}
+
+    def __call__(
+        self, resource: Document, start: int, count: int, bound: BoundInput
+    ) -> npt.NDArray[Any]:
+        """Return rows `start` to `start + count - 1`, shape ``(count, *one event's shape)``.
+
+        Raises
+        ------
+        FramesMissing
+            If they were not written by the deadline.
+        OSError, ValueError
+            If the file cannot be read or does not hold what is described.
+        """
+        if resource["mimetype"] not in ("application/x-hdf5", "application/x-hdf5-swmr"):
+            raise ValueError(f"cannot read {resource['mimetype']}; only HDF5 is supported")
+        uri = resource["uri"]
+        parameters = resource["parameters"]
+        name = parameters.get("dataset") or parameters.get("path")
+        if not name:
+            raise ValueError(f"the stream resource of {uri} names no dataset")
+        place = (uri, str(name))
+        begun = time.monotonic()
+        reached = -1
+        while True:
+            try:
+                dataset = self._dataset(*place)
+                per_event = _rows_per_event(dataset, bound.source_shape)
+                first, last = start * per_event, (start + count) * per_event
+                there = _written(dataset, first, last)
+                if there >= last:
+                    self._given_up.pop(place, None)
+                    rows: npt.NDArray[Any] = dataset[first:last]
+                    return rows.reshape((count, per_event, *dataset.shape[1:]))
+                problem = f"row {there} of {name} in {file_path(uri)} was not written"
+            except (OSError, KeyError) as error:
+                # Not there yet, or created but not yet opened for SWMR by its writer.
+                self._close(uri)
+                there = 0
+                problem = f"{name} in {file_path(uri)} could not be opened: {error}"
+            if there > reached:
+                begun = time.monotonic()
+                reached = there
+            if there <= self._given_up.get(place, -1):
+                raise FramesMissing(problem)
+            if time.monotonic() - begun > self.deadline:
+                self._given_up[place] = there
+                raise FramesMissing(f"{problem} within {self.deadline:g} s")
+            time.sleep(INTERVAL)
+
+    def _dataset(self, uri: str, name: str) -> h5py.Dataset:
+        file = self._open.get(uri)
+        if file is None:
+            file = self._open[uri] = _open_file(file_path(uri))
+            while len(self._open) > OPEN_FILES:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(uri)
+        dataset = file[name]
+        if file.swmr_mode:
+            dataset.refresh()
+        return dataset
+
+    def _close(self, uri: str) -> None:
+        file = self._open.pop(uri, None)
+        if file is not None:
+            file.close()
+
+    def close(self) -> None:
+        """Close all files."""
+        while self._open:
+            self._open.popitem()[1].close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _open_file(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", libver="latest", swmr=True)
+    except (OSError, ValueError):
+        # A finished file of an older format cannot be opened for SWMR.
+        return h5py.File(path, "r")
+
+
+def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:
+    """Return how many rows of the dataset make one event of `shape`."""
+    if dataset.ndim == 0:
+        raise ValueError(f"dataset {dataset.name} of {dataset.file.filename} has no rows")
+    row = dataset.shape[1:]
+    if len(shape) == len(row) + 1 and shape[0]:
+        return int(shape[0])
+    return 1
+
+
+def _written(dataset: h5py.Dataset, first: int, last: int) -> int:
+    """Return the end of the rows from `first` on that are written, at most `last`.
+
+    A chunk that is not written yet reads as zeros without an error, so the
+    allocation of every chunk is looked at.
+    """
+    stop = min(last, int(dataset.shape[0]))
+    if dataset.chunks is None or stop <= first:
+        return stop
+    step = dataset.chunks[0]
+    columns = [range(0, n, c) for n, c in zip(dataset.shape[1:], dataset.chunks[1:], strict=True)]
+    for row in range(first // step * step, stop, step):
+        for rest in product(*columns):
+            info = dataset.id.get_chunk_info_by_coord((row, *rest))
+            if info.byte_offset is None:
+                return max(first, row)
+    return stop

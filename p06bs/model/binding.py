@@ -1,0 +1,284 @@
+"""Find which data keys of a run feed which inputs of a modality.
+
+A device says what its data mean, its *role*, in the start document's device
+table or in its configuration. An explicit binding wins over roles. Among the
+data keys of a role, dims, shape and unit decide. Inputs from different streams
+are joined by equal seq_num only if the start document lists the streams under
+``aligned_streams`` (frames of a flyer and I0 inside events are two streams).
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from p06bs.model.documents import Document
+from p06bs.model.modality import BoundInput, Input, Modality
+
+UNIT_ALIASES = {"cts": "count", "counts": "count", "ct": "count", "cps": "count/s", "": None}
+
+
+class BindingError(LookupError):
+    """A run does not have what a modality needs; says what was looked for and what is there."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One data key of a run, with what it says about itself."""
+
+    stream: str
+    data_key: str
+    role: str | None
+    external: bool
+    shape: tuple[int, ...]
+    dims: tuple[str, ...]
+    dtype: str
+    unit: str | None
+    configuration: Mapping[str, Any] = field(repr=False)
+
+    def __str__(self) -> str:
+        said = f"role {self.role}" if self.role else "no role"
+        unit = f", {self.unit}" if self.unit else ""
+        return f"{self.stream}/{self.data_key} ({said}, shape {list(self.shape)}{unit})"
+
+
+@dataclass(frozen=True)
+class Binding:
+    """What feeds a modality's inputs; the first required input names the primary source."""
+
+    bound: Mapping[str, BoundInput]
+    primary: str
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams that take part, the primary one first."""
+        first = self.bound[self.primary].stream
+        others = {b.stream for b in self.bound.values()} - {first}
+        return (first, *sorted(others))
+
+    def record(self) -> dict[str, dict[str, str]]:
+        """Return the binding as it is recorded in a derived start document."""
+        return {
+            name: {"stream": b.stream, "data_key": b.data_key} for name, b in self.bound.items()
+        }
+
+
+def aligned_streams(start: Document) -> tuple[str, ...]:
+    """Return the streams whose equal seq_nums belong together, as the start document says."""
+    return tuple(start.get("aligned_streams") or ())
+
+
+def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Candidate]:
+    """Yield every data key of a run, once per stream."""
+    devices: Mapping[str, Any] = start.get("devices") or {}
+    seen: set[tuple[str, str]] = set()
+    for descriptor in descriptors:
+        stream = descriptor.get("name", "primary")
+        owner = {
+            key: device
+            for device, keys in (descriptor.get("object_keys") or {}).items()
+            for key in keys
+        }
+        for key, described in descriptor["data_keys"].items():
+            if (stream, key) in seen:
+                continue
+            seen.add((stream, key))
+            device = owner.get(key, described.get("object_name", key))
+            configuration = (descriptor.get("configuration") or {}).get(device, {}).get("data", {})
+            yield Candidate(
+                stream=stream,
+                data_key=key,
+                role=_role(key, device, devices, configuration),
+                external=str(described.get("external", "")).startswith("STREAM:"),
+                shape=tuple(n or 0 for n in described.get("shape") or ()),
+                dims=tuple(described.get("dims") or ()),
+                dtype=_dtype(described),
+                unit=_alias(described.get("units")),
+                configuration=configuration,
+            )
+
+
+def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -> Binding:
+    """Return what feeds each input of `modality` in a run.
+
+    Raises
+    ------
+    BindingError
+        If a required input finds nothing, or finds several equally good data
+        keys, or the inputs lie in streams that the run does not call aligned.
+    """
+    found = list(candidates(start, descriptors))
+    bound: dict[str, BoundInput] = {}
+    problems: list[str] = []
+    aligned = aligned_streams(start)
+    primary: str | None = None
+    required_first = sorted(modality.declared.items(), key=lambda item: item[1].optional)
+    for name, wanted in required_first:
+        home = bound[primary].stream if primary else None
+        usable = [
+            c
+            for c in found
+            if home is None or c.stream == home or (home in aligned and c.stream in aligned)
+        ]
+        try:
+            match = _match(name, wanted, usable, modality.inputs.get(name))
+        except BindingError as problem:
+            if not wanted.optional or name in modality.inputs:
+                elsewhere = "" if home is None else _elsewhere(name, wanted, found, usable, home)
+                problems.append(f"{problem}{elsewhere}")
+            continue
+        if match is not None:
+            bound[name] = match
+            primary = primary or name
+    if not problems and primary is None:
+        problems.append("it declares no required input that the run could feed")
+    if problems or primary is None:
+        has = "; ".join(map(str, found)) or "nothing"
+        raise BindingError(f"{modality.name} cannot work on this run: {'; '.join(problems)}. "
+                           f"The run has: {has}")
+    ordered = {name: bound[name] for name in modality.declared if name in bound}
+    return Binding(ordered, primary)
+
+
+def _match(
+    name: str, wanted: Input, found: list[Candidate], explicit: str | None
+) -> BoundInput | None:
+    if explicit is not None:
+        stream, _, key = explicit.rpartition("/")
+        named = [c for c in found if c.data_key == key and stream in ("", c.stream)]
+        if not named:
+            raise BindingError(f"input {name!r} is bound to {explicit!r}, which is not there")
+        return _bound(named[0], wanted)
+    role = [c for c in found if c.role == wanted.role]
+    if not role:
+        # No device speaks of roles: names of axes say as much when they are unique.
+        role = [c for c in found if c.role is None and c.dims and c.dims == wanted.dims]
+    fits = [c for c in role if _fits(c, wanted)]
+    if not fits:
+        what = f"role {wanted.role!r}, dims {list(wanted.dims)}, unit {wanted.unit or 'any'}"
+        near = f"; not fitting: {'; '.join(map(str, role))}" if role else ""
+        raise BindingError(f"input {name!r} looked for {what} and found none{near}")
+    for exact in (
+        lambda c: c.dims == wanted.dims and c.unit == _alias(wanted.unit),
+        lambda c: c.dims == wanted.dims,
+        lambda c: c.unit == _alias(wanted.unit),
+        lambda c: len(_squeeze(c.shape, len(wanted.dims))) == len(wanted.dims),
+    ):
+        if len(fits) > 1:
+            fits = [c for c in fits if exact(c)] or fits
+    if len({(c.stream, c.data_key) for c in fits}) > 1:
+        names = ", ".join(f"{c.stream}/{c.data_key}" for c in fits)
+        raise BindingError(
+            f"input {name!r} fits several data keys ({names}); "
+            f"say which with inputs={{{name!r}: ...}}"
+        )
+    return _bound(fits[0], wanted)
+
+
+def _elsewhere(
+    name: str, wanted: Input, found: list[Candidate], usable: list[Candidate], home: str
+) -> str:
+    others = {c.stream for c in found if c.role == wanted.role} - {c.stream for c in usable}
+    if not others:
+        return ""
+    return (
+        f" (there is one in stream {', '.join(sorted(others))}, but the start document does not "
+        f"list it with {home!r} under aligned_streams)"
+    )
+
+
+def _fits(c: Candidate, wanted: Input) -> bool:
+    shape = _squeeze(c.shape, len(wanted.dims))
+    return len(shape) <= len(wanted.dims) and unit_scale(c.unit, wanted.unit) is not None
+
+
+def _squeeze(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+    """Drop leading axes of length one beyond `ndim` (ophyd-async puts one there)."""
+    while len(shape) > ndim and shape[0] == 1:
+        shape = shape[1:]
+    return shape
+
+
+def _bound(c: Candidate, wanted: Input) -> BoundInput:
+    shape = _squeeze(c.shape, len(wanted.dims))
+    if len(shape) > len(wanted.dims):
+        raise BindingError(
+            f"{c} has {len(shape)} axes, but the input has only {list(wanted.dims)}"
+        )
+    scale = unit_scale(c.unit, wanted.unit)
+    if scale is None:
+        raise BindingError(f"{c} cannot be converted to {wanted.unit}")
+    return BoundInput(
+        stream=c.stream,
+        data_key=c.data_key,
+        external=c.external,
+        shape=(1,) * (len(wanted.dims) - len(shape)) + shape,
+        source_shape=c.shape,
+        dtype=c.dtype,
+        unit=wanted.unit or c.unit,
+        scale=scale,
+        configuration=dict(c.configuration),
+    )
+
+
+def _role(
+    key: str, device: str, devices: Mapping[str, Any], configuration: Mapping[str, Any]
+) -> str | None:
+    for table in (devices.get(device), devices.get(key)):
+        if isinstance(table, Mapping):
+            roles = table.get("roles") or {}
+            if key in roles:
+                return str(roles[key])
+            if table.get("role") and not roles:
+                return str(table["role"])
+        elif isinstance(table, str):
+            return table
+    names = [f"{key}{s}role" for s in "-_."] + [f"{device}{s}role" for s in "-_."] + ["role"]
+    for name in names:
+        value = configuration.get(name)
+        if isinstance(value, str) and value:
+            return _from_json(value, key) if value.startswith("{") else value
+    return None
+
+
+def _from_json(value: str, key: str) -> str | None:
+    """Read a table {data key: role} that a device keeps in one configuration string."""
+    try:
+        role = json.loads(value).get(key)
+    except ValueError:
+        return None
+    return role if isinstance(role, str) else None
+
+
+def _dtype(described: Mapping[str, Any]) -> str:
+    said = described.get("dtype_numpy")
+    if isinstance(said, str):
+        return np.dtype(said).str
+    return {"integer": "<i8", "number": "<f8", "boolean": "|b1", "string": "<U0"}.get(
+        str(described.get("dtype")), ""
+    )
+
+
+def _alias(unit: str | None) -> str | None:
+    return UNIT_ALIASES.get(unit, unit) if unit is not None else None
+
+
+@cache
+def unit_scale(have: str | None, want: str | None) -> float | None:
+    """Return the factor from unit `have` to unit `want`; None if there is none.
+
+    A side that says no unit is taken to be right.
+    """
+    have, want = _alias(have), _alias(want)
+    if have is None or want is None or have == want:
+        return 1.0
+    import pint
+
+    registry = pint.get_application_registry()
+    try:
+        return float(registry.Quantity(1.0, have).to(want).magnitude)
+    except (pint.errors.PintError, ValueError, TypeError):
+        return None

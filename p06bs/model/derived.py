@@ -1,0 +1,295 @@
+"""Compose a derived run: documents out of results that come in acquisition order.
+
+The same class writes the documents of the reference `process`, of a notebook
+callback and of a pipeline's sorter. It is the only place that knows how a
+derived run looks.
+"""
+
+import importlib.metadata
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.model.binding import Binding
+from p06bs.model.compute import Array, Result, Setup, check_outputs
+from p06bs.model.documents import (
+    Document,
+    NamedDocument,
+    event_uids,
+    part_uid,
+    run_uid,
+    settings_digest,
+    settings_json,
+)
+from p06bs.model.modality import Modality, ModalitySettings, Output
+
+COPIED = (
+    "scan_id", "plan_name", "sample", "beamtime_id", "proposal_id", "technique", "endstation",
+    "scan", "shape", "extents", "snaking", "motors", "data_session", "beamtime_folder",
+)
+"""Fields of the raw start document that a derived run repeats, so that it is found by them."""
+
+BOOKKEEPING: Mapping[str, Mapping[str, Any]] = {
+    "raw_seq_num": {"dtype": "integer", "dtype_numpy": "<i8", "shape": []},
+    "raw_uid": {"dtype": "string", "shape": []},
+    "valid": {"dtype": "boolean", "dtype_numpy": "|b1", "shape": []},
+    "invalid_reason": {"dtype": "string", "shape": []},
+}
+"""The data keys that every derived stream has beside its outputs."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Settings that are in force from one row on: number, who changed them and when."""
+
+    number: int
+    settings: ModalitySettings
+    changed_by: str = ""
+    changed_at: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Digest of the settings."""
+        return settings_digest(self.settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Rows of one batch with their result: what the sorter puts in order."""
+
+    first: int
+    revision: int
+    seq: Array
+    uids: list[str]
+    times: list[float]
+    result: Result
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """A derived stream under one descriptor; its first event is the row `first`."""
+
+    name: str
+    first: int
+    descriptor: str
+    setup: Setup
+
+
+@dataclass
+class DerivedRun:
+    """Make the documents of one derived run from pages in acquisition order.
+
+    Parameters
+    ----------
+    modality, raw_start, binding
+        What is computed, for which run, from which data keys.
+    initial : Revision
+        The settings in force at the first row.
+    clock
+        Time of the documents and of events that have no time of their own.
+    reprocessing : int
+        Number of the reprocessing; 0 is the run that was made first.
+    """
+
+    modality: Modality
+    raw_start: Document
+    binding: Binding
+    initial: Revision
+    clock: Clock
+    reprocessing: int = 0
+    uid: str = field(init=False)
+    _streams: dict[int, _Stream] = field(init=False, default_factory=dict)
+    _latest: _Stream | None = field(init=False, default=None)
+    _events: Counter[str] = field(init=False, default_factory=Counter)
+    _invalid: Counter[str] = field(init=False, default_factory=Counter)
+    _state: Any = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.uid = run_uid(
+            self.raw_start["uid"],
+            modality=self.modality.name,
+            version=self.modality.version,
+            digest=self.initial.digest,
+            inputs=self.binding.record(),
+            reprocessing=self.reprocessing,
+        )
+
+    def start(self) -> NamedDocument:
+        """Return the start document."""
+        raw = self.raw_start
+        document = {name: raw[name] for name in COPIED if name in raw}
+        document.update(
+            uid=self.uid,
+            time=self.clock(),
+            original_run_uid=raw.get("original_run_uid", raw["uid"]),
+            derived_from=[raw["uid"]],
+            process={
+                "name": self.modality.name,
+                "version": self.modality.version,
+                "modality": modality_path(self.modality),
+                "settings_digest": self.initial.digest,
+                "inputs": self.binding.record(),
+                "reprocessing": self.reprocessing,
+            },
+        )
+        if "dimensions" in (raw.get("hints") or {}):
+            document["hints"] = {"dimensions": raw["hints"]["dimensions"]}
+        return "start", document
+
+    def revise(self, revision: Revision, setup: Setup, first: int, raw_uid: str) -> NamedDocument:
+        """Return the descriptor that records from which event on a revision is in force.
+
+        Outputs that stay equal in name, shape and dtype go on in the same
+        stream under a new descriptor; otherwise ``primary_r<revision>`` begins.
+        """
+        last = self._latest
+        if last is not None and _same(last.setup.outputs, setup.outputs):
+            name, start = last.name, last.first
+        else:
+            name, start = ("primary" if last is None else f"primary_r{revision.number}"), first
+        uid = part_uid(self.uid, name, revision.number)
+        self._latest = self._streams[revision.number] = _Stream(name, start, uid, setup)
+        process = self.modality.name
+        now = self.clock()
+        data = {
+            "settings": settings_json(revision.settings),
+            "settings_digest": revision.digest,
+            "revision": revision.number,
+            "changed_by": revision.changed_by,
+            "changed_at": revision.changed_at,
+            "first_raw_uid": raw_uid,
+            "first_row": first,
+            "version": self.modality.version,
+            "p06bs_version": importlib.metadata.version("p06bs"),
+        }
+        keys = {k: _described(process, o) for k, o in setup.outputs.items()}
+        keys.update({k: {**d, "source": "p06bs", "object_name": process} for k, d in
+                     BOOKKEEPING.items()})
+        hinted = [k for k, o in setup.outputs.items() if o.hinted and not o.shape]
+        return "descriptor", {
+            "uid": uid,
+            "run_start": self.uid,
+            "time": now,
+            "name": name,
+            "data_keys": keys,
+            "object_keys": {process: list(keys)},
+            "hints": {process: {"fields": hinted}},
+            "configuration": {
+                process: {
+                    "data": data,
+                    "timestamps": dict.fromkeys(data, now),
+                    "data_keys": {k: _plain_key(v) for k, v in data.items()},
+                }
+            },
+        }
+
+    def page(self, page: Page) -> NamedDocument:
+        """Return the event page of the next rows in acquisition order."""
+        stream = self._streams[page.revision]
+        setup = stream.setup
+        result = self._scan(setup, page.result)
+        valid = result.valid
+        count = len(valid)
+        data: dict[str, Array | list[str]] = {}
+        for name, output in setup.outputs.items():
+            if valid.all():
+                data[name] = result.columns[name]
+                continue
+            column = np.full((count, *output.shape), output.fill, np.dtype(output.dtype))
+            if valid.any():
+                column[valid] = result.columns[name]
+            data[name] = column
+        data["raw_seq_num"] = page.seq
+        data["raw_uid"] = page.uids
+        data["valid"] = valid
+        data["invalid_reason"] = result.reasons
+        first = page.first - stream.first + 1
+        now = self.clock()
+        times = page.times or [now] * count
+        stamps = np.full(count, now)
+        document = {
+            "descriptor": stream.descriptor,
+            "uid": event_uids(self.uid, page.uids),
+            "seq_num": list(range(first, first + count)),
+            "time": times,
+            "data": data,
+            "timestamps": dict.fromkeys(data, stamps),
+        }
+        self.count(stream.name, valid)
+        return "event_page", document
+
+    def count(self, stream: str, valid: npt.NDArray[np.bool_]) -> None:
+        """Count events for the stop document (those of an earlier writer included)."""
+        self._events[stream] += len(valid)
+        self._invalid[stream] += len(valid) - int(valid.sum())
+
+    def _scan(self, setup: Setup, result: Result) -> Result:
+        scan = setup.modality.scan
+        if scan is None or not result.columns:
+            return result
+        count = sum(not r for r in result.reasons)
+        self._state, columns = scan(setup.prepared, self._state, result.columns)
+        return Result(result.reasons, check_outputs(setup, columns, count))
+
+    def stop(
+        self, exit_status: str = "success", reason: str = "", counts: Mapping[str, int] | None = None
+    ) -> NamedDocument:
+        """Return the stop document; `counts` are the raw sources' rows, if they differ."""
+        document = {
+            "uid": part_uid(self.uid, "stop"),
+            "run_start": self.uid,
+            "time": self.clock(),
+            "exit_status": exit_status,
+            "reason": reason,
+            "num_events": {s.name: self._events[s.name] for s in self._streams.values()},
+            "num_invalid": {s.name: self._invalid[s.name] for s in self._streams.values()},
+        }
+        if counts and len(set(counts.values())) > 1:
+            document["source_counts"] = dict(counts)
+        return "stop", document
+
+
+def modality_path(modality: Modality) -> str:
+    """Return ``module:Class``, by which a modality is found again."""
+    return f"{type(modality).__module__}:{type(modality).__qualname__}"
+
+
+def _same(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool:
+    return {k: (o.shape, np.dtype(o.dtype)) for k, o in one.items()} == {
+        k: (o.shape, np.dtype(o.dtype)) for k, o in other.items()
+    }
+
+
+def _described(process: str, output: Output) -> dict[str, Any]:
+    dtype = np.dtype(output.dtype)
+    kind = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "U": "string"}
+    described: dict[str, Any] = {
+        "source": f"p06bs {process}",
+        "object_name": process,
+        "dtype": "array" if output.shape else kind.get(dtype.kind, "number"),
+        "dtype_numpy": dtype.str,
+        "shape": list(output.shape),
+        "units": output.unit,
+    }
+    if output.dims:
+        described["dims"] = list(output.dims)
+    return described
+
+
+def _plain_key(value: object) -> dict[str, Any]:
+    dtype = {str: "string", int: "integer", float: "number"}[type(value)]
+    return {"source": "p06bs", "dtype": dtype, "shape": []}
+
+
+def revisions(descriptors: Sequence[Document], process: str) -> Iterator[tuple[str, int, Document]]:
+    """Yield (first raw uid, first row, configuration data) of a derived run's settings history."""
+    for descriptor in descriptors:
+        data = descriptor.get("configuration", {}).get(process, {}).get("data")
+        if data is not None and "revision" in data:
+            yield data["first_raw_uid"], int(data["first_row"]), data

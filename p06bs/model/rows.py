@@ -1,0 +1,375 @@
+"""Turn raw documents into rows of work, in acquisition order, joined by index.
+
+A row is one event of the primary source together with the events or frames of
+the other sources that have the same seq_num. Two sources are never joined by
+arrival. After a Bluesky rewind a seq_num comes again: its k-th occurrence in
+one source belongs to the k-th occurrence in the others.
+
+The place of a row in acquisition order, its *position*, follows from the raw
+documents alone, so everyone who reads the same log counts alike.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.model.binding import Binding
+from p06bs.model.documents import Document
+
+Indices = npt.NDArray[np.int64]
+
+ROW_BITS = 32
+ROW_MASK = (1 << ROW_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where columns come from: the events of a stream, or the frames of one external data key."""
+
+    stream: str
+    data_key: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the source, unique within a run."""
+        return self.stream if self.data_key is None else f"{self.stream}/{self.data_key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Rows `start` to `start + count - 1` of what lies at `where`.
+
+    `where` is a frame of the document log (offset, nbytes), or the document
+    itself where there is no log, or the uid of a stream resource, whose rows
+    are then absolute indices.
+    """
+
+    where: Any
+    start: int
+    count: int
+
+
+def sources(binding: Binding) -> tuple[Source, ...]:
+    """Return the sources of a binding, the primary one first, each once."""
+    ordered = [binding.bound[binding.primary], *binding.bound.values()]
+    return tuple(
+        dict.fromkeys(Source(b.stream, b.data_key if b.external else None) for b in ordered)
+    )
+
+
+class _Segment:
+    """What one document contributed: its place, identities and times."""
+
+    __slots__ = ("base", "times", "uids", "where")
+
+    def __init__(
+        self, where: Any, base: int, uids: list[str] | str, times: list[float] | None
+    ) -> None:
+        self.where = where
+        self.base = base
+        self.uids = uids  # a str: the uid of the stream_datum, identity is uid/index
+        self.times = times
+
+    def identities(self, start: int, count: int) -> list[str]:
+        if isinstance(self.uids, str):
+            first = self.base + start
+            return [f"{self.uids}/{i}" for i in range(first, first + count)]
+        return self.uids[start : start + count]
+
+
+class _Feed:
+    """One source's rows by seq_num and occurrence."""
+
+    def __init__(self) -> None:
+        self.segments: dict[int, _Segment] = {}
+        self.top = 0
+        self._made = 0
+        self._newest: Indices = np.full(256, -1, np.int64)
+        self._count: Indices = np.zeros(256, np.int64)
+        self._older: dict[tuple[int, int], int] = {}
+        self._fingerprints: list[int] = []
+        self._seen: set[int] | None = None
+
+    def add(self, segment: _Segment, seqs: Indices, index: bool) -> tuple[Indices, Indices] | None:
+        """Take a document's rows; return (seq_nums, refs) of the new ones, None if all known."""
+        if not len(seqs):
+            return None
+        repeated = int(seqs[0]) <= self.top or len(seqs) > 1 and bool((np.diff(seqs) <= 0).any())
+        fingerprints = (
+            [hash((segment.uids, segment.base))]
+            if isinstance(segment.uids, str)
+            else list(map(hash, segment.uids))
+        )
+        rows = np.arange(len(seqs), dtype=np.int64)
+        if repeated:
+            # Only a repeated seq_num can be a double: otherwise no identity is looked up.
+            if self._seen is None:
+                self._seen = set(self._fingerprints)
+                self._fingerprints = []
+            fresh = [f not in self._seen for f in fingerprints]
+            if len(fresh) == 1:
+                fresh *= len(seqs)
+            rows = rows[fresh]
+            seqs = seqs[fresh]
+            if not len(seqs):
+                return None
+        if self._seen is None:
+            self._fingerprints.extend(fingerprints)
+        else:
+            self._seen.update(fingerprints)
+        refs = rows + (self._made << ROW_BITS)
+        self.segments[self._made] = segment
+        self._made += 1
+        if index:
+            self.count(seqs, refs, repeated)
+        self.top = max(self.top, int(seqs.max()))
+        return seqs, refs
+
+    def count(self, seqs: Indices, refs: Indices, repeated: bool) -> None:
+        """Count the occurrence of each seq_num and remember where the newest one lies."""
+        high = int(seqs.max()) + 1
+        if high > len(self._newest):
+            grow = max(high, 2 * len(self._newest)) - len(self._newest)
+            self._newest = np.concatenate([self._newest, np.full(grow, -1, np.int64)])
+            self._count = np.concatenate([self._count, np.zeros(grow, np.int64)])
+        if not repeated:
+            self._newest[seqs] = refs
+            self._count[seqs] = 1
+            return
+        for seq, ref in zip(seqs.tolist(), refs.tolist(), strict=True):
+            if self._count[seq]:
+                self._older[seq, int(self._count[seq]) - 1] = int(self._newest[seq])
+            self._newest[seq] = ref
+            self._count[seq] += 1
+
+    def occurrences(self, seqs: Indices) -> Indices:
+        """Return how often each seq_num came."""
+        inside = seqs < len(self._count)
+        found = np.zeros(len(seqs), np.int64)
+        found[inside] = self._count[seqs[inside]]
+        return found
+
+    def refs(self, seqs: Indices, occurrence: Indices) -> Indices:
+        """Return the ref of each (seq_num, occurrence); the newest where that never came."""
+        found = self._newest[seqs].copy()
+        for i in np.flatnonzero(occurrence < self._count[seqs] - 1):
+            found[i] = self._older[int(seqs[i]), int(occurrence[i])]
+        return found
+
+    def spans(self, refs: Indices) -> Iterator[tuple[_Segment, int, int]]:
+        """Yield (segment, first row, count) of consecutive refs."""
+        breaks = np.flatnonzero(np.diff(refs) != 1) + 1
+        firsts = refs[np.concatenate([[0], breaks])] if len(refs) else refs
+        counts = np.diff(np.concatenate([[0], breaks, [len(refs)]]))
+        for ref, count in zip(firsts.tolist(), counts.tolist(), strict=True):
+            if count:
+                yield self.segments[ref >> ROW_BITS], ref & ROW_MASK, count
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Rows that were taken as work: who they are and where each source's columns lie."""
+
+    first: int
+    seq: Indices
+    uids: list[str]
+    times: list[float]
+    spans: Mapping[str, tuple[Span, ...]]
+
+    def __len__(self) -> int:
+        return len(self.seq)
+
+
+class Rows:
+    """Join a run's documents to rows and hand them out in acquisition order."""
+
+    def __init__(self, binding: Binding) -> None:
+        self._sources = sources(binding)
+        self._feeds = {source.key: _Feed() for source in self._sources}
+        self._primary = self._sources[0].key
+        self._alone = len(self._sources) == 1
+        self._occurred = _Feed()  # counts the primary's occurrences
+        self._waiting: list[tuple[Indices, Indices, Indices]] = []  # seq, occurrence, ref
+        self._passed_over: dict[int, list[tuple[int, int]]] = {}
+        self._ready: deque[tuple[Indices, dict[str, Indices]]] = deque()
+        self._timed = next((s.key for s in self._sources if s.data_key is None), None)
+        self.available = 0
+        self.taken = 0
+
+    def add(self, source: Source, name: str, document: Document, where: Any = None) -> None:
+        """Take a document of `source`; one that no input needs is ignored.
+
+        Parameters
+        ----------
+        where
+            Where event columns can be found again (see `Span`); the document
+            itself if None. For stream_datum its stream resource is what counts.
+        """
+        key = source.key
+        if key not in self._feeds:
+            return
+        if name == "stream_datum":
+            indices, seq_nums = document["indices"], document["seq_nums"]
+            base, count = indices["start"], indices["stop"] - indices["start"]
+            first = seq_nums["start"] if seq_nums["stop"] > seq_nums["start"] else base + 1
+            segment = _Segment(document["stream_resource"], base, document["uid"], None)
+            seqs = np.arange(first, first + count, dtype=np.int64)
+        else:
+            place = document if where is None else where
+            if name == "event":
+                segment = _Segment(place, 0, [document["uid"]], [document["time"]])
+                seqs = np.array([document["seq_num"]], np.int64)
+            else:
+                segment = _Segment(place, 0, list(document["uid"]), list(document["time"]))
+                seqs = np.asarray(document["seq_num"], np.int64)
+        late = len(seqs) > 0 and int(seqs[0]) <= self._feeds[key].top
+        new = self._feeds[key].add(segment, seqs, index=key != self._primary)
+        if new is None:
+            return
+        if key == self._primary:
+            self._enter(*new)
+        elif late:
+            self._revisit(new[0])
+        if not self._alone:
+            self._join(final=False)
+
+    def _enter(self, seqs: Indices, refs: Indices) -> None:
+        if self._alone:
+            self._push(seqs, {self._primary: refs})
+            return
+        before = self._occurred.occurrences(seqs)
+        if len(np.unique(seqs)) != len(seqs):  # the same seq_num twice in one document
+            for i, seq in enumerate(seqs.tolist()):
+                before[i] += int((seqs[:i] == seq).sum())
+        self._occurred.count(seqs, refs, repeated=True)
+        self._waiting.append((seqs, before, refs))
+
+    def _revisit(self, seqs: Indices) -> None:
+        for seq in seqs.tolist():
+            for occurrence, ref in self._passed_over.pop(seq, ()):
+                one = np.array([seq], np.int64)
+                self._waiting.append((one, np.array([occurrence]), np.array([ref])))
+
+    def _join(self, *, final: bool) -> None:
+        if not self._waiting:
+            return
+        seqs, occurrence, refs = (
+            self._waiting[0]
+            if len(self._waiting) == 1
+            else tuple(np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
+        )
+        partners = {k: feed for k, feed in self._feeds.items() if k != self._primary}
+        ready = np.ones(len(seqs), bool)
+        absent = np.zeros(len(seqs), bool)
+        for feed in partners.values():
+            came = feed.occurrences(seqs)
+            ready &= (came > 0) if final else (came > occurrence)
+            absent |= (came == 0) & (final | (seqs < feed.top))
+        settled = ready | absent
+        stop = len(seqs) if settled.all() else int(np.argmin(settled))
+        for i in np.flatnonzero(absent[:stop]).tolist():
+            self._passed_over.setdefault(int(seqs[i]), []).append((int(occurrence[i]), int(refs[i])))
+        chosen = np.flatnonzero(ready[:stop] & ~absent[:stop])
+        if len(chosen):
+            s, o = seqs[chosen], occurrence[chosen]
+            found = {self._primary: refs[chosen]}
+            found.update({k: feed.refs(s, o) for k, feed in partners.items()})
+            self._push(s, found)
+        rest = (seqs[stop:], occurrence[stop:], refs[stop:])
+        self._waiting = [rest] if len(rest[0]) else []
+
+    def _push(self, seqs: Indices, refs: dict[str, Indices]) -> None:
+        self._ready.append((seqs, refs))
+        self.available += len(seqs)
+
+    def finish(self) -> None:
+        """Settle what still waits, because no more documents come."""
+        if not self._alone:
+            self._join(final=True)
+
+    @property
+    def unpaired(self) -> int:
+        """Primary rows that lack a partner so far and were passed over."""
+        return sum(map(len, self._passed_over.values()))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Highest seq_num of each source; they differ where frames or triggers are missing."""
+        return {key: feed.top for key, feed in self._feeds.items()}
+
+    def next_uids(self, limit: int) -> Iterator[str]:
+        """Yield the identities of the next `limit` available rows without taking them."""
+        feed = self._feeds[self._primary]
+        for _, refs in self._ready:
+            for segment, start, count in feed.spans(refs[self._primary][:limit]):
+                yield from segment.identities(start, count)
+            limit -= len(refs[self._primary])
+            if limit <= 0:
+                return
+
+    def take(self, limit: int) -> Taken | None:
+        """Take up to `limit` available rows, in acquisition order; None if there are none."""
+        parts: list[tuple[Indices, dict[str, Indices]]] = []
+        wanted = limit
+        while self._ready and wanted > 0:
+            seqs, refs = self._ready.popleft()
+            if len(seqs) > wanted:
+                later = {k: r[wanted:] for k, r in refs.items()}
+                self._ready.appendleft((seqs[wanted:], later))
+                seqs, refs = seqs[:wanted], {k: r[:wanted] for k, r in refs.items()}
+            parts.append((seqs, refs))
+            wanted -= len(seqs)
+        if not parts:
+            return None
+        seqs = _concatenate(p[0] for p in parts)
+        refs = {k: _concatenate(p[1][k] for p in parts) for k in self._feeds}
+        uids: list[str] = []
+        for segment, start, count in self._feeds[self._primary].spans(refs[self._primary]):
+            uids += segment.identities(start, count)
+        taken = Taken(self.taken, seqs, uids, self._times(refs), self._spans(refs))
+        self.taken += len(seqs)
+        self.available -= len(seqs)
+        self._forget(int(refs[self._primary][-1]) >> ROW_BITS)
+        return taken
+
+    def _spans(self, refs: dict[str, Indices]) -> dict[str, tuple[Span, ...]]:
+        spans: dict[str, tuple[Span, ...]] = {}
+        for key, feed in self._feeds.items():
+            made: list[Span] = []
+            for segment, start, count in feed.spans(refs[key]):
+                first = segment.base + start
+                last = made[-1] if made else None
+                # Frames of one file go on from document to document; events do not.
+                follows = isinstance(segment.uids, str) and last and last.where == segment.where
+                if follows and last.start + last.count == first:
+                    made[-1] = Span(last.where, last.start, last.count + count)
+                else:
+                    made.append(Span(segment.where, first, count))
+            spans[key] = tuple(made)
+        return spans
+
+    def _times(self, refs: dict[str, Indices]) -> list[float]:
+        if self._timed is None:
+            return []
+        times: list[float] = []
+        for segment, start, count in self._feeds[self._timed].spans(refs[self._timed]):
+            times += (segment.times or [])[start : start + count]
+        return times
+
+    def _forget(self, last: int) -> None:
+        """Let go of the primary's segments that were handed out entirely."""
+        if self._waiting or self._passed_over:
+            return
+        segments = self._feeds[self._primary].segments
+        first = self._ready[0][1][self._primary][0] >> ROW_BITS if self._ready else last + 1
+        while segments and (number := next(iter(segments))) < min(int(first), last):
+            del segments[number]
+
+
+def _concatenate(parts: Iterable[Indices]) -> Indices:
+    listed = list(parts)
+    return listed[0] if len(listed) == 1 else np.concatenate(listed)

@@ -1,0 +1,146 @@
+"""Restore acquisition order: fan-in of results that come in any order, late, lost or twice."""
+
+import heapq
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from p06bs.model.documents import Document
+
+Item = TypeVar("Item")
+Subscriber = Callable[[str, Document], Any]
+
+
+class Order(Generic[Item]):
+    """Put items that cover ranges of positions in order; drop what was there already.
+
+    Decides, and does nothing else: no clock, no socket.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.next = first
+        self._tie = count()
+        self._early: list[tuple[int, int, int, Item]] = []
+
+    def accept(self, first: int, length: int, item: Item) -> Iterator[tuple[Item, int]]:
+        """Yield ``(item, skip)`` of all items whose turn has come, in order.
+
+        `skip` is how many leading positions of the item were delivered before.
+        An item that brings nothing new is dropped.
+        """
+        if first + length > self.next:
+            heapq.heappush(self._early, (first, next(self._tie), length, item))
+        while self._early and self._early[0][0] <= self.next:
+            start, _, extent, ready = heapq.heappop(self._early)
+            skip = self.next - start
+            if skip < extent:
+                self.next = start + extent
+                yield ready, skip
+
+    @property
+    def waiting(self) -> int:
+        """Number of items that wait for an earlier one."""
+        return len(self._early)
+
+
+@dataclass
+class _Run:
+    """A derived run whose pages come shuffled."""
+
+    streams: dict[str, Order[Document]] = field(default_factory=dict)
+    names: dict[str, str] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
+    stop: Document | None = None
+
+
+class Sorter:
+    """Turn the shuffled, doubled pages of a derived run into ordered ones.
+
+    A plain ``(name, document)`` callable: ``RemoteDispatcher.subscribe(Sorter(...))``.
+    Documents of other runs pass as they are. The stop document waits until every
+    event that it counts was delivered.
+
+    Parameters
+    ----------
+    *subscribers : callable
+        Each is called with ``(name, document)`` in order.
+    """
+
+    def __init__(self, *subscribers: Subscriber) -> None:
+        self.subscribers = list(subscribers)
+        self._runs: dict[str, _Run] = {}
+        self._run_of: dict[str, str] = {}
+        self._ended: set[str] = set()
+
+    def __call__(self, name: str, document: Document) -> None:
+        """Take a document of any run."""
+        for ordered in self._take(name, document):
+            for subscriber in self.subscribers:
+                subscriber(*ordered)
+
+    def _take(self, name: str, document: Document) -> Iterator[tuple[str, Document]]:
+        match name:
+            case "start":
+                if document["uid"] in self._runs or document["uid"] in self._ended:
+                    return
+                if "process" in document:
+                    self._runs[document["uid"]] = _Run()
+                yield name, document
+            case "descriptor":
+                run = self._runs.get(document["run_start"])
+                if run is not None:
+                    if document["uid"] in run.names:
+                        return
+                    stream = document.get("name", "primary")
+                    run.names[document["uid"]] = stream
+                    run.streams.setdefault(stream, Order(1))
+                    run.invalid.setdefault(stream, 0)
+                    self._run_of[document["uid"]] = document["run_start"]
+                elif document["run_start"] in self._ended:
+                    return
+                yield name, document
+            case "event_page" if document["descriptor"] in self._run_of:
+                uid = self._run_of[document["descriptor"]]
+                yield from self._page(self._runs[uid], document)
+                yield from self._end(uid)
+            case "stop" if document["run_start"] in self._runs:
+                self._runs[document["run_start"]].stop = document
+                yield from self._end(document["run_start"])
+            case _:
+                owner = document.get("run_start")
+                if owner not in self._ended:
+                    yield name, document
+
+    def _page(self, run: _Run, document: Document) -> Iterator[tuple[str, Document]]:
+        stream = run.names[document["descriptor"]]
+        seq = document["seq_num"]
+        for page, skip in run.streams[stream].accept(int(seq[0]), len(seq), document):
+            ready = _without(page, skip) if skip else page
+            run.invalid[stream] += int((~np.asarray(ready["data"]["valid"], bool)).sum())
+            yield "event_page", ready
+
+    def _end(self, uid: str) -> Iterator[tuple[str, Document]]:
+        run = self._runs[uid]
+        if run.stop is None:
+            return
+        wanted = run.stop.get("num_events", {})
+        for stream, number in wanted.items():
+            if number and (stream not in run.streams or run.streams[stream].next <= number):
+                return
+        del self._runs[uid]
+        self._ended.add(uid)
+        for descriptor in run.names:
+            del self._run_of[descriptor]
+        yield "stop", {**run.stop, "num_invalid": dict(run.invalid)}
+
+
+def _without(page: Document, skip: int) -> Document:
+    """Return an event page without its first `skip` rows."""
+    short = {k: v[skip:] if k in ("seq_num", "time", "uid") else v for k, v in page.items()}
+    for part in ("data", "timestamps", "filled"):
+        if part in page:
+            short[part] = {k: v[skip:] for k, v in page[part].items()}
+    return short
