@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -45,14 +45,8 @@ class WireError(ValueError):
     """Bytes that are no document, or no envelope; the message says why."""
 
 
-class Envelope(NamedTuple):
-    """A document with its place: the `index`-th of its run, by the `epoch`-th writer."""
-
-    run: str
-    epoch: int
-    index: int
-    name: str
-    document: dict[str, Any]
+Envelope = tuple[str, int, int, str, dict[str, Any]]
+"""Run uid, writer epoch, index in the log of the run, document type, document."""
 
 
 def is_run_uid(uid: object) -> bool:
@@ -94,8 +88,19 @@ def unpack(buffer: Buffer) -> Any:
 
 
 def pack_envelope(run: str, epoch: int, index: int, name: str, document: Any) -> bytes:
-    """Encode a document together with its place in the log of its run."""
-    return pack([run, epoch, index, name, document])
+    """Encode a document together with its place in the log of its run.
+
+    Raises
+    ------
+    TypeError
+        As `pack`.
+    """
+    envelope = [run, epoch, index, name, document]
+    try:
+        return ormsgpack.packb(envelope, default=_encode, option=_OPTIONS)
+    except TypeError:
+        envelope[-1] = _plain(document, name)
+        return ormsgpack.packb(envelope, default=_encode, option=_OPTIONS)
 
 
 def unpack_envelope(buffer: Buffer) -> Envelope:
@@ -116,7 +121,7 @@ def unpack_envelope(buffer: Buffer) -> Envelope:
         raise WireError("epoch and index must be integers, epoch from 1, index from 0")
     if type(name) is not str or name not in _NAMES or type(document) is not dict:
         raise WireError("name must be a document type of event-model, the document a dict")
-    return Envelope(run, epoch, index, name, document)
+    return run, epoch, index, name, document
 
 
 def deserialize(payload: Buffer) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def deserialize(payload: Buffer) -> dict[str, Any]:
     WireError
         If the payload is no envelope.
     """
-    return unpack_envelope(payload).document
+    return unpack_envelope(payload)[-1]
 
 
 def message(prefix: bytes, name: str, envelope: bytes) -> bytes:

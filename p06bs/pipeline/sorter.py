@@ -118,7 +118,7 @@ class Sorter:
         stream = run.names[document["descriptor"]]
         seq = document["seq_num"]
         for page, skip in run.streams[stream].accept(int(seq[0]), len(seq), document):
-            ready = _without(page, skip) if skip else page
+            ready = without(page, skip) if skip else page
             run.invalid[stream] += int((~np.asarray(ready["data"]["valid"], bool)).sum())
             yield "event_page", ready
 
@@ -137,7 +137,7 @@ class Sorter:
         yield "stop", {**run.stop, "num_invalid": dict(run.invalid)}
 
 
-def _without(page: Document, skip: int) -> Document:
+def without(page: Document, skip: int) -> Document:
     """Return an event page without its first `skip` rows."""
     short = {k: v[skip:] if k in ("seq_num", "time", "uid") else v for k, v in page.items()}
     for part in ("data", "timestamps", "filled"):

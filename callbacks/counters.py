@@ -1,0 +1,248 @@
+"""Counters: counting rates with dead-time correction, and photon flux from a diode or chamber."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from p06bs.model.modality import (
+    INVALID,
+    Bound,
+    Columns,
+    Input,
+    Modality,
+    ModalitySettings,
+    Output,
+)
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+ELEMENTARY_CHARGE = 1.602176634e-19
+"""C (exact, SI 2019)."""
+
+SATURATED = 1
+"""Bit of the flag: observed rate times dead time is above `flag_above`."""
+
+BLOCK = 4096
+"""Events worked on at a time, so that the intermediate arrays stay in the cache."""
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class PhotonFlux(ModalitySettings):
+    """Say how a channel's rate becomes a photon flux.
+
+    flux = rate · charge_per_count · pair_energy / (e · photon_energy · absorbed_fraction)
+    """
+
+    channel: int = Field(0, ge=0, description="index of the counter channel")
+    charge_per_count: Positive = Field(
+        description="C per count: preamplifier gain (A/V) divided by V-to-f gain (Hz/V)"
+    )
+    pair_energy: Positive = Field(
+        3.66, description="eV per electron-hole or ion pair (Si 3.66, N2 34.8, Ar 26.4, air 33.97)"
+    )
+    photon_energy: Positive = Field(description="keV")
+    absorbed_fraction: float = Field(
+        1.0, gt=0, le=1, description="share of the photons that the sensor absorbs, 1 - exp(-µd)"
+    )
+
+    @property
+    def photons_per_count(self) -> float:
+        """Return the number of photons that one count stands for."""
+        absorbed_energy = 1e3 * self.photon_energy * self.absorbed_fraction
+        return self.charge_per_count * self.pair_energy / (ELEMENTARY_CHARGE * absorbed_energy)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Constants per used channel, and what becomes of them."""
+
+    channels: npt.NDArray[np.intp] | None
+    dead_time: Floats
+    dark: Floats
+    gain: Floats
+    flag_above: float
+    flux_index: int
+    photons_per_count: float
+
+    def index(self, channel: int) -> int:
+        """Return the number by which the source knows a used channel."""
+        return channel if self.channels is None else int(self.channels[channel])
+
+
+class Counters(Modality):
+    """Turn counts into rates: dead time, dark rate, gain; optionally into photon flux.
+
+    An event is invalid if its gate time is not positive, or if one of the used
+    channels is not finite, negative, or as fast as its dead time allows
+    (observed rate · dead time ≥ 1, which has no solution).
+    """
+
+    name = "counters"
+
+    class Settings(ModalitySettings):
+        """Settings per channel: one number for all, or one per used channel."""
+
+        dead_time: NotNegative | tuple[NotNegative, ...] = Field(
+            0.0, description="s, of one count"
+        )
+        model: Literal["nonparalyzable"] = Field(
+            "nonparalyzable", description="a count during the dead time does not prolong it"
+        )
+        dark: NotNegative | tuple[NotNegative, ...] = Field(
+            0.0, description="counts/s without beam, subtracted after the dead-time correction"
+        )
+        gain: Positive | tuple[Positive, ...] = Field(
+            1.0, description="counts per particle; rates are divided by it"
+        )
+        channels: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+            None, min_length=1, description="channels to use; None: all"
+        )
+        flag_above: float = Field(
+            0.3, gt=0, le=1, description="observed rate · dead time from which `flag` is set"
+        )
+        photon_flux: PhotonFlux | None = Field(None, description="how a rate becomes photons/s")
+
+    counts = Input(role="counter", dims=("channel",), unit="counts")
+    gate_time = Input(role="gate_time", unit="s")
+
+    def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
+        """Return rate, rate_sigma and flag per used channel, and the flux if it was asked for."""
+        shape = (len(settings.channels or range(bound["counts"].shape[-1])),)
+        dims = ("channel",)
+        made = {
+            "rate": Output(unit="1/s", shape=shape, dims=dims, description="true rate"),
+            "rate_sigma": Output(
+                unit="1/s", shape=shape, dims=dims, hinted=False, description="standard deviation"
+            ),
+            "flag": Output(
+                dtype="uint8",
+                shape=shape,
+                dims=dims,
+                hinted=False,
+                description="1: dead-time correction larger than trusted",
+            ),
+        }
+        if settings.photon_flux is not None:
+            made["flux"] = Output(unit="1/s", description="photons per second on the sensor")
+            made["flux_sigma"] = Output(unit="1/s", hinted=False, description="standard deviation")
+        return made
+
+    def prepare(self, settings: Any, bound: Bound) -> Setup:
+        """Return the constants per channel.
+
+        Raises
+        ------
+        ValueError
+            If the source lacks a channel, or a setting has another number of values
+            than channels are used.
+        """
+        there = bound["counts"].shape[-1]
+        used = tuple(range(there)) if settings.channels is None else settings.channels
+        missing = [c for c in used if c >= there]
+        if missing:
+            raise ValueError(
+                f"channels: {bound['counts'].data_key} has channels 0 to {there - 1}, "
+                f"not {', '.join(map(str, missing))}"
+            )
+        flux: PhotonFlux | None = settings.photon_flux
+        if flux is not None and flux.channel not in used:
+            raise ValueError(f"photon_flux.channel: {flux.channel} is not among the channels {used}")
+
+        def per_channel(name: str) -> Floats:
+            value = np.atleast_1d(np.asarray(getattr(settings, name), np.float64))
+            if value.size not in (1, len(used)):
+                raise ValueError(
+                    f"{name}: has {value.size} values, but {len(used)} channels are used"
+                )
+            return np.broadcast_to(value, (len(used),))
+
+        return Setup(
+            channels=None if settings.channels is None else np.array(used, np.intp),
+            dead_time=per_channel("dead_time"),
+            dark=per_channel("dark"),
+            gain=per_channel("gain"),
+            flag_above=settings.flag_above,
+            flux_index=0 if flux is None else used.index(flux.channel),
+            photons_per_count=0.0 if flux is None else flux.photons_per_count,
+        )
+
+    def process(self, setup: Setup, **columns: Any) -> Columns:
+        """Return rates of shape (events, channels) in 1/s and a reason per bad event.
+
+        With the observed rate n = N/t the true rate is r = n/(1 - nτ) and its
+        standard deviation r/√N, because dead time narrows the distribution of N to
+        N(1 - nτ)² (J. W. Müller, Nucl. Instrum. Methods 112 (1973) 47). N = 0
+        counts as 1 here.
+        """
+        counts, gate = columns["counts"], columns["gate_time"]
+        if setup.channels is not None:
+            counts = counts[:, setup.channels]
+        rate, sigma = np.empty(counts.shape), np.empty(counts.shape)
+        flag = np.zeros(counts.shape, np.uint8)
+        bad = np.zeros(len(counts), bool)
+        with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
+            for at in (slice(i, i + BLOCK) for i in range(0, len(counts), BLOCK)):
+                bad[at] = _rates(setup, counts[at], gate[at], rate[at], sigma[at], flag[at])
+        made = {"rate": rate, "rate_sigma": sigma, "flag": flag}
+        if setup.photons_per_count:
+            # Photons are counted per count, not per particle, so the gain is undone.
+            i = setup.flux_index
+            factor = setup.photons_per_count * float(setup.gain[i])
+            made["flux"], made["flux_sigma"] = rate[:, i] * factor, sigma[:, i] * factor
+        if not bad.any():
+            return made
+        reasons = np.full(len(counts), "", object)
+        for event in np.flatnonzero(bad):
+            reasons[event] = "; ".join(_reasons(setup, counts[event], float(gate[event])))
+            for name in made.keys() - {"flag"}:
+                made[name][event] = np.nan
+        made["flag"][bad] = np.iinfo(np.uint8).max
+        return {**made, INVALID: reasons}
+
+
+def _rates(
+    setup: Setup, counts: Array, gate: Array, rate: Floats, sigma: Floats, flag: Array
+) -> npt.NDArray[np.bool_]:
+    """Fill `rate`, `sigma` and `flag` of a block, and return which events are bad."""
+    open_for = gate[:, None]
+    rate[...] = counts
+    np.maximum(rate, 1, out=sigma)
+    np.sqrt(sigma, out=sigma)
+    fine = (rate >= 0) & (rate < np.inf)
+    free = open_for
+    if setup.dead_time.any():
+        # n/(1 - nτ) with n = N/t is N/(t - Nτ): the time in which the counter was free.
+        busy = rate * setup.dead_time
+        np.greater(busy, setup.flag_above * open_for, out=flag, casting="unsafe")
+        free = np.subtract(open_for, busy, out=busy)
+        fine &= free > 0
+    rate /= free
+    sigma /= free
+    if setup.dark.any():
+        rate -= setup.dark
+    if (setup.gain != 1).any():
+        rate /= setup.gain
+        sigma /= setup.gain
+    # A negative number of counts in a negative gate is no rate.
+    bad: npt.NDArray[np.bool_] = ~(fine.all(axis=1) & (gate > 0) & (gate < np.inf))
+    return bad
+
+
+def _reasons(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
+    """Yield why an event is bad."""
+    if not 0 < gate < np.inf:
+        yield f"gate time is {gate:g} s"
+        return
+    for i, count in enumerate(counts.tolist()):
+        channel = setup.index(i)
+        if not 0 <= count < np.inf:
+            yield f"channel {channel} counted {count:g}"
+        elif (busy := count / gate * float(setup.dead_time[i])) >= 1:
+            yield f"channel {channel}: observed rate times dead time is {busy:.3g}, not below 1"

@@ -1,0 +1,152 @@
+"""What a follower reads from the logs: runs that are behind, and runs it did not know."""
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import Entry, LogCorruptError, RunReader
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.5
+"""Interval at which ends of unfinished logs are looked at: a lost last message leaves no gap."""
+LIST_SECONDS = 5.0
+"""Interval at which the directory is listed although its time stamp did not change."""
+PATIENCE_SECONDS = 5.0
+"""How long damage in a log counts as "not visible yet"; see `RunReader`."""
+FILL_BYTES = 1 << 20
+"""About how much one `fill` reads."""
+
+
+class Backlog:
+    """Follow a directory of logs by looking at it.
+
+    Parameters
+    ----------
+    log : DocumentLog
+        The directory.
+    since : float, optional
+        Unix time, s: logs last written before it are left out until `reader`
+        is asked for their run.
+    wanted : callable, optional
+        Says of a run uid whether to follow it; asked once per run.
+    """
+
+    def __init__(
+        self,
+        log: DocumentLog,
+        *,
+        since: float | None = None,
+        wanted: Callable[[str], bool] | None = None,
+    ) -> None:
+        self._log = log
+        self._since = since
+        self._wanted = wanted
+        self._readers: dict[str, RunReader] = {}  # unfinished runs
+        self._behind: dict[str, int] = {}  # run -> bytes to read up to; oldest first
+        self._over: set[str] = set()  # finished, damaged, removed or not wanted
+        self._dormant: set[str] = set()  # older than `since`
+        self._list_at = 0.0
+        self._listed = -1
+        self.look_at = 0.0
+
+    @property
+    def behind(self) -> bool:
+        """Whether `fill` has something to read."""
+        return bool(self._behind)
+
+    def reader(self, run: str) -> RunReader | None:
+        """Return the reader of a run that a message came from, or None if it is not followed.
+
+        None, too, while its log is not visible yet: `look` will find it.
+        """
+        reader = self._readers.get(run)
+        if reader is None and run not in self._over:
+            reader = self._admit(run)
+        return reader
+
+    def catch_up(self, run: str) -> bool:
+        """Note that a run is behind; return whether its log holds anything new."""
+        reader = self._readers[run]
+        size = _size(reader.path)
+        if size is None:
+            logger.warning("%s was removed; run %s is not followed any more", reader.path, run)
+            self._end(run)
+            return False
+        if size != reader.offset:  # smaller: let the reader say what that means
+            self._behind[run] = size
+        return size > reader.offset
+
+    def look(self) -> None:
+        """Look at the ends of unfinished logs and for new ones."""
+        now = time.monotonic()
+        self.look_at = now + LOOK_SECONDS
+        for run in list(self._readers):
+            self.catch_up(run)
+        mtime = self._log.directory.stat().st_mtime_ns
+        # a file that was made within one tick of the clock after a listing leaves mtime as it was
+        settled = time.time_ns() - mtime > 2_000_000_000
+        if mtime != self._listed or not settled or now >= self._list_at:
+            self._listed = mtime
+            self._list_at = now + LIST_SECONDS
+            for run in self._log.runs(skip=self._over | self._dormant | self._readers.keys()):
+                self._admit(run, self._since)
+
+    def fill(self) -> list[Entry]:
+        """Read a part of the oldest run that is behind."""
+        run, size = next(iter(self._behind.items()))
+        reader = self._readers[run]
+        try:
+            entries = reader.read(FILL_BYTES)
+        except LogCorruptError as error:
+            logger.error("run %s is followed no further: %s", run, error)
+            self._end(run)
+            return []
+        # Up to `size` only, which has an end: a run that is written faster than it
+        # is consumed must not hold up the others.
+        if not entries or reader.offset >= size:
+            self._behind.pop(run)
+        self.finish(reader)
+        return entries
+
+    def finish(self, reader: RunReader) -> None:
+        """Forget the reader of a run if its stop document was delivered."""
+        if reader.complete:
+            self._end(reader.run)
+
+    def _admit(self, run: str, since: float | None = None) -> RunReader | None:
+        path = self._log.path(run)
+        if not path.exists():
+            return None
+        if self._wanted is not None and not self._wanted(run):
+            self._over.add(run)
+            return None
+        if since is not None and path.stat().st_mtime < since:
+            self._dormant.add(run)
+            return None
+        reader = self._readers[run] = self._log.reader(run, patience=PATIENCE_SECONDS)
+        self.catch_up(run)
+        return reader
+
+    def _end(self, run: str) -> None:
+        self._over.add(run)
+        self._readers.pop(run, None)
+        self._behind.pop(run, None)
+
+
+def _size(path: Path) -> int | None:
+    """Return the size of a file, None if it is gone.
+
+    Through an open: on network file systems `stat` may be seconds behind.
+    """
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        return os.fstat(fd).st_size
+    finally:
+        os.close(fd)

@@ -1,0 +1,207 @@
+"""The follower: a subscriber that never misses a document.
+
+Live messages come over 0MQ, which loses some; what is missing is read from the
+logs. A message that is next in its run is delivered without touching the file.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import zmq
+
+from p06bs.bus import wire
+from p06bs.bus.backlog import Backlog
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import HEADER, Entry
+from p06bs.bus.sequence import Action
+from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, check_prefix, zmq_address
+
+logger = logging.getLogger(__name__)
+
+LIVE_MESSAGES = 256
+LIVE_BYTES = 1 << 24
+
+
+class Follower:
+    """Deliver every document of every run exactly once, in the order of its run.
+
+    Runs that are in the directory come first, oldest first. A slow consumer
+    loses nothing and costs no memory: what 0MQ dropped meanwhile is read from
+    the log when it is asked for.
+
+    Parameters
+    ----------
+    address : str or None
+        Where the proxy gives documents out; None to follow the logs alone.
+    log : DocumentLog or path
+        Where the publishers write.
+    since : float, optional
+        Unix time, s: runs whose logs were last written before it are left out
+        until a live message of theirs comes.
+    runs : callable, optional
+        Says of a run uid whether to follow it; asked once per run.
+    prefix : bytes
+        Only messages with this prefix wake the follower; all, if empty. (The
+        logs hold all runs: use `runs` to choose.)
+
+    Attributes
+    ----------
+    dropped : Counter
+        Number of messages by what was wrong with them; the first of a kind is logged.
+    socket : zmq.Socket or None
+        For a poller of the consumer's own.
+    """
+
+    def __init__(
+        self,
+        address: str | None,
+        log: DocumentLog | str | Path,
+        *,
+        since: float | None = None,
+        runs: Callable[[str], bool] | None = None,
+        prefix: bytes = b"",
+    ) -> None:
+        endpoint = None if address is None else zmq_address(address)
+        self._prefix = check_prefix(prefix)
+        self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
+        self.dropped: Counter[str] = Counter()
+        self.socket: zmq.Socket[bytes] | None = None
+        self._backlog = Backlog(self.log, since=since, wanted=runs)
+        self._lock = threading.Lock()  # held while the sockets are in use
+        self._closing = threading.Event()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._poller = zmq.Poller()
+        self._poller.register(self._wake, zmq.POLLIN)
+        self._context = zmq.Context()
+        if endpoint is not None:
+            self.socket = self._subscribe(endpoint)
+
+    def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield ``(name, document)`` until `close` is called."""
+        while not self._closing.is_set():
+            for entry in self.entries(timeout=60):
+                if self._closing.is_set():
+                    return
+                yield entry.name, entry.document
+
+    def entries(self, timeout: float) -> list[Entry]:
+        """Return what is new, waiting at most `timeout` seconds for something.
+
+        The number is bounded (some MB); call again for more. Call it every
+        0.5 s or so even if `socket` in a poller of yours stays silent: lost
+        last messages and new logs are noticed only here.
+        """
+        deadline = time.monotonic() + timeout
+        with self._lock:
+            while not self._closing.is_set():
+                if time.monotonic() >= self._backlog.look_at:
+                    self._backlog.look()
+                entries = self._backlog.fill() if self._backlog.behind else self._receive()
+                if entries:
+                    return entries
+                if not self._backlog.behind:
+                    now = time.monotonic()
+                    if now >= deadline:
+                        break
+                    wait = min(deadline, self._backlog.look_at) - now
+                    self._poller.poll(max(0, int(wait * 1000) + 1))
+        return []
+
+    def close(self) -> None:
+        """End the iteration and close; from any thread, may be called twice."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        os.eventfd_write(self._wake, 1)
+        with self._lock:
+            if self.socket is not None:
+                self.socket.close()
+            self._context.term()
+            os.close(self._wake)
+        for reason, count in self.dropped.items():
+            logger.info("dropped %d messages: %s", count, reason)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _subscribe(self, endpoint: str) -> "zmq.Socket[bytes]":
+        socket = self._context.socket(zmq.SUB)
+        socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
+        socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
+        socket.set(zmq.LINGER, 0)
+        socket.subscribe(self._prefix + b" " if self._prefix else b"")
+        socket.connect(endpoint)
+        self._poller.register(socket, zmq.POLLIN)
+        return socket
+
+    def _receive(self) -> list[Entry]:
+        """Take live messages until there are none, or a run is behind."""
+        entries: list[Entry] = []
+        nbytes = 0
+        if self.socket is None:
+            return entries
+        for _ in range(LIVE_MESSAGES):
+            try:
+                parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            entry = self._live(parts)
+            if entry is not None:
+                entries.append(entry)
+                nbytes += entry.nbytes
+            if nbytes >= LIVE_BYTES or self._backlog.behind:
+                break
+        return entries
+
+    def _live(self, parts: list[bytes]) -> Entry | None:
+        """Return the entry of a message if it is the next one of its run."""
+        if len(parts) != 1:
+            self._drop("more than one part")
+            return None
+        try:
+            _, named, payload = wire.split_message(parts[0])
+            run, epoch, index, name, document = wire.unpack_envelope(payload)
+        except wire.WireError as error:
+            self._drop("not a document of this bus", str(error))
+            return None
+        if named != name.encode():
+            self._drop("name and envelope differ")
+            return None
+        reader = self._backlog.reader(run)
+        if reader is None:
+            return None
+        action = reader.sequence.offer(epoch, index)
+        if action is Action.DELIVER:
+            entry = Entry(
+                run, epoch, index, name, document, reader.offset, HEADER.size + len(payload)
+            )
+            reader.advance(entry)
+            self._backlog.finish(reader)
+            return entry
+        if action is Action.FILL and not self._backlog.catch_up(run):
+            self._drop("ahead of the log of its run", f"index {index} of run {run}")
+        return None
+
+    def _drop(self, reason: str, detail: str = "") -> None:
+        if not self.dropped[reason]:
+            logger.warning(
+                "dropped a message: %s%s (further ones are only counted)",
+                reason,
+                f" ({detail})" if detail else "",
+            )
+        self.dropped[reason] += 1

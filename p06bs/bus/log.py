@@ -1,0 +1,193 @@
+"""The document log: one append-only file per run, written before documents are published.
+
+Every appended document survives the death of the process. Power loss costs at
+most what was appended within the last `SYNC_SECONDS`, and nothing of a run
+whose stop document was appended or whose log was closed.
+"""
+
+import os
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from p06bs.bus import wire
+from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
+from p06bs.bus.run_log import Appended, RunLog
+
+SYNC_SECONDS = 2.0
+"""Interval at which appended documents are forced to the disk, s."""
+
+_REFERENCE = {
+    "event": "descriptor",
+    "event_page": "descriptor",
+    "stream_datum": "descriptor",
+    "datum": "resource",
+    "datum_page": "resource",
+}
+
+
+class DocumentLog:
+    """A directory of logs, one per run; writes several runs at a time and reads them.
+
+    Parameters
+    ----------
+    directory : str or Path
+        Created if need be. All hosts that write or follow runs must see it.
+    """
+
+    def __init__(self, directory: str | Path) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._open: dict[str, RunLog] = {}
+        self._runs: dict[str, str] = {}  # uid of a descriptor or resource -> run uid
+        self._lock = threading.RLock()
+        self._closing = threading.Event()
+        self._syncing: threading.Thread | None = None
+
+    def append(self, name: str, document: Mapping[str, Any]) -> Appended:
+        """Append a document to the log of its run; a stop document closes the log.
+
+        Raises
+        ------
+        OSError
+            If it could not be written; the log is then as it was before.
+        TypeError
+            If the document holds what cannot travel (see `wire.pack`).
+        LogError
+            If the document refers to no run that is being written here, or the
+            run has a log already, or has stopped.
+        """
+        with self._lock:
+            log = self._run_log(name, document)
+            appended = log.append(name, document)
+            if name in ("descriptor", "resource", "stream_resource"):
+                self._runs[document["uid"]] = log.run
+            elif log.complete:
+                self._drop(log)
+            return appended
+
+    def reopen(self, run: str) -> RunLog:
+        """Continue the log of a run that another writer left unfinished.
+
+        Raises
+        ------
+        LogError
+            If the run has no log, has stopped, is locked or damaged.
+        """
+        with self._lock:
+            if not self.path(run).exists():
+                raise LogError(f"run {run} has no log in {self.directory}")
+            log = self._open.get(run) or self._open_log(run)
+            if log.complete:
+                self._drop(log)
+                raise LogError(f"{log.path} has its stop document; nothing may follow")
+            return log
+
+    def path(self, run: str) -> Path:
+        """Return the path of a run's log, whether it exists or not.
+
+        Raises
+        ------
+        LogError
+            If the uid holds characters that a file name had better not.
+        """
+        if not wire.is_run_uid(run):
+            raise LogError(
+                f"run uid {str(run)[:200]!r} cannot name a log: "
+                "letters, digits, '-' and '_' only, at most 128"
+            )
+        return self.directory / f"{run}{SUFFIX}"
+
+    def runs(self, skip: Collection[str] = ()) -> list[str]:
+        """Return the uids of the runs that have a log, oldest (by last write) first."""
+        found: list[tuple[int, str]] = []
+        with os.scandir(self.directory) as listing:
+            for item in listing:
+                run = item.name.removesuffix(SUFFIX)
+                if run != item.name and run not in skip and wire.is_run_uid(run):
+                    found.append((item.stat().st_mtime_ns, run))
+        return [run for _, run in sorted(found)]
+
+    def reader(self, run: str, *, patience: float = 0.0) -> RunReader:
+        """Return a reader of a run's log, which need not exist yet; see `RunReader`."""
+        return RunReader(self.path(run), patience=patience)
+
+    def entries(self, run: str) -> Iterator[Entry]:
+        """Yield what is in a run's log now; see `read_log`."""
+        return read_log(self.path(run))
+
+    def read(self, run: str) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield ``(name, document)`` for what is in a run's log now."""
+        return ((entry.name, entry.document) for entry in self.entries(run))
+
+    def close(self) -> None:
+        """Sync and close all logs; may be called twice."""
+        self._closing.set()
+        if self._syncing is not None:
+            self._syncing.join()
+            self._syncing = None
+        with self._lock:
+            for log in list(self._open.values()):
+                self._drop(log)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _run_log(self, name: str, document: Mapping[str, Any]) -> RunLog:
+        """Return the log that a document belongs to; a start document opens one."""
+        if name == "start":
+            log = self._open.get(document["uid"]) or self._open_log(document["uid"])
+            if log.index == 0:
+                return log
+            if log.complete:
+                self._drop(log)
+            raise LogError(f"run {log.run} has a log already: {log.path}")
+        if name in _REFERENCE:
+            uid = document[_REFERENCE[name]]
+            run = self._runs.get(uid)
+            if run is None:
+                raise LogError(
+                    f"{name} refers to {_REFERENCE[name]} {uid}, which is in no log that is "
+                    f"being written in {self.directory}; a run must begin with its start "
+                    "document (or its log be reopened)"
+                )
+        elif "run_start" in document:
+            run = document["run_start"]
+        elif len(self._open) == 1:  # the schema of resources lets run_start be absent
+            (run,) = self._open
+        else:
+            raise LogError(f"{name} {document.get('uid')} does not say which run it belongs to")
+        return self._open.get(run) or self.reopen(run)
+
+    def _open_log(self, run: str) -> RunLog:
+        log = RunLog(self.path(run))
+        self._open[run] = log
+        self._runs.update(dict.fromkeys(log.uids, run))
+        if self._syncing is None:
+            self._closing.clear()
+            self._syncing = threading.Thread(
+                target=self._sync, name=f"sync {self.directory}", daemon=True
+            )
+            self._syncing.start()
+        return log
+
+    def _drop(self, log: RunLog) -> None:
+        log.close()
+        del self._open[log.run]
+        for uid in log.uids:
+            self._runs.pop(uid, None)
+
+    def _sync(self) -> None:
+        while not self._closing.wait(SYNC_SECONDS):
+            for log in list(self._open.values()):
+                log.sync()

@@ -1,0 +1,185 @@
+"""The writer of one run's log.
+
+A writer holds an exclusive lock (`flock`) on the file, numbers the documents
+of the run from 0 and stamps them with its epoch, which is one more than the
+last writer's.
+"""
+
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from p06bs.bus import wire
+from p06bs.bus.reader import BLOCK, LogError, RunReader, frame_header
+
+logger = logging.getLogger(__name__)
+
+
+class LogLockedError(LogError):
+    """Another writer has the log of this run open."""
+
+
+class Appended(NamedTuple):
+    """Where a document went: frame offset and length in bytes, and what goes on the wire."""
+
+    offset: int
+    nbytes: int
+    envelope: bytes
+
+
+class RunLog:
+    """Write one run's log; a log that exists is continued behind its last intact frame.
+
+    Parameters
+    ----------
+    path : str or Path
+        ``<run uid>.doclog``; created if need be.
+
+    Attributes
+    ----------
+    epoch : int
+        Number of this writer, from 1.
+    index : int
+        Index that the next document gets.
+    uids : set of str
+        Uids of the run, its descriptors and its resources, to which other documents refer.
+    complete : bool
+        Whether the stop document is there.
+
+    Raises
+    ------
+    LogLockedError
+        If another writer has it open; names its process if the kernel tells.
+    LogCorruptError
+        If a frame is damaged and intact ones follow. (A torn last frame is cut off.)
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.run = self.path.stem
+        self.uids: set[str] = set()
+        self.dirty = False
+        self._created = not self.path.exists()
+        self._closing = threading.Lock()  # so that a sync never meets a closed descriptor
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
+        try:
+            self._lock()
+            self._recover()
+        except BaseException:
+            os.close(self._fd)
+            raise
+
+    def append(self, name: str, document: Mapping[str, Any]) -> Appended:
+        """Append a document.
+
+        Raises
+        ------
+        OSError
+            If it could not be written; the log is then as it was before.
+        TypeError
+            If the document holds what cannot travel (see `wire.pack`).
+        LogError
+            If the run is complete, or the document too large.
+        """
+        if self.complete:
+            raise LogError(f"{self.path} has its stop document; nothing may follow")
+        envelope = wire.pack_envelope(self.run, self.epoch, self.index, name, document)
+        header = frame_header(self.epoch, self.index, envelope)
+        self._write(header, envelope)
+        appended = Appended(self._end, len(header) + len(envelope), envelope)
+        self._end += appended.nbytes
+        self.index += 1
+        self._note(name, document)
+        self.dirty = True
+        if name == "stop":
+            self.sync()
+        return appended
+
+    def sync(self) -> None:
+        """Force what was appended to the disk; a failure is logged as an error."""
+        with self._closing:
+            if self._fd < 0 or not self.dirty:
+                return
+            self.dirty = False
+            try:
+                os.fdatasync(self._fd)
+                if self._created:  # the name itself must survive, too
+                    _sync_directory(self.path.parent)
+                    self._created = False
+            except OSError:
+                logger.exception("%s may not survive a loss of power: sync failed", self.path)
+
+    def close(self) -> None:
+        """Sync, unlock and close; may be called twice."""
+        self.sync()
+        with self._closing:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LogLockedError(
+                f"{self.path} is being written by {_lock_holder(self._fd)}; "
+                "a run has one writer: end that one first"
+            ) from None
+
+    def _recover(self) -> None:
+        """Find the last intact frame, cut off what is behind it, take the next epoch."""
+        reader = RunReader(self.path)
+        self.complete = False
+        while entries := reader.read(BLOCK):
+            for entry in entries:
+                self._note(entry.name, entry.document)
+        self.epoch = reader.sequence.epoch + 1
+        self.index = reader.sequence.index
+        self._end = reader.offset
+        torn = os.fstat(self._fd).st_size - self._end
+        if torn:
+            logger.warning("%s: cut off %d bytes of an unfinished document", self.path, torn)
+            os.ftruncate(self._fd, self._end)
+
+    def _note(self, name: str, document: Mapping[str, Any]) -> None:
+        if name in ("start", "descriptor", "resource", "stream_resource"):
+            self.uids.add(document["uid"])
+        self.complete = self.complete or name == "stop"
+
+    def _write(self, *buffers: bytes) -> None:
+        try:
+            written = os.pwritev(self._fd, buffers, self._end)
+            rest = (
+                memoryview(b"".join(buffers)[written:]) if written < sum(map(len, buffers)) else b""
+            )
+            while rest:  # a short write; trying again brings the reason as an exception
+                n = os.pwrite(self._fd, rest, self._end + written)
+                rest, written = rest[n:], written + n
+        except OSError:
+            os.ftruncate(self._fd, self._end)
+            raise
+
+
+def _sync_directory(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _lock_holder(fd: int) -> str:
+    """Say who holds the lock on a file, as far as /proc/locks (Linux, this host) tells."""
+    status = os.fstat(fd)
+    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        locks = Path("/proc/locks").read_text().splitlines()
+    except OSError as error:
+        return f"another process (which one is not known: {error})"
+    pids = {fields[4] for line in locks if place in (fields := line.split())}
+    pids = {pid for pid in pids if int(pid) > 0}
+    return f"process {', '.join(sorted(pids))}" if pids else "another process, perhaps elsewhere"

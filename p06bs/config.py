@@ -1,0 +1,205 @@
+"""Configuration of services: one TOML file, one model, one JSON schema.
+
+``p06bs up FILE.toml`` starts what the file describes. `schema` is the
+reference of what may stand in it.
+"""
+
+import importlib.metadata
+import ipaddress
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from p06bs.model.modality import Modality, SettingsError
+
+MODALITIES = "p06bs.modalities"
+
+
+class ConfigurationError(ValueError):
+    """A configuration, or the name of something in it, that cannot be used; says why."""
+
+
+def _loopback(address: str) -> str:
+    """Accept ipc, and tcp on the loopback interface."""
+    found = re.fullmatch(r"tcp://\[?([^\]]+?)\]?:(\d+)", address)
+    if found:
+        host = found[1]
+        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
+            return address
+        raise ValueError(
+            f"{address} is not on the loopback interface; without keys nothing else is allowed"
+        )
+    if address.startswith("ipc://"):
+        return address
+    raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+
+
+def parse_bytes(value: Any) -> Any:
+    """Return a number of bytes; accepts text like ``512MB`` or ``2 GiB``."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]?)(i?)B?\s*", value)
+    if not found:
+        raise ValueError(f"{value!r} is no number of bytes; write for example 512MB or 2GiB")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+Address = Annotated[str, AfterValidator(_loopback)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Bus(Section):
+    """How documents travel."""
+
+    inbound: Address = Field("tcp://127.0.0.1:5567", description="where the proxy takes documents")
+    outbound: Address = Field("tcp://127.0.0.1:5568", description="where the proxy gives documents")
+    log: Path = Field(Path("var/log"), description="directory of the document logs")
+
+
+class Server(Section):
+    """The Tiled server."""
+
+    host: str = Field("127.0.0.1", description="address to listen on; loopback only")
+    port: int = Field(8000, ge=0, le=65535)
+    budget: Bytes = Field(512_000_000, description="bytes of memory for the newest runs")
+    api_key_file: Path = Field(
+        Path("var/api-key"), description="file with the API key; made with mode 0600 if missing"
+    )
+
+
+class PipelineSection(Section):
+    """One pipeline: a modality and its settings."""
+
+    modality: str = Field(description="name of an entry point of p06bs.modalities, or module:Class")
+    name: str = Field("", description="what the pipeline is called; the modality's name by default")
+    settings: dict[str, Any] = Field(default_factory=dict, description="the modality's settings")
+    inputs: dict[str, str] = Field(
+        default_factory=dict, description="input -> data key, or stream/data key"
+    )
+    batch_size: int | None = Field(None, ge=1, description="events per batch; follows the load if absent")
+
+    def make(self) -> Modality:
+        """Return the modality that this describes."""
+        return make_modality(self.modality, self.settings, self.inputs)
+
+
+class Workers(Section):
+    """The pool of workers that all pipelines of the process share."""
+
+    on: str = Field("local", description='"local", or the address of a Dask scheduler')
+    count: int = Field(2, ge=1, description="worker processes")
+    deadline: float = Field(10.0, gt=0, description="seconds to wait for a file that does not grow")
+
+
+class Configuration(Section):
+    """All services of one laptop or one beamline."""
+
+    bus: Bus = Field(default_factory=Bus)
+    proxy: Literal[True, False] = Field(True, description="start a proxy")
+    server: Server | None = Field(None, description="start a Tiled server")
+    workers: Workers = Field(default_factory=Workers)
+    pipelines: tuple[PipelineSection, ...] = Field((), description="pipelines, one process for all")
+
+
+def schema() -> dict[str, Any]:
+    """Return the JSON schema of a configuration file."""
+    return Configuration.model_json_schema()
+
+
+def load(path: str | Path) -> Configuration:
+    """Read a configuration file.
+
+    Raises
+    ------
+    ConfigurationError
+        If it cannot be read or holds what it may not; names each field.
+    """
+    try:
+        content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{path} is no TOML: {error}") from error
+    try:
+        return Configuration.model_validate(content)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+        )
+        raise ConfigurationError(f"{path}: {problems}") from None
+
+
+def modalities() -> dict[str, str]:
+    """Return the installed modalities: entry point name -> ``module:Class``."""
+    found = importlib.metadata.entry_points(group=MODALITIES)
+    return {point.name: point.value for point in sorted(found, key=lambda p: p.name)}
+
+
+def find_modality(name: str) -> type[Modality]:
+    """Return a modality by the name of its entry point, or by ``module:Class``.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is none, or it cannot be imported.
+    """
+    known = modalities()
+    path = known.get(name, name if ":" in name else "")
+    if not path:
+        raise ConfigurationError(f"no modality {name!r}; installed are {', '.join(known) or 'none'}")
+    try:
+        found = importlib.metadata.EntryPoint(name, path, MODALITIES).load()
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(f"cannot load modality {name!r} ({path}): {error}") from error
+    if not (isinstance(found, type) and issubclass(found, Modality)):
+        raise ConfigurationError(f"{path} is no Modality")
+    return found
+
+
+def make_modality(
+    name: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+) -> Modality:
+    """Return a modality with settings.
+
+    Raises
+    ------
+    ConfigurationError
+        If there is no such modality, or it refuses the settings.
+    """
+    cls = find_modality(name)
+    try:
+        return cls(inputs=inputs, **settings)
+    except SettingsError as error:
+        raise ConfigurationError(str(error)) from error
+
+
+def parse_settings(pairs: list[str]) -> dict[str, Any]:
+    """Return settings from ``key=value`` texts; a value is JSON, or else a string.
+
+    Raises
+    ------
+    ConfigurationError
+        If a text has no ``=``.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ConfigurationError(f"{pair!r} is no setting; write key=value")
+        try:
+            settings[key] = json.loads(text)
+        except ValueError:
+            settings[key] = text
+    return settings

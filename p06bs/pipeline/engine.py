@@ -1,0 +1,160 @@
+"""Let Dask decide where workers run. This is the one module that knows Dask.
+
+A worker loop is one long-running Dask task, pinned to one Dask worker. Dask does
+not keep such tasks alive: a task pinned to a worker that died stays pending, and
+one that was killed often enough is given up. So the engine itself gives every
+Dask worker that joins a loop of its own.
+"""
+
+import logging
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from p06bs.pipeline.worker import work
+
+log = logging.getLogger(__name__)
+
+INTERVAL = 0.25
+
+
+@dataclass
+class _Place:
+    """A Dask worker with the loop that runs on it."""
+
+    loop: str
+    future: Any
+    failures: int = 0
+    waits: int = field(default=0)
+
+
+class Engine:
+    """Place worker loops on a Dask cluster, scale it, and replace loops that end.
+
+    Parameters
+    ----------
+    address : str
+        0MQ address of the pipeline process's lane.
+    epoch : str
+        Identity of the pipeline process.
+    on : str
+        ``"local"`` for a LocalCluster of processes, or a scheduler's address.
+    workers : int
+        How many Dask workers a local cluster has at first.
+    gone : callable
+        Called with a loop's name when its Dask worker has left. Any thread.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        epoch: str,
+        *,
+        on: Literal["local"] | str = "local",
+        workers: int = 2,
+        gone: Callable[[str], None] = lambda loop: None,
+    ) -> None:
+        self.address = address
+        self.epoch = epoch
+        self.on = on
+        self.size = workers
+        self.gone = gone
+        self._cluster: Any = None
+        self._client: Any = None
+        self._places: dict[str, _Place] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self.failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Start in the background: a pipeline follows its runs while workers come up."""
+        self._thread.start()
+
+    def scale(self, workers: int) -> None:
+        """Have `workers` Dask workers (a local cluster only)."""
+        self.size = workers
+
+    @property
+    def loops(self) -> dict[str, str]:
+        """Loop name by the address of its Dask worker."""
+        return {address: place.loop for address, place in dict(self._places).items()}
+
+    def _run(self) -> None:
+        try:
+            self._connect()
+            while not self._stop.wait(INTERVAL):
+                self._place()
+        except Exception as error:
+            self.failure = error
+            log.exception("the engine failed; no more workers are placed")
+
+    def _connect(self) -> None:
+        import dask
+        from distributed import Client, LocalCluster
+
+        dask.config.set({
+            "distributed.worker.profile.enabled": False,
+            "distributed.scheduler.worker-ttl": "30s",
+            "distributed.worker.memory.terminate": False,
+            "distributed.comm.timeouts.connect": "10s",
+        })
+        if self.on == "local":
+            self._cluster = LocalCluster(
+                n_workers=self.size,
+                threads_per_worker=1,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address=None,
+                silence_logs=logging.CRITICAL,
+            )
+            self._client = Client(self._cluster)
+        else:
+            self._client = Client(self.on)
+
+    def _place(self) -> None:
+        """Give each joined worker a loop; forget those that left."""
+        if self._cluster is not None and len(self._cluster.worker_spec) != self.size:
+            self._cluster.scale(self.size)
+        there = set(self._client.scheduler_info(n_workers=-1)["workers"])
+        for address in [a for a in self._places if a not in there]:
+            place = self._places.pop(address)
+            place.future.cancel(force=True)
+            self.gone(place.loop)
+        for address in there:
+            place = self._places.get(address)
+            if place is None:
+                self._places[address] = self._submit(address, 0)
+            elif place.future.done():
+                self._replace(address, place)
+
+    def _replace(self, address: str, place: _Place) -> None:
+        """Submit a loop again that ended, later and later if it fails."""
+        if place.waits == 0:
+            failed = place.future.status != "finished"
+            if failed:
+                log.warning("worker loop %s failed: %s", place.loop, place.future.exception())
+            place.failures = place.failures + 1 if failed else 0
+            place.waits = 1 + min(2**place.failures, 120)
+            self.gone(place.loop)
+        place.waits -= 1
+        if place.waits == 0:
+            self._places[address] = self._submit(address, place.failures)
+
+    def _submit(self, address: str, failures: int) -> _Place:
+        loop = f"{address.removeprefix('tcp://')}-{uuid.uuid4().hex[:8]}"
+        future = self._client.submit(
+            work, self.address, loop, self.epoch,
+            workers=[address], allow_other_workers=False, pure=False, retries=0, key=f"work-{loop}",
+        )
+        return _Place(loop, future, failures)
+
+    def close(self) -> None:
+        """Stop placing loops and close what was started. Tell the loops to stop before."""
+        self._stop.set()
+        self._thread.join()
+        if self._client is not None:
+            self._client.close()
+        if self._cluster is not None:
+            self._cluster.close()

@@ -1,0 +1,248 @@
+"""Queue the batches of one raw run: cut them, hand them out, take them back.
+
+Decisions only. What lies in the queue are names (`Batch`), never columns, so a
+backlog costs a few bytes per event.
+"""
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from p06bs.model.compute import Result, invalid
+from p06bs.model.derived import Page, Revision
+from p06bs.model.documents import Document
+from p06bs.model.rows import Span, Taken
+from p06bs.model.run import RawRun
+
+LARGEST = 1024
+"""Most events of a batch."""
+DEATHS = 4
+"""Workers that a batch may cost before it is halved."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive rows of one run under one revision of the settings, by name."""
+
+    number: int
+    revision: int
+    rows: Taken
+
+    def resources(self, known: Mapping[str, Document]) -> dict[str, Document]:
+        """Return the stream resources that the batch's frames lie in."""
+        names = {s.where for spans in self.rows.spans.values() for s in spans
+                 if isinstance(s.where, str)}
+        return {name: known[name] for name in names if name in known}
+
+
+def batch_size(available: int, workers: int) -> int:
+    """Return the batch size for a backlog: a power of two from 1 to `LARGEST`.
+
+    Twice as many batches as workers, so that the last ones end together; small
+    batches while the pipeline keeps up, which is what makes it prompt.
+    """
+    share = available // max(1, 2 * workers)
+    return min(LARGEST, 1 << max(0, share.bit_length() - 1))
+
+
+class Master:
+    """Cut one raw run's rows into batches and see that each comes back once.
+
+    Parameters
+    ----------
+    raw : RawRun
+        The run, fed elsewhere.
+    known : mapping of int to Revision
+        Settings by their first row, as an earlier writer has recorded them.
+    skip : int
+        Rows that an earlier writer has delivered, and `last`, the identity of the last of them.
+    size : int, optional
+        Fixed batch size; by default it follows the backlog.
+    window : int
+        How many batches may be out at once, so that the sorter's memory is bounded.
+    """
+
+    def __init__(
+        self,
+        raw: RawRun,
+        *,
+        known: Mapping[int, Revision] | None = None,
+        skip: int = 0,
+        last: str | None = None,
+        size: int | None = None,
+        window: int = 256,
+    ) -> None:
+        self.raw = raw
+        self.size = size
+        self.window = window
+        self.revision: Revision | None = None
+        self._pending: Revision | None = None
+        self._known = dict(sorted((known or {}).items()))
+        self._skip = skip
+        self._last = last
+        self._made = 0
+        self._out: dict[int, Batch] = {}
+        self._again: list[tuple[int, int]] = []  # (first row, batch number)
+        self._deaths: dict[int, int] = {}
+
+    @property
+    def done(self) -> bool:
+        """Whether the run has ended and every batch came back."""
+        rows = self.raw.rows
+        return (
+            self.raw.stop is not None
+            and rows is not None
+            and not rows.available
+            and not self._out
+            and rows.taken >= self._skip
+        )
+
+    @property
+    def work(self) -> bool:
+        """Whether there is a batch to hand out."""
+        rows = self.raw.rows
+        self._skip_delivered()
+        fresh = rows is not None and rows.available > 0 and self.batches_allowed
+        return bool(self._again) or fresh
+
+    def revise(self, revision: Revision) -> None:
+        """Put settings in force from the next row on that is not in a batch yet."""
+        self._pending = revision
+
+    def boundary(self) -> tuple[Revision, int, str] | None:
+        """Return ``(revision, first row, its identity)`` if new settings begin with the next row.
+
+        They are in force from then on; the caller records them before it asks
+        for a batch. Settings that an earlier writer has recorded are taken
+        silently.
+        """
+        rows = self.raw.rows
+        self._skip_delivered()
+        if rows is None or not rows.available or not self.batches_allowed:
+            return None
+        known = self._known.pop(rows.taken, None)
+        if known is not None:
+            self.revision = known
+        if self._pending is None or self._known:
+            return None
+        self.revision, self._pending = self._pending, None
+        return self.revision, rows.taken, next(rows.next_uids(1))
+
+    def _skip_delivered(self) -> None:
+        """Pass over the rows that an earlier writer has delivered."""
+        rows = self.raw.rows
+        while rows is not None and rows.taken < self._skip and rows.available:
+            taken = rows.take(self._skip - rows.taken)
+            assert taken is not None
+            for row in [row for row in self._known if row < rows.taken]:
+                self.revision = self._known.pop(row)
+            if rows.taken == self._skip and taken.uids[-1] != self._last:
+                raise ValueError(
+                    f"row {self._skip} of the derived run was event {self._last}, "
+                    f"but the raw log has {taken.uids[-1]} there"
+                )
+
+    @property
+    def batches_allowed(self) -> bool:
+        """Whether another batch may go out; the window bounds the sorter's memory."""
+        return len(self._out) < self.window
+
+    def batch(self, workers: int) -> Batch | None:
+        """Return the next batch for one of `workers` workers: one to do again, else a new one.
+
+        Call `boundary` before.
+        """
+        while self._again:
+            _, number = heapq.heappop(self._again)
+            if number in self._out:
+                return self._out[number]
+        rows = self.raw.rows
+        if rows is None or not self.batches_allowed or rows.taken < self._skip:
+            return None
+        size = self.size or batch_size(rows.available, workers)
+        ahead = [row - rows.taken for row in self._known if row > rows.taken]
+        taken = rows.take(min([size, *ahead]))
+        if taken is None:
+            return None
+        assert self.revision is not None
+        return self._put(self.revision.number, taken)
+
+    def _put(self, revision: int, rows: Taken) -> Batch:
+        batch = Batch(self._made, revision, rows)
+        self._made += 1
+        self._out[batch.number] = batch
+        return batch
+
+    def rows_out(self, number: int) -> Taken | None:
+        """Return the rows of a batch that is out; None if its result came."""
+        batch = self._out.get(number)
+        return None if batch is None else batch.rows
+
+    def result(self, number: int, result: Result) -> Page | None:
+        """Take a batch's result; None if it came before."""
+        batch = self._out.get(number)
+        if batch is None or len(result) != len(batch.rows):
+            return None
+        del self._out[number]
+        self._deaths.pop(number, None)
+        rows = batch.rows
+        return Page(rows.first, batch.revision, rows.seq, rows.uids, rows.times, result)
+
+    def again(self, number: int) -> None:
+        """Hand a batch out again, through no fault of its own."""
+        if number in self._out:
+            heapq.heappush(self._again, (self._out[number].rows.first, number))
+
+    def lost(self, number: int) -> Page | None:
+        """Take a batch back whose worker died or fell silent.
+
+        A batch that has cost `DEATHS` workers is halved; a single event that
+        has becomes invalid, and its page is returned.
+        """
+        batch = self._out.get(number)
+        if batch is None:
+            return None
+        self._deaths[number] = self._deaths.get(number, 0) + 1
+        if self._deaths[number] < DEATHS:
+            self.again(number)
+            return None
+        if len(batch.rows) == 1:
+            reason = f"{DEATHS} workers died or fell silent while they computed this event"
+            return self.result(number, invalid(1, reason))
+        del self._out[number], self._deaths[number]
+        for half in halves(batch.rows):
+            part = self._put(batch.revision, half)
+            # One more death halves again: it is known that somewhere here is a killer.
+            self._deaths[part.number] = DEATHS - 1
+            self.again(part.number)
+        return None
+
+    @property
+    def queued(self) -> int:
+        """Rows that wait for a worker or are with one."""
+        rows = self.raw.rows
+        return (rows.available if rows else 0) + sum(len(b.rows) for b in self._out.values())
+
+
+def halves(rows: Taken) -> Iterator[Taken]:
+    """Yield the two halves of a batch's rows."""
+    middle = len(rows) // 2
+    for start, stop in ((0, middle), (middle, len(rows))):
+        yield replace(
+            rows,
+            first=rows.first + start,
+            seq=rows.seq[start:stop],
+            uids=rows.uids[start:stop],
+            times=rows.times[start:stop],
+            spans={key: tuple(_cut(spans, start, stop)) for key, spans in rows.spans.items()},
+        )
+
+
+def _cut(spans: Sequence[Span], start: int, stop: int) -> Iterator[Any]:
+    at = 0
+    for span in spans:
+        low, high = max(start, at), min(stop, at + span.count)
+        if low < high:
+            yield Span(span.where, span.start + low - at, high - low)
+        at += span.count

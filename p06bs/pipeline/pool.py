@@ -1,0 +1,238 @@
+"""The lane: lease batches of all pipelines of a process to one pool of workers over 0MQ."""
+
+import logging
+import os
+import time
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import zmq
+
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.wire import WireError
+from p06bs.pipeline import lane
+from p06bs.pipeline.leases import Leases
+from p06bs.pipeline.master import Batch
+from p06bs.pipeline.run import RunPipeline
+
+log = logging.getLogger(__name__)
+
+SILENCE = 2.5
+"""Seconds without a sign of life after which a worker's batches go to others."""
+
+BatchKey = tuple[str, int]  # key of the run in its pipeline, batch number
+
+
+class Pool:
+    """Lease batches to the workers that joined, and take results.
+
+    Not thread-safe: one thread polls `socket` and calls everything here.
+    """
+
+    def __init__(self, context: zmq.Context[Any], documents: DocumentLog, deadline: float) -> None:
+        self.epoch = uuid.uuid4().hex
+        self.documents = documents
+        self.deadline = deadline
+        self.socket = context.socket(zmq.ROUTER)
+        self.socket.linger = 500
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.sndhwm = self.socket.rcvhwm = 10_000
+        port = self.socket.bind_to_random_port("tcp://127.0.0.1")
+        self.address = f"tcp://127.0.0.1:{port}"
+        self.leases: Leases[BatchKey] = Leases(SILENCE)
+        self._runs: dict[str, RunPipeline] = {}
+        self._turn = 0
+        self._told: set[tuple[str, str]] = set()  # (worker, setup key) that were sent
+        self._blind: set[str] = set()  # workers that do not see the log
+        self._unclear: Counter[str] = Counter()
+
+    def add(self, key: str, run: RunPipeline) -> None:
+        """Serve a run; `key` is unique among all pipelines of the process."""
+        self._runs[key] = run
+
+    def remove(self, key: str) -> None:
+        """Stop serving a run that is over."""
+        self._runs.pop(key, None)
+        self._told = {told for told in self._told if not told[1].startswith(f"{key}/")}
+
+    def receive(self, limit: int = 256) -> bool:
+        """Take what workers have sent; return whether there was anything."""
+        for taken in range(limit):
+            try:
+                identity, *parts = self.socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return taken > 0
+            try:
+                (data,) = parts
+                self._take(identity, lane.decode(data))
+            except (WireError, ValueError, TypeError) as error:
+                kind = type(error).__name__
+                self._unclear[kind] += 1
+                if self._unclear[kind] == 1:
+                    log.warning("a message on the lane is dropped: %s", error)
+        return True
+
+    def _take(self, identity: bytes, message: lane.Message) -> None:
+        now = time.monotonic()
+        kind = message[0]
+        if kind == lane.ALIVE:
+            known = self.leases.heard(message[1], now)
+            self._send(identity, lane.BEAT, self.epoch, known)
+            return
+        worker = identity.decode()
+        match kind:
+            case lane.JOIN:
+                self._forget(worker)
+                self._lost(self.leases.join(worker, int(message[1]), now), blame=False)
+            case lane.BYE:
+                self._forget(worker)
+                self._lost(self.leases.leave(worker), blame=False)
+            case lane.RESULT:
+                self._result(worker, *message[1:])
+            case lane.NEED | lane.UNREAD | lane.REFUSED:
+                self._returned(worker, *message)
+        self.leases.heard(worker, now)
+
+    def _result(
+        self,
+        worker: str,
+        key: str,
+        number: int,
+        attempt: int,
+        reasons: list[str],
+        columns: dict[str, Any],
+    ) -> None:
+        run_key = key.rpartition("/")[0]
+        batch = (run_key, number)
+        self.leases.end(batch, worker, attempt)
+        run = self._runs.get(run_key)
+        rows = None if run is None or run.master is None else run.master.rows_out(number)
+        if run is None or rows is None:
+            return  # it came before, from another worker
+        run.result(number, lane.decode_result(reasons, columns, len(rows)))
+        self.leases.forget(batch)
+
+    def _returned(
+        self, worker: str, kind: str, key: str, number: int, attempt: int, reason: str = ""
+    ) -> None:
+        """Take a batch back that a worker could not begin."""
+        run_key = key.rpartition("/")[0]
+        self.leases.end((run_key, number), worker, attempt)
+        run = self._runs.get(run_key)
+        if kind == lane.NEED:
+            self._told.discard((worker, key))
+        elif kind == lane.UNREAD and worker not in self._blind:
+            log.warning("worker %s cannot read the log (%s); it gets columns", worker, reason)
+            self._blind.add(worker)
+        if run is None or run.master is None:
+            return
+        if kind == lane.REFUSED:
+            run.refused(reason)
+        else:
+            run.master.again(number)
+
+    def gone(self, worker: str) -> None:
+        """Drop a worker whose Dask worker has left."""
+        self._forget(worker)
+        self._lost(self.leases.leave(worker))
+
+    def expire(self) -> None:
+        """Drop workers that were silent too long."""
+        for worker, lost in self.leases.expire(time.monotonic()).items():
+            log.warning("worker %s is silent; %d batches go to others", worker, len(lost))
+            self._forget(worker)
+            self._lost(lost)
+
+    def _forget(self, worker: str) -> None:
+        self._told = {told for told in self._told if told[0] != worker}
+
+    def _lost(self, batches: list[BatchKey], *, blame: bool = True) -> None:
+        """Give batches to others; the first one of a dead worker may have killed it."""
+        for place, (key, number) in enumerate(batches):
+            run = self._runs.get(key)
+            if run is None or run.master is None:
+                continue
+            if blame and place == 0:
+                run.lost(number)
+            else:
+                run.master.again(number)
+
+    def lease(self) -> None:
+        """Lease batches as long as there are work and idle workers, run by run in turn."""
+        workers = len(self.leases.workers)
+        for worker in self.leases.idle():
+            for key in self._in_turn():
+                run = self._runs[key]
+                batch = run.next_batch(workers)
+                if batch is not None:
+                    self._lease(worker, key, run, batch)
+                    break
+            else:
+                return
+
+    def _in_turn(self) -> Iterator[str]:
+        keys = list(self._runs)
+        self._turn += 1
+        for i in range(len(keys)):
+            yield keys[(self._turn + i) % len(keys)]
+
+    def _lease(self, worker: str, key: str, run: RunPipeline, batch: Batch) -> None:
+        lease = self.leases.grant((key, batch.number), worker)
+        setup_key = f"{key}/{batch.revision}"
+        record = None
+        if (worker, setup_key) not in self._told:
+            self._told.add((worker, setup_key))
+            setup = run.settings(batch.revision)
+            record = lane.setup_record(
+                run.modality,
+                setup.settings,
+                setup.binding,
+                log=str(self.documents.path(run.raw.uid).resolve()),
+                deadline=self.deadline,
+            )
+        sent = self._send(
+            worker.encode(), lane.BATCH, setup_key, batch.number, lease.attempt, len(batch.rows),
+            lane.encode_spans(batch.rows), batch.resources(run.raw.resources), record,
+            self._carried(run, batch) if worker in self._blind else None,
+        )
+        if not sent:
+            self.gone(worker)
+
+    def _carried(self, run: RunPipeline, batch: Batch) -> dict[str, bytes]:
+        """Return the log's frames that a batch names, for a worker that does not see the log."""
+        fd = os.open(self.documents.path(run.raw.uid), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return {
+                str(span.where[0]): os.pread(fd, span.where[1], span.where[0])
+                for spans in batch.rows.spans.values()
+                for span in spans
+                if isinstance(span.where, tuple)
+            }
+        finally:
+            os.close(fd)
+
+    def _send(self, identity: bytes, *message: Any) -> bool:
+        try:
+            self.socket.send_multipart([identity, lane.encode(*message)], zmq.NOBLOCK)
+        except (zmq.Again, zmq.ZMQError) as error:
+            if error.errno not in (zmq.EHOSTUNREACH, zmq.EAGAIN):
+                raise
+            return False
+        return True
+
+    def stop_workers(self, seconds: float) -> None:
+        """Tell the loops to end, and wait for their goodbyes."""
+        for worker in self.leases.workers:
+            self.leases.drain(worker)
+            self._send(worker.encode(), lane.STOP)
+        until = time.monotonic() + seconds
+        while self.leases.workers and time.monotonic() < until:
+            if self.socket.poll(50):
+                self.receive()
+
+    def close(self) -> None:
+        """Close the lane."""
+        self.socket.close()
+

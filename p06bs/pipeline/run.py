@@ -1,0 +1,250 @@
+"""One raw run in one pipeline: raw documents and results in, batches and derived documents out.
+
+Decisions only; sockets, files and workers are in `pipeline`.
+"""
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from p06bs.model.binding import BindingError
+from p06bs.model.compute import Result, Setup, make_ready
+from p06bs.model.derived import Clock, DerivedRun, Page, Revision, revisions
+from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.modality import Modality
+from p06bs.model.run import RawRun
+from p06bs.pipeline.master import Batch, Master
+from p06bs.pipeline.sorter import Order, without
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Earlier:
+    """What an earlier writer of a derived run has left in its log."""
+
+    start: Document
+    descriptors: list[Document] = field(default_factory=list)
+    pages: list[tuple[str, list[bool]]] = field(default_factory=list)  # descriptor, valid
+    last_raw_uid: str | None = None
+    ended: bool = False
+
+    @property
+    def rows(self) -> int:
+        """Number of rows that are in the log."""
+        return sum(len(valid) for _, valid in self.pages)
+
+    @classmethod
+    def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":
+        """Return what the documents of a derived run's log say; None if there are none."""
+        earlier: Earlier | None = None
+        for name, document in documents:
+            if name == "start":
+                earlier = cls(document)
+            elif earlier is None:
+                return None
+            elif name == "descriptor":
+                earlier.descriptors.append(document)
+            elif name == "event_page":
+                valid = [bool(v) for v in document["data"]["valid"]]
+                earlier.pages.append((document["descriptor"], valid))
+                earlier.last_raw_uid = document["data"]["raw_uid"][-1]
+            elif name == "stop":
+                earlier.ended = True
+        return earlier
+
+
+LookBack = Callable[[DerivedRun], Earlier | None]
+"""Return what the log holds of a derived run, if a pipeline was restarted."""
+
+
+class RunPipeline:
+    """Take one raw run through one modality.
+
+    Parameters
+    ----------
+    modality : Modality
+    start : Document
+        The raw start document.
+    emit : callable
+        Takes ``(name, document)`` of the derived run, in order.
+    look_back : callable
+        Says what an earlier process has published of the derived run.
+    clock
+        Time of documents.
+    size : int, optional
+        Fixed batch size; by default it follows the backlog.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        start: Document,
+        emit: Callable[[str, Document], None],
+        look_back: LookBack,
+        clock: Clock,
+        *,
+        size: int | None = None,
+    ) -> None:
+        self.modality = modality
+        self.raw = RawRun(modality, start)
+        self.emit = emit
+        self.look_back = look_back
+        self.clock = clock
+        self.size = size
+        self.derived: DerivedRun | None = None
+        self.left: str | None = None
+        self.ended = False
+        self.master: Master | None = None
+        self._order: Order[Page] = Order()
+        self._setups: dict[int, Setup] = {}
+        self._published = 0  # rows that an earlier process has published
+        self._revision = Revision(0, modality.settings)
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to do for this run."""
+        return self.ended or self.left is not None
+
+    def add(self, name: str, document: Document, where: Any) -> None:
+        """Take a raw document; `where` is its frame in the log."""
+        if self.over:
+            return
+        try:
+            self.raw.add(name, document, where)
+        except BindingError as reason:
+            self.left = str(reason)
+            log.info("run %s: %s", self.raw.uid, reason)
+            return
+        if self.derived is None and self.raw.rows is not None:
+            self._begin()
+        self._finish()
+
+    def revise(self, revision: Revision) -> None:
+        """Change the settings from the next row on that is in no batch yet."""
+        self._revision = replace(revision, number=self._revision.number + 1)
+        if self.master is not None:
+            self.master.revise(self._revision)
+
+    def _begin(self) -> None:
+        assert self.raw.binding is not None
+        self.derived = DerivedRun(
+            self.modality, self.raw.start, self.raw.binding, self._revision, self.clock
+        )
+        earlier = self.look_back(self.derived)
+        if earlier is None:
+            self.master = Master(self.raw, size=self.size)
+            self.emit(*self.derived.start())
+            self.master.revise(self._revision)
+        elif earlier.ended:
+            self.ended = True
+        else:
+            self._resume(earlier)
+
+    def _resume(self, earlier: Earlier) -> None:
+        """Go on after the last row that an earlier process has published."""
+        assert self.derived is not None
+        history: dict[int, Revision] = {}
+        streams: dict[str, str] = {}
+        process = self.modality.name
+        for (_, row, data), document in zip(
+            revisions(earlier.descriptors, process), earlier.descriptors, strict=True
+        ):
+            settings = self.modality.validate(json.loads(data["settings"]))
+            revision = Revision(data["revision"], settings, data["changed_by"], data["changed_at"])
+            if not history:
+                self.derived = replace(self.derived, initial=revision)
+            history[row] = self._revision = revision
+            self.derived.revise(revision, self._setup(revision), row, "")
+            streams[document["uid"]] = document["name"]
+        self._published = earlier.rows
+        scans = self.modality.scan is not None
+        if not scans:
+            for descriptor, valid in earlier.pages:
+                self.derived.count(streams[descriptor], np.array(valid, bool))
+        # State carried from event to event is not in the log: a scan begins at the first row.
+        skip = 0 if scans else earlier.rows
+        self._order = Order(skip)
+        self.master = Master(
+            self.raw, known=history, skip=skip, last=earlier.last_raw_uid, size=self.size
+        )
+        if not history:
+            self.master.revise(self._revision)
+
+    def _setup(self, revision: Revision) -> Setup:
+        """Return the setup as the sorter needs it: ready to scan, or only the outputs."""
+        assert self.raw.binding is not None
+        setup = self._setups.get(revision.number)
+        if setup is None:
+            if self.modality.scan is not None:
+                setup = make_ready(self.modality, revision.settings, self.raw.binding)
+            else:
+                outputs = self.modality.outputs(revision.settings, self.raw.binding.bound)
+                setup = Setup(
+                    self.modality, revision.settings, self.raw.binding, None, dict(outputs)
+                )
+            self._setups[revision.number] = setup
+        return setup
+
+    @property
+    def work(self) -> bool:
+        """Whether there is a batch to hand out."""
+        return not self.over and self.master is not None and self.master.work
+
+    def settings(self, revision: int) -> Setup:
+        """Return what a revision of the settings means for this run."""
+        return self._setups[revision]
+
+    def next_batch(self, workers: int) -> Batch | None:
+        """Return a batch for one of `workers` workers."""
+        if self.over or self.master is None or self.derived is None:
+            return None
+        boundary = self.master.boundary()
+        if boundary is not None:
+            revision, row, raw_uid = boundary
+            self.emit(*self.derived.revise(revision, self._setup(revision), row, raw_uid))
+        return self.master.batch(workers)
+
+    def result(self, number: int, result: Result) -> None:
+        """Take a batch's result; one that came before is dropped."""
+        if self.master is not None and not self.over:
+            self._deliver(self.master.result(number, result))
+
+    def lost(self, number: int) -> None:
+        """Take a batch back whose worker died or fell silent."""
+        if self.master is not None and not self.over:
+            self._deliver(self.master.lost(number))
+
+    def refused(self, reason: str) -> None:
+        """End the derived run because the modality cannot be made ready for this run."""
+        if self.over or self.derived is None:
+            return
+        log.error("run %s: %s cannot start: %s", self.raw.uid, self.modality.name, reason)
+        self.emit(*self.derived.stop("fail", reason))
+        self.ended = True
+
+    def _deliver(self, page: Page | None) -> None:
+        assert self.derived is not None
+        if page is None:
+            return
+        for ready, skip in self._order.accept(page.first, len(page.uids), page):
+            assert skip == 0, "batches of one run never overlap"
+            name, document = self.derived.page(ready)
+            already = self._published - ready.first
+            if already < len(ready.uids):
+                self.emit(name, without(document, already) if already > 0 else document)
+        self._finish()
+
+    def _finish(self) -> None:
+        if self.master is None or not self.master.done or self.over or self.raw.stop is None:
+            return
+        assert self.derived is not None
+        stop = self.raw.stop
+        self.emit(
+            *self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.counts)
+        )
+        self.ended = True

@@ -1,0 +1,190 @@
+"""The loop that computes batches: one long-running Dask task per Dask worker.
+
+It asks a pipeline process for batches over 0MQ, reads the columns itself, and
+sends the results back. It ends when the pipeline says so or falls silent.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import zmq
+
+from p06bs.bus.frames import FrameReader
+from p06bs.bus.reader import HEADER, LogError, read_frame
+from p06bs.bus.wire import WireError, unpack_envelope
+from p06bs.model.compute import Setup, compute, gather
+from p06bs.model.documents import Document
+from p06bs.pipeline import lane
+
+log = logging.getLogger(__name__)
+
+BEAT = 0.4
+SILENCE = 5.0
+CREDIT = 2
+SETUPS = 32
+PAGES = 4
+
+
+def work(address: str, worker: str, epoch: str) -> str:
+    """Compute batches for the pipeline process at `address` until it ends; return why it ended.
+
+    Parameters
+    ----------
+    address : str
+        0MQ address of the pipeline's lane.
+    worker : str
+        Name of this loop, unique among all that the pipeline ever had.
+    epoch : str
+        The pipeline process's identity; another one at the same address ends the loop.
+    """
+    with zmq.Context() as context:
+        pulse = _Pulse(context, address, worker, epoch)
+        try:
+            return _Loop(context, address, worker, pulse).run()
+        finally:
+            pulse.close()
+
+
+class _Pulse:
+    """Show signs of life from a thread of its own, because a batch may compute for long."""
+
+    def __init__(self, context: zmq.Context[Any], address: str, worker: str, epoch: str) -> None:
+        self.ended = ""
+        self.rejoin = threading.Event()
+        self._stop = threading.Event()
+        self._args = (context, address, worker, epoch)
+        self._thread = threading.Thread(target=self._run, name=f"pulse-{worker}", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        context, address, worker, epoch = self._args
+        heard = time.monotonic()
+        with context.socket(zmq.DEALER) as socket:
+            socket.linger = 0
+            socket.connect(address)
+            while not self._stop.is_set():
+                socket.send(lane.encode(lane.ALIVE, worker))
+                if socket.poll(int(BEAT * 1000)):
+                    kind, said, known = lane.decode(socket.recv())
+                    if kind != lane.BEAT or said != epoch:
+                        self.ended = "the pipeline has another epoch"
+                        return
+                    heard = time.monotonic()
+                    if not known:
+                        self.rejoin.set()
+                    self._stop.wait(BEAT)
+                elif time.monotonic() - heard > SILENCE:
+                    self.ended = f"the pipeline was silent for {SILENCE:g} s"
+                    return
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+class _Loop:
+    def __init__(
+        self, context: zmq.Context[Any], address: str, worker: str, pulse: _Pulse
+    ) -> None:
+        self.pulse = pulse
+        self.socket = context.socket(zmq.DEALER)
+        self.socket.linger = 1000
+        self.socket.setsockopt(zmq.IDENTITY, worker.encode())
+        self.socket.connect(address)
+        self.setups: OrderedDict[str, tuple[Setup, str | None, FrameReader]] = OrderedDict()
+        self.logs: OrderedDict[str, int] = OrderedDict()
+        self.pages: OrderedDict[tuple[str | None, int], Document] = OrderedDict()
+
+    def run(self) -> str:
+        try:
+            self._send(lane.JOIN, CREDIT)
+            while not self.pulse.ended:
+                if self.pulse.rejoin.is_set():
+                    self.pulse.rejoin.clear()
+                    self._send(lane.JOIN, CREDIT)
+                if not self.socket.poll(int(BEAT * 1000)):
+                    continue
+                message = lane.decode(self.socket.recv())
+                if message[0] == lane.STOP:
+                    self._send(lane.BYE)
+                    return "the pipeline stopped it"
+                if message[0] == lane.BATCH:
+                    self._batch(*message[1:])
+            return self.pulse.ended
+        finally:
+            for _, _, reader in self.setups.values():
+                reader.close()
+            for fd in self.logs.values():
+                os.close(fd)
+            self.socket.close()
+
+    def _send(self, *message: Any) -> None:
+        self.socket.send(lane.encode(*message))
+
+    def _batch(
+        self,
+        key: str,
+        number: int,
+        attempt: int,
+        count: int,
+        spans: dict[str, list[list[Any]]],
+        resources: dict[str, Document],
+        record: dict[str, Any] | None,
+        carried: dict[str, bytes] | None,
+    ) -> None:
+        if record is not None and key not in self.setups:
+            try:
+                self._prepare(key, record)
+            except Exception as error:  # whatever an author's prepare raises is its refusal
+                log.warning("cannot prepare %s: %s", record["modality"], error, exc_info=True)
+                said = f"{type(error).__name__}: {error}"
+                self._send(lane.REFUSED, key, number, attempt, said)
+                return
+        if key not in self.setups:
+            self._send(lane.NEED, key, number, attempt)
+            return
+        self.setups.move_to_end(key)
+        setup, path, reader = self.setups[key]
+
+        def read_events(where: tuple[int, int]) -> Document:
+            if carried is not None:
+                return unpack_envelope(carried[str(where[0])][HEADER.size :]).document
+            return self._page(path, where)
+
+        try:
+            columns, reasons = gather(
+                setup.binding, count, lane.decode_spans(spans), resources, read_events, reader
+            )
+        except (OSError, LogError) as error:  # this machine does not see the log: let the batch carry columns
+            self._send(lane.UNREAD, key, number, attempt, str(error))
+            return
+        result = compute(setup, columns, reasons)
+        self._send(lane.RESULT, key, number, attempt, *lane.encode_result(result))
+
+    def _prepare(self, key: str, record: dict[str, Any]) -> None:
+        reader = FrameReader(record["deadline"])
+        self.setups[key] = (lane.make_setup(record), record["log"], reader)
+        while len(self.setups) > SETUPS:
+            self.setups.popitem(last=False)[1][2].close()
+
+    def _page(self, path: str | None, where: tuple[int, int]) -> Document:
+        """Read one frame of a run's log; neighbouring batches often share one."""
+        offset, nbytes = where
+        page = self.pages.get((path, offset))
+        if page is None:
+            if path is None:
+                raise WireError("a batch without a log must carry its columns")
+            if path not in self.logs:
+                self.logs[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                while len(self.logs) > SETUPS:
+                    os.close(self.logs.popitem(last=False)[1])
+            page = read_frame(self.logs[path], offset, nbytes).document
+            self.pages[path, offset] = page
+            while len(self.pages) > PAGES:
+                self.pages.popitem(last=False)
+        self.pages.move_to_end((path, offset))
+        return page
