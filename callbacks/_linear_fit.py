@@ -1,6 +1,7 @@
 """The linear least-squares fit of spectra, solved once and applied as a matrix product."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -27,47 +28,49 @@ class Snip:
         edges = sorted({0, *(a for a in self.anchors if a < spectra.shape[1]), spectra.shape[1]})
         for spectrum, row in zip(spectra, made, strict=True):
             smooth = SpecfitFuns.SavitskyGolay(spectrum, self.smoothing)
-            for start, stop in zip(edges, edges[1:], strict=False):
+            for start, stop in pairwise(edges):
                 row[start:stop] = SpecfitFuns.snip1d(smooth[start:stop], self.width, 0)
         return made
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The linear fit of one detector element.
+    """The linear fit of one detector element: areas of peak groups, and their variances.
 
-    `solve` maps the counts of the channels `start` to `stop` to parameters:
-    background terms first, then one area (in counts) per peak group.
-    `squared` is `solve`² and `spread` maps parameters to the variances that
-    Poisson noise gives to parameters.
+    Parameters
+    ----------
+    peaks : tuple of str
+        Names of the peak groups.
+    start, stop : int
+        The fitted channels.
+    matrix : ndarray, shape (2 · peaks, stop - start)
+        Rows that map counts to areas, then the squares of these rows, which map
+        counts to the variances of the areas: a Poisson variable has the variance
+        of its mean, and the count is the best estimate of that.
+    floor : ndarray, shape (peaks,)
+        Variance of one count in the channel that matters most, so that an empty
+        spectrum does not claim to be certain.
+    snip : Snip, optional
+        The background to subtract; taken as free of noise.
     """
 
     peaks: tuple[str, ...]
     start: int
     stop: int
-    solve: Floats
-    squared: Floats
-    spread: Floats
+    matrix: Floats
+    floor: Floats
     snip: Snip | None
 
-    def areas(self, spectra: Floats) -> tuple[Floats, Floats]:
-        """Return areas and their variances, both of shape (events, peaks).
-
-        `spectra` has the shape (events, channels) and holds the fitted channels only.
-        The variance of a parameter is Σ solve²·(expected counts), and the expected
-        counts are those of the fitted model.
-        """
-        background = None if self.snip is None else self.snip.background(spectra)
-        net = spectra if background is None else spectra - background
-        parameters = net @ self.solve.T
-        first = self.solve.shape[0] - len(self.peaks)
-        areas = parameters[:, first:]
-        variance = np.maximum(areas, 0) @ self.spread[first:, first:].T
-        if first:  # terms of a polynomial may well be negative, their sum may not
-            variance += np.maximum(parameters[:, :first] @ self.spread[first:, :first].T, 0)
-        if background is not None:
-            variance += np.maximum(background, 0) @ self.squared[first:].T
-        return areas, variance
+    def areas(self, counts: Floats) -> tuple[Floats, Floats]:
+        """Return areas and variances, both (events, peaks), of the fitted channels' counts."""
+        number = len(self.peaks)
+        if self.snip is None:
+            both = counts @ self.matrix.T
+            areas, variance = both[:, :number], both[:, number:]
+        else:
+            areas = (counts - self.snip.background(counts)) @ self.matrix[:number].T
+            variance = counts @ self.matrix[number:].T
+        return areas, np.maximum(variance, self.floor)
 
 
 def pseudo_inverse(model: Floats, *, weighted: bool) -> Floats:

@@ -28,7 +28,16 @@ Background = Literal["none", "snip", "constant", "linear", "parabolic", "polynom
 CONTINUUM = {"constant": 1, "linear": 2, "parabolic": 3, "polynomial": 4}
 """PyMca's numbers of the continua that are linear in their parameters."""
 
-KEY_LINE = {"K": ("K", "KL3"), "L": ("L3", "L3M5"), "M": ("M5", "M5N7")}
+STRONGEST = {
+    "K": ("K", "KL3"),
+    "Ka": ("K", "KL3"),
+    "Kb": ("K", "KM3"),
+    "L": ("L3", "L3M5"),
+    "L1": ("L1", "L1M3"),
+    "L2": ("L2", "L2M4"),
+    "L3": ("L3", "L3M5"),
+    "M": ("M5", "M5N7"),
+}
 """Family of lines -> the shell that must be ionised, and the strongest line."""
 
 _PYMCA = threading.Lock()
@@ -89,8 +98,12 @@ def set_background(configuration: Configuration, background: Background) -> None
     fit["continuum"] = CONTINUUM.get(background, 0)
 
 
-def families(element: str, energy: float, low: float, high: float) -> list[str]:
-    """Return the families of lines of an element that are excited and between two energies (keV).
+def families(
+    element: str, energy: float, low: float, high: float, family: str | None = None
+) -> list[str]:
+    """Return which families of lines of an element are excited and in a range (all in keV).
+
+    Asked for are K, L and M, or the `family` alone.
 
     Raises
     ------
@@ -100,19 +113,19 @@ def families(element: str, energy: float, low: float, high: float) -> list[str]:
     require_pymca()
     from PyMca5.PyMcaPhysics.xrf import Elements
 
+    found = []
     with _PYMCA:
+        Elements.updateDict(energy=energy)
         known = Elements.Element[element]
-        found = [
-            family
-            for family, (shell, line) in KEY_LINE.items()
-            if 0 < known["binding"][shell] < energy
-            and line in known
-            and low <= known[line]["energy"] <= high
-        ]
+        for name in (family,) if family else ("K", "L", "M"):
+            shell, line = STRONGEST[name]
+            excited = 0 < known["binding"][shell] < energy and line in known
+            if excited and low <= known[line]["energy"] <= high:
+                found.append(name)
     if not found:
         raise ValueError(
-            f"elements: {element} has no K, L or M line between {low:g} and {high:g} keV "
-            f"that photons of {energy:g} keV excite"
+            f"elements: {element} has no {family or 'K, L or M'} line between {low:g} and "
+            f"{high:g} keV that photons of {energy:g} keV excite"
         )
     return found
 
@@ -234,8 +247,7 @@ def _fit(
             f"{offset + gain * min(high, channels - 1):.3g} keV"
         )
     shapes = [
-        np.ravel(theory.linearMcaTheoryDerivative(theory.parameters, i, theory.xdata))
-        for i in free
+        np.ravel(theory.linearMcaTheoryDerivative(theory.parameters, i, theory.xdata)) for i in free
     ]
     start = int(theory.xdata[0, 0])
     stop = start + len(theory.xdata)
@@ -248,14 +260,13 @@ def _fit(
             )
         sigma = 1 + np.sqrt(reference[start:stop])
     solve = pseudo_inverse(model / sigma[:, None], weighted=reference is not None) / sigma
-    squared = solve**2
+    solve = solve[len(free) - len(peaks) :]
     return Fit(
         peaks=tuple(theory.PARAMETERS[i] for i in peaks),
         start=start,
         stop=stop,
-        solve=solve,
-        squared=squared,
-        spread=squared @ model,
+        matrix=np.vstack([solve, solve**2]),
+        floor=(solve**2).max(axis=1),
         snip=_snip(config["fit"], theory.xdata[:, 0]),
     )
 

@@ -89,9 +89,7 @@ class Counters(Modality):
     class Settings(ModalitySettings):
         """Settings per channel: one number for all, or one per used channel."""
 
-        dead_time: NotNegative | tuple[NotNegative, ...] = Field(
-            0.0, description="s, of one count"
-        )
+        dead_time: NotNegative | tuple[NotNegative, ...] = Field(0.0, description="s, of one count")
         model: Literal["nonparalyzable"] = Field(
             "nonparalyzable", description="a count during the dead time does not prolong it"
         )
@@ -153,7 +151,9 @@ class Counters(Modality):
             )
         flux: PhotonFlux | None = settings.photon_flux
         if flux is not None and flux.channel not in used:
-            raise ValueError(f"photon_flux.channel: {flux.channel} is not among the channels {used}")
+            raise ValueError(
+                f"photon_flux.channel: {flux.channel} is not among the channels {used}"
+            )
 
         def per_channel(name: str) -> Floats:
             value = np.atleast_1d(np.asarray(getattr(settings, name), np.float64))
@@ -189,7 +189,7 @@ class Counters(Modality):
         bad = np.zeros(len(counts), bool)
         with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
             for at in (slice(i, i + BLOCK) for i in range(0, len(counts), BLOCK)):
-                bad[at] = _rates(setup, counts[at], gate[at], rate[at], sigma[at], flag[at])
+                bad[at] = _rates(setup, counts[at], gate[at], (rate[at], sigma[at], flag[at]))
         made = {"rate": rate, "rate_sigma": sigma, "flag": flag}
         if setup.photons_per_count:
             # Photons are counted per count, not per particle, so the gain is undone.
@@ -208,9 +208,10 @@ class Counters(Modality):
 
 
 def _rates(
-    setup: Setup, counts: Array, gate: Array, rate: Floats, sigma: Floats, flag: Array
+    setup: Setup, counts: Array, gate: Array, out: tuple[Floats, Floats, Array]
 ) -> npt.NDArray[np.bool_]:
-    """Fill `rate`, `sigma` and `flag` of a block, and return which events are bad."""
+    """Put rates, their sigmas and flags of a block into `out`, and return which events are bad."""
+    rate, sigma, flag = out
     open_for = gate[:, None]
     rate[...] = counts
     np.maximum(rate, 1, out=sigma)

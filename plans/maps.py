@@ -1,6 +1,6 @@
 """Maps of a sample: plans that move over a grid and record at every point."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,18 +8,22 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 import numpy.typing as npt
-from bluesky.utils import Msg, MsgGenerator, short_uid
+from bluesky.utils import Msg, MsgGenerator
 
 Floats = npt.NDArray[np.float64]
 
 COLLECT_EVERY = 0.15
 """Seconds between two collections while flying: how live the documents are."""
 
-LONGEST_PAUSE = 7 * 86400.0
-"""Seconds that a detector waits for its next trigger, so that a paused scan can be resumed."""
+LONGEST_PAUSE = 3600.0
+"""Seconds that a `StandardDetector` waits for its next trigger before it gives up."""
 
 NOMINAL_GATE = 0.005
 """Gate time (s) of scans without a finite rate, as simulations have."""
+
+# Preprocessors have no annotations of their own.
+_in_run: Callable[..., MsgGenerator[str]] = bpp.run_wrapper
+_staged: Callable[..., MsgGenerator[str]] = bpp.stage_wrapper
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,13 @@ def grid(
 def fly_map(
     detectors: Sequence[Any],
     box: Any,
+    *,
     x_start: float = -20.0,
     x_stop: float = 20.0,
     nx: int = 41,
     y_start: float = -20.0,
     y_stop: float = 20.0,
     ny: int = 41,
-    *,
     rate: float = 200.0,
     gate_time: float | None = None,
     snake: bool = True,
@@ -167,30 +171,29 @@ def fly_map(
         yield from bps.collect(box, name="primary", return_payload=False)
 
     def fly() -> Iterator[Msg]:
-        group = short_uid("fly")
         yield from bps.kickoff_all(*flyers, wait=True)
-        yield from bps.complete_all(*flyers, group=group, wait=False)
-        done = False
-        while not done:
+        completions = yield from bps.complete_all(*flyers, wait=False)
+        # Not bps.wait: a wait that a pause interrupts forgets what it waited for.
+        while not all(status.done for status in completions):
             yield from bps.checkpoint()
-            done = yield from bps.wait(group=group, timeout=collect_every, error_on_timeout=False)
+            yield from bps.sleep(collect_every)
             yield from collect()
-
-    def finish() -> Iterator[Msg]:
-        yield from bps.stop(box)
         yield from collect()
 
-    @bpp.stage_decorator(flyers)
-    @bpp.run_decorator(md=start)
     def run() -> Iterator[Msg]:
         yield from bps.prepare(box, points, wait=True)
         for detector in detectors:
             yield from bps.prepare(detector, trigger, wait=True)
             yield from bps.declare_stream(detector, name=detector.name, collect=True)
         yield from bps.declare_stream(box, name="primary", collect=True)
-        yield from bpp.contingency_wrapper(fly(), except_plan=lambda _: finish(), auto_raise=True)
+        try:
+            yield from fly()
+        except Exception:  # also what the RunEngine throws in at stop and abort
+            yield from bps.stop(box)
+            yield from collect()
+            raise
 
-    uid: str = yield from run()
+    uid: str = yield from _staged(_in_run(run(), md=start), flyers)
     return uid
 
 

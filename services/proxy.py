@@ -50,14 +50,16 @@ class Proxy(bluesky_zmq.Proxy):
         return bluesky_zmq.Proxy.configure_server_socket(ctx, *args, **kwargs)
 
     def start(self) -> None:
-        """Forward messages until `stop` is called."""
+        """Forward messages until `stop` is called from another thread."""
         try:
-            super().start()  # type: ignore[no-untyped-call]  # bluesky does not annotate it
+            zmq.proxy(self._frontend, self._backend)
         except zmq.ContextTerminated:
             self.closed = True
+            self._frontend.close()
+            self._backend.close()
 
     def stop(self) -> None:
-        """End `start`, which runs in another thread, and free the addresses."""
+        """End `start`, wait until it has closed its sockets, and free the addresses."""
         self._context.term()
 
 

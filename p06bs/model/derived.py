@@ -6,8 +6,9 @@ derived run looks.
 """
 
 import importlib.metadata
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -133,6 +134,7 @@ class DerivedRun:
                 "name": self.modality.name,
                 "version": self.modality.version,
                 "modality": modality_path(self.modality),
+                "settings": settings_json(self.initial.settings),
                 "settings_digest": self.initial.digest,
                 "inputs": self.binding.record(),
                 "reprocessing": self.reprocessing,
@@ -287,9 +289,33 @@ def _plain_key(value: object) -> dict[str, Any]:
     return {"source": "p06bs", "dtype": dtype, "shape": []}
 
 
-def revisions(descriptors: Sequence[Document], process: str) -> Iterator[tuple[str, int, Document]]:
-    """Yield (first raw uid, first row, configuration data) of a derived run's settings history."""
-    for descriptor in descriptors:
-        data = descriptor.get("configuration", {}).get(process, {}).get("data")
-        if data is not None and "revision" in data:
-            yield data["first_raw_uid"], int(data["first_row"]), data
+def recorded(descriptor: Document, process: str) -> dict[str, Any]:
+    """Return what a derived descriptor records: settings, revision, first row and its identity."""
+    data: dict[str, Any] = descriptor["configuration"][process]["data"]
+    return data
+
+
+def settings_history(
+    documents: Iterable[NamedDocument],
+) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Return the initial settings of a derived run, and its changes as `process` takes them.
+
+    Raises
+    ------
+    ValueError
+        If these are not the documents of a derived run.
+    """
+    initial: dict[str, Any] | None = None
+    process = ""
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for name, document in documents:
+        if name == "start" and "process" in document:
+            process = document["process"]["name"]
+            initial = json.loads(document["process"]["settings"])
+        elif name == "descriptor" and process:
+            data = recorded(document, process)
+            if data["revision"]:
+                changes.append((data["first_raw_uid"], json.loads(data["settings"])))
+    if initial is None:
+        raise ValueError("no settings history: these are not the documents of a derived run")
+    return initial, changes

@@ -213,6 +213,14 @@ class Modality:
     because it is checkpointed in the derived run.
     """
 
+    @classmethod
+    def example(cls) -> "tuple[Modality, Columns] | None":
+        """Return an instance and columns that ``p06bs check`` can try it with, if settings need it.
+
+        None (the default) lets the check make up columns for settings given by hand.
+        """
+        return None
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.settings!r})"
 

@@ -74,8 +74,8 @@ class _OneRun:
         if self.setup is not None and changed is None:
             return
         if changed is not None:
-            number = self.revision.number + (self.setup is not None)
-            self.revision = Revision(number, self.worker.modality.validate(changed))
+            settings = self.worker.modality.validate(changed)
+            self.revision = Revision(self.revision.number + 1, settings)
         self.setup = make_ready(self.worker.modality, self.revision.settings, self.raw.binding)
         assert self.raw.rows is not None
         self.worker.emit(

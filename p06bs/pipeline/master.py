@@ -53,6 +53,8 @@ class Master:
     ----------
     raw : RawRun
         The run, fed elsewhere.
+    initial : Revision
+        Settings in force before the first row.
     known : mapping of int to Revision
         Settings by their first row, as an earlier writer has recorded them.
     skip : int
@@ -66,6 +68,7 @@ class Master:
     def __init__(
         self,
         raw: RawRun,
+        initial: Revision,
         *,
         known: Mapping[int, Revision] | None = None,
         skip: int = 0,
@@ -76,7 +79,8 @@ class Master:
         self.raw = raw
         self.size = size
         self.window = window
-        self.revision: Revision | None = None
+        self.revision = initial
+        self._recorded = False
         self._pending: Revision | None = None
         self._known = dict(sorted((known or {}).items()))
         self._skip = skip
@@ -107,7 +111,10 @@ class Master:
         return bool(self._again) or fresh
 
     def revise(self, revision: Revision) -> None:
-        """Put settings in force from the next row on that is not in a batch yet."""
+        """Put settings in force from the next row on that is not in a batch yet.
+
+        Their number follows that of the settings before them.
+        """
         self._pending = revision
 
     def boundary(self) -> tuple[Revision, int, str] | None:
@@ -124,9 +131,13 @@ class Master:
         known = self._known.pop(rows.taken, None)
         if known is not None:
             self.revision = known
-        if self._pending is None or self._known:
+            self._recorded = True
+        if self._pending is not None and not self._known:
+            number = self.revision.number + 1
+            self.revision, self._pending = replace(self._pending, number=number), None
+        elif self._recorded:
             return None
-        self.revision, self._pending = self._pending, None
+        self._recorded = True
         return self.revision, rows.taken, next(rows.next_uids(1))
 
     def _skip_delivered(self) -> None:
@@ -137,6 +148,7 @@ class Master:
             assert taken is not None
             for row in [row for row in self._known if row < rows.taken]:
                 self.revision = self._known.pop(row)
+                self._recorded = True
             if rows.taken == self._skip and taken.uids[-1] != self._last:
                 raise ValueError(
                     f"row {self._skip} of the derived run was event {self._last}, "
@@ -165,7 +177,6 @@ class Master:
         taken = rows.take(min([size, *ahead]))
         if taken is None:
             return None
-        assert self.revision is not None
         return self._put(self.revision.number, taken)
 
     def _put(self, revision: int, rows: Taken) -> Batch:

@@ -13,7 +13,7 @@ import numpy as np
 
 from p06bs.model.binding import BindingError
 from p06bs.model.compute import Result, Setup, make_ready
-from p06bs.model.derived import Clock, DerivedRun, Page, Revision, revisions
+from p06bs.model.derived import Clock, DerivedRun, Page, Revision, recorded
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
 from p06bs.model.run import RawRun
@@ -103,7 +103,8 @@ class RunPipeline:
         self._order: Order[Page] = Order()
         self._setups: dict[int, Setup] = {}
         self._published = 0  # rows that an earlier process has published
-        self._revision = Revision(0, modality.settings)
+        self._initial = Revision(0, modality.settings)
+        self._wish: Revision | None = None
 
     @property
     def over(self) -> bool:
@@ -126,40 +127,41 @@ class RunPipeline:
 
     def revise(self, revision: Revision) -> None:
         """Change the settings from the next row on that is in no batch yet."""
-        self._revision = replace(revision, number=self._revision.number + 1)
+        self._wish = revision
         if self.master is not None:
-            self.master.revise(self._revision)
+            self.master.revise(revision)
 
     def _begin(self) -> None:
         assert self.raw.binding is not None
         self.derived = DerivedRun(
-            self.modality, self.raw.start, self.raw.binding, self._revision, self.clock
+            self.modality, self.raw.start, self.raw.binding, self._initial, self.clock
         )
         earlier = self.look_back(self.derived)
         if earlier is None:
-            self.master = Master(self.raw, size=self.size)
+            self.master = Master(self.raw, self._initial, size=self.size)
             self.emit(*self.derived.start())
-            self.master.revise(self._revision)
         elif earlier.ended:
             self.ended = True
         else:
             self._resume(earlier)
+        if self._wish is not None and self.master is not None:
+            self.master.revise(self._wish)
 
     def _resume(self, earlier: Earlier) -> None:
         """Go on after the last row that an earlier process has published."""
         assert self.derived is not None
+        process = self.modality.name
+        initial = self.modality.validate(json.loads(earlier.start["process"]["settings"]))
+        self._initial = Revision(0, initial)
+        self.derived = replace(self.derived, initial=self._initial)
         history: dict[int, Revision] = {}
         streams: dict[str, str] = {}
-        process = self.modality.name
-        for (_, row, data), document in zip(
-            revisions(earlier.descriptors, process), earlier.descriptors, strict=True
-        ):
+        for document in earlier.descriptors:
+            data = recorded(document, process)
             settings = self.modality.validate(json.loads(data["settings"]))
             revision = Revision(data["revision"], settings, data["changed_by"], data["changed_at"])
-            if not history:
-                self.derived = replace(self.derived, initial=revision)
-            history[row] = self._revision = revision
-            self.derived.revise(revision, self._setup(revision), row, "")
+            history[data["first_row"]] = revision
+            self.derived.revise(revision, self._setup(revision), data["first_row"], "")
             streams[document["uid"]] = document["name"]
         self._published = earlier.rows
         scans = self.modality.scan is not None
@@ -170,10 +172,9 @@ class RunPipeline:
         skip = 0 if scans else earlier.rows
         self._order = Order(skip)
         self.master = Master(
-            self.raw, known=history, skip=skip, last=earlier.last_raw_uid, size=self.size
+            self.raw, self._initial, known=history, skip=skip, last=earlier.last_raw_uid,
+            size=self.size,
         )
-        if not history:
-            self.master.revise(self._revision)
 
     def _setup(self, revision: Revision) -> Setup:
         """Return the setup as the sorter needs it: ready to scan, or only the outputs."""

@@ -153,9 +153,7 @@ class Beamline:
         scale = COUNT_RATE * gate_time * self.current(points, gate_time)
         return scale[:, None] * (mixing @ spectra)
 
-    def expose(
-        self, points: Iterable[int], x: Floats, y: Floats, gate_time: float
-    ) -> Exposures:
+    def expose(self, points: Iterable[int], x: Floats, y: Floats, gate_time: float) -> Exposures:
         """Return what the fluorescence detector records: Poisson draws with dead time.
 
         An element that gets pulses at rate r is live for ``real / (1 + r tau)``

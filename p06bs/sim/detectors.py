@@ -1,23 +1,20 @@
 """A simulated multi-element fluorescence detector that writes HDF5, as real ones do.
 
-An ophyd-async `StandardDetector` with external triggers. Its file is written in
-single-writer-multiple-reader mode: rows are appended and flushed *before* their
-number is published, so that whoever was told of a row can read it.
+An ophyd-async `StandardDetector` with external triggers. Rows are written and
+flushed *before* their number is published, so that whoever is told of a row, by a
+stream datum, can read it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import h5py
-import hdf5plugin
-from bluesky.protocols import StreamAsset
 from event_model import DataKey
 from ophyd_async.core import (
+    AsyncStatus,
     DetectorAcquireLogic,
     DetectorDataLogic,
     DetectorTriggerLogic,
@@ -27,96 +24,25 @@ from ophyd_async.core import (
     StreamableDataProvider,
     StreamResourceDataProvider,
     StreamResourceInfo,
+    WatchableAsyncStatus,
+    WatcherUpdate,
+    observe_value,
     soft_signal_r_and_setter,
 )
 
-from p06bs.sim.beamline import Beamline, Exposures
+from p06bs.sim.beamline import Beamline
 from p06bs.sim.spectra import CHANNELS
+from p06bs.sim.spectra_file import DATASETS, GROUP, SpectraFile, chunk_shape
 from p06bs.sim.stage import TriggerBox
 
 R = TypeVar("R")
 
-GROUP = "/entry/instrument/fluorescence"
 ROWS_AT_ONCE = 64
 """At most so many points are drawn before they are written and published."""
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """One dataset of the detector's file; the shape is one point's."""
-
-    role: str
-    unit: str
-    dtype: str
-    dims: tuple[str, ...]
-
-
-DATASETS = {
-    "spectrum": Dataset("fluorescence", "counts", "<u4", ("detector_element", "channel")),
-    "live_time": Dataset("live_time", "s", "<f8", ("detector_element",)),
-    "real_time": Dataset("real_time", "s", "<f8", ("detector_element",)),
-}
-
-
-def _chunk(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the chunk of a dataset: one point's spectra, or 1024 points of small things."""
-    return (1, *shape) if len(shape) > 1 else (1024, *shape)
-
-
-class SpectraFile:
-    """An HDF5 file that grows by rows, open for readers from the first row on."""
-
-    def __init__(self, path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
-        self.path = path
-        self.rows = 0
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = h5py.File(path, "x", libver="latest")
-        entry = self._file.create_group("entry")
-        entry.attrs["NX_class"] = "NXentry"
-        instrument = entry.create_group("instrument")
-        instrument.attrs["NX_class"] = "NXinstrument"
-        group = self._file.create_group(GROUP)
-        group.attrs["NX_class"] = "NXdetector"
-        for key, shape in shapes.items():
-            dataset = group.create_dataset(
-                key,
-                shape=(0, *shape),
-                maxshape=(None, *shape),
-                chunks=_chunk(shape),
-                dtype=DATASETS[key].dtype,
-                **(hdf5plugin.Bitshuffle(cname="lz4") if key == "spectrum" else {}),
-            )
-            dataset.attrs["units"] = DATASETS[key].unit
-        self._file.swmr_mode = True
-
-    def append(self, exposures: Exposures) -> int:
-        """Write and flush rows; return how many the file has."""
-        stop = self.rows + len(exposures.spectrum)
-        for key in DATASETS:
-            dataset = self._file[GROUP][key]
-            dataset.resize(stop, axis=0)
-            dataset[self.rows : stop] = getattr(exposures, key)
-            dataset.flush()
-        self.rows = stop
-        return stop
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
 class SpectraProvider(StreamResourceDataProvider):
     """Announce the rows of a `SpectraFile`, with units, dims and true shapes."""
-
-    def __init__(
-        self,
-        uri: str,
-        resources: Sequence[StreamResourceInfo],
-        mimetype: str,
-        acquisition: "Acquisition",
-    ) -> None:
-        super().__init__(uri, resources, mimetype, acquisition.written)
-        self.acquisition = acquisition
 
     async def make_datakeys(self, collections_per_event: int) -> dict[str, DataKey]:
         """Describe the datasets; axis 0 are the collections of one event."""
@@ -126,14 +52,6 @@ class SpectraProvider(StreamResourceDataProvider):
             data_key["units"] = dataset.unit
             data_key["dims"] = ["exposure", *dataset.dims]
         return described
-
-    async def make_stream_docs(
-        self, collections_written: int, collections_per_event: int
-    ) -> AsyncIterator[StreamAsset]:
-        """Yield documents of the rows written; raise what stopped the writing, if anything did."""
-        async for document in super().make_stream_docs(collections_written, collections_per_event):
-            yield document
-        self.acquisition.raise_failure()
 
 
 @dataclass
@@ -188,37 +106,34 @@ class Acquisition(DetectorAcquireLogic):
         self._task = asyncio.create_task(self._acquire(self.file))
 
     async def wait_for_idle(self) -> None:
-        """Wait for the last exposure; raise what went wrong."""
-        if self._task is not None:
-            await self._task
+        """Wait until no more exposures come: all are written, or it was stopped.
+
+        Raises
+        ------
+        Exception
+            What ended the acquisition, if something went wrong.
+        """
+        task = self._task
+        if task is not None:
+            await asyncio.wait([task])
+            if not task.cancelled():
+                task.result()
 
     async def ensure_stopped(self) -> None:
         """Stop and let a write that has begun finish."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
 
     async def close(self) -> None:
         """Close the file."""
-        try:
-            await self.ensure_stopped()
-        finally:
-            file, self.file = self.file, None
-            pool, self._pool = self._pool, None
-            if pool is not None:
-                if file is not None:
-                    await self._call(pool, file.close)
-                pool.shutdown()
-
-    def raise_failure(self) -> None:
-        """Raise, once, what stopped the acquisition, so that a plan that collects ends with it."""
-        if self._task is not None and self._task.done() and not self._task.cancelled():
-            failure = self._task.exception()
-            if failure is not None:
-                self._task = None
-                raise failure
+        await self.ensure_stopped()
+        file, self.file = self.file, None
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            if file is not None:
+                await self._call(pool, file.close)
+            pool.shutdown()
 
     async def _acquire(self, file: SpectraFile) -> None:
         trigger = self.box.flyable_logic
@@ -263,14 +178,14 @@ class SpectraData(DetectorDataLogic):
                 StreamResourceInfo(
                     data_key=f"{datakey_name}-{key}",
                     shape=shape,
-                    chunk_shape=_chunk(shape),
+                    chunk_shape=chunk_shape(shape),
                     dtype_numpy=DATASETS[key].dtype,
                     parameters={"dataset": f"{GROUP}/{key}", "swmr": True},
                 )
                 for key, shape in shapes.items()
             ],
             mimetype="application/x-hdf5",
-            acquisition=self.acquisition,
+            collections_written_signal=self.acquisition.written,
         )
 
     async def stop(self) -> None:
@@ -302,11 +217,25 @@ class FluorescenceDetector(StandardDetector):
     def __init__(
         self, beamline: Beamline, box: TriggerBox, path_provider: PathProvider, name: str = ""
     ) -> None:
-        acquisition = Acquisition(beamline, box)
+        self._acquisition = Acquisition(beamline, box)
         self.add_detector_logics(
-            ExternalTrigger(), acquisition, SpectraData(path_provider, acquisition)
+            ExternalTrigger(), self._acquisition, SpectraData(path_provider, self._acquisition)
         )
         super().__init__(name=name)
+
+    @WatchableAsyncStatus.wrap
+    async def complete(self) -> AsyncIterator[WatcherUpdate[int]]:
+        """Wait for the last exposure, however long the scan is paused.
+
+        Ends also when the box or the detector is stopped early, and at once with the
+        error when writing fails, where `StandardDetector` would wait for its timeout.
+        """
+        target = await self.events_to_kickoff.get_value()
+        idle = AsyncStatus(self._acquisition.wait_for_idle())
+        async for rows in observe_value(self._acquisition.written, done_status=idle):
+            yield WatcherUpdate(
+                name=self.name, current=rows, initial=0, target=target, unit="points", precision=0
+            )
 
     @property
     def role(self) -> str:

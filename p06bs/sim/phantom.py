@@ -97,8 +97,8 @@ class Phantom:
             (0.42, 0.20, 0.05, 0.80),
         ):
             droplets += height * np.exp(-((u - x) ** 2 + (v - y) ** 2) / (2 * width**2))
-        stem = (0.15 < u) & (u < 0.30) & (0.10 < v) & (v < 0.90)
-        arms = (0.15 < u) & (((u < 0.75) & (0.76 < v) & (v < 0.90)) | ((u < 0.55) & _near(v, 0.5)))
+        stem = (u > 0.15) & (u < 0.30) & (v > 0.10) & (v < 0.90)
+        arms = (u > 0.15) & (((u < 0.75) & (v > 0.76) & (v < 0.90)) | ((u < 0.55) & _near(v, 0.5)))
         steel = np.where(stem | arms, 0.85, 0.05) * (1 - 0.35 * v)
         return cls({"XRFSpectrum": np.clip(droplets, 0, 1), "Steel": np.clip(steel, 0, 1)})
 

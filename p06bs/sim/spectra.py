@@ -129,8 +129,7 @@ def data_directory() -> Path:
         from PyMca5 import PyMcaDataDir
     except ImportError as problem:
         raise RuntimeError(
-            "the simulated beamline needs the spectra that PyMca5 ships: "
-            'pip install "p06bs[sim]"'
+            'the simulated beamline needs the spectra that PyMca5 ships: pip install "p06bs[sim]"'
         ) from problem
     return Path(PyMcaDataDir.PYMCA_DATA_DIR)
 
@@ -147,7 +146,5 @@ def _spe(text: str) -> Spectrum:
     first, last = int(words[0]), int(words[1])
     counts = np.array(words[2:], dtype=float)
     if counts.size != last - first + 1:
-        raise ValueError(
-            f"$DATA announces channels {first}..{last} but holds {counts.size} counts"
-        )
+        raise ValueError(f"$DATA announces channels {first}..{last} but holds {counts.size} counts")
     return np.concatenate([np.zeros(first), counts])

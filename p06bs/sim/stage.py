@@ -71,7 +71,11 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
     points: FlyPoints | None = None
     clock: TriggerClock | None = None
     collected: int = 0
-    wall_minus_monotonic: float = field(default=0.0)
+    wall_minus_monotonic: float = 0.0
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.idle.set()
 
     async def on_prepare(self, value: FlyPoints) -> TriggerClock:
         """Take the points of the next scan.
@@ -104,13 +108,18 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
 
     async def on_complete(self, ctx: TriggerClock) -> None:
         """Wait for the last point."""
-        while not ctx.ended(time.monotonic()):
-            await asyncio.sleep(LOOK_EVERY)
+        self.idle.clear()
+        try:
+            while not ctx.ended(time.monotonic()):
+                await asyncio.sleep(LOOK_EVERY)
+        finally:
+            self.idle.set()
 
     async def stop(self) -> None:
-        """Fire no more triggers."""
+        """Fire no more triggers; return when nobody waits for one any more."""
         if self.clock is not None:
             self.clock.end(time.monotonic())
+        await self.idle.wait()
 
     async def triggered(self, beyond: int) -> int:
         """Wait until more than `beyond` points are finished; return how many are.

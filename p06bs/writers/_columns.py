@@ -90,7 +90,7 @@ class Column:
         self.dataset[...] = rows
 
     def _first_dtype(self, block: Array) -> np.dtype[Any]:
-        if block.dtype.kind == "O":
+        if block.dtype.kind in "Ob":  # ophyd describes True and False as integers
             return block.dtype
         said, kind = self.described.get("dtype_numpy"), self.described.get("dtype")
         wanted: str | None = said if isinstance(said, str) else None

@@ -211,17 +211,21 @@ def _device_class(device: str, keys: Sequence[str], start: Document, stream: Str
 
 
 def _columns(home: h5py.Group, stream: Stream, keys: Sequence[str]) -> None:
+    """Link a device's columns and frames, and the first as its class's own field."""
     names = Names(home["columns"])
-    nx_class = home.attrs["NX_class"]
+    alias = {"NXpositioner": "value", "NXdetector": "data"}.get(home.attrs["NX_class"])
+    wanted = alias is not None and alias not in list(home)  # `in` would open external links
     for key in keys:
         column = stream.data.get(key)
+        links: list[Any] = []
         if column is not None and column.dataset is not None:
-            home["columns"][names(key)] = column.dataset
-            alias = {"NXpositioner": "value", "NXdetector": "data"}.get(nx_class)
-            numbers = column.dataset.dtype.kind in "iuf"
-            if alias and alias not in home and numbers and "encoding" not in column.dataset.attrs:
-                home[alias] = column.dataset
-        for target, dataset in stream.external[key].links if key in stream.external else ():
-            home["columns"][names(key)] = h5py.ExternalLink(target, dataset)
-            if nx_class == "NXdetector" and "data" not in home:
-                home["data"] = h5py.ExternalLink(target, dataset)
+            links = [column.dataset]
+            shown = column.dataset.dtype.kind in "iuf"
+        elif key in stream.external:
+            links = [h5py.ExternalLink(*link) for link in stream.external[key].links]
+            shown = home.attrs["NX_class"] == "NXdetector"
+        for link in links:
+            home["columns"][names(key)] = link
+            if wanted and shown:
+                home[alias] = link
+                wanted = False

@@ -108,8 +108,15 @@ def as_block(rows: Sequence[Any]) -> Array | None:
     if block.dtype.kind not in "biufc":
         return None
     if block.dtype.kind == "f" and any(isinstance(v, int) and float(v) != v for v in rows):
-        return None  # an integer that its neighbours' float64 does not hold
+        # Integers that float64 does not hold: numpy takes it for 2**63 beside smaller ones.
+        return _unsigned(rows)
     return block.astype(block.dtype.newbyteorder("="), copy=False)
+
+
+def _unsigned(rows: Sequence[Any]) -> Array | None:
+    if all(isinstance(v, int) and 0 <= v < 2**64 for v in rows):
+        return np.array(rows, np.uint64)
+    return None
 
 
 def _is_text(value: object) -> bool:

@@ -88,10 +88,10 @@ def _maps(
     numbers = stream.numbers()
     outside = int(((numbers < 1) | (numbers > grid.shape[0] * grid.shape[1])).sum())
     if outside:
-        log.warning("%d rows of %s lie outside of the grid %s", outside, home.file.filename, grid)
+        log.warning("run %s: %d rows lie outside of the grid %s", start["uid"], outside, grid)
     valid = _column(stream.data.get("valid"))
     names = Names()
-    axes = [names(motor) for motor in grid.motors or ("row", "column")]
+    axes = [names(motor) for motor in grid.motors or ("y", "x")]
     placed: dict[str, str] = {}
     for key, column in signals.items():
         placed[key] = name = names(key)

@@ -139,14 +139,13 @@ class Serializer:
             raise ValueError(f"{name} document {doc.get('uid')!r}: the file is closed already")
         try:
             self._take(name, doc)
-        except (OSError, RuntimeError) as error:  # h5py raises either when the disk fails
-            where = self._part.final if self._part else self._directory
+            if self._file is not None and self._part is not None:
+                self._part.check()
+        except (OSError, RuntimeError):
             self._abandon()
-            if isinstance(error, FileExistsError):
-                raise
-            number = error.errno if isinstance(error, OSError) else None
-            said = (f"cannot write {where}: {error}",)
-            raise OSError(*((number, *said) if number else said)) from error
+            if self._part is not None:
+                self._part.check()  # what HDF5 complains of follows from what the disk refused
+            raise
 
     def _take(self, name: str, doc: Document) -> None:
         match name:
@@ -183,7 +182,7 @@ class Serializer:
             raise ValueError(f"file_prefix {self._prefix!r} leads to {final}, out of the directory")
         self._start = start
         self._part = PartFile(final)
-        self._file = h5py.File(self._part.path, "x")
+        self._file = h5py.File(self._part, "w")
         entry = group(self._file, "entry", "NXentry")
         documents = group(entry, "bluesky", "NXcollection")
         group(documents, "streams", "NXcollection")
@@ -248,18 +247,16 @@ class Serializer:
             if self._file is not None and self._unfinished == "keep":
                 self._finish(None)
             elif self._file is not None:
-                log.warning("%s is not written: its run has no stop document", self._part.final)
+                log.warning("%s is not written: its run did not end", self._part.final)
         finally:
             self._abandon()
 
     def _abandon(self) -> None:
-        """Let go of what was written; the file is not wanted any more, so it need not be whole."""
+        """Let go of what was written."""
         file, self._file = self._file, None
         try:
             if file is not None:
                 file.close()
-        except (OSError, RuntimeError) as error:
-            log.debug("closing %s: %s", self._part, error)
         finally:
             if self._part is not None:
                 self._part.discard()

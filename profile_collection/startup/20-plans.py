@@ -2,8 +2,8 @@
 
 from functools import partial, update_wrapper
 
-import bluesky.plan_stubs as bps
-import bluesky.plans as bp
+import bluesky.plan_stubs as bps  # noqa: F401  (for the prompt)
+import bluesky.plans as bp  # noqa: F401  (for the prompt)
 
 from p06bs.plans import maps
 

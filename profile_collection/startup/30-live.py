@@ -38,8 +38,12 @@ best_effort.disable_plots()
 RE.subscribe(FlyProgress(best_effort))
 
 # Log, then publish. Without a proxy it says so and goes on: the log has everything.
-publisher = Publisher(PROXY, LOG, run_engine=RE)
-RE.subscribe(publisher)
-atexit.register(publisher.close)
+try:
+    publisher = Publisher(PROXY, LOG, run_engine=RE)
+except OSError as problem:
+    print(f"Scans are neither recorded nor published, because {LOG} cannot be used: {problem}")
+else:
+    RE.subscribe(publisher)
+    atexit.register(publisher.close)
 
 print(f"RE, fly_map(), panda and xspress3 are there; data in {DATA}, documents in {LOG}.")

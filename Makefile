@@ -1,0 +1,39 @@
+# p06bs: everything runs in .venv, which `make env` creates.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.PHONY: env demo test test-all bench lint docs clean help
+
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+env: $(VENV)/.installed ## create .venv with everything
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+demo: env ## a simulated scan with live derived runs: make demo ARGS="--once --out DIR"
+	$(BIN)/p06bs demo $(ARGS)
+
+test: env ## the tests
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+test-all: env ## the slow tests too
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: env ## ruff, mypy, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p p06bs
+	$(BIN)/lint-imports
+
+bench: env ## benchmarks of the spine, as ratios
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean: ## remove what was built
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

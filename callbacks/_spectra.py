@@ -1,0 +1,124 @@
+"""What spectra of several detector elements have in common: faults, regions, invalid rows."""
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.model.modality import INVALID, Columns, Output
+
+Array = npt.NDArray[Any]
+Faults = npt.NDArray[np.uint8]
+
+
+class Fault(IntEnum):
+    """What is wrong with a detector element in an event."""
+
+    NONE = 0
+    MASKED = 1
+    TIME = 2
+    SATURATED = 3
+    COUNTS = 4
+
+
+TEXT = {
+    Fault.MASKED: "masked",
+    Fault.TIME: "live time, real time or count rates not positive",
+    Fault.SATURATED: "saturated",
+    Fault.COUNTS: "counts negative, not finite or not whole",
+}
+
+
+def judge(spectra: Array, *, saturation: float | None, whole: bool = False) -> Faults:
+    """Return the fault of each detector element in each event, shape (events, elements).
+
+    Parameters
+    ----------
+    spectra : ndarray
+        Counts, shape (events, elements, channels); only the channels that matter.
+    saturation : float, optional
+        Counts from which a channel is saturated.
+    whole : bool
+        Whether counts must be whole numbers.
+    """
+    faults = np.zeros(spectra.shape[:2], np.uint8)
+    kind = spectra.dtype.kind
+    if saturation is not None:
+        faults[spectra.max(axis=2) >= saturation] = Fault.SATURATED
+    if kind == "i":
+        faults[spectra.min(axis=2) < 0] = Fault.COUNTS
+    elif kind == "f":
+        # NaN goes through min and max, so that these two see everything.
+        fine = (spectra.min(axis=2) >= 0) & (spectra.max(axis=2) < np.inf)
+        if whole:
+            fine &= (spectra == np.rint(spectra)).all(axis=2)
+        faults[~fine] = Fault.COUNTS
+    return faults
+
+
+def judge_times(faults: Faults, times: Array) -> None:
+    """Mark elements without other fault whose time or time factor is not positive and finite."""
+    faults[(faults == Fault.NONE) & ~((times > 0) & (times < np.inf))] = Fault.TIME
+
+
+def describe(faults: Faults) -> str:
+    """Return one event's faults in words: ``detector element 0, 2: saturated``."""
+    return "; ".join(
+        f"detector element {', '.join(map(str, np.flatnonzero(faults == fault)))}: {text}"
+        for fault, text in TEXT.items()
+        if (faults == fault).any()
+    )
+
+
+def invalidate(made: dict[str, Array], reasons: Mapping[int, str]) -> Columns:
+    """Return the columns with the events that have a reason masked and flagged."""
+    if not reasons:
+        return made
+    bad = list(reasons)
+    for column in made.values():
+        column[bad] = Output(dtype=column.dtype.str).fill
+        flags = np.full(len(column), "", object)
+    flags[bad] = list(reasons.values())
+    return {**made, INVALID: flags}
+
+
+def channels_between(
+    name: str, region: tuple[float, float], calibration: tuple[float, float] | None, channels: int
+) -> tuple[int, int]:
+    """Return the channels (start, stop) of a region: stop is the first one behind it.
+
+    With a calibration (offset keV, gain keV/channel) the region is in keV and has
+    the channels whose centre is offset + gain·i in it; without, it is in channel
+    numbers, both inclusive.
+
+    Raises
+    ------
+    ValueError
+        If the region holds no channel or goes beyond the spectrum.
+    """
+    low, high = region
+    if calibration is None:
+        if low < 0 or high > channels - 1:
+            raise ValueError(
+                f"region {name!r} ({low:g}, {high:g}) is not in the spectrum, "
+                f"which has channels 0 to {channels - 1}"
+            )
+        return int(low), int(high) + 1
+    offset, gain = calibration
+    centres = offset + gain * np.arange(channels)
+    first, last = centres[0] - gain / 2, centres[-1] + gain / 2
+    if low < first or high > last:
+        raise ValueError(
+            f"region {name!r} ({low:g}, {high:g}) keV is not in the spectrum, "
+            f"which goes from {first:g} to {last:g} keV"
+        )
+    start = int(np.searchsorted(centres, low, side="left"))
+    stop = int(np.searchsorted(centres, high, side="right"))
+    if start == stop:
+        raise ValueError(
+            f"region {name!r} ({low:g}, {high:g}) keV holds no channel; "
+            f"channels are {gain:g} keV wide, and their centres count"
+        )
+    return start, stop

@@ -1,0 +1,131 @@
+"""The author's conformance test: does a modality keep what the framework relies on?"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from p06bs.model.binding import Binding
+from p06bs.model.compute import Array, Result, Setup, compute, join, make_ready
+from p06bs.model.documents import settings_digest
+from p06bs.model.modality import BoundInput, Modality
+
+AXIS = 64
+EVENTS = 48
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was checked, and what is wrong with it ("" if nothing)."""
+
+    checked: str
+    problem: str = ""
+
+
+def made_up_columns(modality: Modality, seed: int = 1) -> dict[str, Array]:
+    """Return columns for each input of a modality: positive numbers, counts for spectra."""
+    random = np.random.default_rng(seed)
+    columns: dict[str, Array] = {}
+    for name, wanted in modality.declared.items():
+        shape = tuple(1024 if d == "channel" else 4 if "element" in d else AXIS for d in wanted.dims)
+        if wanted.unit in ("count", "counts"):
+            columns[name] = random.poisson(50, (EVENTS, *shape)).astype(np.uint32)
+        else:
+            columns[name] = random.uniform(0.1, 1.0, (EVENTS, *shape))
+    return columns
+
+
+def bind_columns(modality: Modality, columns: Mapping[str, Array]) -> Binding:
+    """Return a binding as if a run had these columns."""
+    bound = {
+        name: BoundInput(
+            stream="primary",
+            data_key=name,
+            external=False,
+            shape=column.shape[1:],
+            source_shape=column.shape[1:],
+            dtype=column.dtype.str,
+            unit=modality.declared[name].unit,
+        )
+        for name, column in columns.items()
+    }
+    return Binding(bound, next(iter(bound)))
+
+
+def check(modality: Modality, columns: Mapping[str, Array]) -> Iterator[Finding]:
+    """Check a modality on columns; yield a finding for each property.
+
+    Parameters
+    ----------
+    modality : Modality
+        With valid settings.
+    columns : mapping of str to ndarray
+        One per input, shape ``(events, *input shape)``.
+    """
+    binding = bind_columns(modality, columns)
+    count = len(next(iter(columns.values())))
+    again = type(modality)(inputs=modality.inputs, **modality.settings.model_dump(mode="json"))
+    same = settings_digest(again.settings) == settings_digest(modality.settings)
+    yield Finding("settings survive JSON", "" if same else "their digest changed on the way")
+    try:
+        setup = make_ready(modality, modality.settings, binding)
+    except Exception as error:  # the author's code; what it raises is the finding
+        yield Finding("prepare and outputs", f"{type(error).__name__}: {error}")
+        return
+    yield Finding("prepare and outputs")
+    before = {name: column.copy() for name, column in columns.items()}
+    whole = _run(setup, columns, [count])
+    failed = sorted({r for r in whole.reasons if r})
+    all_failed = all(whole.reasons)
+    yield Finding("outputs are as declared", failed[0] if all_failed else "")
+    touched = [n for n, c in columns.items() if not np.array_equal(c, before[n], equal_nan=True)]
+    yield Finding("inputs stay untouched", f"changed: {', '.join(touched)}" if touched else "")
+    yield Finding("same results twice", _difference(setup, whole, _run(setup, columns, [count])))
+    for size in (1, 7):
+        cuts = [min(size, count - i) for i in range(0, count, size)]
+        yield Finding(
+            f"same results in batches of {size}",
+            _difference(setup, whole, _run(setup, columns, cuts)),
+        )
+    optional = [n for n, i in modality.declared.items() if i.optional and n in columns]
+    for name in optional:
+        rest = {n: c for n, c in columns.items() if n != name}
+        part = _run(make_ready(modality, modality.settings, bind_columns(modality, rest)), rest, [count])
+        problem = part.reasons[0] if all(part.reasons) and not all_failed else ""
+        yield Finding(f"works without {name}", problem)
+
+
+def _run(setup: Setup, columns: Mapping[str, Array], cuts: list[int]) -> Result:
+    parts: list[Result] = []
+    state: Any = None
+    at = 0
+    for length in cuts:
+        cut: dict[str, Array | None] = {
+            n: c[at : at + length].copy() if len(cuts) > 1 else c[:] for n, c in columns.items()
+        }
+        part = compute(setup, cut, [""] * length)
+        if setup.modality.scan is not None and part.columns:
+            state, scanned = setup.modality.scan(setup.prepared, state, part.columns)
+            part = Result(part.reasons, {n: np.asarray(c) for n, c in scanned.items()})
+        parts.append(part)
+        at += length
+    return join(parts)
+
+
+def _difference(setup: Setup, one: Result, other: Result) -> str:
+    """Return where two results differ by more than the declared tolerances."""
+    if one.reasons != other.reasons:
+        return "other events are invalid, or for other reasons"
+    for name, output in setup.outputs.items():
+        a, b = one.columns.get(name), other.columns.get(name)
+        if a is None or b is None:
+            continue
+        if a.dtype.kind in "fc":
+            close = np.isclose(a, b, rtol=output.rtol, atol=output.atol, equal_nan=True)
+        else:
+            close = a == b
+        if not close.all():
+            worst = float(np.nanmax(np.abs(a.astype(float) - b.astype(float))))
+            return f"{name} differs by up to {worst:.3g} in {int((~close).sum())} values"
+    return ""

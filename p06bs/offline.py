@@ -1,0 +1,145 @@
+"""Recorded runs: process them again, replay them, describe them."""
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p06bs.bus.log import DocumentLog
+from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.modality import Modality
+from p06bs.pipeline.inline import History, process
+
+
+def process_run(
+    modality: Modality,
+    directory: Path,
+    uid: str,
+    *,
+    history: History = (),
+    out: Path | None = None,
+    batch_size: int = 256,
+) -> dict[str, Any]:
+    """Process one recorded run and return a summary.
+
+    With `out`, the derived run's document log and NeXus file are left there.
+
+    Raises
+    ------
+    BindingError
+        If the run does not have what the modality needs.
+    FileExistsError
+        If `out` holds this derived run already.
+    """
+    documents = DocumentLog(directory)
+    derived = process(modality, documents.read(uid), history, batch_size=batch_size)
+    files = [] if out is None else _write(derived, out)
+    start = derived[0][1]
+    stop = derived[-1][1]
+    return {
+        "raw": uid,
+        "derived": start["uid"],
+        "modality": modality.name,
+        "settings_digest": start["process"]["settings_digest"],
+        "exit_status": stop["exit_status"],
+        "events": sum(stop["num_events"].values()),
+        "invalid": sum(stop["num_invalid"].values()),
+        "columns": _statistics(derived),
+        "files": [str(f) for f in files],
+    }
+
+
+def _write(derived: Sequence[NamedDocument], out: Path) -> list[Path]:
+    from p06bs.writers import nexus
+
+    uid = derived[0][1]["uid"]
+    with DocumentLog(out) as log:
+        path = log.path(uid)
+        if path.exists():
+            raise FileExistsError(f"{path} is there already; remove it or choose another --out")
+        for name, document in derived:
+            log.append(name, document)
+    return [path, *nexus.export(derived, out)["all"]]
+
+
+def _statistics(derived: Sequence[NamedDocument]) -> dict[str, dict[str, Any]]:
+    """Return sum, mean, min and max of each scalar output over the valid events."""
+    units: dict[str, str | None] = {}
+    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for name, document in derived:
+        if name == "descriptor":
+            (fields,) = (h["fields"] for h in document["hints"].values())
+            units.update({f: document["data_keys"][f].get("units") for f in fields})
+        elif name == "event_page":
+            valid = np.asarray(document["data"]["valid"], bool)
+            for field in units:
+                if field in document["data"] and valid.any():
+                    columns.setdefault(field, []).append(np.asarray(document["data"][field])[valid])
+    found = {}
+    for field, parts in columns.items():
+        values = np.concatenate(parts)
+        found[field] = {
+            "unit": units[field],
+            **{k: getattr(values, k)().item() for k in ("sum", "mean", "min", "max")},
+        }
+    return found
+
+
+def replayed(
+    documents: Sequence[NamedDocument], *, keep_uid: bool = False, speed: float = 0.0
+) -> Iterator[NamedDocument]:
+    """Yield a run's documents again, under new uids unless told otherwise.
+
+    Parameters
+    ----------
+    speed : float
+        Times real time, by the documents' own times; 0 is without waiting.
+    """
+    fresh: dict[str, str] = {}
+
+    def renamed(value: Any, key: str = "") -> Any:
+        if keep_uid:
+            return value
+        if isinstance(value, str) and key in ("uid", "run_start", "descriptor", "stream_resource"):
+            return fresh.setdefault(value, str(uuid.uuid4()))
+        if isinstance(value, list) and key == "uid":
+            return [renamed(v, key) for v in value]
+        return value
+
+    began = time.monotonic()
+    first: float | None = None
+    for name, document in documents:
+        at = document.get("time")
+        moment = float(np.max(at)) if at is not None and np.size(at) else None
+        if speed > 0 and moment is not None:
+            first = moment if first is None else first
+            time.sleep(max(0.0, began + (moment - first) / speed - time.monotonic()))
+        yield name, {key: renamed(value, key) for key, value in document.items()}
+
+
+def describe(directory: Path, uid: str) -> dict[str, Any]:
+    """Return what is known of a run's log: plan or modality, documents, events, status."""
+    start: Document = {}
+    status, number, events = "running or unfinished", 0, 0
+    for name, document in DocumentLog(directory).read(uid):
+        number += 1
+        if name == "start":
+            start = document
+        elif name == "event":
+            events += 1
+        elif name == "event_page":
+            events += len(document["seq_num"])
+        elif name == "stop":
+            status = document["exit_status"]
+    return {
+        "uid": uid,
+        "scan_id": start.get("scan_id"),
+        "what": start.get("process", {}).get("name") or start.get("plan_name", ""),
+        "original_run_uid": start.get("original_run_uid"),
+        "documents": number,
+        "events": events,
+        "status": status,
+    }

@@ -1,0 +1,288 @@
+"""The sink as a Tiled tree: run / stream / column, laid out as bluesky's TiledWriter does.
+
+One-dimensional columns are in one table per stream, which a client reads in one
+consistent request; each of them is an array under its own name, too. Arrays and
+external data are arrays. Clients with bluesky-tiled-plugins get runs as their
+BlueskyRun, the same as from a catalog.
+"""
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any
+
+import pandas
+import pyarrow
+from fastapi import HTTPException
+from tiled.adapters.core import Adapter
+from tiled.adapters.mapping import MapAdapter, iter_child_metadata
+from tiled.adapters.utils import DataNotReadyError
+from tiled.ndslice import NDBlock, NDSlice
+from tiled.queries import Like, QueryValueError
+from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.core import Spec, StructureFamily
+from tiled.structures.table import TableStructure
+from tiled.utils import OneShotCachedMap
+
+from p06bs.bus.frames import FramesMissing
+from p06bs.server.columns import Array, TextView, View
+from p06bs.server.sink import TABLE, RunView, Sink, StreamView
+
+RESPONSE_LIMIT = 300_000_000
+"""Bytes of one response; more is refused before it is read, not after."""
+
+Touch = Callable[[], None]
+
+Every = slice
+"""The builtin, which a parameter that Tiled calls `slice` hides."""
+
+EVERYTHING = NDSlice()
+
+
+class ColumnAdapter(Adapter[ArrayStructure]):
+    """Serve a column as an array; the leading axis is the rows."""
+
+    structure_family = StructureFamily.array
+
+    def __init__(self, view: View, touch: Touch, metadata: Mapping[str, Any]) -> None:
+        self._view = view
+        self._touch = touch
+        dims = tuple(metadata.get("dims") or ())
+        super().__init__(
+            ArrayStructure(
+                data_type=BuiltinDtype.from_numpy_dtype(view.dtype),
+                chunks=(_chunks(view.rows, view.rows_per_chunk), *((n,) for n in view.shape)),
+                shape=(view.rows, *view.shape),
+                dims=("time", *dims) if dims and len(dims) == len(view.shape) else None,
+            ),
+            metadata=dict(metadata),
+        )
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        dims: tuple[str, ...] | None = self._structure.dims
+        return dims
+
+    def read(self, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of the column."""
+        return self._read(0, self._view.rows, slice)
+
+    def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of one chunk of the column."""
+        rows = block.slice_from_chunks(self._structure.chunks)[0]
+        return self._read(rows.start, rows.stop, slice)
+
+    def _read(self, first: int, last: int, slice: NDSlice) -> Array:
+        """Read no more rows than the slice needs."""
+        self._touch()
+        rows, *rest = NDSlice(*slice).expand_for_shape((last - first, *self._view.shape))
+        picked = range(last - first)[rows]
+        if isinstance(picked, int):
+            low, high = picked, picked + 1
+            within: int | Every = 0
+        elif not len(picked):
+            low, high, within = 0, 0, rows
+        else:
+            low, high = min(picked), max(picked) + 1
+            within = Every(None, None, picked.step)
+        self._check_size(high - low)
+        try:
+            values = self._view.read(first + low, first + high)
+        except FramesMissing as missing:
+            raise DataNotReadyError(str(missing)) from missing
+        picks: Array = values[(within, *rest)]
+        return picks
+
+    def _check_size(self, rows: int) -> None:
+        nbytes = rows * self._view.dtype.itemsize
+        for n in self._view.shape:
+            nbytes *= n
+        if nbytes > RESPONSE_LIMIT:
+            raise HTTPException(
+                400,
+                f"This needs {nbytes} bytes at once, the limit is {RESPONSE_LIMIT}: "
+                "ask for fewer rows with ?slice=start:stop.",
+            )
+
+
+class TableAdapter(Adapter[TableStructure]):
+    """Serve a stream's one-dimensional columns as a table of one partition."""
+
+    structure_family = StructureFamily.table
+
+    def __init__(
+        self, columns: Mapping[str, View], arrays: Callable[[str], ColumnAdapter], touch: Touch
+    ) -> None:
+        self._columns = columns
+        self._arrays = arrays
+        self._touch = touch
+        schema = pyarrow.schema((name, _arrow_type(view)) for name, view in columns.items())
+        super().__init__(TableStructure.from_schema(schema))
+
+    def __getitem__(self, column: str) -> ColumnAdapter:
+        if column not in self._columns:
+            raise KeyError(column)
+        return self._arrays(column)
+
+    def read(self, fields: list[str] | None = None) -> pandas.DataFrame:
+        """Return the columns `fields`, all by default."""
+        self._touch()
+        return pandas.DataFrame(
+            {name: _series(self._columns[name]) for name in fields or self._columns}
+        )
+
+    def read_partition(self, partition: int, fields: list[str] | None = None) -> pandas.DataFrame:
+        """Return the columns `fields` of the only partition."""
+        if partition != 0:
+            raise IndexError(partition)
+        return self.read(fields)
+
+
+class StreamAdapter(MapAdapter):
+    """Serve a stream; columns that are listed in the table are reached by name, too."""
+
+    def __init__(self, *args: Any, columns: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._columns = columns or {}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._mapping[key] if key in self._mapping else self._columns[key]
+
+
+class RunsAdapter(MapAdapter):
+    """Serve the runs of the sink, in the order of their start times."""
+
+    def search(self, query: Any) -> Any:
+        """Return the runs whose metadata match.
+
+        Raises
+        ------
+        QueryValueError
+            If the query compares what cannot be compared.
+        """
+        try:
+            return _like(query, self) if isinstance(query, Like) else super().search(query)
+        except TypeError as error:
+            raise QueryValueError(f"cannot compare with that value: {error}") from error
+
+    def sort(self, sorting: Any) -> "RunsAdapter":
+        """Return the runs sorted by metadata (``start.time``), "" and "_" being the given order."""
+        items = list(self.items())
+        for key, direction in reversed(sorting):
+            if key not in ("", "_"):
+                items.sort(key=lambda item: _rank(item[1].metadata(), key), reverse=direction < 0)
+            elif direction < 0:
+                items.reverse()
+        ordered: RunsAdapter = self.new_variation(mapping=dict(items), sorting=sorting)
+        return ordered
+
+    def _items_slice(
+        self, start: int, stop: int | None, direction: int, page_size: int | None = None
+    ) -> Iterator[tuple[str, Any]]:
+        for uid in self._keys_slice(start, stop, direction, page_size):
+            try:
+                run = self._mapping[uid]
+            except KeyError:
+                continue  # left the sink since the keys were listed
+            yield uid, run
+
+
+def _like(query: Like, tree: RunsAdapter) -> RunsAdapter:
+    """Select by SQL's LIKE: % is any text, _ any character (partial uids come this way)."""
+    wild = {"%": ".*", "_": "."}
+    pattern = re.compile("".join(wild.get(c) or re.escape(c) for c in query.pattern), re.DOTALL)
+    found = {
+        key: value
+        for key, value, term in iter_child_metadata(query.key, tree)
+        if isinstance(term, str) and pattern.fullmatch(term)
+    }
+    matching: RunsAdapter = tree.new_variation(mapping=found)
+    return matching
+
+
+class _Runs(Mapping[str, MapAdapter]):
+    """The sink as a mapping; each look finds what is there at that moment."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+
+    def __getitem__(self, uid: str) -> MapAdapter:
+        return run_adapter(self._sink.view(uid))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sink.runs())
+
+    def __len__(self) -> int:
+        return len(self._sink)
+
+
+def runs_adapter(sink: Sink) -> RunsAdapter:
+    """Return the tree of all runs of the sink."""
+    return RunsAdapter(_Runs(sink), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+
+
+def run_adapter(run: RunView) -> MapAdapter:
+    """Return the tree of one run; its streams are made when asked for."""
+    streams = {name: partial(_stream_of, view, run.touch) for name, view in run.streams.items()}
+    return MapAdapter(
+        OneShotCachedMap(streams),
+        metadata=dict(run.metadata),
+        specs=[Spec("BlueskyRun", version="3.0")],
+    )
+
+
+def _stream_of(view: Callable[[], StreamView], touch: Touch) -> StreamAdapter:
+    stream = view()
+    keys = stream.metadata["data_keys"]
+
+    def array(name: str) -> ColumnAdapter:
+        metadata = keys.get(name) or keys.get(name.removesuffix("_")) or {}
+        return ColumnAdapter(stream.columns[name], touch, metadata)
+
+    table = {
+        name: column
+        for name, column in stream.columns.items()
+        if name not in stream.external and _fits_table(name, column)
+    }
+    listed: dict[str, Callable[[], Any]] = {}
+    if table:
+        listed[TABLE] = partial(TableAdapter, table, array, touch)
+    listed.update((name, partial(array, name)) for name in stream.columns if name not in table)
+    return StreamAdapter(
+        OneShotCachedMap(listed),
+        metadata=dict(stream.metadata),
+        specs=[Spec("BlueskyEventStream", version="3.0"), Spec("composite")],
+        columns=OneShotCachedMap({name: partial(array, name) for name in table}),
+    )
+
+
+def _fits_table(name: str, column: View) -> bool:
+    """Tiled reserves leading underscores; Arrow has no complex numbers."""
+    return not column.shape and not name.startswith("_") and column.dtype.kind in "biufmMU"
+
+
+def _arrow_type(view: View) -> pyarrow.DataType:
+    if view.dtype.kind == "U":
+        return pyarrow.string()
+    return pyarrow.from_numpy_dtype(view.dtype)
+
+
+def _series(view: View) -> Any:
+    if isinstance(view, TextView):
+        return view.texts[: view.rows]
+    return view.read(0, view.rows)
+
+
+def _chunks(rows: int, size: int) -> tuple[int, ...]:
+    whole, rest = divmod(rows, size)
+    return (size,) * whole + ((rest,) if rest or not whole else ())
+
+
+def _rank(metadata: Mapping[str, Any], key: str) -> tuple[int, float, str]:
+    """Order numbers before text before what is neither or not there."""
+    value: Any = metadata
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    if isinstance(value, int | float):
+        return 0, value, ""
+    return (1, 0.0, value) if isinstance(value, str) else (2, 0.0, "")

@@ -1,0 +1,169 @@
+"""Start the services of a configuration file, restart those that die, stop them together."""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from p06bs.config import Configuration
+
+log = logging.getLogger(__name__)
+
+READY = "ready:"
+"""What a service prints in a line when it can be used."""
+PATIENCE = 10.0
+LONGEST_BACK_OFF = 30.0
+
+
+def commands(configuration: Configuration, file: Path) -> dict[str, list[str]]:
+    """Return the command line of each service that a configuration describes."""
+    python = [sys.executable, "-m"]
+    bus = configuration.bus
+    found: dict[str, list[str]] = {}
+    if configuration.proxy:
+        found["proxy"] = [
+            *python, "p06bs.services.proxy", "--in", bus.inbound, "--out", bus.outbound,
+        ]
+    if configuration.server is not None:
+        server = configuration.server
+        found["server"] = [
+            *python, "p06bs.services.server", "--log", str(bus.log), "--address", bus.outbound,
+            "--host", server.host, "--port", str(server.port), "--budget", str(server.budget),
+            "--api-key-file", str(server.api_key_file),
+        ]
+    if configuration.pipelines:
+        found["pipelines"] = [*python, "p06bs.services.pipelines", str(file)]
+    return found
+
+
+@dataclass
+class Service:
+    """One process, and when to start it again."""
+
+    name: str
+    command: list[str]
+    process: subprocess.Popen[str] | None = None
+    ready: threading.Event = field(default_factory=threading.Event)
+    reader: threading.Thread | None = None
+    started: float = 0.0
+    failures: int = 0
+    restart_at: float = 0.0
+
+
+class Services:
+    """The processes of one configuration.
+
+    Parameters
+    ----------
+    commands : mapping of str to list of str
+        Command line by name, in the order in which they start.
+    say : callable
+        Takes ``(service, line)`` of what the services print.
+    """
+
+    def __init__(
+        self, commands: Mapping[str, list[str]], say: Callable[[str, str], None]
+    ) -> None:
+        self._services = [Service(name, command) for name, command in commands.items()]
+        self._say = say
+
+    def start(self) -> None:
+        """Start all services; returns before they are ready."""
+        for service in self._services:
+            self._start(service)
+
+    def wait_ready(self, seconds: float) -> None:
+        """Wait until every service is ready.
+
+        Raises
+        ------
+        TimeoutError
+            Naming the service that is not.
+        RuntimeError
+            If a service ends instead.
+        """
+        until = time.monotonic() + seconds
+        for service in self._services:
+            while not service.ready.wait(0.05):
+                code = service.process.poll() if service.process else None
+                if code is not None:
+                    raise RuntimeError(f"service {service.name} ended with status {code}")
+                if time.monotonic() > until:
+                    raise TimeoutError(f"service {service.name} was not ready in {seconds:g} s")
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """Process id by name, of those that run."""
+        return {
+            s.name: s.process.pid
+            for s in self._services
+            if s.process is not None and s.process.poll() is None
+        }
+
+    def look(self) -> None:
+        """Restart services that have died, those that die often later and later."""
+        now = time.monotonic()
+        for service in self._services:
+            process = service.process
+            if process is not None and process.poll() is not None:
+                service.process = None
+                lasted = now - service.started
+                service.failures = service.failures + 1 if lasted < PATIENCE else 0
+                wait = min(2.0 ** (service.failures - 1), LONGEST_BACK_OFF)
+                service.restart_at = now + (wait if service.failures > 1 else 0.0)
+                self._say(service.name, f"ended with status {process.returncode}; restarting")
+            if service.process is None and now >= service.restart_at:
+                self._start(service)
+
+    def stop(self) -> dict[str, int]:
+        """Stop all services, the last started first; return their exit statuses."""
+        codes: dict[str, int] = {}
+        running = [s for s in reversed(self._services) if s.process is not None]
+        for service in running:
+            process = service.process
+            assert process is not None
+            process.send_signal(signal.SIGTERM)
+            try:
+                codes[service.name] = process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                log.error("service %s did not stop in %g s; killed", service.name, PATIENCE)
+                process.kill()
+                codes[service.name] = process.wait()
+            if service.reader is not None:
+                service.reader.join()
+            service.process = None
+        return codes
+
+    def _start(self, service: Service) -> None:
+        service.ready.clear()
+        service.started = time.monotonic()
+        process = subprocess.Popen(
+            service.command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        assert process.stdout is not None
+        service.process = process
+        service.reader = threading.Thread(
+            target=self._listen, args=(service, process.stdout), name=f"output of {service.name}"
+        )
+        service.reader.start()
+
+    def _listen(self, service: Service, output: IO[str]) -> None:
+        with output:
+            for line in output:
+                text = line.rstrip()
+                if READY in text:
+                    service.ready.set()
+                self._say(service.name, text)

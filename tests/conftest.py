@@ -1,0 +1,96 @@
+"""What every test is held to: no ERROR in the log, nothing left running or open."""
+
+import gc
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+import psutil
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("p06bs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("p06bs")
+
+PATIENCE = 5.0
+# They live as long as the interpreter and belong to libraries, not to a test.
+LASTING_THREADS = ("bluesky-run-engine", "asyncio_", "IO loop", "Profile", "Dask-Offload",
+                   "pymca", "ThreadPoolExecutor", "AnyIO", "tiled")
+
+
+class _Errors(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__(logging.ERROR)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+def _sockets() -> set[tuple[str, str]]:
+    """Listening sockets of this process, by kind and address."""
+    return {
+        (str(c.type), str(c.laddr))
+        for c in psutil.Process().net_connections("inet")
+        if c.status == psutil.CONN_LISTEN
+    }
+
+
+def _threads() -> set[threading.Thread]:
+    return {t for t in threading.enumerate() if not t.name.startswith(LASTING_THREADS)}
+
+
+def _children() -> set[psutil.Process]:
+    # Python's resource tracker serves the interpreter, not a test.
+    return {
+        child
+        for child in psutil.Process().children(recursive=True)
+        if child.status() != psutil.STATUS_ZOMBIE and not _is_tracker(child)
+    }
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    try:
+        return any("resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return True
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fail a test that logs an ERROR or leaves a process, a thread or a listening socket.
+
+    ``@pytest.mark.logs_errors`` says that errors are what the test is about.
+    """
+    errors = _Errors()
+    logging.getLogger().addHandler(errors)
+    before = (_threads(), _children(), _sockets())
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(errors)
+    until = time.monotonic() + PATIENCE
+    left: list[str] = []
+    while True:
+        gc.collect()
+        left = [
+            *(f"thread {t.name}" for t in _threads() - before[0]),
+            *(f"process {p.pid}" for p in _children() - before[1]),
+            *(f"socket {s}" for s in _sockets() - before[2]),
+        ]
+        if not left or time.monotonic() > until:
+            break
+        threading.Event().wait(0.05)
+    assert not left, f"left behind: {left}"
+    if not request.node.get_closest_marker("logs_errors"):
+        said = [f"{r.name}: {r.getMessage()}" for r in errors.records]
+        assert not said, f"errors in the log: {said}"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quiet_numeric_threads() -> None:
+    # Two cores are shared by several processes of one test.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

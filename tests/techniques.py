@@ -1,0 +1,80 @@
+"""Modalities that tests, and the workers that tests start, can import."""
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from p06bs import Input, Modality, ModalitySettings, Output
+
+
+class Scale(Modality):
+    """Multiply; fail where told to; make other outputs when told to."""
+
+    x = Input(role="counter")
+
+    class Settings(ModalitySettings):
+        """Factor, and values that are refused."""
+
+        factor: float = 2.0
+        bad: tuple[float, ...] = ()
+        flagged: tuple[float, ...] = ()
+        square: bool = False
+        limit: float = Field(1e9, gt=0, le=1e9)
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        made = {"y": Output(unit="1"), "n": Output(dtype="int64", unit="counts")}
+        if settings.square:
+            made["square"] = Output(unit="1")
+        return made
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        x = columns["x"]
+        if set(setup.bad) & set(x.tolist()):
+            raise ValueError(f"cannot stand {sorted(set(setup.bad) & set(x.tolist()))}")
+        made: dict[str, Any] = {"y": setup.factor * x, "n": x.astype(np.int64)}
+        if setup.square:
+            made["square"] = x * x
+        if setup.flagged:
+            made["invalid"] = ["flagged" if v in setup.flagged else "" for v in x.tolist()]
+        return made
+
+
+class Total(Modality):
+    """Sum up from event to event: state that only acquisition order makes right."""
+
+    x = Input(role="counter")
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"total": Output(unit="counts")}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        return {"x": columns["x"]}
+
+    def scan(self, setup: Any, state: Any, columns: Any) -> Any:
+        total = np.cumsum(columns["x"]) + (state or 0.0)
+        return float(total[-1]), {"total": total}
+
+
+class Deadly(Modality):
+    """Kill the process that computes the value `poison`; take some time for the others."""
+
+    x = Input(role="counter")
+
+    class Settings(ModalitySettings):
+        """What kills, and how slow it is."""
+
+        poison: float = -1.0
+        seconds: float = 0.0
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"y": Output(unit="1")}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        if setup.poison in columns["x"].tolist():
+            os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(setup.seconds * len(columns["x"]))
+        return {"y": columns["x"] + 1}

@@ -1,0 +1,220 @@
+"""Random schedules of results that are late, lost, doubled or failed: always the same events.
+
+The pipeline's decisions (leases, master, sorter) are driven without any socket,
+clock or process, and must give what the reference `process` gives.
+"""
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.documents import raw_run, rows_of, validate
+from tests.techniques import Scale, Total
+
+from p06bs import process
+from p06bs.model.compute import Result, compute, gather, make_ready
+from p06bs.model.derived import Revision, settings_history
+from p06bs.model.documents import NamedDocument
+from p06bs.pipeline.leases import Leases
+from p06bs.pipeline.master import Batch
+from p06bs.pipeline.run import Earlier, RunPipeline
+
+SILENCE = 5.0
+
+
+class World:
+    """One raw run, a pipeline for it and workers that misbehave."""
+
+    def __init__(self, modality: Any, raw: list[NamedDocument], chance: random.Random,
+                 size: int | None) -> None:
+        self.modality, self.raw, self.chance, self.size = modality, raw, chance, size
+        self.log: list[NamedDocument] = []  # what was published, over all restarts
+        self.now = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Start the pipeline process, or start it again after it was killed."""
+        self.leases: Leases[int] = Leases(SILENCE)
+        self.out: list[tuple[str, int, Batch, Result]] = []  # worker, attempt, batch, result
+        self.fed = 0
+        earlier = Earlier.read(self.log)
+        self.run = RunPipeline(
+            self.modality, self.raw[0][1], lambda n, d: self.log.append((n, d)),
+            lambda derived: earlier, lambda: self.now, size=self.size,
+        )
+
+    def step(self) -> None:
+        """Let something happen."""
+        self.now += self.chance.random()
+        act = self.chance.choice(
+            ["feed", "feed", "join", "lease", "lease", "result", "result", "result",
+             "double", "lose", "die", "hang", "settings", "restart"]
+        )
+        workers = list(self.leases.workers)
+        if act == "feed":
+            self.feed()
+        elif act == "join" and len(workers) < 4:
+            self.leases.join(f"w{self.chance.random()}", self.chance.choice([1, 2]), self.now)
+        elif act == "lease":
+            self.lease(once=True)
+        elif act in ("result", "double") and self.out:
+            at = self.chance.randrange(len(self.out))
+            self.result(*(self.out[at] if act == "double" else self.out.pop(at)))
+        elif act == "lose" and self.out:
+            worker, attempt, batch, _ = self.out.pop(self.chance.randrange(len(self.out)))
+            if self.leases.end(batch.number, worker, attempt) and self.run.master:
+                self.run.master.again(batch.number)
+        elif act == "die" and workers and self.chance.random() < 0.5:
+            self.lost(self.leases.leave(self.chance.choice(workers)))
+        elif act == "hang" and self.chance.random() < 0.3:
+            alive = self.chance.choice(workers) if workers else ""
+            self.now += SILENCE + 1
+            self.leases.heard(alive, self.now)
+            for lost in self.leases.expire(self.now).values():
+                self.lost(lost)
+        elif act == "settings" and isinstance(self.modality, Scale):
+            settings = {"factor": float(self.chance.randint(3, 9)),
+                        "square": self.chance.random() < 0.3}
+            self.run.revise(Revision(0, Scale.validate(settings), "tester", self.now))
+        elif act == "restart" and self.chance.random() < 0.15:
+            self.begin()
+
+    def feed(self) -> None:
+        if self.fed < len(self.raw):
+            name, document = self.raw[self.fed]
+            self.fed += 1
+            self.run.add(name, document, document)
+
+    def lease(self, *, once: bool) -> None:
+        for worker in self.leases.idle():
+            batch = self.run.next_batch(len(self.leases.workers))
+            if batch is None:
+                return
+            lease = self.leases.grant(batch.number, worker)
+            self.out.append((worker, lease.attempt, batch, self.compute(batch)))
+            if once:
+                return
+
+    def compute(self, batch: Batch) -> Result:
+        settings = self.run.settings(batch.revision)
+        setup = make_ready(self.modality, settings.settings, settings.binding)
+        columns, reasons = gather(
+            setup.binding, len(batch.rows), batch.rows.spans, {}, lambda where: where, no_frames
+        )
+        return compute(setup, columns, reasons)
+
+    def result(self, worker: str, attempt: int, batch: Batch, result: Result) -> None:
+        self.leases.end(batch.number, worker, attempt)
+        if self.run.master is not None and self.run.master.rows_out(batch.number) is not None:
+            self.run.result(batch.number, result)
+            self.leases.forget(batch.number)
+
+    def lost(self, batches: list[int]) -> None:
+        for number in batches:
+            if self.run.master is not None and not self.run.over:
+                self.run.master.again(number)
+
+    def finish(self) -> None:
+        """Let one good worker do the rest."""
+        for worker in self.leases.workers:
+            self.lost(self.leases.leave(worker))
+        self.leases.join("good", 2, self.now)
+        while self.fed < len(self.raw):
+            self.feed()
+        while not self.run.over:
+            self.lease(once=False)
+            assert self.out, "work is left, but nothing is leased"
+            self.result(*self.out.pop(0))
+
+
+def no_frames(*_: Any) -> Any:
+    raise AssertionError("there are no frames here")
+
+
+rewinds = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 4)), min_size=1, max_size=5)
+
+
+def acquisition(legs: list[tuple[int, int]]) -> list[int]:
+    """Return seq_nums of a scan that goes on n points, then back by m, and so on."""
+    seqs: list[int] = []
+    at = 0
+    for forward, back in legs:
+        seqs += range(at + 1, at + forward + 1)
+        at = max(0, at + forward - back)
+    return seqs
+
+
+@given(
+    legs=rewinds, seed=st.integers(0, 10**9), page=st.sampled_from([0, 1, 4]),
+    size=st.sampled_from([None, 1, 3, 7]), steps=st.integers(0, 150),
+    total=st.booleans(),
+)
+def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, total):
+    seqs = acquisition(legs)
+    x = np.arange(len(seqs), dtype=float)
+    raw = raw_run({"x": x}, seqs=seqs, page=page)
+    settings: dict[str, Any] = {} if total else {"bad": [3.0], "flagged": [5.0]}
+    kind = Total if total else Scale
+    world = World(kind(inputs={"x": "x"}, **settings), raw, random.Random(seed), size)
+    for _ in range(steps):
+        world.step()
+    world.finish()
+
+    validate(world.log)
+    initial, history = settings_history(world.log)
+    reference = process(kind(inputs={"x": "x"}, **initial), raw, history)
+    keys = ("raw_seq_num", "raw_uid", "valid", "invalid_reason")
+    assert rows_of(world.log, *keys) == rows_of(reference, *keys)
+    column = "total" if total else "y"
+    assert np.array_equal(
+        np.array([r[3] for r in rows_of(world.log, column)]),
+        np.array([r[3] for r in rows_of(reference, column)]),
+        equal_nan=True,
+    )
+    assert [r[3] for r in rows_of(world.log, "raw_seq_num")] == seqs
+    stop, expected = world.log[-1][1], reference[-1][1]
+    for key in ("num_events", "num_invalid", "exit_status", "uid"):
+        assert stop[key] == expected[key]
+    # Nothing is left: no batch is out, none is leased, no page waits.
+    assert world.run.master is None or world.run.master.queued == 0
+    assert world.leases.leased == 0
+    assert world.run._order.waiting == 0
+
+
+def test_a_batch_that_kills_its_workers_is_halved_until_one_event_is_invalid():
+    raw = raw_run({"x": np.arange(8.0)}, page=8)
+    world = World(Scale(inputs={"x": "x"}), raw, random.Random(0), 8)
+    while world.fed < len(raw):
+        world.feed()
+    deaths = 0
+    while not world.run.over:
+        world.leases.join(f"w{deaths}", 1, 0.0)
+        for worker in world.leases.idle():
+            batch = world.run.next_batch(1)
+            assert batch is not None
+            lease = world.leases.grant(batch.number, worker)
+            if world.raw[2][1]["uid"][5] in batch.rows.uids:
+                deaths += 1
+                for number in world.leases.leave(worker):
+                    world.run.lost(number)
+            else:
+                world.result(worker, lease.attempt, batch, world.compute(batch))
+            break
+    rows = rows_of(world.log, "raw_seq_num", "valid", "invalid_reason")
+    assert [r[4] for r in rows] == [i != 5 for i in range(8)]
+    assert "workers died" in rows[5][5]
+    assert deaths < 12
+
+
+@pytest.mark.parametrize("size", [None, 64])
+def test_a_backlog_costs_names_only(size):
+    world = World(Scale(inputs={"x": "x"}), raw_run({"x": np.arange(500.0)}), random.Random(1), size)
+    while world.fed < len(world.raw):
+        world.feed()
+    assert world.run.master is not None
+    assert world.run.master.queued == 500
+    world.finish()
+    assert world.log[-1][1]["num_events"] == {"primary": 500}

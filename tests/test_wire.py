@@ -1,0 +1,192 @@
+"""The codec: everything that documents carry comes back as it was, and nothing else passes."""
+
+import datetime
+import math
+import pickle
+from collections import OrderedDict, deque
+from pathlib import Path
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p06bs.bus import wire
+
+DTYPES = st.one_of(
+    hnp.scalar_dtypes(),
+    hnp.unicode_string_dtypes(),
+    hnp.byte_string_dtypes(),
+    hnp.array_dtypes(hnp.scalar_dtypes(), allow_subarrays=False),
+)
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0))
+)
+PLAIN = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.datetimes(timezones=st.just(datetime.UTC))
+    | st.dates(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+def assert_same(got, expected):
+    assert type(got) is type(expected)
+    assert got.dtype == expected.dtype
+    assert got.shape == expected.shape
+    assert got.tobytes() == expected.tobytes()
+
+
+@given(PLAIN)
+def test_plain_values_come_back(value):
+    assert wire.unpack(wire.pack(value)) == value
+
+
+@given(ARRAYS)
+def test_arrays_come_back_bit_by_bit_read_only_and_aligned(array):
+    got = wire.unpack(wire.pack({"a": [array]}))["a"][0]
+    assert_same(got, array)
+    assert not got.flags.writeable
+    assert got.flags.aligned
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.arange(24).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        np.arange(10)[::-2],
+        np.broadcast_to(np.float32(2), (3, 2)),
+        np.array([1, 2], ">i2"),
+        np.array(["2026-11-23T18:50", "NaT"], "M8[us]"),
+        np.array([1, -1], "m8[ns]"),
+        np.array(["", "µm", "\U0001f600"]),
+        np.array([np.nan, np.inf, -np.inf]),
+        np.array(7, "u8"),
+        np.zeros((0, 3), "f4"),
+    ],
+    ids=lambda array: f"{array.dtype}{array.shape}{array.strides}",
+)
+def test_layouts_that_are_not_plain(array):
+    assert_same(wire.unpack(wire.pack(array)), array)
+
+
+@pytest.mark.parametrize(
+    "scalar",
+    [np.float32(1.5), np.int8(-3), np.bool_(True), np.complex64(1j), np.datetime64("2026", "s")],
+)
+def test_numpy_scalars_keep_their_type(scalar):
+    got = wire.unpack(wire.pack({"x": scalar}))["x"]
+    assert type(got) is type(scalar)
+    assert got == scalar
+
+
+def test_nan_comes_back_as_nan():
+    got = wire.unpack(wire.pack({"python": math.nan, "numpy": np.float64("nan")}))
+    assert math.isnan(got["python"])
+    assert math.isnan(got["numpy"])
+
+
+def test_arrays_of_string_objects_and_what_becomes_a_list():
+    names = np.array([["Fe", "Kα"], ["", "Cu"]], dtype=object)
+    got = wire.unpack(wire.pack(names))
+    assert got.dtype == object
+    assert got.tolist() == names.tolist()
+    assert wire.unpack(wire.pack(np.array(["Fe", None, 2], dtype=object))) == ["Fe", None, 2]
+    assert wire.unpack(wire.pack(np.ma.array([1.0, 2.0], mask=[False, True]))) == [1.0, None]
+    document = OrderedDict(shape=(3, 4), queue=deque([1]), path=Path("/gpfs/raw"), kind=np.str_("x"))
+    assert wire.unpack(wire.pack(document)) == {
+        "shape": [3, 4],
+        "queue": [1],
+        "path": "/gpfs/raw",
+        "kind": "x",
+    }
+    assert wire.unpack(wire.pack({np.str_("key"): 1})) == {"key": 1}
+
+
+@pytest.mark.parametrize(
+    ("document", "named"),
+    [
+        ({"data": {"det": [1, 2**64]}}, r"event\['data'\]\['det'\]\[1\] = 18446744073709551616"),
+        ({"data": {"det": object()}}, r"event\['data'\]\['det'\] = <object"),
+        ({"data": {7: "x"}}, r"event\['data'\] has the key 7"),
+        ({"data": np.array([1, {2j: 3}], dtype=object)}, r"event\['data'\]\[1\] has the key 2j"),
+        ({"name": "\ud800"}, r"event\['name'\]"),
+    ],
+)
+def test_what_cannot_travel_is_named(document, named):
+    with pytest.raises(TypeError, match=named):
+        wire.pack_envelope("run", 1, 0, "event", document)
+
+
+def test_an_envelope_carries_the_place_and_a_stock_listener_gets_the_document():
+    document = {"uid": "u", "data": {"x": np.arange(3)}}
+    envelope = wire.pack_envelope("run-1", 2, 5, "event", document)
+    assert wire.unpack_envelope(envelope)[:4] == ("run-1", 2, 5, "event")
+    assert wire.deserialize(envelope)["data"]["x"].tolist() == [0, 1, 2]
+    prefix, name, payload = wire.split_message(wire.message(b"p06", "event", envelope))
+    assert (prefix, name, payload) == (b"p06", b"event", envelope)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        ["../run", 1, 0, "event", {}],
+        ["", 1, 0, "event", {}],
+        ["run", 0, 0, "event", {}],
+        ["run", 1, -1, "event", {}],
+        ["run", True, 0, "event", {}],
+        ["run", 1, 0.0, "event", {}],
+        ["run", 1, 0, "bulk_events", {}],
+        ["run", 1, 0, ["event"], {}],
+        ["run", 1, 0, "event", []],
+        ["run", 1, 0, "event"],
+        {"run": 1},
+    ],
+    ids=str,
+)
+def test_an_envelope_that_no_writer_makes_is_refused(fields):
+    with pytest.raises(wire.WireError):
+        wire.unpack_envelope(wire.pack(fields))
+
+
+@settings(max_examples=300)
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda b: b"\x95\xa1r\x01\x00" + b))
+def test_random_bytes_raise_wire_errors_only(data):
+    with pytest.raises(wire.WireError):
+        wire.unpack_envelope(data)
+
+
+@given(st.data())
+def test_a_damaged_array_never_becomes_anything_but_an_error_or_a_value(data):
+    good = bytearray(wire.pack_envelope("run", 1, 0, "event", {"a": np.arange(4.0), "b": "text"}))
+    good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        wire.unpack_envelope(good)
+    except wire.WireError as error:
+        assert str(error)
+
+
+def test_nothing_is_unpickled():
+    with pytest.raises(wire.WireError):
+        wire.unpack(pickle.dumps({"uid": "x"}))
+    bare_objects = b"('|O', (1,))\n" + b"\0" * 8
+    extension = b"\xc7" + bytes([len(bare_objects), 1]) + bare_objects
+    with pytest.raises(wire.WireError):
+        wire.unpack(extension)
+
+
+def test_huge_announced_lengths_fail_at_once():
+    head = b"('<f8', (4611686018427387904,))\n"
+    for data in (b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 5000):
+        with pytest.raises(wire.WireError):
+            wire.unpack(data)
+    with pytest.raises(wire.WireError):
+        wire.unpack(b"\xc7" + bytes([len(head), 1]) + head)
