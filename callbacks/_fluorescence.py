@@ -1,9 +1,11 @@
 """The settings of `Fluorescence`, and the fits that they describe."""
 
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
 from p06bs.callbacks._elements import configuration, split_group
@@ -14,6 +16,7 @@ from p06bs.model.modality import Bound, BoundInput, ModalitySettings
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 KeVPerChannel = tuple[float, Positive]
+Elements = slice | npt.NDArray[np.intp]
 
 DEFAULT_CALIBRATION: Calibration = (0.0, 0.01)
 
@@ -190,6 +193,20 @@ def _calibrations(settings: FluorescenceSettings, elements: int) -> list[Calibra
     if len(given) not in (1, elements):
         raise ValueError(f"calibration: there are {len(given)}, but {elements} detector elements")
     return list(given) * (elements // len(given))
+
+
+def groups_of(fits: tuple[Fit | None, ...]) -> Iterator[tuple[Fit, Elements]]:
+    """Yield each fit with the detector elements that share it."""
+    for fit in {id(f): f for f in fits if f is not None}.values():
+        elements = np.array([i for i, f in enumerate(fits) if f is fit], np.intp)
+        first, last = int(elements[0]), int(elements[-1])
+        together = last - first + 1 == len(elements)  # a slice saves a copy of the spectra
+        yield fit, slice(first, last + 1) if together else elements
+
+
+def peaks_of(fits: tuple[Fit | None, ...]) -> tuple[str, ...]:
+    """Return the peak groups, as PyMca names them."""
+    return next(fit.peaks for fit in fits if fit is not None)
 
 
 def i0_is_rate(i0: BoundInput) -> bool:

@@ -73,6 +73,12 @@ class Fit:
         return areas, np.maximum(variance, self.floor)
 
 
+def sum_elements(values: Floats, weight: Floats) -> Floats:
+    """Sum values of shape (events · elements, peaks) over elements; weights (events, elements)."""
+    summed: Floats = (values.reshape(*weight.shape, -1) * weight[:, :, None]).sum(axis=1)
+    return summed
+
+
 def pseudo_inverse(model: Floats, *, weighted: bool) -> Floats:
     """Invert with the singular values that PyMca's lstsq cuts off."""
     u, s, vt = np.linalg.svd(model, full_matrices=False)

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.modality import INVALID, Columns, Output
+from p06bs.model.modality import INVALID, Bound, Columns, Output
 
 Array = npt.NDArray[Any]
 Faults = npt.NDArray[np.uint8]
+
+RESERVED = {"", "valid", "invalid", "invalid_reason", "raw_seq_num", "raw_uid", "seq_num", "time"}
+"""Names that columns of a derived run may not have."""
 
 
 class Fault(IntEnum):
@@ -29,6 +32,12 @@ TEXT = {
     Fault.SATURATED: "saturated",
     Fault.COUNTS: "counts negative, not finite or not whole",
 }
+
+
+def whole_counts(bound: Bound) -> bool:
+    """Return whether the source says that its counts are whole numbers."""
+    spectrum = bound["spectrum"]
+    return np.dtype(spectrum.dtype or "f8").kind in "iu" and spectrum.scale == 1.0
 
 
 def judge(spectra: Array, *, saturation: float | None, whole: bool = False) -> Faults:
@@ -122,3 +131,33 @@ def channels_between(
             f"channels are {gain:g} keV wide, and their centres count"
         )
     return start, stop
+
+
+def ceiling(spectra: Array, saturation: float | None) -> float | None:
+    """Return the counts per channel from which spectra are saturated: their dtype's largest."""
+    if saturation is not None or spectra.dtype.kind == "f":
+        return saturation
+    return float(np.iinfo(spectra.dtype).max)
+
+
+def require(bound: Bound, name: str, what: str) -> None:
+    """Make sure that an input is there which `what` asks for.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if name not in bound:
+        raise ValueError(f"{what} needs the input {name!r}, which nothing in this run feeds")
+
+
+def example_spectra() -> dict[str, Array]:
+    """Return 12 events of iron on a continuum: 4 detector elements, 1200 channels of 10 eV."""
+    channels = np.arange(1200)
+    expected = 2 + 50 * np.exp(-0.5 * ((channels - 640) / 7) ** 2)
+    rng = np.random.default_rng(0)
+    return {
+        "spectrum": rng.poisson(expected, (12, 4, len(channels))).astype(np.uint32),
+        "live_time": np.full((12, 4), 0.9),
+    }

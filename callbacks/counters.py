@@ -173,7 +173,7 @@ class Counters(Modality):
             photons_per_count=0.0 if flux is None else flux.photons_per_count,
         )
 
-    def process(self, setup: Setup, **columns: Any) -> Columns:
+    def process(self, setup: Setup, *, counts: Array, gate_time: Array) -> Columns:
         """Return rates of shape (events, channels) in 1/s and a reason per bad event.
 
         With the observed rate n = N/t the true rate is r = n/(1 - nτ) and its
@@ -181,7 +181,6 @@ class Counters(Modality):
         N(1 - nτ)² (J. W. Müller, Nucl. Instrum. Methods 112 (1973) 47). N = 0
         counts as 1 here.
         """
-        counts, gate = columns["counts"], columns["gate_time"]
         if setup.channels is not None:
             counts = counts[:, setup.channels]
         rate, sigma = np.empty(counts.shape), np.empty(counts.shape)
@@ -189,8 +188,8 @@ class Counters(Modality):
         bad = np.zeros(len(counts), bool)
         with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
             for at in (slice(i, i + BLOCK) for i in range(0, len(counts), BLOCK)):
-                bad[at] = _rates(setup, counts[at], gate[at], (rate[at], sigma[at], flag[at]))
-        made = {"rate": rate, "rate_sigma": sigma, "flag": flag}
+                bad[at] = _rates(setup, counts[at], gate_time[at], (rate[at], sigma[at], flag[at]))
+        made: dict[str, Array] = {"rate": rate, "rate_sigma": sigma, "flag": flag}
         if setup.photons_per_count:
             # Photons are counted per count, not per particle, so the gain is undone.
             i = setup.flux_index
@@ -200,7 +199,7 @@ class Counters(Modality):
             return made
         reasons = np.full(len(counts), "", object)
         for event in np.flatnonzero(bad):
-            reasons[event] = "; ".join(_reasons(setup, counts[event], float(gate[event])))
+            reasons[event] = "; ".join(_reasons(setup, counts[event], float(gate_time[event])))
             for name in made.keys() - {"flag"}:
                 made[name][event] = np.nan
         made["flag"][bad] = np.iinfo(np.uint8).max

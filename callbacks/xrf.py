@@ -1,35 +1,41 @@
 """X-ray fluorescence: sums over regions of interest, and areas of fitted peak groups."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from p06bs.callbacks._fluorescence import FluorescenceSettings, fits_of, i0_is_rate
-from p06bs.callbacks._linear_fit import Fit, Floats
+from p06bs.callbacks._fluorescence import (
+    Elements,
+    FluorescenceSettings,
+    fits_of,
+    groups_of,
+    i0_is_rate,
+    peaks_of,
+)
+from p06bs.callbacks._linear_fit import Fit, Floats, sum_elements
 from p06bs.callbacks._spectra import (
+    RESERVED,
     Array,
     Fault,
+    ceiling,
     channels_between,
     describe,
+    example_spectra,
     invalidate,
     judge,
     judge_times,
+    require,
+    whole_counts,
 )
 from p06bs.model.modality import Bound, Columns, Input, Modality, ModalitySettings, Output
 
 Region = tuple[float, float]
 
-Elements = slice | npt.NDArray[np.intp]
-
-RESERVED = {"", "valid", "invalid", "invalid_reason", "raw_seq_num", "raw_uid", "seq_num", "time"}
-"""Names that columns of a derived run may not have."""
-
-BLOCK = 2**17
-"""Values that are converted to floats at a time, so that they stay in the cache."""
+BLOCK = 2**19
+"""Values that are converted to floats at a time, so that memory stays small."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +97,16 @@ class RegionSums(Modality):
     spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
     live_time = Input(role="live_time", dims=("detector_element",), unit="s", optional=True)
 
+    @classmethod
+    def example(cls) -> tuple[Modality, Columns]:
+        """Return an instance and columns to try it with."""
+        return cls(regions={"Fe_K": (6.2, 6.6)}, calibration=(0.0, 0.01)), example_spectra()
+
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return one column per region: whole counts, or counts/s per live time."""
         if settings.per_live_time:
             return {line: Output(unit="counts/s") for line in settings.regions}
-        dtype = "int64" if _whole(bound) else "float64"
+        dtype = "int64" if whole_counts(bound) else "float64"
         return {line: Output(unit="counts", dtype=dtype) for line in settings.regions}
 
     def prepare(self, settings: Any, bound: Bound) -> Sums:
@@ -108,14 +119,14 @@ class RegionSums(Modality):
             time is missing.
         """
         if settings.per_live_time:
-            _require(bound, "live_time", "per_live_time")
+            require(bound, "live_time", "per_live_time")
         channels = bound["spectrum"].shape[-1]
         return Sums(
             regions={
                 name: channels_between(name, region, settings.calibration, channels)
                 for name, region in settings.regions.items()
             },
-            whole=_whole(bound) and not settings.per_live_time,
+            whole=whole_counts(bound) and not settings.per_live_time,
             per_live_time=settings.per_live_time,
             saturation=settings.saturation,
         )
@@ -175,6 +186,12 @@ class Fluorescence(Modality):
     output_counts = Input(role="output_counts", dims=("detector_element",), optional=True)
     incident_flux = Input(role="incident_flux", optional=True)
 
+    @classmethod
+    def example(cls) -> tuple[Modality, Columns]:
+        """Return an instance and columns to try it with."""
+        columns = {**example_spectra(), "real_time": np.ones((12, 4))}
+        return cls(elements=("Fe", "Cu"), incident_energy=10.0), columns
+
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return area and sigma of each peak group, and the number of elements used."""
         unit, atol = "counts", 1e-6
@@ -183,7 +200,7 @@ class Fluorescence(Modality):
             unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
             atol = 1e-12
         made: dict[str, Output] = {}
-        for peak in _peaks(fits_of(settings, bound)):
+        for peak in peaks_of(fits_of(settings, bound)):
             column = peak.replace(" ", "_")
             made[column] = Output(unit=unit, atol=atol, hinted=not peak.startswith("Scatter"))
             made[f"{column}_sigma"] = Output(unit=unit, atol=atol, hinted=False)
@@ -203,17 +220,17 @@ class Fluorescence(Modality):
         """
         fits = fits_of(settings, bound)
         if settings.normalise:
-            _require(bound, "incident_flux", "normalise")
+            require(bound, "incident_flux", "normalise")
             if i0_is_rate(bound["incident_flux"]):
-                _require(bound, "real_time", "normalise with an incident flux per second")
+                require(bound, "real_time", "normalise with an incident flux per second")
         times = {"live_time", "real_time"} <= bound.keys()
         rates = not times and {"input_counts", "output_counts"} <= bound.keys()
         if settings.dead_time is True and not (times or rates):
-            _require(bound, "live_time", "dead_time")
-            _require(bound, "real_time", "dead_time")
+            require(bound, "live_time", "dead_time")
+            require(bound, "real_time", "dead_time")
         return Peaks(
-            groups=tuple(_groups(fits)),
-            columns=tuple(peak.replace(" ", "_") for peak in _peaks(fits)),
+            groups=tuple(groups_of(fits)),
+            columns=tuple(peak.replace(" ", "_") for peak in peaks_of(fits)),
             sensitivity=np.array(settings.sensitivity or (1.0,) * len(fits)),
             saturation=settings.saturation,
             dead_time=bool(settings.dead_time) and (times or rates),
@@ -242,10 +259,13 @@ class Fluorescence(Modality):
         shape = spectrum.shape[:2]
         faults = np.full(shape, Fault.MASKED, np.uint8)
         factor = np.ones(shape)
+        # No counts need no correction; no live time is no measurement.
         longer, shorter = (input_counts, output_counts) if setup.rates else (real_time, live_time)
         with np.errstate(all="ignore"):  # what it would warn of is flagged
             if longer is not None and shorter is not None and setup.dead_time:
-                factor *= longer / shorter
+                factor *= np.where(
+                    (longer == 0) & (shorter == 0) & setup.rates, 1, longer / shorter
+                )
             if real_time is not None and setup.i0_per_second:
                 factor /= real_time
         areas = np.zeros((shape[0], len(setup.columns)))
@@ -255,15 +275,15 @@ class Fluorescence(Modality):
             step = max(1, BLOCK // (number * channels)) if number else 1
             for at in (slice(k, k + step) for k in range(0, shape[0], step)):
                 cut = spectrum[at, elements, fit.start : fit.stop]
-                found = judge(cut, saturation=_ceiling(setup, cut))
+                found = judge(cut, saturation=ceiling(cut, setup.saturation))
                 judge_times(found, factor[at, elements])
                 faults[at, elements] = found
                 counts = cut.astype(np.float64)
                 counts[found != Fault.NONE] = 0
                 area, var = fit.areas(counts.reshape(-1, channels))
                 weight = np.where(found == Fault.NONE, factor[at, elements], 0)
-                areas[at] += _weighted(area, weight)
-                variance[at] += _weighted(var, weight**2)
+                areas[at] += sum_elements(area, weight)
+                variance[at] += sum_elements(var, weight**2)
         usable = faults == Fault.NONE
         bad = np.flatnonzero(~usable.any(axis=1))
         reasons = {int(k): f"no usable {describe(faults[k])}" for k in bad}
@@ -279,41 +299,3 @@ class Fluorescence(Modality):
         made |= {f"{c}_sigma": s for c, s in zip(setup.columns, sigma.T, strict=True)}
         made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
         return invalidate(made, reasons)
-
-
-def _whole(bound: Bound) -> bool:
-    """Return whether the source says that its counts are whole numbers."""
-    spectrum = bound["spectrum"]
-    return np.dtype(spectrum.dtype or "f8").kind in "iu" and spectrum.scale == 1.0
-
-
-def _require(bound: Bound, name: str, what: str) -> None:
-    if name not in bound:
-        raise ValueError(f"{what} needs the input {name!r}, which nothing in this run feeds")
-
-
-def _weighted(values: Floats, weight: Floats) -> Floats:
-    """Sum values of shape (events · elements, peaks) over elements; weights (events, elements)."""
-    summed: Floats = (values.reshape(*weight.shape, -1) * weight[:, :, None]).sum(axis=1)
-    return summed
-
-
-def _groups(fits: tuple[Fit | None, ...]) -> Iterator[tuple[Fit, Elements]]:
-    """Yield each fit with the detector elements that share it."""
-    for fit in {id(f): f for f in fits if f is not None}.values():
-        elements = np.array([i for i, f in enumerate(fits) if f is fit], np.intp)
-        first, last = int(elements[0]), int(elements[-1])
-        together = last - first + 1 == len(elements)  # a slice saves a copy of the spectra
-        yield fit, slice(first, last + 1) if together else elements
-
-
-def _peaks(fits: tuple[Fit | None, ...]) -> tuple[str, ...]:
-    """Return the peak groups, as PyMca names them."""
-    return next(fit.peaks for fit in fits if fit is not None)
-
-
-def _ceiling(setup: Peaks, spectra: Array) -> float | None:
-    """Return the counts per channel from which a spectrum is saturated."""
-    if setup.saturation is not None or spectra.dtype.kind == "f":
-        return setup.saturation
-    return float(np.iinfo(spectra.dtype).max)

@@ -25,6 +25,7 @@ KEY_VARIABLE = "P06BS_API_KEY"
 
 
 def run(
+    *,
     log: Annotated[Path, typer.Option(help="Directory of the document logs.")],
     address: Annotated[
         str, typer.Option(help="Where the proxy gives documents out.")
@@ -37,9 +38,6 @@ def run(
     ] = None,
 ) -> None:
     """Serve the newest runs until SIGTERM or SIGINT comes."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
     try:
         nbytes = int(TypeAdapter(ByteSize).validate_python(budget))
         key, origin = _key(api_key_file)
@@ -53,6 +51,9 @@ def run(
         )
     except (ValueError, OSError) as error:
         raise typer.BadParameter(str(error)) from None
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
 
     def stop() -> None:
         failed.set()

@@ -103,7 +103,9 @@ def test_a_grid_scan_opens_as_a_map(tmp_path: Path, snake: bool) -> None:
             self.value.put(10 * y.position + x.position)
             return super().trigger()
 
-    documents = run(bp.grid_scan([Product(name="p")], y, 0, 2, 3, x, 0, 4, 5, snake_axes=snake))
+    md = {"process": "annealed", "devices": {"p": "fluorescence", "y": {"role": "position_y"}}}
+    axes = (y, 0, 2, 3, x, 0, 4, 5)
+    documents = run(bp.grid_scan([Product(name="p")], *axes, snake_axes=snake, md=md))
     with h5py.File(write(documents, tmp_path)) as file:
         maps = file["entry"][file["entry"].attrs["default"]]
         assert maps.attrs["signal"] == "p_value"
@@ -112,6 +114,8 @@ def test_a_grid_scan_opens_as_a_map(tmp_path: Path, snake: bool) -> None:
         expected = 10 * maps["y"][...][:, None] + maps["x"][...]
         np.testing.assert_array_equal(maps["p_value"][...], expected)
         assert maps["p_value"].compression == "gzip"
+        assert file["entry/instrument/p"].attrs["NX_class"] == "NXdetector"
+        assert "process" not in file["entry"]
 
 
 def test_a_rewind_keeps_all_rows_and_shows_the_newest(tmp_path: Path) -> None:
@@ -144,11 +148,12 @@ def test_a_rewind_keeps_all_rows_and_shows_the_newest(tmp_path: Path) -> None:
         np.testing.assert_array_equal(file["entry/data/det"][...], expected)
 
 
+@pytest.mark.logs_errors
 def test_an_aborted_run_is_complete(tmp_path: Path) -> None:
     motor, det = stage()
 
-    @bpp.run_decorator()
     def plan() -> Any:
+        yield from bps.open_run()
         for position in (1.0, 2.0):
             yield from bps.mv(motor, position)
             yield from bps.trigger_and_read([det, motor])

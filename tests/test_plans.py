@@ -184,7 +184,7 @@ def test_maps_show_the_phantom_the_right_way_round(run_engine, tmp_path):
 
 def test_rows_can_be_read_as_soon_as_they_are_announced(run_engine, instruments):
     """A consumer opens the file while it is written and finds exactly the announced draws."""
-    points = grid((-20, 20), 9, (-20, 20), 7, rate=250.0)
+    points = grid((-20, 20), 9, (-20, 20), 7, rate=100.0)
     x, y = instruments.beamline.positions(range(63), points.x, points.y)
     expected = instruments.beamline.expose(range(63), x, y, points.gate_time)
     announcements = []
@@ -203,7 +203,7 @@ def test_rows_can_be_read_as_soon_as_they_are_announced(run_engine, instruments)
             announcements.append(rows)
 
     run_engine.subscribe(read)
-    run_engine(instruments.plan(rate=250.0, collect_every=0.05))
+    run_engine(instruments.plan(rate=100.0, collect_every=0.05))
     assert len(announcements) > 3 * 2  # several per dataset: they came during the scan
     instruments.assert_closed()
 
@@ -289,7 +289,7 @@ def assert_whole(instruments, gate_time):
 def test_a_scan_paused_between_collections_goes_on_and_repeats_nothing(
     run_engine, instruments, stream
 ):
-    plan = instruments.plan(rate=300.0, gate_time=0.003, collect_every=0.04)
+    plan = instruments.plan(rate=100.0, gate_time=0.003, collect_every=0.04)
     with pytest.raises(RunEngineInterrupted):
         run_engine(interrupted(plan, bps.pause, after=3, stream=stream))
     assert run_engine.state == "paused"
@@ -303,7 +303,7 @@ def test_a_scan_paused_at_a_checkpoint_goes_on_and_repeats_nothing(run_engine, i
     plan = instruments.plan(rate=75.0, gate_time=0.003, collect_every=0.04)
     with pytest.raises(RunEngineInterrupted):
         run_engine(interrupted(plan, bps.deferred_pause, after=2))
-    assert instruments.announced() < 63
+    assert len(instruments.events()["seq_num"]) < 63
     run_engine.resume()
     assert_whole(instruments, 0.003)
 
@@ -311,10 +311,10 @@ def test_a_scan_paused_at_a_checkpoint_goes_on_and_repeats_nothing(run_engine, i
 @pytest.mark.parametrize("page", range(1, 6))
 def test_a_scan_paused_anywhere_goes_on_and_repeats_nothing(run_engine, instruments, page):
     """A pause from outside (Ctrl-C, or a full disk) hits a message while it is worked on."""
-    plan = instruments.plan(rate=200.0, gate_time=0.003, collect_every=0.03)
+    plan = instruments.plan(rate=80.0, gate_time=0.003, collect_every=0.03)
     with pytest.raises(RunEngineInterrupted):
         run_engine(plan, at_page(page, run_engine.request_pause))
-    assert instruments.announced() < 63
+    assert len(instruments.events()["seq_num"]) < 63
     run_engine.resume()
     assert_whole(instruments, 0.003)
 
@@ -332,7 +332,7 @@ def test_a_suspended_scan_goes_on_by_itself_and_repeats_nothing(run_engine, inst
     def lose_the_beam():
         run_engine.request_suspend(until_the_beam_is_back, justification="beam lost")
 
-    plan = instruments.plan(rate=200.0, gate_time=0.003, collect_every=0.03)
+    plan = instruments.plan(rate=80.0, gate_time=0.003, collect_every=0.03)
     run_engine(plan, at_page(2, lose_the_beam))
     assert len(counts) == 10
     assert len(set(counts)) == 1  # no triggers without beam
@@ -359,7 +359,7 @@ class Failing(Beamline):
     """A detector whose writing stops in mid-scan, as on a full disk."""
 
     def expose(self, points, x, y, gate_time):
-        if max(points) >= 20:
+        if max(points) >= 40:
             raise OSError(28, "No space left on device")
         return super().expose(points, x, y, gate_time)
 
@@ -368,11 +368,11 @@ class Failing(Beamline):
 def test_a_detector_that_cannot_write_ends_the_scan_with_its_error(run_engine, tmp_path):
     instruments = Instruments(tmp_path, Failing(seed=1))
     with pytest.raises(FailedStatus, match="No space left"):
-        run_engine(instruments.plan(rate=200.0, collect_every=0.04), instruments.remember)
+        run_engine(instruments.plan(rate=80.0, collect_every=0.04), instruments.remember)
     (stop,) = instruments.named("stop")
     assert stop["exit_status"] == "fail"
     assert "No space left" in stop["reason"]
-    assert 0 < instruments.announced() <= 20
+    assert 0 < instruments.announced() <= 40
     instruments.assert_closed()
 
 

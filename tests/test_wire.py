@@ -176,7 +176,7 @@ def test_a_damaged_array_never_becomes_anything_but_an_error_or_a_value(data):
 
 def test_nothing_is_unpickled():
     with pytest.raises(wire.WireError):
-        wire.unpack(pickle.dumps({"uid": "x"}))
+        wire.unpack_envelope(pickle.dumps(["run", 1, 0, "event", {}]))
     bare_objects = b"('|O', (1,))\n" + b"\0" * 8
     extension = b"\xc7" + bytes([len(bare_objects), 1]) + bare_objects
     with pytest.raises(wire.WireError):

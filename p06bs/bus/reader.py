@@ -131,6 +131,7 @@ class RunReader:
         self.patience = patience
         self.offset = 0
         self.sequence = Sequence()
+        self._confirmed = 0  # up to here `offset` was found in the file, not told by `advance`
         self._doubtful_since: float | None = None
 
     @property
@@ -159,6 +160,8 @@ class RunReader:
         entries: list[Entry] = []
         start = self.offset
         try:
+            if self._confirmed != self.offset:
+                self._confirm(fd)
             while self._read_block(fd, entries):
                 if max_bytes is not None and self.offset - start >= max_bytes:
                     break
@@ -200,6 +203,7 @@ class RunReader:
                     self._doubt(fd, str(error))
                 return len(entries) > before
             self.advance(entry)
+            self._confirmed = self.offset
             entries.append(entry)
             at = end
         if len(block) - at >= HEADER.size and not entries:
@@ -209,6 +213,17 @@ class RunReader:
                 f"{self.path} became shorter than the {self.offset} bytes read before"
             )
         return len(entries) > before
+
+    def _confirm(self, fd: int) -> None:
+        """Make sure that the next frame is where the messages said, else look for it."""
+        header = _header(os.pread(fd, HEADER.size, self.offset), 0)
+        if header is None or header[1] != self.sequence.index:
+            self.offset = self._confirmed
+            while (header := _header(os.pread(fd, HEADER.size, self.offset), 0)) is not None:
+                if header[1] >= self.sequence.index:
+                    break
+                self.offset += HEADER.size + header[2]
+        self._confirmed = self.offset
 
     def _check(self, entry: Entry) -> None:
         if entry.run != self.run or not self.sequence.may_follow(entry.epoch, entry.index):

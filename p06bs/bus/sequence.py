@@ -45,7 +45,7 @@ class Sequence:
         """
         if self.complete or index < self.index or epoch < self.epoch:
             return Action.DROP
-        if index == self.index and epoch == self.epoch:
+        if index == self.index and epoch == self.epoch > 0:
             return Action.DELIVER
         return Action.FILL
 

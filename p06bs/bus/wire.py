@@ -74,7 +74,7 @@ def pack(obj: Any) -> bytes:
 
 
 def unpack(buffer: Buffer) -> Any:
-    """Decode what `pack` made; arrays are read-only views.
+    """Decode what `pack` made; arrays are read-only views. What follows it is not looked at.
 
     Raises
     ------

@@ -150,11 +150,16 @@ class DerivedRun:
         Outputs that stay equal in name, shape and dtype go on in the same
         stream under a new descriptor; otherwise ``primary_r<revision>`` begins.
         """
-        last = self._latest
-        if last is not None and _same(last.setup.outputs, setup.outputs):
-            name, start = last.name, last.first
+        last, outputs = self._latest, setup.outputs
+        if revision.number and last is None:
+            # The first row came under changed settings already; primary is the initial ones'.
+            before = self.modality.outputs(self.initial.settings, self.binding.bound)
         else:
-            name, start = ("primary" if last is None else f"primary_r{revision.number}"), first
+            before = outputs if last is None else last.setup.outputs
+        if _same(before, outputs):
+            name, start = ("primary", 0) if last is None else (last.name, last.first)
+        else:
+            name, start = f"primary_r{revision.number}", first
         uid = part_uid(self.uid, name, revision.number)
         self._latest = self._streams[revision.number] = _Stream(name, start, uid, setup)
         process = self.modality.name
@@ -249,8 +254,8 @@ class DerivedRun:
             "time": self.clock(),
             "exit_status": exit_status,
             "reason": reason,
-            "num_events": {s.name: self._events[s.name] for s in self._streams.values()},
-            "num_invalid": {s.name: self._invalid[s.name] for s in self._streams.values()},
+            "num_events": dict(self._events),
+            "num_invalid": {stream: self._invalid[stream] for stream in self._events},
         }
         if counts and len(set(counts.values())) > 1:
             document["source_counts"] = dict(counts)

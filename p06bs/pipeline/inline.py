@@ -6,6 +6,7 @@ must give the same events.
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -69,18 +70,21 @@ class _OneRun:
         return size
 
     def _revise(self, uid: str) -> None:
-        assert self.derived is not None and self.raw.binding is not None
-        changed = self.worker.history.get(uid)
-        if self.setup is not None and changed is None:
-            return
-        if changed is not None:
+        """Record the settings that begin with the event `uid`, if any do."""
+        changes = self.worker.history.get(uid, [])
+        for changed in changes:
             settings = self.worker.modality.validate(changed)
-            self.revision = Revision(self.revision.number + 1, settings)
-        self.setup = make_ready(self.worker.modality, self.revision.settings, self.raw.binding)
+            self._record(Revision(self.revision.number + 1, settings), uid)
+        if self.setup is None:
+            self._record(self.revision, uid)
+
+    def _record(self, revision: Revision, uid: str) -> None:
+        assert self.derived is not None and self.raw.binding is not None
         assert self.raw.rows is not None
-        self.worker.emit(
-            *self.derived.revise(self.revision, self.setup, self.raw.rows.taken, uid)
-        )
+        self.revision = revision
+        self.setup = make_ready(self.worker.modality, revision.settings, self.raw.binding)
+        first = self.raw.rows.taken
+        self.worker.emit(*self.derived.revise(revision, self.setup, first, uid))
 
     def _compute(self, taken: Taken) -> None:
         assert self.derived is not None and self.setup is not None
@@ -155,7 +159,9 @@ class Worker:
             )
         self.modality = modality
         self.subscribers = list(subscribers)
-        self.history = {uid: settings for uid, settings in history}
+        self.history: defaultdict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for uid, settings in history:
+            self.history[uid].append(settings)
         self.batch_size = batch_size
         self.share = share
         self.reprocessing = reprocessing

@@ -93,6 +93,7 @@ class Master:
     @property
     def done(self) -> bool:
         """Whether the run has ended and every batch came back."""
+        self._skip_delivered()
         rows = self.raw.rows
         return (
             self.raw.stop is not None

@@ -2,7 +2,7 @@
 
 Every point of a scan has its own random numbers, seeded by (seed, number of the
 point, kind), so that a point's data depend neither on timing nor on how many
-points are drawn at once.
+points are drawn at once; two scans of the same points with one seed are equal.
 """
 
 from collections.abc import Iterable, Iterator

@@ -12,12 +12,15 @@ Two spectra, both counts per channel of one silicon detector element:
 They were taken with different gains, and here they are added *channel by channel*
 as measured, neither shifted nor resampled; only the shorter one is padded with
 empty channels, and what lies below `DISCRIMINATOR` is dropped, as a lower-level
-discriminator does (three quarters of the counts of XRFSpectrum.mca are its zero
-peak). In this way a PyMca configuration made for one of the spectra applies to the
-mixture as it is, within its own channels, and the lines of `LINES` are separated
-by the channels alone: the other spectrum contributes less than 2 % there. Regions
-are therefore inclusive *channel* numbers, not energies: the mixture as a whole has
-no energy calibration.
+discriminator does (nine tenths of the counts of XRFSpectrum.mca are its zero
+peak). The lines of `LINES` are then separated by the channels alone: the other
+spectrum contributes less than 2 % there. Regions are inclusive *channel* numbers,
+not energies: the mixture as a whole has no energy calibration.
+
+A PyMca configuration made for one spectrum works on the mixture where that spectrum
+prevails. Steel's does as it is. XRFSpectrum's knows no lines for the peaks of steel
+far below; its fit must begin above them (`FIT_RANGES`) or strip the background
+(SNIP), or else the background tries to follow them and spoils all areas.
 """
 
 import ast
@@ -52,6 +55,12 @@ LINES: Mapping[str, Mapping[str, tuple[int, int]]] = {
 
 BANDS: Mapping[str, tuple[int, int]] = {"XRFSpectrum": (1447, 3650), "Steel": (430, 650)}
 """Spectrum -> the channels where it prevails, lines and scatter together, inclusive."""
+
+FIT_RANGES: Mapping[str, tuple[float, float]] = {
+    "XRFSpectrum": (6.75, 16.0),
+    "Steel": (2.4, 17.0),
+}
+"""Spectrum -> the energies, keV by its own calibration, in which its configuration fits."""
 
 
 def regions() -> dict[str, tuple[float, float]]:

@@ -24,7 +24,7 @@ from p06bs.sim.clock import TriggerClock
 
 Floats = npt.NDArray[np.float64]
 
-LOOK_EVERY = 0.02
+LOOK_EVERY = 0.05
 """Seconds between two looks at the clock: points that fell due in between go together."""
 
 

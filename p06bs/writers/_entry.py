@@ -56,16 +56,21 @@ def write_entry(
     _identifiers(entry, start)
     if start.get("sample"):
         _sample(entry, start["sample"])
-    if "process" in start:
+    if is_derived(start):
         _process(entry, start, streams)
     else:
         _instrument(entry, start, streams)
 
 
+def is_derived(start: Document) -> bool:
+    """Return whether a run was derived from another by p06bs (not: has a sample that was baked)."""
+    return "original_run_uid" in start and isinstance(start.get("process"), Mapping)
+
+
 def _title(start: Document) -> str:
     if start.get("title"):
         return str(start["title"])
-    if "process" in start:
+    if is_derived(start):
         process = start["process"]
         return f"{process.get('name', 'analysis')} of {start.get('original_run_uid', '?')}"
     return f"{start.get('plan_name', 'run')} {start.get('scan_id', '')}".strip()
@@ -125,9 +130,8 @@ def _process(entry: h5py.Group, start: Document, streams: Sequence[Stream]) -> N
     made["version"] = str(process.get("version", ""))
     made["date"] = iso_time(start["time"])
     made["sequence_index"] = 1
-    if start.get("original_run_uid"):
-        made["identifier_raw_run"] = str(start["original_run_uid"])
-        made["identifier_raw_run"].attrs["type"] = "uid of a Bluesky run"
+    made["identifier_raw_run"] = str(start["original_run_uid"])
+    made["identifier_raw_run"].attrs["type"] = "uid of a Bluesky run"
     _note(
         made,
         "provenance",
@@ -203,8 +207,10 @@ def _device_class(device: str, keys: Sequence[str], start: Document, stream: Str
         return str(hints["NX_class"])
     if device in (start.get("motors") or ()):
         return "NXpositioner"
-    said = (start.get("devices") or {}).get(device) or {}
-    roles = {said.get("role"), *(said.get("roles") or {}).values()} if said else set()
+    said = (start.get("devices") or {}).get(device)
+    roles = {said} if isinstance(said, str) else set()
+    if isinstance(said, Mapping):
+        roles = {str(r) for r in (said.get("role"), *(said.get("roles") or {}).values())}
     if roles & DETECTOR_ROLES or any(stream.data_keys[k].get("external") for k in keys):
         return "NXdetector"
     return "NXcollection"

@@ -1,7 +1,7 @@
 """The NXdata groups that viewers open: maps of a raster scan, curves of any other."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -53,7 +53,7 @@ def _signals(stream: Stream, axes: set[str]) -> dict[str, Column]:
     hinted = [
         key
         for hint in (stream.descriptors[0].get("hints") or {}).values()
-        for key in hint.get("fields") or ()
+        for key in (hint or {}).get("fields") or ()
     ]
     for wanted in (hinted, list(numbers)):
         found = {key: numbers[key] for key in wanted if key in numbers and key not in axes}
@@ -65,7 +65,8 @@ def _signals(stream: Stream, axes: set[str]) -> dict[str, Column]:
 def _dimensions(start: Document, stream: Stream) -> list[str]:
     """Return the data keys along which the run goes, as ``hints["dimensions"]`` says."""
     named = (start.get("hints") or {}).get("dimensions") or ()
-    return [str(key) for fields, where in named if where == stream.name for key in fields]
+    pairs = (pair for pair in named if len(pair) == 2)
+    return [str(key) for fields, where in pairs if where == stream.name for key in fields]
 
 
 def _units(column: Column) -> dict[str, str]:
@@ -115,8 +116,10 @@ def _maps(
 def _axis_units(start: Document, stream: Stream, grid: Grid) -> list[str]:
     """Return the units of the axes: the motors' own, or ``start["scan"]["units"]``."""
     scan = start.get("scan")
-    said = scan.get("units") if isinstance(scan, dict) else None
-    both = [said, said] if isinstance(said, str) else list(said or ("", ""))
+    said = scan.get("units") if isinstance(scan, Mapping) else None
+    both = [said, said] if isinstance(said, str) else ["", ""]
+    if isinstance(said, list | tuple) and len(said) == 2:
+        both = [str(unit) for unit in said]
     for i, motor in enumerate(grid.motors or ()):
         if motor in stream.data:
             both[i] = stream.data[motor].described.get("units") or both[i]

@@ -1,0 +1,168 @@
+"""Counters: exact formulae, honest uncertainties, and bad input that is flagged."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p06bs.callbacks.counters import Counters
+from p06bs.model.modality import INVALID, BoundInput, Columns, SettingsError
+
+CHARGE = 1.602176634e-19
+
+
+def bound(channels: int = 2) -> dict[str, BoundInput]:
+    shape = (channels,)
+    return {
+        "counts": BoundInput("primary", "counter", False, shape, shape, "<u4", "counts"),
+        "gate_time": BoundInput("primary", "gate", False, (), (), "<f8", "s"),
+    }
+
+
+def run(counts: Any, gate: Any, **settings: Any) -> Columns:
+    counts, gate = np.asarray(counts), np.asarray(gate, float)
+    counts.flags.writeable = gate.flags.writeable = False
+    modality = Counters(**settings)
+    feeds = bound(counts.shape[1])
+    made = modality.process(
+        modality.prepare(modality.settings, feeds), counts=counts, gate_time=gate
+    )
+    declared = modality.outputs(modality.settings, feeds)
+    assert set(made) - {INVALID} == set(declared)
+    for name, output in declared.items():
+        assert made[name].dtype == output.dtype
+        assert made[name].shape == (len(counts), *output.shape)
+    return made
+
+
+def nonparalyzable(rate: float, dead_time: float, gate: float, events: int) -> np.ndarray:
+    """Count arrivals with exponential waiting times, each of which blinds the counter."""
+    rng = np.random.default_rng(1)
+    expected = int(gate * rate * 1.2 + 50)
+    waits = rng.exponential(1 / rate, (events, expected))
+    arrivals = np.cumsum(waits + dead_time, axis=1) - dead_time
+    assert (arrivals[:, -1] > gate).all()
+    return (arrivals < gate).sum(axis=1)
+
+
+def test_rate_follows_the_formula() -> None:
+    made = run([[1000, 0], [500, 7]], [0.1, 2.0], dead_time=(1e-6, 2e-6), dark=5.0, gain=(1.0, 2.0))
+    observed = np.array([[1e4, 0], [250, 3.5]])
+    true = observed / (1 - observed * [1e-6, 2e-6])
+    np.testing.assert_allclose(made["rate"], (true - 5) / [1, 2], rtol=1e-12)
+    np.testing.assert_allclose(
+        made["rate_sigma"][:, 0], true[:, 0] / np.sqrt([1000, 500]), rtol=1e-12
+    )
+    assert made["rate_sigma"][0, 1] == pytest.approx(1 / 0.1 / 2)  # no count counts as one
+    assert INVALID not in made
+
+
+@pytest.mark.parametrize("busy", [0.0, 0.1, 1.0])
+def test_sigma_is_that_of_a_counter_with_dead_time(busy: float) -> None:
+    rate, gate = 1e5, 0.02
+    counts = nonparalyzable(rate, busy / rate, gate, 4000)
+    made = run(counts[:, None], np.full(4000, gate), dead_time=busy / rate)
+    pulls = (made["rate"] - rate) / made["rate_sigma"]
+    assert 0.95 < pulls.std() < 1.05
+    assert abs(pulls.mean()) < 0.1
+
+
+def test_bad_events_are_flagged_with_a_reason_and_masked() -> None:
+    counts = np.array([[10.0, 10], [10, 2e6], [10, np.nan], [-1, 10], [10, 10], [10, 10], [10, 10]])
+    gate = [1, 1, 1, 1, 0, np.nan, -1]
+    made = run(counts, gate, dead_time=1e-6)
+    reasons = made[INVALID].tolist()
+    assert reasons[0] == ""
+    assert reasons[1] == "channel 1: observed rate times dead time is 2, not below 1"
+    assert reasons[2] == "channel 1 counted nan"
+    assert reasons[3] == "channel 0 counted -1"
+    assert [r.startswith("gate time is") for r in reasons[4:]] == [True] * 3
+    assert np.isfinite(made["rate"][0]).all()
+    assert np.isnan(made["rate"][1:]).all()
+    assert np.isnan(made["rate_sigma"][1:]).all()
+
+
+def test_rate_that_reaches_the_dead_time_exactly_has_no_solution() -> None:
+    made = run([[8], [7]], [1, 1], dead_time=0.125)
+    assert made[INVALID].tolist() == [
+        "channel 0: observed rate times dead time is 1, not below 1",
+        "",
+    ]
+    assert made["rate"][1, 0] == pytest.approx(7 / 0.125)
+
+
+def test_large_correction_sets_the_flag() -> None:
+    made = run([[100, 400]], [1.0], dead_time=1e-3, flag_above=0.3)
+    assert made["flag"].tolist() == [[0, 1]]
+
+
+def test_unused_channels_cannot_spoil_an_event() -> None:
+    made = run([[np.nan, 5.0, 3.0]], [1.0], channels=(2, 1))
+    assert made["rate"].tolist() == [[3.0, 5.0]]
+    assert INVALID not in made
+    made = run([[np.nan, 5.0, np.inf]], [1.0], channels=(2, 1))
+    assert made[INVALID].tolist() == ["channel 2 counted inf"]
+
+
+def test_results_do_not_depend_on_how_batches_are_cut() -> None:
+    rng = np.random.default_rng(2)
+    counts, gate = rng.poisson(1e4, (9000, 4)).astype(np.uint16), rng.uniform(0.1, 1, 9000)
+    counts[17] = 65535
+    settings = {"dead_time": 1e-5, "dark": 3.0}
+    whole = run(counts, gate, **settings)
+    parts = [run(counts[i : i + 700], gate[i : i + 700], **settings) for i in range(0, 9000, 700)]
+    for name in ("rate", "rate_sigma", "flag"):
+        np.testing.assert_array_equal(whole[name], np.concatenate([p[name] for p in parts]))
+
+
+def test_photon_flux_of_a_silicon_diode() -> None:
+    flux = {
+        "channel": 1,
+        "charge_per_count": 1e-12,
+        "photon_energy": 12.0,
+        "absorbed_fraction": 0.5,
+    }
+    made = run([[1, 10_000]], [1.0], photon_flux=flux, gain=2.0, dark=100.0)
+    current = 1e-12 * (10_000 - 100)  # A
+    expected = current * 3.66 / (CHARGE * 12_000 * 0.5)
+    assert made["flux"][0] == pytest.approx(expected, rel=1e-12)
+    assert made["flux_sigma"][0] == pytest.approx(expected * 100 / 9900, rel=1e-12)
+    made = run([[1, 10_000]], [0.0], photon_flux=flux)
+    assert np.isnan(made["flux"][0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dead_time": -1e-6}, "greater than or equal to 0"),
+        ({"gain": 0}, "greater than 0"),
+        ({"model": "paralyzable"}, "nonparalyzable"),
+        ({"channels": ()}, "at least 1 item"),
+        ({"dark": float("nan")}, "finite"),
+    ],
+)
+def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Counters(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"channels": (0, 2)}, "has channels 0 to 1, not 2"),
+        ({"dead_time": (1e-6,) * 3}, "dead_time: has 3 values, but 2 channels are used"),
+        (
+            {
+                "channels": (0,),
+                "photon_flux": {"channel": 1, "charge_per_count": 1e-12, "photon_energy": 10},
+            },
+            "photon_flux.channel: 1 is not among the channels",
+        ),
+    ],
+)
+def test_settings_that_do_not_match_the_source_are_refused(
+    settings: dict[str, Any], message: str
+) -> None:
+    modality = Counters(**settings)
+    with pytest.raises(ValueError, match=message):
+        modality.prepare(modality.settings, bound())

@@ -1,0 +1,490 @@
+"""The follower: every document once and in order, whatever the wire and the writers do."""
+
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import defaultdict
+
+import numpy as np
+import psutil
+import pytest
+import zmq
+from bluesky import RunEngine
+from bluesky.plans import count, scan
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from p06bs.bus import backlog, wire
+from p06bs.bus.follow import Follower
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.publish import Publisher
+from p06bs.bus.sequence import Action, Sequence
+from p06bs.services.proxy import Proxy
+
+
+@pytest.fixture
+def proxy():
+    """A proxy on free ports of the loopback."""
+    proxy = Proxy("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+    thread = threading.Thread(target=proxy.start)
+    thread.start()
+    yield proxy
+    proxy.stop()
+    thread.join()
+
+
+def run_documents(events):
+    """Return the documents of a small run."""
+    run, descriptor = str(uuid.uuid4()), str(uuid.uuid4())
+    head = [
+        ("start", {"uid": run, "time": time.time()}),
+        ("descriptor", {"uid": descriptor, "run_start": run}),
+    ]
+    body = [
+        ("event", {"uid": f"{run}/{n}", "descriptor": descriptor, "seq_num": n, "data": {"x": n}})
+        for n in range(1, events + 1)
+    ]
+    return [*head, *body, ("stop", {"uid": str(uuid.uuid4()), "run_start": run})]
+
+
+def follow(follower, runs=1):
+    """Take what comes until so many runs have stopped; entries by run."""
+    found = defaultdict(list)
+    deadline = time.monotonic() + 60
+    while sum(entries[-1].name == "stop" for entries in found.values()) < runs:
+        assert time.monotonic() < deadline, {run: len(e) for run, e in found.items()}
+        for entry in follower.entries(1.0):
+            found[entry.run].append(entry)
+    return found
+
+
+def assert_complete(entries, documents):
+    assert [entry.index for entry in entries] == list(range(len(documents)))
+    assert [entry.document["uid"] for entry in entries] == [d["uid"] for _, d in documents]
+
+
+# ---------------------------------------------------------------- the sequence alone
+
+
+@st.composite
+def histories(draw):
+    """Frames of one run by writers that replace each other, and messages about them."""
+    epochs = sorted(draw(st.lists(st.integers(1, 4), min_size=1, max_size=30)))
+    frames = [(epoch, index) for index, epoch in enumerate(epochs)]
+    schedule = []
+    for number in range(len(frames)):  # each was logged when its message was sent
+        schedule += [("log", number), ("send", number)]
+    for _ in range(draw(st.integers(0, 30))):
+        kind = draw(st.sampled_from(["lose", "double", "stale", "ahead", "swap"]))
+        at = draw(st.integers(0, len(schedule) - 1))
+        if kind == "lose" and schedule[at][0] == "send":
+            del schedule[at]
+        elif kind == "double":
+            schedule.append(schedule[at])
+        elif kind == "stale":
+            schedule.insert(at, ("forge", (0, draw(st.integers(0, 40)))))
+        elif kind == "ahead":
+            schedule.insert(at, ("forge", (draw(st.integers(1, 9)), draw(st.integers(31, 2**40)))))
+        elif kind == "swap" and at + 1 < len(schedule):
+            pair = schedule[at : at + 2]
+            if pair[0][0] == "send":  # a message may come late, a frame never after its message
+                schedule[at : at + 2] = pair[::-1]
+    return frames, schedule
+
+
+@settings(max_examples=300)
+@given(histories(), st.randoms())
+def test_sequence_delivers_each_once_in_order(history, random):
+    frames, schedule = history
+    sequence, delivered, logged = Sequence(), [], 0
+
+    def fill():
+        for epoch, index in frames[sequence.index : logged]:
+            assert sequence.may_follow(epoch, index)
+            take(epoch, index)
+
+    def take(epoch, index):
+        delivered.append((epoch, index))
+        sequence.take(epoch, index, "stop" if index == len(frames) - 1 else "event")
+
+    for what, which in schedule:
+        if what == "log":
+            logged = max(logged, which + 1)
+            continue
+        epoch, index = frames[which] if what == "send" else which
+        action = sequence.offer(epoch, index)
+        if action is Action.DELIVER:
+            take(epoch, index)
+        elif action is Action.FILL:
+            fill()
+        if random.random() < 0.1:  # the look at the log's end
+            fill()
+        assert delivered == frames[: len(delivered)]
+    fill()
+    assert delivered == frames
+    assert sequence.complete
+    assert sequence.offer(9, len(frames)) is Action.DROP
+
+
+# ---------------------------------------------------------------- the whole bus
+
+
+def test_a_run_engine_scan_arrives_as_it_was_emitted(proxy, tmp_path, det_and_motor):
+    det, motor = det_and_motor
+    emitted = []
+    engine = RunEngine({"sample": "phantom", "shape": (3, 4)}, context_managers=[])
+    with (
+        Publisher(proxy.in_port, tmp_path) as publisher,
+        Follower(proxy.out_port, tmp_path) as follower,
+    ):
+        engine.subscribe(publisher)
+        engine.subscribe(lambda name, document: emitted.append((name, document)))
+        engine(scan([det], motor, -1, 1, 5))
+        engine(count([det], 3))
+        found = follow(follower, runs=2)
+    received = [(e.name, e.document) for entries in found.values() for e in entries]
+    assert [name for name, _ in received] == [name for name, _ in emitted]
+    assert received == _with_lists(emitted)
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join()
+    engine.loop.close()
+
+
+@pytest.fixture
+def det_and_motor():
+    """Simulated devices of ophyd."""
+    from ophyd.sim import det, motor  # noqa: PLC0415
+
+    return det, motor
+
+
+def _with_lists(value):
+    """Return what tuples become on the wire: lists."""
+    if isinstance(value, dict):
+        return {key: _with_lists(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [
+            tuple(map(_with_lists, i)) if isinstance(i, tuple) and isinstance(i[0], str)
+            and len(i) == 2 and isinstance(i[1], dict) else _with_lists(i)
+            for i in value
+        ]
+    return [_with_lists(item) for item in value] if isinstance(value, tuple) else value
+
+
+def test_live_messages_are_delivered_without_the_file(proxy, tmp_path, monkeypatch):
+    documents = run_documents(50)
+    with (
+        Publisher(proxy.in_port, tmp_path) as publisher,
+        Follower(proxy.out_port, tmp_path) as follower,
+    ):
+        publisher(*documents[0])
+        assert [e.name for e in follower.entries(10)] == ["start"]
+        places = []
+        monkeypatch.setattr(backlog.Backlog, "fill", None)  # reading would now fail
+        monkeypatch.setattr(backlog.Backlog, "look", lambda self: None)
+        entries = []
+        for document in documents[1:]:
+            places.append(publisher.append(*document))
+            entries += follower.entries(10)
+        assert [(e.offset, e.nbytes) for e in entries] == [(p.offset, p.nbytes) for p in places]
+
+
+def test_interleaved_runs_of_two_writers(proxy, tmp_path):
+    runs = [run_documents(400) for _ in range(4)]
+
+    def write(publisher, pair):
+        for documents in zip(*pair, strict=True):
+            for name, document in documents:
+                publisher(name, document)
+
+    with (
+        Follower(proxy.out_port, tmp_path) as follower,
+        Publisher(proxy.in_port, tmp_path) as one,
+        Publisher(proxy.in_port, tmp_path) as other,
+    ):
+        writers = [
+            threading.Thread(target=write, args=args) for args in ((one, runs[:2]), (other, runs[2:]))
+        ]
+        for writer in writers:
+            writer.start()
+        found = follow(follower, runs=4)
+        for writer in writers:
+            writer.join()
+    for documents in runs:
+        assert_complete(found[documents[0][1]["uid"]], documents)
+
+
+def test_late_and_restarted_followers_have_all(proxy, tmp_path):
+    done, current = run_documents(10), run_documents(200)
+    run = current[0][1]["uid"]
+    with Publisher(proxy.in_port, tmp_path) as publisher:
+        for name, document in done + current[:100]:
+            publisher(name, document)
+        with Follower(proxy.out_port, tmp_path) as late:
+            entries = []
+            while len(entries) < 110:
+                entries += late.entries(10)
+            assert [e.run == run for e in entries] == [False] * len(done) + [True] * (110 - len(done))
+            for name, document in current[100:]:
+                publisher(name, document)
+            assert_complete(entries[len(done) :] + follow(late)[run], current)
+        with Follower(proxy.out_port, tmp_path) as restarted:
+            found = follow(restarted, runs=2)
+    assert list(found) == [done[0][1]["uid"], run]
+    assert_complete(found[run], current)
+
+
+@pytest.mark.parametrize("events", [20_000, pytest.param(200_000, marks=pytest.mark.slow)])
+def test_a_slow_follower_loses_nothing_and_costs_the_publisher_no_memory(proxy, tmp_path, events):
+    documents = run_documents(events)
+    process = psutil.Process()
+    with (
+        Follower(proxy.out_port, tmp_path) as follower,
+        Publisher(proxy.in_port, tmp_path) as publisher,
+    ):
+        publisher(*documents[0])
+        assert len(follower.entries(10)) == 1
+        before = process.memory_info().rss
+        for name, document in documents[1:]:  # the follower takes nothing meanwhile
+            publisher(name, document)
+        assert process.memory_info().rss - before < 50 << 20  # proxy and follower included
+        (entries,) = follow(follower).values()
+    assert [e.index for e in entries] == list(range(1, len(documents)))
+    assert [e.document["uid"] for e in entries] == [d["uid"] for _, d in documents[1:]]
+
+
+def test_without_proxy_and_without_wire_the_logs_suffice(tmp_path, caplog):
+    documents = run_documents(20)
+    with Publisher(f"ipc://{tmp_path}/nobody", tmp_path / "logs") as publisher:
+        for name, document in documents:
+            publisher(name, document)
+    assert "no proxy" in caplog.text
+    for address in (None, f"ipc://{tmp_path}/nobody"):
+        with Follower(address, tmp_path / "logs") as follower:
+            assert_complete(*follow(follower).values(), documents)
+
+
+WRITER = """
+import sys
+from p06bs.bus.publish import Publisher
+publisher = Publisher(sys.argv[1], sys.argv[2])
+publisher("start", {"uid": "killed"})
+publisher("descriptor", {"uid": "d", "run_start": "killed"})
+n = 0
+while True:
+    n += 1
+    publisher("event", {"uid": str(n), "descriptor": "d", "data": {"x": "x" * 2000}})
+"""
+
+
+def test_a_killed_writer_is_replaced_under_a_live_follower(proxy, tmp_path):
+    command = [sys.executable, "-c", WRITER, proxy.in_port, tmp_path]
+    with Follower(proxy.out_port, tmp_path) as follower, subprocess.Popen(command) as writer:
+        entries = []
+        while len(entries) < 500:
+            entries += follower.entries(10)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        with DocumentLog(tmp_path) as log, Publisher(proxy.in_port, log) as successor:
+            log.reopen("killed")
+            successor("event", {"uid": "after", "descriptor": "d"})
+            successor("stop", {"uid": "s", "run_start": "killed"})
+            entries += follow(follower)["killed"]
+    assert [e.index for e in entries] == list(range(len(entries)))
+    assert [e.document["uid"] for e in entries[2:-2]] == [str(n + 1) for n in range(len(entries) - 4)]
+    assert [e.epoch for e in entries[-3:]] == [1, 2, 2]
+
+
+def test_a_killed_proxy_costs_nothing(tmp_path):
+    ends = [f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out"]
+    command = [sys.executable, "-m", "p06bs.services.proxy", "--in", ends[0], "--out", ends[1]]
+
+    def start():
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert "ready" in process.stdout.readline()
+        return process
+
+    documents = run_documents(300)
+    process = start()
+    with (
+        Publisher(ends[0], tmp_path / "logs") as publisher,
+        Follower(ends[1], tmp_path / "logs") as follower,
+    ):
+        entries = []
+
+        def exchange(some):
+            goal = len(entries) + len(some)
+            for name, document in some:
+                publisher(name, document)
+            while len(entries) < goal:
+                entries.extend(follower.entries(10))
+
+        exchange(documents[:100])
+        process.kill()
+        process.communicate()
+        exchange(documents[100:200])
+        process = start()
+        exchange(documents[200:])
+        assert_complete(entries, documents)
+    process.terminate()
+    process.communicate()
+    assert process.returncode == 0
+
+
+# ---------------------------------------------------------------- what does not belong there
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_malformed_messages_change_nothing_and_are_logged_once_per_kind(proxy, tmp_path, caplog):
+    documents = run_documents(100)
+    run = documents[0][1]["uid"]
+    random = np.random.default_rng(1)
+    envelope = wire.pack_envelope(run, 1, 2**40, "event", {"uid": "x"})
+    valid = wire.message(b"", "event", envelope)
+    context = zmq.Context()
+    rogue = context.socket(zmq.XPUB)
+    rogue.linger = 0
+    rogue.connect(proxy.in_port)
+    assert rogue.poll(5000)
+    with (
+        caplog.at_level(logging.WARNING),
+        Publisher(proxy.in_port, tmp_path) as publisher,
+        Follower(proxy.out_port, tmp_path) as follower,
+    ):
+        publisher(*documents[0])
+        entries = follower.entries(10)
+        for number, (name, document) in enumerate(documents[1:]):
+            rogue.send(random.bytes(number))
+            rogue.send(b" event " + random.bytes(50))
+            rogue.send(b" event " + pickle.dumps({"uid": "x"}))
+            rogue.send(b" event " + b"\xdd\xff\xff\xff\xff")
+            rogue.send_multipart([b"", b"event", envelope])
+            rogue.send_multipart([valid, b"more"])
+            rogue.send(valid)
+            rogue.send(valid.replace(b" event ", b" stop ", 1))
+            rogue.send(wire.message(b"", "start", wire.pack(["../../etc", 1, 0, "start", {}])))
+            rogue.send(
+                wire.message(b"", "start", wire.pack_envelope(f"made-up-{number}", 1, 0, "start", {}))
+            )
+            rogue.send(valid[: number % len(valid)])
+            publisher(name, document)
+            entries += follower.entries(0.0)
+        entries += follow(follower)[run]
+        assert_complete(entries, documents)
+        while sum(follower.dropped.values()) < 8 * 99:
+            assert not follower.entries(1.0)
+        assert set(follower.dropped) == {
+            "more than one part",
+            "not a document of this bus",
+            "name and envelope differ",
+            "ahead of the log of its run",
+        } or len(follower.dropped) >= 3
+    warnings = [r for r in caplog.records if "dropped a message" in r.getMessage()]
+    assert len(warnings) == len(follower.dropped)
+    rogue.close()
+    context.term()
+
+
+def test_a_message_with_a_tail_does_not_mislead_the_reader(proxy, tmp_path):
+    documents = run_documents(20)
+    with (
+        Publisher(proxy.in_port, tmp_path) as publisher,
+        Follower(proxy.out_port, tmp_path) as follower,
+    ):
+        entries = []
+        for name, document in documents[:5]:
+            publisher(name, document)
+        while len(entries) < 5:
+            entries += follower.entries(10)
+        name, document = documents[5]
+        forged = wire.pack_envelope(entries[0].run, 1, 5, name, document) + b"tail"
+        publisher._socket.send(wire.message(b"", name, forged))
+        entries += follower.entries(10)
+        for name, document in documents[5:10]:
+            publisher.log.append(name, document)  # lost on the wire
+        for name, document in documents[10:]:
+            publisher(name, document)
+        entries += follow(follower)[entries[0].run]
+        assert_complete(entries, documents)
+
+
+@pytest.mark.logs_errors
+def test_a_damaged_log_stops_its_own_run_only(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(backlog, "PATIENCE_SECONDS", 0.0)
+    bad, good = run_documents(10), run_documents(10)
+    with DocumentLog(tmp_path) as log:
+        for name, document in bad + good:
+            log.append(name, document)
+        path = log.path(bad[0][1]["uid"])
+        victim = list(log.entries(path.stem))[4]
+        with path.open("r+b") as file:
+            file.seek(victim.offset + 40)
+            file.write(b"damage")
+        os.utime(path, (1, 1))
+        with Follower(None, log) as follower:
+            found = follow(follower)
+            assert follower.entries(0.0) == []
+    assert_complete(found[good[0][1]["uid"]], good)
+    assert len(found[path.stem]) == 4
+    errors = [r for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(errors) == 1
+    assert f"offset {victim.offset}" in errors[0].getMessage()
+    caplog.clear()
+
+
+def test_since_and_runs_choose(proxy, tmp_path):
+    old, unwanted, wanted = (run_documents(3) for _ in range(3))
+    with DocumentLog(tmp_path) as log:
+        for name, document in old[:-1] + unwanted:
+            log.append(name, document)
+        os.utime(log.path(old[0][1]["uid"]), (1000, 1000))
+        asked = []
+
+        def choose(run):
+            asked.append(run)
+            return run != unwanted[0][1]["uid"]
+
+        with (
+            Follower(proxy.out_port, log, since=2000, runs=choose) as follower,
+            Publisher(proxy.in_port, log) as publisher,
+        ):
+            for name, document in wanted:
+                publisher(name, document)
+            found = follow(follower)
+            assert list(found) == [wanted[0][1]["uid"]]
+            publisher(*old[-1])  # the old run goes on: now it is followed, from its start
+            assert_complete(follow(follower)[old[0][1]["uid"]], old)
+            assert len(asked) == len(set(asked)) or asked.count(unwanted[0][1]["uid"]) == 1
+
+
+def test_close_from_another_thread_ends_the_iteration(proxy, tmp_path):
+    follower = Follower(proxy.out_port, tmp_path)
+    started, names = threading.Event(), []
+
+    def consume():
+        started.set()
+        names.extend(name for name, _ in follower)
+
+    consumer = threading.Thread(target=consume)
+    consumer.start()
+    started.wait()
+    follower.close()
+    consumer.join(10)
+    assert not consumer.is_alive()
+    assert follower.entries(10) == []
+    follower.close()
+    assert names == []
+
+
+@pytest.mark.parametrize("address", ["tcp://192.0.2.1:5568", "udp://127.0.0.1:1", "tcp://*:5568"])
+def test_addresses_beyond_this_host_are_refused(tmp_path, address):
+    with pytest.raises(ValueError, match="address"):
+        Follower(address, tmp_path)
+    with pytest.raises(ValueError, match="space"):
+        Follower(None, tmp_path, prefix=b"a b")
