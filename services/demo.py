@@ -303,7 +303,7 @@ def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, 
     """Return the correlation of each line's map in a NeXus file with the phantom."""
     found: dict[str, float] = {}
     with h5py.File(path) as file:
-        maps = file["entry/maps"]
+        maps = file.get("entry/maps", {})
         for line in (x for lines in spectra.LINES.values() for x in lines):
             weights = truth.get(spectra.spectrum_of(line))
             if line in maps and weights is not None and np.ptp(weights) > 0:

@@ -16,9 +16,10 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.config import Authentication
 from tiled.server import app as tiled_app
 
+from p06bs.server.arrays import RESPONSE_LIMIT
 from p06bs.server.gate import Gate
 from p06bs.server.sink import Sink
-from p06bs.server.tree import RESPONSE_LIMIT, runs_adapter
+from p06bs.server.tree import runs_adapter
 
 SHUTDOWN_SECONDS = 5
 
@@ -140,6 +141,9 @@ class LoopbackServer(uvicorn.Server):
             )
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         self.socket = socket.create_server((str(address), port), family=family)
+        # Connections inherit it. asyncio sets it only where a socket names its protocol, and
+        # without it a small response waits 40 ms for the client's delayed acknowledgement.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound = self.socket.getsockname()[1]
         name = f"[{address}]" if address.version == 6 else str(address)
         self.url = f"http://{name}:{bound}"

@@ -1,4 +1,4 @@
-"""Columns that grow while they are read: numbers, text, and rows of HDF5 files by reference.
+"""Columns that grow while they are read: numbers and text.
 
 A column only ever gains rows, and rows that are there stay as they are, so a
 view of the first n rows remains right however the column grows. The number of
@@ -15,10 +15,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
-
-from p06bs.bus.frames import FrameReader
-from p06bs.model.documents import Document
-from p06bs.model.modality import BoundInput
 
 CHUNK_BYTES = 1 << 20
 TEXT_ROWS = 4096
@@ -83,12 +79,8 @@ class NumberColumn:
         self.dtype = dtype.newbyteorder("=")
         self.shape = shape
         self.rows_per_chunk = max(1, CHUNK_BYTES // max(1, self.dtype.itemsize * prod(shape)))
+        self.nbytes = 0  # allocated, used or not
         self._chunks: list[Array] = [np.empty((0, *shape), self.dtype)]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes allocated, used or not."""
-        return sum(chunk.nbytes for chunk in self._chunks)
 
     def put(self, row: int, values: Array) -> None:
         """Write `values`, shape ``(n, *shape)``, at `row`.
@@ -103,6 +95,7 @@ class NumberColumn:
         if not np.can_cast(values.dtype, self.dtype, "safe"):
             self.dtype = np.result_type(values.dtype, self.dtype)
             self._chunks = [chunk.astype(self.dtype) for chunk in self._chunks]
+            self.nbytes = sum(chunk.nbytes for chunk in self._chunks)
         self._reserve(row + len(values))
         size = self.rows_per_chunk
         done = 0
@@ -114,12 +107,15 @@ class NumberColumn:
 
     def _reserve(self, rows: int) -> None:
         first, size = self._chunks[0], self.rows_per_chunk
+        if rows <= len(first) + (len(self._chunks) - 1) * size:
+            return
         if len(first) < min(rows, size):
             grown = np.empty((min(size, max(rows, 2 * len(first), 16)), *self.shape), self.dtype)
             grown[: len(first)] = first
             self._chunks[0] = grown
         while len(self._chunks) * size < rows:
             self._chunks.append(np.empty((size, *self.shape), self.dtype))
+        self.nbytes = sum(chunk.nbytes for chunk in self._chunks)
 
     def view(self, rows: int) -> NumberView:
         """Return the first `rows` rows."""
@@ -166,92 +162,6 @@ class TextColumn:
 
 
 Column = NumberColumn | TextColumn
-
-
-@dataclass(frozen=True, slots=True)
-class Segment:
-    """Consecutive rows of one stream resource: indices `start` to `stop - 1`."""
-
-    resource: Document
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class ExternalView:
-    """Rows that lie in HDF5 files and are read when asked for."""
-
-    segments: tuple[Segment, ...]
-    rows: int
-    rows_per_chunk: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    data_key: str
-
-    def read(self, start: int, stop: int) -> Array:
-        """Return rows `start` to `stop - 1`.
-
-        Raises
-        ------
-        FramesMissing
-            If they are announced and not in the file yet.
-        OSError, ValueError
-            If the file cannot be read or does not hold what the descriptor says.
-        """
-        bound = BoundInput("", self.data_key, True, self.shape, self.shape, self.dtype.str)
-        parts = []
-        first = 0
-        with FrameReader(deadline=0.0) as reader:
-            for segment in self.segments:
-                low, high = max(start, first), min(stop, first + segment.stop - segment.start)
-                if low < high:
-                    at = segment.start + low - first
-                    rows = reader(segment.resource, at, high - low, bound)
-                    parts.append(rows.reshape((high - low, *self.shape)))
-                first += segment.stop - segment.start
-        if not parts:
-            return np.empty((0, *self.shape), self.dtype)
-        return np.concatenate(parts).astype(self.dtype, copy=False)
-
-
-class ExternalColumn:
-    """The rows that stream_datum documents announced, in their order."""
-
-    def __init__(self, data_key: str, description: Document) -> None:
-        self.data_key = data_key
-        self.shape = tuple(int(n) for n in description["shape"])
-        self.dtype = np.dtype(description.get("dtype_numpy") or "float64")
-        self.rows = 0
-        self._segments: list[Segment] = []
-        row_bytes = max(1, self.dtype.itemsize * prod(self.shape))
-        self.rows_per_chunk = max(1, 4 * CHUNK_BYTES // row_bytes)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the references; the rows themselves are in their files."""
-        return 128 * len(self._segments)
-
-    def announce(self, resource: Document, start: int, stop: int) -> None:
-        """Add indices `start` to `stop - 1` of `resource`."""
-        if stop <= start:
-            return
-        last = self._segments[-1] if self._segments else None
-        if last and last.resource is resource and last.stop == start:
-            self._segments[-1] = Segment(resource, last.start, stop)
-        else:
-            self._segments.append(Segment(resource, start, stop))
-        self.rows += stop - start
-
-    def view(self) -> ExternalView:
-        """Return the rows announced so far."""
-        return ExternalView(
-            tuple(self._segments),
-            self.rows,
-            self.rows_per_chunk,
-            self.dtype,
-            self.shape,
-            self.data_key,
-        )
 
 
 def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
