@@ -192,7 +192,7 @@ def _calibrations(settings: FluorescenceSettings, elements: int) -> list[Calibra
     given = settings.calibration
     if len(given) not in (1, elements):
         raise ValueError(f"calibration: there are {len(given)}, but {elements} detector elements")
-    return list(given) * (elements // len(given))
+    return [*given * (elements // len(given))]
 
 
 def groups_of(fits: tuple[Fit | None, ...]) -> Iterator[tuple[Fit, Elements]]:

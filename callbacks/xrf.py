@@ -32,8 +32,6 @@ from p06bs.callbacks._spectra import (
 )
 from p06bs.model.modality import Bound, Columns, Input, Modality, ModalitySettings, Output
 
-Region = tuple[float, float]
-
 BLOCK = 2**19
 """Values that are converted to floats at a time, so that memory stays small."""
 
@@ -60,7 +58,7 @@ class RegionSums(Modality):
     class Settings(ModalitySettings):
         """Regions and their unit."""
 
-        regions: dict[str, Region] = Field(
+        regions: dict[str, tuple[float, float]] = Field(
             min_length=1,
             description="line -> (low, high): keV with calibration, inclusive channels without",
         )
@@ -76,7 +74,7 @@ class RegionSums(Modality):
 
         @field_validator("regions")
         @classmethod
-        def _proper(cls, regions: dict[str, Region]) -> dict[str, Region]:
+        def _proper(cls, regions: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
             for name, (low, high) in regions.items():
                 if name != name.strip() or name in RESERVED or set(name) & set("./"):
                     raise ValueError(f"{name!r} is no name for a column of a derived run")

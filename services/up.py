@@ -151,7 +151,7 @@ class Services:
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            env={**os.environ, "PYTHONUNBUFFERED": "1", "_TYPER_STANDARD_TRACEBACK": "1"},
         )
         assert process.stdout is not None
         service.process = process

@@ -19,6 +19,7 @@ from bluesky import RunEngine
 from bluesky.plans import count, scan
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ophyd.sim import det, motor
 
 from p06bs.bus import backlog, wire
 from p06bs.bus.follow import Follower
@@ -62,6 +63,16 @@ def follow(follower, runs=1):
         for entry in follower.entries(1.0):
             found[entry.run].append(entry)
     return found
+
+
+def take(follower, number):
+    """Take so many entries."""
+    entries = []
+    deadline = time.monotonic() + 60
+    while len(entries) < number:
+        assert time.monotonic() < deadline, f"{len(entries)} of {number} entries came"
+        entries += follower.entries(1.0)
+    return entries
 
 
 def assert_complete(entries, documents):
@@ -135,10 +146,9 @@ def test_sequence_delivers_each_once_in_order(history, random):
 # ---------------------------------------------------------------- the whole bus
 
 
-def test_a_run_engine_scan_arrives_as_it_was_emitted(proxy, tmp_path, det_and_motor):
-    det, motor = det_and_motor
+def test_a_run_engine_scan_arrives_as_it_was_emitted(proxy, tmp_path):
     emitted = []
-    engine = RunEngine({"sample": "phantom", "shape": (3, 4)}, context_managers=[])
+    engine = RunEngine({"sample": "phantom", "shape": [3, 4]}, context_managers=[])
     with (
         Publisher(proxy.in_port, tmp_path) as publisher,
         Follower(proxy.out_port, tmp_path) as follower,
@@ -149,32 +159,8 @@ def test_a_run_engine_scan_arrives_as_it_was_emitted(proxy, tmp_path, det_and_mo
         engine(count([det], 3))
         found = follow(follower, runs=2)
     received = [(e.name, e.document) for entries in found.values() for e in entries]
-    assert [name for name, _ in received] == [name for name, _ in emitted]
-    assert received == _with_lists(emitted)
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
-
-
-@pytest.fixture
-def det_and_motor():
-    """Simulated devices of ophyd."""
-    from ophyd.sim import det, motor  # noqa: PLC0415
-
-    return det, motor
-
-
-def _with_lists(value):
-    """Return what tuples become on the wire: lists."""
-    if isinstance(value, dict):
-        return {key: _with_lists(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [
-            tuple(map(_with_lists, i)) if isinstance(i, tuple) and isinstance(i[0], str)
-            and len(i) == 2 and isinstance(i[1], dict) else _with_lists(i)
-            for i in value
-        ]
-    return [_with_lists(item) for item in value] if isinstance(value, tuple) else value
+    # tuples become lists on the way; tests/test_wire.py shows that nothing else changes
+    assert received == [(name, wire.unpack(wire.pack(document))) for name, document in emitted]
 
 
 def test_live_messages_are_delivered_without_the_file(proxy, tmp_path, monkeypatch):
@@ -209,7 +195,8 @@ def test_interleaved_runs_of_two_writers(proxy, tmp_path):
         Publisher(proxy.in_port, tmp_path) as other,
     ):
         writers = [
-            threading.Thread(target=write, args=args) for args in ((one, runs[:2]), (other, runs[2:]))
+            threading.Thread(target=write, args=args)
+            for args in ((one, runs[:2]), (other, runs[2:]))
         ]
         for writer in writers:
             writer.start()
@@ -227,10 +214,8 @@ def test_late_and_restarted_followers_have_all(proxy, tmp_path):
         for name, document in done + current[:100]:
             publisher(name, document)
         with Follower(proxy.out_port, tmp_path) as late:
-            entries = []
-            while len(entries) < 110:
-                entries += late.entries(10)
-            assert [e.run == run for e in entries] == [False] * len(done) + [True] * (110 - len(done))
+            entries = take(late, len(done) + 100)
+            assert [e.run == run for e in entries] == [False] * len(done) + [True] * 100
             for name, document in current[100:]:
                 publisher(name, document)
             assert_complete(entries[len(done) :] + follow(late)[run], current)
@@ -286,9 +271,7 @@ while True:
 def test_a_killed_writer_is_replaced_under_a_live_follower(proxy, tmp_path):
     command = [sys.executable, "-c", WRITER, proxy.in_port, tmp_path]
     with Follower(proxy.out_port, tmp_path) as follower, subprocess.Popen(command) as writer:
-        entries = []
-        while len(entries) < 500:
-            entries += follower.entries(10)
+        entries = take(follower, 500)
         writer.send_signal(signal.SIGKILL)
         writer.wait()
         with DocumentLog(tmp_path) as log, Publisher(proxy.in_port, log) as successor:
@@ -297,7 +280,9 @@ def test_a_killed_writer_is_replaced_under_a_live_follower(proxy, tmp_path):
             successor("stop", {"uid": "s", "run_start": "killed"})
             entries += follow(follower)["killed"]
     assert [e.index for e in entries] == list(range(len(entries)))
-    assert [e.document["uid"] for e in entries[2:-2]] == [str(n + 1) for n in range(len(entries) - 4)]
+    assert [e.document["uid"] for e in entries[2:-2]] == [
+        str(n + 1) for n in range(len(entries) - 4)
+    ]
     assert [e.epoch for e in entries[-3:]] == [1, 2, 2]
 
 
@@ -319,11 +304,9 @@ def test_a_killed_proxy_costs_nothing(tmp_path):
         entries = []
 
         def exchange(some):
-            goal = len(entries) + len(some)
             for name, document in some:
                 publisher(name, document)
-            while len(entries) < goal:
-                entries.extend(follower.entries(10))
+            entries.extend(take(follower, len(some)))
 
         exchange(documents[:100])
         process.kill()
@@ -340,26 +323,25 @@ def test_a_killed_proxy_costs_nothing(tmp_path):
 # ---------------------------------------------------------------- what does not belong there
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_malformed_messages_change_nothing_and_are_logged_once_per_kind(proxy, tmp_path, caplog):
     documents = run_documents(100)
     run = documents[0][1]["uid"]
     random = np.random.default_rng(1)
     envelope = wire.pack_envelope(run, 1, 2**40, "event", {"uid": "x"})
     valid = wire.message(b"", "event", envelope)
-    context = zmq.Context()
-    rogue = context.socket(zmq.XPUB)
-    rogue.linger = 0
-    rogue.connect(proxy.in_port)
-    assert rogue.poll(5000)
     with (
         caplog.at_level(logging.WARNING),
+        zmq.Context() as context,
+        context.socket(zmq.XPUB) as rogue,
         Publisher(proxy.in_port, tmp_path) as publisher,
         Follower(proxy.out_port, tmp_path) as follower,
     ):
+        rogue.linger = 0
+        rogue.connect(proxy.in_port)
+        assert rogue.poll(5000)
         publisher(*documents[0])
-        entries = follower.entries(10)
-        for number, (name, document) in enumerate(documents[1:]):
+        entries = take(follower, 1)
+        for number, (name, document) in enumerate(documents[1:-1]):
             rogue.send(random.bytes(number))
             rogue.send(b" event " + random.bytes(50))
             rogue.send(b" event " + pickle.dumps({"uid": "x"}))
@@ -370,25 +352,29 @@ def test_malformed_messages_change_nothing_and_are_logged_once_per_kind(proxy, t
             rogue.send(valid.replace(b" event ", b" stop ", 1))
             rogue.send(wire.message(b"", "start", wire.pack(["../../etc", 1, 0, "start", {}])))
             rogue.send(
-                wire.message(b"", "start", wire.pack_envelope(f"made-up-{number}", 1, 0, "start", {}))
+                wire.message(
+                    b"", "start", wire.pack_envelope(f"made-up-{number}", 1, 0, "start", {})
+                )
             )
             rogue.send(valid[: number % len(valid)])
             publisher(name, document)
             entries += follower.entries(0.0)
-        entries += follow(follower)[run]
-        assert_complete(entries, documents)
-        while sum(follower.dropped.values()) < 8 * 99:
-            assert not follower.entries(1.0)
+        entries += take(follower, len(documents) - 1 - len(entries))
+        for _ in range(10):  # now that nothing else is new in the log
+            rogue.send(valid)
+        while follower.dropped["ahead of the log of its run"] < 10:
+            assert follower.entries(0.1) == []
+        publisher(*documents[-1])
+        assert_complete(entries + take(follower, 1), documents)
         assert set(follower.dropped) == {
             "more than one part",
             "not a document of this bus",
             "name and envelope differ",
             "ahead of the log of its run",
-        } or len(follower.dropped) >= 3
+        }
+        assert min(follower.dropped.values()) > 1
     warnings = [r for r in caplog.records if "dropped a message" in r.getMessage()]
     assert len(warnings) == len(follower.dropped)
-    rogue.close()
-    context.term()
 
 
 def test_a_message_with_a_tail_does_not_mislead_the_reader(proxy, tmp_path):
@@ -397,15 +383,13 @@ def test_a_message_with_a_tail_does_not_mislead_the_reader(proxy, tmp_path):
         Publisher(proxy.in_port, tmp_path) as publisher,
         Follower(proxy.out_port, tmp_path) as follower,
     ):
-        entries = []
         for name, document in documents[:5]:
             publisher(name, document)
-        while len(entries) < 5:
-            entries += follower.entries(10)
+        entries = take(follower, 5)
         name, document = documents[5]
         forged = wire.pack_envelope(entries[0].run, 1, 5, name, document) + b"tail"
         publisher._socket.send(wire.message(b"", name, forged))
-        entries += follower.entries(10)
+        entries += take(follower, 1)
         for name, document in documents[5:10]:
             publisher.log.append(name, document)  # lost on the wire
         for name, document in documents[10:]:
@@ -460,7 +444,7 @@ def test_since_and_runs_choose(proxy, tmp_path):
             assert list(found) == [wanted[0][1]["uid"]]
             publisher(*old[-1])  # the old run goes on: now it is followed, from its start
             assert_complete(follow(follower)[old[0][1]["uid"]], old)
-            assert len(asked) == len(set(asked)) or asked.count(unwanted[0][1]["uid"]) == 1
+            assert asked.count(unwanted[0][1]["uid"]) == 1
 
 
 def test_close_from_another_thread_ends_the_iteration(proxy, tmp_path):

@@ -19,9 +19,7 @@ from p06bs.services.proxy import Proxy
 def test_it_says_when_it_is_ready_and_ends_cleanly(signum):
     command = [sys.executable, "-m", "p06bs.services.proxy"]
     command += ["--in", "tcp://127.0.0.1:*", "--out", "127.0.0.1:*"]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline().startswith("proxy ready: in tcp://127.0.0.1:")
     process.send_signal(signum)

@@ -21,6 +21,8 @@ from hypothesis import strategies as st
 from tiled.client import from_uri
 from tiled.client.utils import ClientError
 from tiled.queries import Eq, FullText, In, Key, Like
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
@@ -151,12 +153,14 @@ def test_stock_client_reads_200_pages_of_every_kind_of_column(served, live):
 
 
 def test_run_looks_like_one_of_a_bluesky_catalog(served, live):
+    pytest.importorskip("bluesky_tiled_plugins")
     sink, _ = served
     begin(sink, "0e8dc6a8-aaaa-4a4a-8888-000000000001", 5.0, scan_id=4711)
     add_page(sink, "0e8dc6a8-aaaa-4a4a-8888-000000000001", 1)
-    run = live[4711]
+    run = live.search(Key("start.scan_id") == 4711).values().first()
     assert type(run).__name__ == "BlueskyRunV3"
     assert run.start["scan_id"] == 4711
+    assert live[4711].start["uid"] == run.start["uid"]
     assert live["0e8dc6a8"].start["uid"] == run.start["uid"]
     assert [d["data_keys"].keys() for d in run["primary"].descriptors] == [KEYS.keys()]
 
@@ -361,6 +365,18 @@ def test_nobody_writes(served, http):
     ]:
         answer = http.request(method, path, headers=HEADERS, json=body)
         assert (answer.status_code, "read-only" in answer.text) == (405, True)
+
+
+def test_websockets_are_refused(served):
+    for headers in ({}, HEADERS):
+        with (
+            pytest.raises(InvalidStatus, match="403"),
+            connect(
+                served[1].replace("http", "ws") + "/api/v1/stream/single/live",
+                additional_headers=headers,
+            ),
+        ):
+            pass
 
 
 def test_many_columns_are_read_by_post_within_limits(served, http):

@@ -178,6 +178,16 @@ def test_page_that_does_not_fit_leaves_no_trace():
     assert column(sink, "r", "seq_num").tolist() == [1, 2, 3]
 
 
+def test_empty_page_says_nothing_about_the_columns():
+    sink = Sink(10_000_000)
+    sink("start", start("r"))
+    sink("descriptor", descriptor("r", {"why": {"dtype": "string", "shape": [], "source": "x"}}))
+    sink("event_page", page("r", {"why": []}))
+    assert not sink.view("r").streams["primary"]().columns
+    sink("event_page", page("r", {"why": ["beam lost"]}))
+    assert column(sink, "r", "why").tolist() == ["beam lost"]
+
+
 @pytest.mark.parametrize(
     ("name", "document"),
     [

@@ -1,5 +1,6 @@
 """The codec: everything that documents carry comes back as it was, and nothing else passes."""
 
+import contextlib
 import datetime
 import math
 import pickle
@@ -101,7 +102,9 @@ def test_arrays_of_string_objects_and_what_becomes_a_list():
     assert got.tolist() == names.tolist()
     assert wire.unpack(wire.pack(np.array(["Fe", None, 2], dtype=object))) == ["Fe", None, 2]
     assert wire.unpack(wire.pack(np.ma.array([1.0, 2.0], mask=[False, True]))) == [1.0, None]
-    document = OrderedDict(shape=(3, 4), queue=deque([1]), path=Path("/gpfs/raw"), kind=np.str_("x"))
+    document = OrderedDict(
+        shape=(3, 4), queue=deque([1]), path=Path("/gpfs/raw"), kind=np.str_("x")
+    )
     assert wire.unpack(wire.pack(document)) == {
         "shape": [3, 4],
         "queue": [1],
@@ -164,14 +167,12 @@ def test_random_bytes_raise_wire_errors_only(data):
         wire.unpack_envelope(data)
 
 
-@given(st.data())
-def test_a_damaged_array_never_becomes_anything_but_an_error_or_a_value(data):
+@given(st.integers(0), st.integers(0, 255))
+def test_a_damaged_envelope_is_refused_or_still_one(place, byte):
     good = bytearray(wire.pack_envelope("run", 1, 0, "event", {"a": np.arange(4.0), "b": "text"}))
-    good[data.draw(st.integers(0, len(good) - 1))] = data.draw(st.integers(0, 255))
-    try:
-        wire.unpack_envelope(good)
-    except wire.WireError as error:
-        assert str(error)
+    good[place % len(good)] = byte
+    with contextlib.suppress(wire.WireError):  # anything else would fail the test
+        assert type(wire.unpack_envelope(good)[-1]) is dict
 
 
 def test_nothing_is_unpickled():

@@ -1,10 +1,10 @@
 """Fluorescence equals PyMca's FastXRFLinearFit on the spectra that PyMca ships."""
 
-import importlib.util
 import json
 import subprocess
 import sys
 from functools import cache
+from importlib.resources import files
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 from p06bs.callbacks.xrf import Fluorescence
 from p06bs.model.modality import INVALID, BoundInput, Columns
 
-DATA = Path(str(importlib.util.find_spec("PyMca5").origin)).parent / "PyMcaData"  # type: ignore[union-attr]
+DATA = Path(str(files("PyMca5"))) / "PyMcaData"
 SPECTRA = ("XRFSpectrum.mca", "Steel.spe")
 MAIN_LINE = {"XRFSpectrum.mca": "Co_K", "Steel.spe": "Fe_Ka"}
 SNIP = {"stripflag": 1, "stripalgorithm": 1, "continuum": 0}

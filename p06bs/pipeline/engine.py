@@ -100,6 +100,8 @@ class Engine:
             "distributed.worker.memory.terminate": False,
             "distributed.comm.timeouts.connect": "10s",
         })
+        # Dask tells about every connection; what fails is seen here as workers that left.
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self.on == "local":
             self._cluster = LocalCluster(
                 n_workers=self.size,

@@ -188,7 +188,9 @@ class Pipelines:
         for name, run in self._runs.get(entry.run, {}).items():
             try:
                 run.add(entry.name, entry.document, where)
-            except (KeyError, TypeError, ValueError, LogError):
+            except LogError as error:
+                run.abandon(f"its derived run cannot be written: {error}")
+            except (KeyError, TypeError, ValueError):
                 # A document that is not what event-model says must not end the other runs.
                 log.exception(
                     "pipeline %s: run %s, document %d (%s) cannot be used",
@@ -209,8 +211,17 @@ class Pipelines:
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
         """Return what the log holds of a derived run that an earlier process has begun."""
+        uid = self._begun_uid(derived)
+        if uid is None:
+            return None
+        earlier = Earlier.read(self.documents.read(uid))
+        if earlier is not None and not earlier.ended:
+            self.documents.reopen(uid)  # takes the lock: nobody else may be writing this run
+        return earlier
+
+    def _begun_uid(self, derived: DerivedRun) -> str | None:
         if self.documents.path(derived.uid).exists():
-            return Earlier.read(self.documents.read(derived.uid))
+            return derived.uid
         if derived.raw_start["time"] >= self._started:
             return None
         # Begun under other settings than today's: its uid is not known, but its start is.
@@ -222,7 +233,7 @@ class Pipelines:
                 and start["process"]["name"] == derived.modality.name
                 and start["process"]["reprocessing"] == derived.reprocessing
             ):
-                return Earlier.read(self.documents.read(uid))
+                return uid
         return None
 
     def _tidy(self) -> None:

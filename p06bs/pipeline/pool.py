@@ -11,6 +11,7 @@ from typing import Any
 import zmq
 
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import LogError
 from p06bs.bus.wire import WireError
 from p06bs.pipeline import lane
 from p06bs.pipeline.leases import Leases
@@ -111,7 +112,10 @@ class Pool:
         rows = None if run is None or run.master is None else run.master.rows_out(number)
         if run is None or rows is None:
             return  # it came before, from another worker
-        run.result(number, lane.decode_result(reasons, columns, len(rows)))
+        try:
+            run.result(number, lane.decode_result(reasons, columns, len(rows)))
+        except LogError as error:
+            run.abandon(f"its derived run cannot be written: {error}")
         self.leases.forget(batch)
 
     def _returned(
@@ -165,7 +169,11 @@ class Pool:
         for worker in self.leases.idle():
             for key in self._in_turn():
                 run = self._runs[key]
-                batch = run.next_batch(workers)
+                try:
+                    batch = run.next_batch(workers)
+                except (LogError, ValueError) as error:
+                    run.abandon(str(error))
+                    continue
                 if batch is not None:
                     self._lease(worker, key, run, batch)
                     break

@@ -228,6 +228,11 @@ class RunPipeline:
         self.emit(*self.derived.stop("fail", reason))
         self.ended = True
 
+    def abandon(self, reason: str) -> None:
+        """Leave the run as it is, because its derived run cannot be written."""
+        log.error("run %s: %s leaves it: %s", self.raw.uid, self.modality.name, reason)
+        self.left = reason
+
     def _deliver(self, page: Page | None) -> None:
         assert self.derived is not None
         if page is None:

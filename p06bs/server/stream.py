@@ -163,5 +163,5 @@ def size_of(value: Any) -> int:
     if isinstance(value, Mapping):
         size += sum(size_of(key) + size_of(item) for key, item in value.items())
     elif isinstance(value, list):
-        size += sum(map(_size, value))
+        size += sum(map(size_of, value))
     return size

@@ -1,0 +1,328 @@
+"""Running pipelines: real processes, real sockets; online equals offline, whatever is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from tests.documents import raw_run, rows_of, validate
+from tests.techniques import Deadly, Scale, Total
+
+from p06bs import DocumentLog, Follower, Modality, Publisher, process
+from p06bs.config import load
+from p06bs.model.derived import settings_history
+from p06bs.model.documents import NamedDocument
+from p06bs.pipeline.pipeline import Pipeline, Pipelines
+from p06bs.services.proxy import Proxy
+from p06bs.services.up import Services, commands
+
+REPOSITORY = Path(__file__).parents[1]
+PATIENCE = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _workers_find_this_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+
+
+@contextmanager
+def proxy(folder: Path) -> Iterator[tuple[str, str]]:
+    addresses = (f"ipc://{folder}/in", f"ipc://{folder}/out")
+    forwarder = Proxy(*addresses)
+    thread = threading.Thread(target=forwarder.start)
+    thread.start()
+    try:
+        yield addresses
+    finally:
+        forwarder.stop()
+        thread.join()
+
+
+@contextmanager
+def running(pipelines: Pipelines) -> Iterator[Pipelines]:
+    thread = threading.Thread(target=pipelines.run)
+    thread.start()
+    try:
+        yield pipelines
+    finally:
+        pipelines.stop()
+        thread.join()
+
+
+class Listener:
+    """Follow everything, and wait for the stop documents of derived runs."""
+
+    def __init__(self, address: str, log: Path) -> None:
+        self.documents: dict[str, list[NamedDocument]] = {}
+        self.owner: dict[str, str] = {}
+        self.changed = threading.Condition()
+        self.follower = Follower(address, log)
+        self.thread = threading.Thread(target=self._listen)
+        self.thread.start()
+
+    def _listen(self) -> None:
+        for name, document in self.follower:
+            run = document["uid"] if name == "start" else document.get("run_start") or (
+                self.owner[document["descriptor"]])
+            if name == "descriptor":
+                self.owner[document["uid"]] = run
+            with self.changed:
+                self.documents.setdefault(run, []).append((name, document))
+                self.changed.notify_all()
+
+    def derived(self, raw: str, modality: str) -> list[NamedDocument]:
+        for documents in self.documents.values():
+            start = documents[0][1]
+            if start.get("original_run_uid") == raw and start["process"]["name"] == modality:
+                return documents
+        return []
+
+    def wait(self, raw: str, modality: str, *, rows: int | None = None) -> list[NamedDocument]:
+        """Wait for so many rows, or for the stop document."""
+
+        def there() -> bool:
+            documents = self.derived(raw, modality)
+            if rows is not None:
+                return len(rows_of(documents)) >= rows
+            return bool(documents) and documents[-1][0] == "stop"
+
+        with self.changed:
+            assert self.changed.wait_for(there, PATIENCE), (
+                f"{modality}: {len(rows_of(self.derived(raw, modality)))} rows, no stop"
+            )
+            return list(self.derived(raw, modality))
+
+    def __enter__(self) -> "Listener":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.follower.close()
+        self.thread.join()
+
+
+def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[NamedDocument]) -> None:
+    """Compare with what a fresh computation of the raw documents gives."""
+    validate(online)
+    initial, history = settings_history(online)
+    again = type(modality)(inputs=modality.inputs, **initial)
+    reference = process(again, raw, history)
+    keys = [k for n, d in reference if n == "descriptor" for k in d["data_keys"]]
+    for key in dict.fromkeys(keys):
+        streams = {d["name"] for n, d in reference if n == "descriptor" and key in d["data_keys"]}
+        ours = [r for r in rows_of([x for x in online if _has(x, key)], key) if r[0] in streams]
+        theirs = rows_of([x for x in reference if _has(x, key)], key)
+        assert [r[:3] for r in ours] == [r[:3] for r in theirs]
+        a, b = (np.array([r[3] for r in rows]) for rows in (ours, theirs))
+        assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), key
+    for key in ("num_events", "num_invalid", "exit_status"):
+        assert online[-1][1][key] == reference[-1][1][key]
+
+
+def _has(item: NamedDocument, key: str) -> bool:
+    return item[0] != "event_page" or key in item[1]["data"]
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, None])
+def test_online_equals_offline(tmp_path, size):
+    modality = Scale(inputs={"x": "x"}, bad=[17.0, 400.0], flagged=[5.0])
+    total = Total(inputs={"x": "x"})
+    seqs = [*range(1, 301), *range(250, 601)]  # a rewind
+    raw = raw_run({"x": np.arange(len(seqs), dtype=float)}, seqs=seqs, page=20)
+    log = tmp_path / "log"
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, log,
+                          [Pipeline(modality=m, batch_size=size) for m in (modality, total)])),
+        Publisher(inbound, log) as publish,
+        Listener(outbound, log) as listener,
+    ):
+        for document in raw:
+            publish(*document)
+        for each in (modality, total):
+            assert_equal(listener.wait(raw[0][1]["uid"], each.name), each, raw)
+
+
+def test_settings_change_at_an_exact_event(tmp_path):
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(400.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [modality])) as pipelines,
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw[:12]:
+            publish(*document)
+        listener.wait(uid, "scale", rows=50)
+        with pytest.raises(ValueError, match="limit"):
+            pipelines.revise("scale", {"limit": -1.0})
+        pipelines.revise("scale", {"factor": 3.0}, changed_by="Ada")
+        for document in raw[12:25]:
+            publish(*document)
+        listener.wait(uid, "scale", rows=180)
+        pipelines.revise("scale", {"square": True})
+        for document in raw[25:]:
+            publish(*document)
+        online = listener.wait(uid, "scale")
+        assert_equal(online, modality, raw)
+    descriptors = [d for n, d in online if n == "descriptor"]
+    assert [d["name"] for d in descriptors] == ["primary", "primary", "primary_r2"]
+    recorded = [d["configuration"]["scale"]["data"] for d in descriptors]
+    assert [r["changed_by"] for r in recorded] == ["", "Ada", ""]
+    assert [r["revision"] for r in recorded] == [0, 1, 2]
+
+
+def test_a_batch_that_kills_workers_costs_one_event(tmp_path):
+    modality = Deadly(inputs={"x": "x"}, poison=13.0)
+    raw = raw_run({"x": np.arange(40.0)}, page=8)
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [Pipeline(modality=modality, batch_size=4)])),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw:
+            publish(*document)
+        online = listener.wait(raw[0][1]["uid"], "deadly")
+    rows = rows_of(online, "valid", "invalid_reason")
+    assert [r[3] for r in rows] == [i != 13 for i in range(40)]
+    assert "workers died" in rows[13][4]
+
+
+def test_a_run_without_the_inputs_is_left_and_others_go_on(tmp_path, caplog):
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [Scale(inputs={"x": "x"})])),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw_run({"other": np.arange(5.0)}):
+            publish(*document)
+        raw = raw_run({"x": np.arange(5.0)})
+        for document in raw:
+            publish(*document)
+        listener.wait(raw[0][1]["uid"], "scale")
+
+
+def test_a_modality_that_cannot_be_imported_is_refused_with_a_reason(tmp_path):
+    class Local(Scale):
+        pass
+
+    raw = raw_run({"x": np.arange(5.0)})
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [Local(inputs={"x": "x"})])),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw:
+            publish(*document)
+        online = listener.wait(raw[0][1]["uid"], "local")
+    assert online[-1][1]["exit_status"] == "fail"
+    assert "cannot import modality" in online[-1][1]["reason"]
+
+
+test_a_modality_that_cannot_be_imported_is_refused_with_a_reason = pytest.mark.logs_errors(
+    test_a_modality_that_cannot_be_imported_is_refused_with_a_reason
+)
+
+CONFIGURATION = """
+[bus]
+inbound = "ipc://{folder}/in"
+outbound = "ipc://{folder}/out"
+log = "{folder}/log"
+[server]
+port = {port}
+api_key_file = "{folder}/key"
+[[pipelines]]
+modality = "tests.techniques:Deadly"
+settings = {{ seconds = 0.002 }}
+inputs = {{ x = "x" }}
+[[pipelines]]
+modality = "tests.techniques:Total"
+inputs = {{ x = "x" }}
+batch_size = 7
+"""
+
+
+def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
+    file = tmp_path / "services.toml"
+    file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))
+    lines: list[str] = []
+    services = Services(commands(load(file), file), lambda name, line: lines.append(f"{name}: {line}"))
+    watching = threading.Event()
+
+    def watch() -> None:
+        while not watching.wait(0.05):
+            services.look()
+
+    watcher = threading.Thread(target=watch)
+    services.start()
+    try:
+        watcher.start()
+        services.wait_ready(PATIENCE)
+        raw = raw_run({"x": np.arange(3000.0)}, page=5)
+        uid = raw[0][1]["uid"]
+        inbound, outbound = f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out"
+        with Publisher(inbound, tmp_path / "log") as publish, Listener(outbound, tmp_path / "log") as listener:
+            kills = ["worker", "pipelines", "proxy", "server", "worker"]
+            for number, document in enumerate(raw):
+                publish(*document)
+                if number % 100 == 99 and kills:
+                    listener.wait(uid, "deadly", rows=(number - 60) * 5)
+                    _kill(services, kills.pop(0))
+            for modality in (Deadly(inputs={"x": "x"}), Total(inputs={"x": "x"})):
+                assert_equal(listener.wait(uid, modality.name), modality, raw)
+    except BaseException:
+        print("\n".join(lines))
+        raise
+    finally:
+        watching.set()
+        watcher.join()
+        codes = services.stop()
+    assert not kills
+    assert set(codes.values()) == {0}, lines[-30:]
+
+
+def _kill(services: Services, kind: str) -> None:
+    pid = services.pids["pipelines" if kind == "worker" else kind]
+    if kind == "worker":
+        workers = [c for c in psutil.Process(pid).children() if "spawn_main" in " ".join(c.cmdline())]
+        pid = workers[0].pid
+    os.kill(pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def unused_port() -> int:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        return port
+
+
+def test_up_stops_everything_on_sigterm(tmp_path, unused_port):
+    file = tmp_path / "services.toml"
+    file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))
+    with subprocess.Popen(
+        [sys.executable, "-m", "p06bs.cli", "up", str(file)], stdout=subprocess.PIPE, text=True
+    ) as up:
+        assert up.stdout is not None
+        for line in up.stdout:
+            if "all services are up" in line:
+                break
+        children = psutil.Process(up.pid).children(recursive=True)
+        up.send_signal(signal.SIGTERM)
+        up.communicate(timeout=PATIENCE)
+        assert up.returncode == 0
+    assert len(children) >= 3
+    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
