@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from p06bs import DocumentLog, Publisher, config, process
+from p06bs import DocumentLog, Publisher, config
 from p06bs.bus.reader import SUFFIX, LogError
 from p06bs.model.binding import BindingError
 from p06bs.model.documents import Document
@@ -53,7 +53,9 @@ def up(
     from p06bs.services.up import Services, commands
 
     configuration = config.load(file)
-    services = Services(commands(configuration, file), lambda name, line: print(f"{name:>9} | {line}"))
+    services = Services(
+        commands(configuration, file), lambda name, line: print(f"{name:>9} | {line}")
+    )
     with _stoppable() as stopping:
         services.start()
         try:
@@ -73,8 +75,12 @@ def up(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="directory for logs, files and summary.json")] = Path("demo-out"),
-    once: Annotated[bool, typer.Option("--once", help="end by itself; status 0 only if all held")] = False,
+    out: Annotated[Path, typer.Option(help="directory for logs, files and summary.json")] = Path(
+        "demo-out"
+    ),
+    once: Annotated[
+        bool, typer.Option("--once", help="end by itself; status 0 only if all held")
+    ] = False,
     phantom: Annotated[Path | None, typer.Option(help=".npz of weight maps, 0..1")] = None,
     seed: Annotated[int, typer.Option(help="seed of all random numbers")] = 0,
     nx: Annotated[int, typer.Option(min=2, help="points per row")] = 41,
@@ -86,7 +92,13 @@ def demo(
     from p06bs.services.demo import Demo, run
 
     job = Demo(
-        out=out.absolute(), once=once, phantom=phantom, seed=seed, nx=nx, ny=ny, rate=rate,
+        out=out.absolute(),
+        once=once,
+        phantom=phantom,
+        seed=seed,
+        nx=nx,
+        ny=ny,
+        rate=rate,
         workers=workers,
     )
     if not run(job, console):
@@ -96,12 +108,20 @@ def demo(
 @app.command("process")
 def process_command(
     log: LogPath,
-    modality: Annotated[str, typer.Option(help="name of a modality (p06bs modalities), or module:Class")],
-    settings: Annotated[list[str], typer.Option(help="key=value, repeatable; values are JSON")] = [],
+    modality: Annotated[
+        str, typer.Option(help="name of a modality (p06bs modalities), or module:Class")
+    ],
+    settings: Annotated[
+        list[str], typer.Option(help="key=value, repeatable; values are JSON")
+    ] = [],
     inputs: Annotated[list[str], typer.Option(help="input=data_key, repeatable")] = [],
     run: Annotated[str, typer.Option(help="uid (or its beginning) of one run of a directory")] = "",
-    like: Annotated[str, typer.Option(help="derived run in the same directory whose settings history to use")] = "",
-    out: Annotated[Path | None, typer.Option(help="directory for the derived log and NeXus file")] = None,
+    like: Annotated[
+        str, typer.Option(help="derived run in the same directory whose settings history to use")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Option(help="directory for the derived log and NeXus file")
+    ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="events per batch")] = 256,
     as_json: AsJson = False,
 ) -> None:
@@ -117,14 +137,18 @@ def process_command(
         like_documents = DocumentLog(directory).read(_one(directory, like))
         recorded, changes = settings_history(like_documents)
         made = {**recorded, **made}
-        history = [(uid, {**changed, **config.parse_settings(settings)}) for uid, changed in changes]
+        history = [
+            (uid, {**changed, **config.parse_settings(settings)}) for uid, changed in changes
+        ]
     chosen = config.make_modality(modality, made, bindings)
     results = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for uid in progress.track(uids, description=chosen.name):
             try:
                 results.append(
-                    process_run(chosen, directory, uid, history=history, out=out, batch_size=batch_size)
+                    process_run(
+                        chosen, directory, uid, history=history, out=out, batch_size=batch_size
+                    )
                 )
             except BindingError as reason:
                 if len(uids) == 1:
@@ -142,11 +166,17 @@ def process_command(
 @app.command()
 def replay(
     log: LogPath,
-    address: Annotated[str, typer.Option(help="where the proxy takes documents")] = "tcp://127.0.0.1:5567",
+    address: Annotated[
+        str, typer.Option(help="where the proxy takes documents")
+    ] = "tcp://127.0.0.1:5567",
     to: Annotated[Path, typer.Option(help="log directory to publish through")] = Path("var/log"),
     run: Annotated[str, typer.Option(help="uid (or its beginning) of one run of a directory")] = "",
-    speed: Annotated[float, typer.Option(min=0, help="times real time; 0 is as fast as it goes")] = 0.0,
-    keep_uid: Annotated[bool, typer.Option(help="keep the run's uid instead of making a new one")] = False,
+    speed: Annotated[
+        float, typer.Option(min=0, help="times real time; 0 is as fast as it goes")
+    ] = 0.0,
+    keep_uid: Annotated[
+        bool, typer.Option(help="keep the run's uid instead of making a new one")
+    ] = False,
 ) -> None:
     """Publish a recorded run's documents again, as a new run."""
     from p06bs.offline import replayed
@@ -166,7 +196,9 @@ def replay(
 @app.command()
 def check(
     name: Annotated[str, typer.Argument(help="name of a modality, or module:Class")],
-    settings: Annotated[list[str], typer.Option(help="key=value, repeatable; values are JSON")] = [],
+    settings: Annotated[
+        list[str], typer.Option(help="key=value, repeatable; values are JSON")
+    ] = [],
     as_json: AsJson = False,
 ) -> None:
     """Test whether a modality keeps what the framework relies on."""
@@ -183,7 +215,9 @@ def check(
     findings = list(conformance(modality, columns))
     path = f"{found.__module__}:{found.__qualname__}"
     code = f"import importlib; importlib.import_module({found.__module__!r})"
-    fresh = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    fresh = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
     last = fresh.stderr.strip().splitlines()[-1:] or [""]
     findings.append(Finding("importable in a fresh process", last[0] if fresh.returncode else ""))
     problems = [f for f in findings if f.problem]
@@ -192,7 +226,9 @@ def check(
     else:
         for finding in findings:
             mark = "[red]fails[/]" if finding.problem else "[green]ok[/]"
-            console.print(f"{mark:>6} {finding.checked}", finding.problem and f": {finding.problem}")
+            console.print(
+                f"{mark:>6} {finding.checked}", finding.problem and f": {finding.problem}"
+            )
     if problems:
         raise typer.Exit(1)
 
@@ -229,8 +265,13 @@ def log_ls(
     table = Table("run", "scan", "plan or modality", "of run", "documents", "events", "status")
     for row in rows:
         table.add_row(
-            row["uid"], str(row["scan_id"] or ""), row["what"], (row["original_run_uid"] or "")[:8],
-            str(row["documents"]), str(row["events"]), row["status"],
+            row["uid"],
+            str(row["scan_id"] or ""),
+            row["what"],
+            (row["original_run_uid"] or "")[:8],
+            str(row["documents"]),
+            str(row["events"]),
+            row["status"],
         )
     console.print(table)
 
@@ -322,8 +363,10 @@ def _stoppable() -> Iterator[Any]:
     import signal
 
     flags: list[int] = []
-    before = {n: signal.signal(n, lambda number, _: flags.append(number))
-              for n in (signal.SIGTERM, signal.SIGINT)}
+    before = {
+        n: signal.signal(n, lambda number, _: flags.append(number))
+        for n in (signal.SIGTERM, signal.SIGINT)
+    }
     try:
         yield lambda: bool(flags)
     finally:
@@ -337,8 +380,14 @@ def main() -> None:
     try:
         app()
     except (
-        UsageError, config.ConfigurationError, SettingsError, BindingError, LogError, OSError,
-        TimeoutError, RuntimeError,
+        UsageError,
+        config.ConfigurationError,
+        SettingsError,
+        BindingError,
+        LogError,
+        OSError,
+        TimeoutError,
+        RuntimeError,
     ) as error:
         if debug:
             raise

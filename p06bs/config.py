@@ -88,7 +88,9 @@ class PipelineSection(Section):
     inputs: dict[str, str] = Field(
         default_factory=dict, description="input -> data key, or stream/data key"
     )
-    batch_size: int | None = Field(None, ge=1, description="events per batch; follows the load if absent")
+    batch_size: int | None = Field(
+        None, ge=1, description="events per batch; follows the load if absent"
+    )
 
     def make(self) -> Modality:
         """Return the modality that this describes."""
@@ -135,9 +137,7 @@ def load(path: str | Path) -> Configuration:
     try:
         return Configuration.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(
-            f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-        )
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ConfigurationError(f"{path}: {problems}") from None
 
 
@@ -158,7 +158,9 @@ def find_modality(name: str) -> type[Modality]:
     known = modalities()
     path = known.get(name, name if ":" in name else "")
     if not path:
-        raise ConfigurationError(f"no modality {name!r}; installed are {', '.join(known) or 'none'}")
+        raise ConfigurationError(
+            f"no modality {name!r}; installed are {', '.join(known) or 'none'}"
+        )
     try:
         found = importlib.metadata.EntryPoint(name, path, MODALITIES).load()
     except (ImportError, AttributeError) as error:

@@ -5,7 +5,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,10 @@ class Recorder:
 
     def __call__(self, name: str, document: Document) -> None:
         with self.changed:
-            run = document["uid"] if name == "start" else document.get("run_start") or (
-                self.owner[document["descriptor"]]
+            run = (
+                document["uid"]
+                if name == "start"
+                else document.get("run_start") or (self.owner[document["descriptor"]])
             )
             if name == "descriptor":
                 self.owner[document["uid"]] = run
@@ -164,7 +166,9 @@ def _where_to_look(console: Console, configuration: config.Configuration, key: s
     url = f"http://{server.host}:{server.port}"
     console.print(f"live tree   {url}/api/v1/metadata/live  (API key in {server.api_key_file})")
     console.print("in Python   from tiled.client import from_uri")
-    console.print(f'            from_uri("{url}", api_key=open("{server.api_key_file}").read())["live"]')
+    console.print(
+        f'            from_uri("{url}", api_key=open("{server.api_key_file}").read())["live"]'
+    )
     console.print(f"documents   {configuration.bus.log}  (p06bs log ls {configuration.bus.log})")
 
 
@@ -185,7 +189,7 @@ def _scan(
     from p06bs.sim.stage import TriggerBox
 
     bus = configuration.bus
-    engine = RunEngine({"endstation": "simulated", "sample": {"name": "phantom"}})
+    engine: Any = RunEngine({"endstation": "simulated", "sample": {"name": "phantom"}})
     beamline = Beamline(phantom, seed=demo.seed)
     data = (demo.out / "data").absolute()
     data.mkdir(exist_ok=True)
@@ -205,7 +209,9 @@ def _scan(
 
         def count(run: str, rows: int) -> None:
             start = recorder.documents[run][0][1]
-            progress.advance(tasks.get(start.get("process", {}).get("name", "raw"), tasks["raw"]), rows)
+            progress.advance(
+                tasks.get(start.get("process", {}).get("name", "raw"), tasks["raw"]), rows
+            )
 
         recorder.rows = count
         listening = threading.Thread(target=_listen, args=(follower, recorder), name="recorder")
@@ -216,8 +222,10 @@ def _scan(
             (raw,) = engine(plan)
             with recorder.changed:
                 recorder.changed.wait_for(
-                    lambda: set(recorder.derived(raw)) >= wanted
-                    and all(map(recorder.stopped, [raw, *recorder.derived(raw).values()])),
+                    lambda: (
+                        set(recorder.derived(raw)) >= wanted
+                        and all(map(recorder.stopped, [raw, *recorder.derived(raw).values()]))
+                    ),
                     timeout=60,
                 )
         finally:
@@ -233,8 +241,11 @@ def _listen(follower: Follower, recorder: Recorder) -> None:
 
 def _progress(console: Console) -> Progress:
     return Progress(
-        TextColumn("{task.description:>12}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), console=console,
+        TextColumn("{task.description:>12}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
     )
 
 
@@ -251,8 +262,13 @@ def _judge(
     points = demo.nx * demo.ny
     derived = recorder.derived(raw)
     summary: dict[str, Any] = {
-        "raw_uid": raw, "derived_uids": derived, "points": points, "events": {},
-        "correlation": {}, "share_before_stop": {}, "files": {},
+        "raw_uid": raw,
+        "derived_uids": derived,
+        "points": points,
+        "events": {},
+        "correlation": {},
+        "share_before_stop": {},
+        "files": {},
     }
     sections = {section.make().name: section for section in configuration.pipelines}
     missing = sorted(set(sections) - set(derived))
@@ -274,7 +290,9 @@ def _judge(
         summary["events"][name] = events
         summary["share_before_stop"][name] = early / points
         good = events == points and invalid == 0
-        checks[f"{name} has every point, valid"] = "" if good else f"{events} events, {invalid} invalid"
+        checks[f"{name} has every point, valid"] = (
+            "" if good else f"{events} events, {invalid} invalid"
+        )
         checks[f"{name} came while the scan ran"] = (
             "" if early >= SHARE * points else f"{early} of {points} rows before the raw stop"
         )
@@ -288,11 +306,11 @@ def _judge(
     return summary
 
 
-def _last(documents: list[NamedDocument]) -> Document:
+def _last(documents: Sequence[NamedDocument]) -> Document:
     return documents[-1][1]
 
 
-def _file(documents: list[NamedDocument], directory: Path, checks: dict[str, str]) -> str:
+def _file(documents: Sequence[NamedDocument], directory: Path, checks: dict[str, str]) -> str:
     (path,) = nexus.export(documents, directory)["all"]
     errors = validate(path)
     checks[f"{path.name} is valid NeXus"] = "; ".join(errors)
@@ -312,7 +330,7 @@ def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, 
     return found
 
 
-def _difference(documents: list[NamedDocument], reference: list[NamedDocument]) -> str:
+def _difference(documents: Sequence[NamedDocument], reference: Sequence[NamedDocument]) -> str:
     """Return where online and offline results differ, within rtol 1e-9."""
     online, offline = _columns(documents), _columns(reference)
     if set(online) != set(offline):
@@ -331,15 +349,17 @@ def _difference(documents: list[NamedDocument], reference: list[NamedDocument]) 
     return ""
 
 
-def _columns(documents: list[NamedDocument]) -> dict[str, npt.NDArray[Any]]:
+def _columns(documents: Sequence[NamedDocument]) -> dict[str, npt.NDArray[Any]]:
     pages = [d for n, d in documents if n == "event_page"]
-    columns = {k: np.concatenate([np.asarray(p["data"][k]) for p in pages]) for k in pages[0]["data"]}
+    columns = {
+        k: np.concatenate([np.asarray(p["data"][k]) for p in pages]) for k in pages[0]["data"]
+    }
     columns["uid"] = np.concatenate([np.asarray(p["uid"]) for p in pages])
     return columns
 
 
 def _served(
-    configuration: config.Configuration, key: str, uid: str, pages: list[Document]
+    configuration: config.Configuration, key: str, uid: str, pages: Sequence[Document]
 ) -> str:
     """Return what is wrong with what the server shows of a derived run."""
     assert configuration.server is not None
@@ -351,7 +371,9 @@ def _served(
         got = -1
         while time.monotonic() < until:
             answer = client.get(url, params={"format": "application/json"})
-            got = len(answer.json()) if answer.status_code == httpx.codes.OK else -answer.status_code
+            got = (
+                len(answer.json()) if answer.status_code == httpx.codes.OK else -answer.status_code
+            )
             if got == rows:
                 return ""
             time.sleep(0.1)

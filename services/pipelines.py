@@ -38,17 +38,19 @@ def make(configuration: config.Configuration) -> Pipelines:
 
 def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> None:
     """Compute derived runs of all raw runs until SIGTERM or SIGINT."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         pipelines = make(config.load(file))
     except config.ConfigurationError as error:
-        print(error, file=sys.stderr)  # noqa: T201  a command speaks to its user
+        print(error, file=sys.stderr)
         raise typer.Exit(2) from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipelines.stop())
     names = ", ".join(p.name for p in pipelines.pipelines)
-    print(f"pipelines ready: {names}", flush=True)  # noqa: T201
+    print(f"pipelines ready: {names}", flush=True)
     pipelines.run()
 
 

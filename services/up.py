@@ -29,14 +29,30 @@ def commands(configuration: Configuration, file: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     if configuration.proxy:
         found["proxy"] = [
-            *python, "p06bs.services.proxy", "--in", bus.inbound, "--out", bus.outbound,
+            *python,
+            "p06bs.services.proxy",
+            "--in",
+            bus.inbound,
+            "--out",
+            bus.outbound,
         ]
     if configuration.server is not None:
         server = configuration.server
         found["server"] = [
-            *python, "p06bs.services.server", "--log", str(bus.log), "--address", bus.outbound,
-            "--host", server.host, "--port", str(server.port), "--budget", str(server.budget),
-            "--api-key-file", str(server.api_key_file),
+            *python,
+            "p06bs.services.server",
+            "--log",
+            str(bus.log),
+            "--address",
+            bus.outbound,
+            "--host",
+            server.host,
+            "--port",
+            str(server.port),
+            "--budget",
+            str(server.budget),
+            "--api-key-file",
+            str(server.api_key_file),
         ]
     if configuration.pipelines:
         found["pipelines"] = [*python, "p06bs.services.pipelines", str(file)]
@@ -68,9 +84,7 @@ class Services:
         Takes ``(service, line)`` of what the services print.
     """
 
-    def __init__(
-        self, commands: Mapping[str, list[str]], say: Callable[[str, str], None]
-    ) -> None:
+    def __init__(self, commands: Mapping[str, list[str]], say: Callable[[str, str], None]) -> None:
         self._services = [Service(name, command) for name, command in commands.items()]
         self._say = say
 

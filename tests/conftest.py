@@ -16,8 +16,17 @@ settings.load_profile("p06bs")
 
 PATIENCE = 5.0
 # They live as long as the interpreter and belong to libraries, not to a test.
-LASTING_THREADS = ("bluesky-run-engine", "asyncio_", "IO loop", "Profile", "Dask-Offload",
-                   "pymca", "ThreadPoolExecutor", "AnyIO", "tiled")
+LASTING_THREADS = (
+    "bluesky-run-engine",
+    "asyncio_",
+    "IO loop",
+    "Profile",
+    "Dask-Offload",
+    "pymca",
+    "ThreadPoolExecutor",
+    "AnyIO",
+    "tiled",
+)
 
 
 class _Errors(logging.Handler):

@@ -35,7 +35,8 @@ def raw_run(
         }
     described = bundle.compose_descriptor(name="primary", data_keys=keys)
     documents: list[NamedDocument] = [
-        ("start", bundle.start_doc), ("descriptor", described.descriptor_doc),
+        ("start", bundle.start_doc),
+        ("descriptor", described.descriptor_doc),
     ]
     uids = [str(uuid.uuid4()) for _ in range(count)]
     step = page or 1
@@ -43,28 +44,47 @@ def raw_run(
         cut = slice(first, min(first + step, count))
         rows = range(count)[cut]
         if page:
-            documents.append(("event_page", {
-                "descriptor": described.descriptor_doc["uid"],
-                "uid": uids[cut],
-                "seq_num": seqs[cut],
-                "time": [1000.0 + r for r in rows],
-                "data": {k: np.asarray(c)[cut] for k, c in columns.items()},
-                "timestamps": {k: [0.0] * len(rows) for k in columns},
-            }))
+            documents.append(
+                (
+                    "event_page",
+                    {
+                        "descriptor": described.descriptor_doc["uid"],
+                        "uid": uids[cut],
+                        "seq_num": seqs[cut],
+                        "time": [1000.0 + r for r in rows],
+                        "data": {k: np.asarray(c)[cut] for k, c in columns.items()},
+                        "timestamps": {k: [0.0] * len(rows) for k in columns},
+                    },
+                )
+            )
         else:
-            documents.append(("event", {
-                "descriptor": described.descriptor_doc["uid"],
-                "uid": uids[first],
-                "seq_num": seqs[first],
-                "time": 1000.0 + first,
-                "data": {k: np.asarray(c)[first] for k, c in columns.items()},
-                "timestamps": dict.fromkeys(columns, 0.0),
-            }))
+            documents.append(
+                (
+                    "event",
+                    {
+                        "descriptor": described.descriptor_doc["uid"],
+                        "uid": uids[first],
+                        "seq_num": seqs[first],
+                        "time": 1000.0 + first,
+                        "data": {k: np.asarray(c)[first] for k, c in columns.items()},
+                        "timestamps": dict.fromkeys(columns, 0.0),
+                    },
+                )
+            )
     if stop:
-        documents.append(("stop", {
-            "uid": str(uuid.uuid4()), "run_start": bundle.start_doc["uid"], "time": 2000.0,
-            "exit_status": "success", "reason": "", "num_events": {"primary": len(set(seqs))},
-        }))
+        documents.append(
+            (
+                "stop",
+                {
+                    "uid": str(uuid.uuid4()),
+                    "run_start": bundle.start_doc["uid"],
+                    "time": 2000.0,
+                    "exit_status": "success",
+                    "reason": "",
+                    "num_events": {"primary": len(set(seqs))},
+                },
+            )
+        )
     return documents
 
 

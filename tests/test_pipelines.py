@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from tests.documents import raw_run, rows_of, validate
-from tests.techniques import Deadly, Scale, Total
 
-from p06bs import DocumentLog, Follower, Modality, Publisher, process
+from p06bs import Follower, Modality, Publisher, process
 from p06bs.config import load
 from p06bs.model.derived import settings_history
 from p06bs.model.documents import NamedDocument
 from p06bs.pipeline.pipeline import Pipeline, Pipelines
 from p06bs.services.proxy import Proxy
 from p06bs.services.up import Services, commands
+from tests.documents import raw_run, rows_of, validate
+from tests.techniques import Deadly, Scale, Total
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -70,8 +70,11 @@ class Listener:
 
     def _listen(self) -> None:
         for name, document in self.follower:
-            run = document["uid"] if name == "start" else document.get("run_start") or (
-                self.owner[document["descriptor"]])
+            run = (
+                document["uid"]
+                if name == "start"
+                else document.get("run_start") or (self.owner[document["descriptor"]])
+            )
             if name == "descriptor":
                 self.owner[document["uid"]] = run
             with self.changed:
@@ -139,8 +142,14 @@ def test_online_equals_offline(tmp_path, size):
     log = tmp_path / "log"
     with (
         proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, log,
-                          [Pipeline(modality=m, batch_size=size) for m in (modality, total)])),
+        running(
+            Pipelines(
+                inbound,
+                outbound,
+                log,
+                [Pipeline(modality=m, batch_size=size) for m in (modality, total)],
+            )
+        ),
         Publisher(inbound, log) as publish,
         Listener(outbound, log) as listener,
     ):
@@ -186,7 +195,11 @@ def test_a_batch_that_kills_workers_costs_one_event(tmp_path):
     raw = raw_run({"x": np.arange(40.0)}, page=8)
     with (
         proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [Pipeline(modality=modality, batch_size=4)])),
+        running(
+            Pipelines(
+                inbound, outbound, tmp_path / "log", [Pipeline(modality=modality, batch_size=4)]
+            )
+        ),
         Publisher(inbound, tmp_path / "log") as publish,
         Listener(outbound, tmp_path / "log") as listener,
     ):
@@ -258,7 +271,9 @@ def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))
     lines: list[str] = []
-    services = Services(commands(load(file), file), lambda name, line: lines.append(f"{name}: {line}"))
+    services = Services(
+        commands(load(file), file), lambda name, line: lines.append(f"{name}: {line}")
+    )
     watching = threading.Event()
 
     def watch() -> None:
@@ -273,7 +288,10 @@ def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
         raw = raw_run({"x": np.arange(3000.0)}, page=5)
         uid = raw[0][1]["uid"]
         inbound, outbound = f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out"
-        with Publisher(inbound, tmp_path / "log") as publish, Listener(outbound, tmp_path / "log") as listener:
+        with (
+            Publisher(inbound, tmp_path / "log") as publish,
+            Listener(outbound, tmp_path / "log") as listener,
+        ):
             kills = ["worker", "pipelines", "proxy", "server", "worker"]
             for number, document in enumerate(raw):
                 publish(*document)
@@ -296,7 +314,9 @@ def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
 def _kill(services: Services, kind: str) -> None:
     pid = services.pids["pipelines" if kind == "worker" else kind]
     if kind == "worker":
-        workers = [c for c in psutil.Process(pid).children() if "spawn_main" in " ".join(c.cmdline())]
+        workers = [
+            c for c in psutil.Process(pid).children() if "spawn_main" in " ".join(c.cmdline())
+        ]
         pid = workers[0].pid
     os.kill(pid, signal.SIGKILL)
 

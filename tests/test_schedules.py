@@ -11,8 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.documents import raw_run, rows_of, validate
-from tests.techniques import Scale, Total
 
 from p06bs import process
 from p06bs.model.compute import Result, compute, gather, make_ready
@@ -21,6 +19,8 @@ from p06bs.model.documents import NamedDocument
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
 from p06bs.pipeline.run import Earlier, RunPipeline
+from tests.documents import raw_run, rows_of, validate
+from tests.techniques import Scale, Total
 
 SILENCE = 5.0
 
@@ -28,8 +28,9 @@ SILENCE = 5.0
 class World:
     """One raw run, a pipeline for it and workers that misbehave."""
 
-    def __init__(self, modality: Any, raw: list[NamedDocument], chance: random.Random,
-                 size: int | None) -> None:
+    def __init__(
+        self, modality: Any, raw: list[NamedDocument], chance: random.Random, size: int | None
+    ) -> None:
         self.modality, self.raw, self.chance, self.size = modality, raw, chance, size
         self.log: list[NamedDocument] = []  # what was published, over all restarts
         self.now = 0.0
@@ -42,16 +43,34 @@ class World:
         self.fed = 0
         earlier = Earlier.read(self.log)
         self.run = RunPipeline(
-            self.modality, self.raw[0][1], lambda n, d: self.log.append((n, d)),
-            lambda derived: earlier, lambda: self.now, size=self.size,
+            self.modality,
+            self.raw[0][1],
+            lambda n, d: self.log.append((n, d)),
+            lambda derived: earlier,
+            lambda: self.now,
+            size=self.size,
         )
 
     def step(self) -> None:
         """Let something happen."""
         self.now += self.chance.random()
         act = self.chance.choice(
-            ["feed", "feed", "join", "lease", "lease", "result", "result", "result",
-             "double", "lose", "die", "hang", "settings", "restart"]
+            [
+                "feed",
+                "feed",
+                "join",
+                "lease",
+                "lease",
+                "result",
+                "result",
+                "result",
+                "double",
+                "lose",
+                "die",
+                "hang",
+                "settings",
+                "restart",
+            ]
         )
         workers = list(self.leases.workers)
         if act == "feed":
@@ -76,8 +95,10 @@ class World:
             for lost in self.leases.expire(self.now).values():
                 self.lost(lost)
         elif act == "settings" and isinstance(self.modality, Scale):
-            settings = {"factor": float(self.chance.randint(3, 9)),
-                        "square": self.chance.random() < 0.3}
+            settings = {
+                "factor": float(self.chance.randint(3, 9)),
+                "square": self.chance.random() < 0.3,
+            }
             self.run.revise(Revision(0, Scale.validate(settings), "tester", self.now))
         elif act == "restart" and self.chance.random() < 0.15:
             self.begin()
@@ -148,8 +169,11 @@ def acquisition(legs: list[tuple[int, int]]) -> list[int]:
 
 
 @given(
-    legs=rewinds, seed=st.integers(0, 10**9), page=st.sampled_from([0, 1, 4]),
-    size=st.sampled_from([None, 1, 3, 7]), steps=st.integers(0, 150),
+    legs=rewinds,
+    seed=st.integers(0, 10**9),
+    page=st.sampled_from([0, 1, 4]),
+    size=st.sampled_from([None, 1, 3, 7]),
+    steps=st.integers(0, 150),
     total=st.booleans(),
 )
 def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, total):
@@ -211,7 +235,9 @@ def test_a_batch_that_kills_its_workers_is_halved_until_one_event_is_invalid():
 
 @pytest.mark.parametrize("size", [None, 64])
 def test_a_backlog_costs_names_only(size):
-    world = World(Scale(inputs={"x": "x"}), raw_run({"x": np.arange(500.0)}), random.Random(1), size)
+    world = World(
+        Scale(inputs={"x": "x"}), raw_run({"x": np.arange(500.0)}), random.Random(1), size
+    )
     while world.fed < len(world.raw):
         world.feed()
     assert world.run.master is not None

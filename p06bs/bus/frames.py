@@ -19,7 +19,7 @@ OPEN_FILES = 16
 INTERVAL = 0.02
 
 
-class FramesMissing(TimeoutError):
+class FramesMissingError(TimeoutError):
     """The rows that a stream_datum announced were not in the file by the deadline."""
 
 
@@ -60,7 +60,7 @@ class FrameReader:
 
         Raises
         ------
-        FramesMissing
+        FramesMissingError
             If they were not written by the deadline.
         OSError, ValueError
             If the file cannot be read or does not hold what is described.
@@ -95,10 +95,10 @@ class FrameReader:
                 begun = time.monotonic()
                 reached = there
             if there <= self._given_up.get(place, -1):
-                raise FramesMissing(problem)
+                raise FramesMissingError(problem)
             if time.monotonic() - begun > self.deadline:
                 self._given_up[place] = there
-                raise FramesMissing(f"{problem} within {self.deadline:g} s")
+                raise FramesMissingError(f"{problem} within {self.deadline:g} s")
             time.sleep(INTERVAL)
 
     def _dataset(self, uri: str, name: str) -> h5py.Dataset:

@@ -37,7 +37,7 @@ HEADER = struct.Struct("<4sIQIII")
 SUFFIX = ".doclog"
 MAX_PAYLOAD = 1 << 30
 """Largest document, bytes; larger data belong into a file that a stream resource names."""
-BLOCK = 1 << 20
+BLOCK = 1 << 18
 
 
 class LogError(RuntimeError):

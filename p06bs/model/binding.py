@@ -137,8 +137,9 @@ def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -
         problems.append("it declares no required input that the run could feed")
     if problems or primary is None:
         has = "; ".join(map(str, found)) or "nothing"
-        raise BindingError(f"{modality.name} cannot work on this run: {'; '.join(problems)}. "
-                           f"The run has: {has}")
+        raise BindingError(
+            f"{modality.name} cannot work on this run: {'; '.join(problems)}. The run has: {has}"
+        )
     ordered = {name: bound[name] for name in modality.declared if name in bound}
     return Binding(ordered, primary)
 
@@ -205,9 +206,7 @@ def _squeeze(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 def _bound(c: Candidate, wanted: Input) -> BoundInput:
     shape = _squeeze(c.shape, len(wanted.dims))
     if len(shape) > len(wanted.dims):
-        raise BindingError(
-            f"{c} has {len(shape)} axes, but the input has only {list(wanted.dims)}"
-        )
+        raise BindingError(f"{c} has {len(shape)} axes, but the input has only {list(wanted.dims)}")
     scale = unit_scale(c.unit, wanted.unit)
     if scale is None:
         raise BindingError(f"{c} cannot be converted to {wanted.unit}")
@@ -277,7 +276,7 @@ def unit_scale(have: str | None, want: str | None) -> float | None:
         return 1.0
     import pint
 
-    registry = pint.get_application_registry()
+    registry: Any = pint.application_registry
     try:
         return float(registry.Quantity(1.0, have).to(want).magnitude)
     except (pint.errors.PintError, ValueError, TypeError):

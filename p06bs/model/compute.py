@@ -118,7 +118,7 @@ def compute(setup: Setup, columns: Mapping[str, Array | None], reasons: list[str
         if not good.any():
             return Result(reasons, {})
         columns = {k: None if c is None else c[good] for k, c in columns.items()}
-    arrays: dict[str, Array | None] = {name: None for name in setup.modality.declared}
+    arrays: dict[str, Array | None] = dict.fromkeys(setup.modality.declared)
     for name, column in columns.items():
         if column is not None:
             column.flags.writeable = False
@@ -149,9 +149,9 @@ def _halving(setup: Setup, columns: Mapping[str, Array | None], count: int) -> R
 def join(parts: Sequence[Result]) -> Result:
     """Put results of consecutive batches together."""
     made = [p for p in parts if p.columns]
-    columns = {k: np.concatenate([p.columns[k] for p in made]) for k in made[0].columns} if (
-        made
-    ) else {}
+    columns = (
+        {k: np.concatenate([p.columns[k] for p in made]) for k in made[0].columns} if (made) else {}
+    )
     return Result([r for p in parts for r in p.reasons], columns)
 
 
@@ -187,19 +187,24 @@ def check_outputs(setup: Setup, made: Columns, count: int) -> dict[str, Array]:
     if set(made) != set(setup.outputs):
         missing = sorted(set(setup.outputs) - set(made))
         extra = sorted(set(made) - set(setup.outputs))
-        raise ValueError(f"{setup.modality.name} made columns other than declared: "
-                         f"missing {missing}, not declared {extra}")
+        raise ValueError(
+            f"{setup.modality.name} made columns other than declared: "
+            f"missing {missing}, not declared {extra}"
+        )
     checked: dict[str, Array] = {}
     for name, declared in setup.outputs.items():
         column = np.asarray(made[name])
         if column.shape != (count, *declared.shape):
-            raise ValueError(f"{setup.modality.name} made {name} with shape {column.shape}, "
-                             f"declared is {(count, *declared.shape)}")
+            raise ValueError(
+                f"{setup.modality.name} made {name} with shape {column.shape}, "
+                f"declared is {(count, *declared.shape)}"
+            )
         dtype = np.dtype(declared.dtype)
         if column.dtype != dtype:
             if not np.can_cast(column.dtype, dtype, "same_kind"):
-                raise ValueError(f"{setup.modality.name} made {name} as {column.dtype}, "
-                                 f"declared is {dtype}")
+                raise ValueError(
+                    f"{setup.modality.name} made {name} as {column.dtype}, declared is {dtype}"
+                )
             column = column.astype(dtype)
         checked[name] = column
     return checked

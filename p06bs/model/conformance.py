@@ -28,7 +28,9 @@ def made_up_columns(modality: Modality, seed: int = 1) -> dict[str, Array]:
     random = np.random.default_rng(seed)
     columns: dict[str, Array] = {}
     for name, wanted in modality.declared.items():
-        shape = tuple(1024 if d == "channel" else 4 if "element" in d else AXIS for d in wanted.dims)
+        shape = tuple(
+            1024 if d == "channel" else 4 if "element" in d else AXIS for d in wanted.dims
+        )
         if wanted.unit in ("count", "counts"):
             columns[name] = random.poisson(50, (EVENTS, *shape)).astype(np.uint32)
         else:
@@ -91,7 +93,9 @@ def check(modality: Modality, columns: Mapping[str, Array]) -> Iterator[Finding]
     optional = [n for n, i in modality.declared.items() if i.optional and n in columns]
     for name in optional:
         rest = {n: c for n, c in columns.items() if n != name}
-        part = _run(make_ready(modality, modality.settings, bind_columns(modality, rest)), rest, [count])
+        part = _run(
+            make_ready(modality, modality.settings, bind_columns(modality, rest)), rest, [count]
+        )
         problem = part.reasons[0] if all(part.reasons) and not all_failed else ""
         yield Finding(f"works without {name}", problem)
 

@@ -29,8 +29,20 @@ from p06bs.model.documents import (
 from p06bs.model.modality import Modality, ModalitySettings, Output
 
 COPIED = (
-    "scan_id", "plan_name", "sample", "beamtime_id", "proposal_id", "technique", "endstation",
-    "scan", "shape", "extents", "snaking", "motors", "data_session", "beamtime_folder",
+    "scan_id",
+    "plan_name",
+    "sample",
+    "beamtime_id",
+    "proposal_id",
+    "technique",
+    "endstation",
+    "scan",
+    "shape",
+    "extents",
+    "snaking",
+    "motors",
+    "data_session",
+    "beamtime_folder",
 )
 """Fields of the raw start document that a derived run repeats, so that it is found by them."""
 
@@ -176,8 +188,9 @@ class DerivedRun:
             "p06bs_version": importlib.metadata.version("p06bs"),
         }
         keys = {k: _described(process, o) for k, o in setup.outputs.items()}
-        keys.update({k: {**d, "source": "p06bs", "object_name": process} for k, d in
-                     BOOKKEEPING.items()})
+        keys.update(
+            {k: {**d, "source": "p06bs", "object_name": process} for k, d in BOOKKEEPING.items()}
+        )
         hinted = [k for k, o in setup.outputs.items() if o.hinted and not o.shape]
         return "descriptor", {
             "uid": uid,
@@ -245,7 +258,10 @@ class DerivedRun:
         return Result(result.reasons, check_outputs(setup, columns, count))
 
     def stop(
-        self, exit_status: str = "success", reason: str = "", counts: Mapping[str, int] | None = None
+        self,
+        exit_status: str = "success",
+        reason: str = "",
+        counts: Mapping[str, int] | None = None,
     ) -> NamedDocument:
         """Return the stop document; `counts` are the raw sources' rows, if they differ."""
         document = {

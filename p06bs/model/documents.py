@@ -13,8 +13,18 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 Document = Mapping[str, Any]
-Name = Literal["start", "descriptor", "event", "event_page", "stream_resource", "stream_datum",
-               "stop", "resource", "datum", "datum_page"]
+Name = Literal[
+    "start",
+    "descriptor",
+    "event",
+    "event_page",
+    "stream_resource",
+    "stream_datum",
+    "stop",
+    "resource",
+    "datum",
+    "datum_page",
+]
 NamedDocument = tuple[str, Document]
 
 

@@ -169,7 +169,8 @@ class Modality:
             return cls.Settings.model_validate(dict(settings))
         except ValidationError as error:
             problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {_short(e['input'])})"
+                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}, "
+                f"got {_short(e['input'])}"
                 for e in error.errors()
             )
             raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
@@ -185,7 +186,7 @@ class Modality:
         """Return the columns that `process` (and `scan`, if there is one) makes."""
         raise NotImplementedError(f"{type(self).__name__} must implement outputs()")
 
-    def process(self, setup: Any, **columns: Any) -> Columns:
+    def process(self, setup: Any, *args: Any, **columns: Any) -> Columns:
         """Compute one batch.
 
         Parameters

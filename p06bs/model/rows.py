@@ -98,7 +98,7 @@ class _Feed:
         """Take a document's rows; return (seq_nums, refs) of the new ones, None if all known."""
         if not len(seqs):
             return None
-        repeated = int(seqs[0]) <= self.top or len(seqs) > 1 and bool((np.diff(seqs) <= 0).any())
+        repeated = int(seqs[0]) <= self.top or (len(seqs) > 1 and bool((np.diff(seqs) <= 0).any()))
         fingerprints = (
             [hash((segment.uids, segment.base))]
             if isinstance(segment.uids, str)
@@ -272,7 +272,9 @@ class Rows:
         settled = ready | absent
         stop = len(seqs) if settled.all() else int(np.argmin(settled))
         for i in np.flatnonzero(absent[:stop]).tolist():
-            self._passed_over.setdefault(int(seqs[i]), []).append((int(occurrence[i]), int(refs[i])))
+            self._passed_over.setdefault(int(seqs[i]), []).append(
+                (int(occurrence[i]), int(refs[i]))
+            )
         chosen = np.flatnonzero(ready[:stop] & ~absent[:stop])
         if len(chosen):
             s, o = seqs[chosen], occurrence[chosen]
@@ -344,8 +346,12 @@ class Rows:
                 first = segment.base + start
                 last = made[-1] if made else None
                 # Frames of one file go on from document to document; events do not.
-                follows = isinstance(segment.uids, str) and last and last.where == segment.where
-                if follows and last.start + last.count == first:
+                if (
+                    isinstance(segment.uids, str)
+                    and last is not None
+                    and last.where == segment.where
+                    and last.start + last.count == first
+                ):
                     made[-1] = Span(last.where, last.start, last.count + count)
                 else:
                     made.append(Span(segment.where, first, count))

@@ -92,18 +92,22 @@ class Engine:
 
     def _connect(self) -> None:
         import dask
-        from distributed import Client, LocalCluster
+        import distributed
 
-        dask.config.set({
-            "distributed.worker.profile.enabled": False,
-            "distributed.scheduler.worker-ttl": "30s",
-            "distributed.worker.memory.terminate": False,
-            "distributed.comm.timeouts.connect": "10s",
-        })
+        make: Any = distributed  # its constructors are not annotated
+
+        dask.config.set(
+            {
+                "distributed.worker.profile.enabled": False,
+                "distributed.scheduler.worker-ttl": "30s",
+                "distributed.worker.memory.terminate": False,
+                "distributed.comm.timeouts.connect": "10s",
+            }
+        )
         # Dask tells about every connection; what fails is seen here as workers that left.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         if self.on == "local":
-            self._cluster = LocalCluster(
+            self._cluster = make.LocalCluster(
                 n_workers=self.size,
                 threads_per_worker=1,
                 processes=True,
@@ -111,9 +115,9 @@ class Engine:
                 dashboard_address=None,
                 silence_logs=logging.CRITICAL,
             )
-            self._client = Client(self._cluster)
+            self._client = make.Client(self._cluster)
         else:
-            self._client = Client(self.on)
+            self._client = make.Client(self.on)
 
     def _place(self) -> None:
         """Give each joined worker a loop; forget those that left."""
@@ -125,11 +129,10 @@ class Engine:
             place.future.cancel(force=True)
             self.gone(place.loop)
         for address in there:
-            place = self._places.get(address)
-            if place is None:
+            if address not in self._places:
                 self._places[address] = self._submit(address, 0)
-            elif place.future.done():
-                self._replace(address, place)
+            elif self._places[address].future.done():
+                self._replace(address, self._places[address])
 
     def _replace(self, address: str, place: _Place) -> None:
         """Submit a loop again that ended, later and later if it fails."""
@@ -147,8 +150,15 @@ class Engine:
     def _submit(self, address: str, failures: int) -> _Place:
         loop = f"{address.removeprefix('tcp://')}-{uuid.uuid4().hex[:8]}"
         future = self._client.submit(
-            work, self.address, loop, self.epoch,
-            workers=[address], allow_other_workers=False, pure=False, retries=0, key=f"work-{loop}",
+            work,
+            self.address,
+            loop,
+            self.epoch,
+            workers=[address],
+            allow_other_workers=False,
+            pure=False,
+            retries=0,
+            key=f"work-{loop}",
         )
         return _Place(loop, future, failures)
 

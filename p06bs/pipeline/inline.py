@@ -46,8 +46,12 @@ class _OneRun:
             return
         if self.derived is None:
             self.derived = DerivedRun(
-                self.worker.modality, self.raw.start, self.raw.binding, self.revision,
-                self.worker.clock, self.worker.reprocessing,
+                self.worker.modality,
+                self.raw.start,
+                self.raw.binding,
+                self.revision,
+                self.worker.clock,
+                self.worker.reprocessing,
             )
             self.worker.emit(*self.derived.start())
         size = self.worker.batch_size
@@ -79,7 +83,8 @@ class _OneRun:
             self._record(self.revision, uid)
 
     def _record(self, revision: Revision, uid: str) -> None:
-        assert self.derived is not None and self.raw.binding is not None
+        assert self.derived is not None
+        assert self.raw.binding is not None
         assert self.raw.rows is not None
         self.revision = revision
         self.setup = make_ready(self.worker.modality, revision.settings, self.raw.binding)
@@ -87,23 +92,27 @@ class _OneRun:
         self.worker.emit(*self.derived.revise(revision, self.setup, first, uid))
 
     def _compute(self, taken: Taken) -> None:
-        assert self.derived is not None and self.setup is not None
+        assert self.derived is not None
+        assert self.setup is not None
         number, self.batch = self.batch, self.batch + 1
         mine, of = self.worker.share
         if number % of != mine:
             return
         columns, reasons = gather(
-            self.setup.binding, len(taken), taken.spans, self.raw.resources,
-            _identity, self.worker.read_frames,
+            self.setup.binding,
+            len(taken),
+            taken.spans,
+            self.raw.resources,
+            _identity,
+            self.worker.read_frames,
         )
         result = compute(self.setup, columns, reasons)
-        page = Page(
-            taken.first, self.revision.number, taken.seq, taken.uids, taken.times, result
-        )
+        page = Page(taken.first, self.revision.number, taken.seq, taken.uids, taken.times, result)
         self.worker.emit(*self.derived.page(page))
 
     def _stop(self) -> None:
-        assert self.derived is not None and self.raw.rows is not None
+        assert self.derived is not None
+        assert self.raw.rows is not None
         stop = self.raw.stop or {
             "exit_status": "abort",
             "reason": "the raw run has no stop document",
@@ -206,8 +215,14 @@ class Worker:
         """End the runs that got no stop document, and close all files."""
         for uid in list(self._runs):
             run = self._runs[uid]
-            run.raw.add("stop", {"run_start": uid, "exit_status": "abort",
-                                 "reason": "the raw run has no stop document"})
+            run.raw.add(
+                "stop",
+                {
+                    "run_start": uid,
+                    "exit_status": "abort",
+                    "reason": "the raw run has no stop document",
+                },
+            )
             run.work(final=True)
             self._forget(uid)
         self.read_frames.close()

@@ -26,8 +26,16 @@ NEED, UNREAD, REFUSED = "need", "unread", "refused"  # setup missing, log unseen
 BEAT, BATCH, STOP = "beat", "batch", "stop"
 
 LENGTHS: Mapping[str, int] = {
-    JOIN: 2, ALIVE: 2, RESULT: 6, NEED: 4, UNREAD: 5, REFUSED: 5, BYE: 1,
-    BEAT: 3, BATCH: 9, STOP: 1,
+    JOIN: 2,
+    ALIVE: 2,
+    RESULT: 6,
+    NEED: 4,
+    UNREAD: 5,
+    REFUSED: 5,
+    BYE: 1,
+    BEAT: 3,
+    BATCH: 9,
+    STOP: 1,
 }
 
 
@@ -115,15 +123,15 @@ def make_setup(record: Mapping[str, Any]) -> Setup:
 
 def encode_spans(rows: Taken) -> dict[str, list[list[Any]]]:
     """Return a batch's spans as plain lists."""
-    return {
-        key: [[s.where, s.start, s.count] for s in spans] for key, spans in rows.spans.items()
-    }
+    return {key: [[s.where, s.start, s.count] for s in spans] for key, spans in rows.spans.items()}
 
 
 def decode_spans(spans: Mapping[str, list[list[Any]]]) -> dict[str, list[Span]]:
     """Return spans as `encode_spans` took them."""
     return {
-        key: [Span(tuple(w) if isinstance(w, list) else w, start, count) for w, start, count in all_]
+        key: [
+            Span(tuple(w) if isinstance(w, list) else w, start, count) for w, start, count in all_
+        ]
         for key, all_ in spans.items()
     }
 

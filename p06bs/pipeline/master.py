@@ -31,8 +31,9 @@ class Batch:
 
     def resources(self, known: Mapping[str, Document]) -> dict[str, Document]:
         """Return the stream resources that the batch's frames lie in."""
-        names = {s.where for spans in self.rows.spans.values() for s in spans
-                 if isinstance(s.where, str)}
+        names = {
+            s.where for spans in self.rows.spans.values() for s in spans if isinstance(s.where, str)
+        }
         return {name: known[name] for name in names if name in known}
 
 

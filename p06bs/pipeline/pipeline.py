@@ -194,7 +194,10 @@ class Pipelines:
                 # A document that is not what event-model says must not end the other runs.
                 log.exception(
                     "pipeline %s: run %s, document %d (%s) cannot be used",
-                    name, entry.run, entry.index, entry.name,
+                    name,
+                    entry.run,
+                    entry.index,
+                    entry.name,
                 )
 
     def _begin(self, pipeline: Pipeline, entry: Entry) -> RunPipeline:

@@ -201,8 +201,15 @@ class Pool:
                 deadline=self.deadline,
             )
         sent = self._send(
-            worker.encode(), lane.BATCH, setup_key, batch.number, lease.attempt, len(batch.rows),
-            lane.encode_spans(batch.rows), batch.resources(run.raw.resources), record,
+            worker.encode(),
+            lane.BATCH,
+            setup_key,
+            batch.number,
+            lease.attempt,
+            len(batch.rows),
+            lane.encode_spans(batch.rows),
+            batch.resources(run.raw.resources),
+            record,
             self._carried(run, batch) if worker in self._blind else None,
         )
         if not sent:
@@ -243,4 +250,3 @@ class Pool:
     def close(self) -> None:
         """Close the lane."""
         self.socket.close()
-

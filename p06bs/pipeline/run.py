@@ -172,7 +172,11 @@ class RunPipeline:
         skip = 0 if scans else earlier.rows
         self._order = Order(skip)
         self.master = Master(
-            self.raw, self._initial, known=history, skip=skip, last=earlier.last_raw_uid,
+            self.raw,
+            self._initial,
+            known=history,
+            skip=skip,
+            last=earlier.last_raw_uid,
             size=self.size,
         )
 
@@ -250,7 +254,5 @@ class RunPipeline:
             return
         assert self.derived is not None
         stop = self.raw.stop
-        self.emit(
-            *self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.counts)
-        )
+        self.emit(*self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.counts))
         self.ended = True

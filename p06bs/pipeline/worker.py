@@ -87,9 +87,7 @@ class _Pulse:
 
 
 class _Loop:
-    def __init__(
-        self, context: zmq.Context[Any], address: str, worker: str, pulse: _Pulse
-    ) -> None:
+    def __init__(self, context: zmq.Context[Any], address: str, worker: str, pulse: _Pulse) -> None:
         self.pulse = pulse
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 1000
@@ -152,14 +150,18 @@ class _Loop:
 
         def read_events(where: tuple[int, int]) -> Document:
             if carried is not None:
-                return unpack_envelope(carried[str(where[0])][HEADER.size :]).document
+                *_, document = unpack_envelope(carried[str(where[0])][HEADER.size :])
+                return document
             return self._page(path, where)
 
         try:
             columns, reasons = gather(
                 setup.binding, count, lane.decode_spans(spans), resources, read_events, reader
             )
-        except (OSError, LogError) as error:  # this machine does not see the log: let the batch carry columns
+        except (
+            OSError,
+            LogError,
+        ) as error:  # this machine does not see the log: let the batch carry columns
             self._send(lane.UNREAD, key, number, attempt, str(error))
             return
         result = compute(setup, columns, reasons)
