@@ -113,15 +113,18 @@ def run(demo: Demo, console: Console) -> bool:
             _show(console, summary, checks)
             console.print("services go on; Ctrl-C ends them")
             _until_interrupted(services)
+    except (RuntimeError, TimeoutError) as error:
+        last = "\n".join(lines[-15:])
+        raise RuntimeError(f"{error}; the services' last words:\n{last}") from error
     finally:
         codes = services.stop()
+        (demo.out / "services.log").write_text("\n".join(lines) + "\n")
     bad = {name: code for name, code in codes.items() if code}
     checks["services stopped cleanly"] = str(bad) if bad else ""
     summary["checks"] = {name: problem or "held" for name, problem in checks.items()}
     ok = not any(checks.values())
     summary["ok"] = ok
     (demo.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    (demo.out / "services.log").write_text("\n".join(lines) + "\n")
     if demo.once:
         _show(console, summary, checks)
     return ok
@@ -131,8 +134,6 @@ def _write_configuration(demo: Demo) -> Path:
     """Write the services' configuration: that of sim.toml, in the output directory."""
     template = Path(__file__).with_name("sim.toml")
     content = template.read_text(encoding="utf-8")
-    for name in spectra.SPECTRA:
-        (demo.out / f"{name}.cfg").write_text(spectra.pymca_configuration(name), encoding="utf-8")
     # Each demo has ports of its own when nobody needs to know them beforehand.
     ports = _free_ports(3) if demo.once else [5567, 5568, 8000]
     changed = {
@@ -322,8 +323,11 @@ def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, 
     found: dict[str, float] = {}
     with h5py.File(path) as file:
         maps = file.get("entry/maps", {})
-        for line in (x for lines in spectra.LINES.values() for x in lines):
-            weights = truth.get(spectra.spectrum_of(line))
+        for line in spectra.regions():
+            spectrum = spectra.spectrum_of(line)
+            if name == "xrf" and spectrum != "XRFSpectrum":
+                continue  # its fit begins above the steel's lines
+            weights = truth.get(spectrum)
             if line in maps and weights is not None and np.ptp(weights) > 0:
                 key = line if name == "region_sums" else f"{name}:{line}"
                 found[key] = float(np.corrcoef(maps[line][()].ravel(), weights.ravel())[0, 1])

@@ -12,16 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from p06bs.bus.framing import HEADER, LogCorruptError, LogError, frame_header, read_frame
 from p06bs.bus.log import DocumentLog
-from p06bs.bus.reader import (
-    HEADER,
-    LogCorruptError,
-    LogError,
-    RunReader,
-    frame_header,
-    read_frame,
-    read_log,
-)
+from p06bs.bus.reader import RunReader, read_log
 from p06bs.bus.run_log import LogLockedError, RunLog
 
 

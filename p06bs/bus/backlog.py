@@ -17,7 +17,7 @@ LIST_SECONDS = 5.0
 """Interval at which the directory is listed although its time stamp did not change."""
 PATIENCE_SECONDS = 5.0
 """How long damage in a log counts as "not visible yet"; see `RunReader`."""
-FILL_BYTES = 1 << 20
+FILL_BYTES = 1 << 18
 """About how much one `fill` reads."""
 
 

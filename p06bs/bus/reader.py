@@ -1,109 +1,39 @@
-"""Frames of the document log, and the reader of one run's log.
+"""The reader of one run's log, complete or still being written.
 
-A log is a sequence of frames: a header of 28 bytes (little endian) and the
-envelope of one document, the same bytes that travel on the wire.
-
-======  ========================================
-bytes   field
-======  ========================================
-4       ``p6d1``
-4       writer epoch (1 for the first writer)
-8       index in the log (from 0, no gaps)
-4       length of the payload
-4       CRC-32 of the payload
-4       CRC-32 of the 24 bytes before
-======  ========================================
-
-The header has a checksum of its own, so that the end of a frame is known
-before all of it is there. Files are read with `os.pread` and opened afresh for
-every read: no mapping over a tail that a writer may cut off, and on network
-file systems an open is what makes another host's writes visible.
+Files are read with `os.pread` and opened afresh for every read: no mapping
+over a tail that a writer may cut off, and on network file systems an open is
+what makes another host's writes visible.
 """
 
 import os
-import struct
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-from zlib import crc32
 
-from p06bs.bus import wire
+from p06bs.bus.framing import (
+    BLOCK,
+    HEADER,
+    SUFFIX,
+    Entry,
+    LogCorruptError,
+    LogError,
+    intact_frames,
+    parse_frame,
+    parse_header,
+    read_frame,
+)
 from p06bs.bus.sequence import Sequence
 
-MAGIC = b"p6d1"
-HEADER = struct.Struct("<4sIQIII")
-SUFFIX = ".doclog"
-MAX_PAYLOAD = 1 << 30
-"""Largest document, bytes; larger data belong into a file that a stream resource names."""
-BLOCK = 1 << 18
-
-
-class LogError(RuntimeError):
-    """Base class of what goes wrong with a document log."""
-
-
-class LogCorruptError(LogError):
-    """Frames that were there are not readable any more; names file and offset."""
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A document of a run, and where its frame lies in the log."""
-
-    run: str
-    epoch: int
-    index: int
-    name: str
-    document: dict[str, Any]
-    offset: int
-    nbytes: int
-
-
-def frame_header(epoch: int, index: int, payload: bytes) -> bytes:
-    """Return the header of a frame.
-
-    Raises
-    ------
-    LogError
-        If the payload is larger than `MAX_PAYLOAD`.
-    """
-    if len(payload) > MAX_PAYLOAD:
-        raise LogError(
-            f"a document of {len(payload)} bytes is more than a log takes ({MAX_PAYLOAD}); "
-            "write such data to a file and emit a stream resource"
-        )
-    fields = HEADER.pack(MAGIC, epoch, index, len(payload), crc32(payload), 0)
-    return fields[:-4] + crc32(fields[:-4]).to_bytes(4, "little")
-
-
-def read_frame(source: str | Path | int, offset: int, nbytes: int) -> Entry:
-    """Read one frame by its place, as an `Entry` or a batch names it.
-
-    Parameters
-    ----------
-    source : str, Path or int
-        The file, or a descriptor of it.
-    offset, nbytes : int
-        Place of the frame, header included, in bytes.
-
-    Raises
-    ------
-    LogCorruptError
-        If no whole, intact frame of this length lies there.
-    """
-    if not isinstance(source, int):
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return read_frame(fd, offset, nbytes)
-        finally:
-            os.close(fd)
-    data = os.pread(source, nbytes, offset)
-    header = _header(data, 0)
-    if header is None or len(data) != nbytes or HEADER.size + header[2] != nbytes:
-        raise LogCorruptError(f"no frame of {nbytes} bytes at offset {offset}")
-    return _entry(header, memoryview(data)[HEADER.size :], offset)
+__all__ = [
+    "HEADER",
+    "SUFFIX",
+    "Entry",
+    "LogCorruptError",
+    "LogError",
+    "RunReader",
+    "read_frame",
+    "read_log",
+]
 
 
 class RunReader:
@@ -145,7 +75,7 @@ class RunReader:
         Parameters
         ----------
         max_bytes : int, optional
-            Stop after about so many bytes (a block of 1 MiB, or one frame, more at most).
+            Stop after about so many bytes (a block of 64 KiB, or one frame, more at most).
 
         Raises
         ------
@@ -187,7 +117,7 @@ class RunReader:
         """
         block = os.pread(fd, BLOCK, self.offset)
         base, at, before = self.offset, 0, len(entries)
-        while (header := _header(block, at)) is not None:
+        while (header := parse_header(block, at)) is not None:
             end = at + HEADER.size + header[2]
             if end > len(block):
                 if at == 0 and len(block) == BLOCK:  # a frame longer than a block
@@ -196,7 +126,7 @@ class RunReader:
                         continue
                 return len(entries) > before
             try:
-                entry = _entry(header, memoryview(block)[at + HEADER.size : end], base + at)
+                entry = parse_frame(header, memoryview(block)[at + HEADER.size : end], base + at)
                 self._check(entry)
             except LogCorruptError as error:
                 if not entries:
@@ -216,10 +146,10 @@ class RunReader:
 
     def _confirm(self, fd: int) -> None:
         """Make sure that the next frame is where the messages said, else look for it."""
-        header = _header(os.pread(fd, HEADER.size, self.offset), 0)
+        header = parse_header(os.pread(fd, HEADER.size, self.offset), 0)
         if header is None or header[1] != self.sequence.index:
             self.offset = self._confirmed
-            while (header := _header(os.pread(fd, HEADER.size, self.offset), 0)) is not None:
+            while (header := parse_header(os.pread(fd, HEADER.size, self.offset), 0)) is not None:
                 if header[1] >= self.sequence.index:
                     break
                 self.offset += HEADER.size + header[2]
@@ -234,7 +164,7 @@ class RunReader:
 
     def _doubt(self, fd: int, reason: str) -> None:
         """Raise if the bytes at `offset` will not become a frame any more."""
-        following = next(_intact_frames(fd, self.offset + 1), None)
+        following = next(intact_frames(fd, self.offset + 1), None)
         if following is None:
             return  # a torn tail, which the next writer cuts off
         now = time.monotonic()
@@ -261,42 +191,3 @@ def read_log(path: str | Path) -> Iterator[Entry]:
     reader = RunReader(path)
     while entries := reader.read(BLOCK):
         yield from entries
-
-
-Header = tuple[int, int, int, int]
-
-
-def _header(data: bytes, at: int) -> Header | None:
-    """Return epoch, index, payload length and checksum, or None if there is no header."""
-    if len(data) - at < HEADER.size:
-        return None
-    magic, epoch, index, length, payload_crc, header_crc = HEADER.unpack_from(data, at)
-    if magic != MAGIC or crc32(data[at : at + HEADER.size - 4]) != header_crc:
-        return None
-    return epoch, index, length, payload_crc
-
-
-def _entry(header: Header, payload: memoryview, offset: int) -> Entry:
-    epoch, index, _, checksum = header
-    if crc32(payload) != checksum:
-        raise LogCorruptError(f"checksum of the frame at offset {offset} is wrong")
-    try:
-        run, *place, name, document = wire.unpack_envelope(payload)
-    except wire.WireError as error:
-        raise LogCorruptError(f"the frame at offset {offset} holds no envelope: {error}") from error
-    if place != [epoch, index]:
-        raise LogCorruptError(f"the frame at offset {offset} is {[epoch, index]} and says {place}")
-    return Entry(run, epoch, index, name, document, offset, HEADER.size + len(payload))
-
-
-def _intact_frames(fd: int, offset: int) -> Iterator[int]:
-    """Yield offsets, from `offset` on, at which a whole frame with right checksums lies."""
-    while len(block := os.pread(fd, BLOCK, offset)) >= HEADER.size:
-        at = -1
-        while (at := block.find(MAGIC, at + 1)) >= 0:
-            head = _header(os.pread(fd, HEADER.size, offset + at), 0)
-            if head is not None:
-                payload = os.pread(fd, head[2], offset + at + HEADER.size)
-                if len(payload) == head[2] and crc32(payload) == head[3]:
-                    yield offset + at
-        offset += len(block) - len(MAGIC) + 1

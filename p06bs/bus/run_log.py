@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from p06bs.bus import wire
-from p06bs.bus.reader import BLOCK, LogError, RunReader, frame_header
+from p06bs.bus.framing import BLOCK, LogError, frame_header
+from p06bs.bus.reader import RunReader
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from p06bs.model.binding import BindingError
 from p06bs.model.compute import Result, Setup, make_ready
 from p06bs.model.derived import Clock, DerivedRun, Page, Revision, recorded
 from p06bs.model.documents import Document, NamedDocument
-from p06bs.model.modality import Modality
+from p06bs.model.modality import Modality, ModalitySettings, Output
 from p06bs.model.run import RawRun
 from p06bs.pipeline.master import Batch, Master
 from p06bs.pipeline.sorter import Order, without
@@ -126,26 +126,50 @@ class RunPipeline:
         self._finish()
 
     def revise(self, revision: Revision) -> None:
-        """Change the settings from the next row on that is in no batch yet."""
+        """Change the settings from the next row on that is in no batch yet.
+
+        Settings that do not fit this run are refused with an error in the log;
+        the old ones stay in force.
+        """
         self._wish = revision
-        if self.master is not None:
+        if self.master is not None and not self.over:
+            try:
+                self._outputs(revision.settings)
+            except Exception as error:  # an author's code may raise anything
+                log.error(
+                    "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, error
+                )
+                return
             self.master.revise(revision)
+
+    def _outputs(self, settings: ModalitySettings) -> dict[str, Output]:
+        assert self.raw.binding is not None
+        return dict(self.modality.outputs(settings, self.raw.binding.bound))
 
     def _begin(self) -> None:
         assert self.raw.binding is not None
-        self.derived = DerivedRun(
+        derived = DerivedRun(
             self.modality, self.raw.start, self.raw.binding, self._initial, self.clock
         )
-        earlier = self.look_back(self.derived)
+        earlier = self.look_back(derived)
+        if earlier is not None and earlier.ended:
+            self.ended = True
+            return
         if earlier is None:
+            try:
+                self._outputs(self._initial.settings)
+            except Exception as error:  # an author's code may raise anything
+                self.left = f"{self.modality.name} cannot work on this run: {error}"
+                log.error("run %s: %s", self.raw.uid, self.left)
+                return
+            self.derived = derived
             self.master = Master(self.raw, self._initial, size=self.size)
             self.emit(*self.derived.start())
-        elif earlier.ended:
-            self.ended = True
         else:
+            self.derived = derived
             self._resume(earlier)
-        if self._wish is not None and self.master is not None:
-            self.master.revise(self._wish)
+        if self._wish is not None:
+            self.revise(self._wish)
 
     def _resume(self, earlier: Earlier) -> None:
         """Go on after the last row that an earlier process has published."""
@@ -188,10 +212,8 @@ class RunPipeline:
             if self.modality.scan is not None:
                 setup = make_ready(self.modality, revision.settings, self.raw.binding)
             else:
-                outputs = self.modality.outputs(revision.settings, self.raw.binding.bound)
-                setup = Setup(
-                    self.modality, revision.settings, self.raw.binding, None, dict(outputs)
-                )
+                outputs = self._outputs(revision.settings)
+                setup = Setup(self.modality, revision.settings, self.raw.binding, None, outputs)
             self._setups[revision.number] = setup
         return setup
 

@@ -13,7 +13,7 @@ from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 from tiled.structures.table import TableStructure
 
-from p06bs.bus.frames import FramesMissing
+from p06bs.bus.frames import FramesMissingError
 from p06bs.server.columns import Array, TextView, View
 
 RESPONSE_LIMIT = 300_000_000
@@ -76,7 +76,7 @@ class ColumnAdapter(Adapter[ArrayStructure]):
         self._check_size(high - low)
         try:
             values = self._view.read(first + low, first + high)
-        except FramesMissing as missing:
+        except FramesMissingError as missing:
             raise DataNotReadyError(str(missing)) from missing
         picks: Array = values[(within, *rest)]
         return picks

@@ -39,7 +39,7 @@ class ExternalView:
 
         Raises
         ------
-        FramesMissing
+        FramesMissingError
             If they are announced and not in the file yet.
         OSError, ValueError
             If the file cannot be read or does not hold what the descriptor says.
