@@ -129,7 +129,7 @@ class World:
 
     def result(self, worker: str, attempt: int, batch: Batch, result: Result) -> None:
         self.leases.end(batch.number, worker, attempt)
-        if self.run.master is not None and self.run.master.rows_out(batch.number) is not None:
+        if self.run.master is not None and self.run.master.batch_out(batch.number) is not None:
             self.run.result(batch.number, result)
             self.leases.forget(batch.number)
 

@@ -137,6 +137,26 @@ def parse_frame(header: Header, payload: memoryview, offset: int) -> Entry:
     return Entry(run, epoch, index, name, document, offset, HEADER.size + len(payload))
 
 
+def last_entry(path: str | Path) -> Entry | None:
+    """Return the entry that a log ends with, without reading what is before it.
+
+    None if the file ends in the middle of a frame, or with one longer than `BLOCK`.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        size = os.fstat(fd).st_size
+        start = max(0, size - BLOCK)
+        tail = os.pread(fd, BLOCK, start)
+        at = len(tail)
+        while (at := tail.rfind(MAGIC, 0, at)) >= 0:
+            header = parse_header(tail, at)
+            if header is not None and at + HEADER.size + header[2] == len(tail):
+                return parse_frame(header, memoryview(tail)[at + HEADER.size :], start + at)
+        return None
+    finally:
+        os.close(fd)
+
+
 def intact_frames(fd: int, offset: int) -> Iterator[int]:
     """Yield offsets, from `offset` on, at which a whole frame with right checksums lies."""
     while len(block := os.pread(fd, BLOCK, offset)) >= HEADER.size:

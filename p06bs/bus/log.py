@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from p06bs.bus import wire
+from p06bs.bus.framing import last_entry
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import Appended, RunLog
 
@@ -121,6 +122,15 @@ class DocumentLog:
     def read(self, run: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield ``(name, document)`` for what is in a run's log now."""
         return ((entry.name, entry.document) for entry in self.entries(run))
+
+    def ends(self, run: str) -> tuple[Entry | None, Entry | None]:
+        """Return the first and the last entry of a run's log, None where there is none.
+
+        Quick: what lies between is not read. The last entry is None, too, while
+        it is being written.
+        """
+        first = next(self.entries(run), None)
+        return first, None if first is None else last_entry(self.path(run))
 
     def close(self) -> None:
         """Sync and close all logs; may be called twice."""

@@ -8,6 +8,7 @@ are joined by equal seq_num only if the start document lists the streams under
 """
 
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -58,6 +59,14 @@ class Binding:
         first = self.bound[self.primary].stream
         others = {b.stream for b in self.bound.values()} - {first}
         return (first, *sorted(others))
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one event's inputs, as far as the descriptors say."""
+        return sum(
+            math.prod(b.shape) * (np.dtype(b.dtype).itemsize if b.dtype else 8)
+            for b in self.bound.values()
+        )
 
     def record(self) -> dict[str, dict[str, str]]:
         """Return the binding as it is recorded in a derived start document."""

@@ -4,6 +4,7 @@ The same function runs in a worker, in a notebook callback and in the
 reference `process`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -60,6 +61,16 @@ class Result:
     def valid(self) -> npt.NDArray[np.bool_]:
         """Mask of the events that have a row in `columns`."""
         return np.array([not r for r in self.reasons], bool)
+
+
+BATCH_BYTES = 1 << 25
+"""Most bytes of a batch's inputs or outputs, so that a worker's memory is bounded."""
+
+
+def rows_within(binding: Binding, outputs: Mapping[str, Output], most: int) -> int:
+    """Return how many events a batch may have: `most`, or fewer where they are large."""
+    made = sum(math.prod(o.shape) * np.dtype(o.dtype).itemsize for o in outputs.values())
+    return max(1, min(most, BATCH_BYTES // max(1, binding.row_bytes, made)))
 
 
 def make_ready(modality: Modality, settings: ModalitySettings, binding: Binding) -> Setup:

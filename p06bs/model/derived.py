@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding
-from p06bs.model.compute import Array, Result, Setup, check_outputs
+from p06bs.model.compute import Array, Result, Setup, check_outputs, invalid, join
 from p06bs.model.documents import (
     Document,
     NamedDocument,
@@ -253,9 +253,34 @@ class DerivedRun:
         scan = setup.modality.scan
         if scan is None or not result.columns:
             return result
-        count = sum(not r for r in result.reasons)
-        self._state, columns = scan(setup.prepared, self._state, result.columns)
-        return Result(result.reasons, check_outputs(setup, columns, count))
+        reasons = list(result.reasons)
+        valid = np.flatnonzero(result.valid)
+        scanned = self._scan_rows(setup, result.columns, len(valid))
+        for place, reason in zip(valid.tolist(), scanned.reasons, strict=True):
+            reasons[place] = reason
+        return Result(reasons, scanned.columns)
+
+    def _scan_rows(self, setup: Setup, columns: Mapping[str, Array], count: int) -> Result:
+        """Scan rows; where that fails, halve them until one is left, which is invalid.
+
+        A row that fails leaves the state as it was.
+        """
+        try:
+            state, made = setup.modality.scan(setup.prepared, self._state, columns)
+            checked = check_outputs(setup, made, count)
+        except Exception as error:  # an author's code may raise anything; the event is to blame
+            if count == 1:
+                return invalid(1, f"{type(error).__name__}: {error}")
+        else:
+            self._state = state
+            return Result([""] * count, checked)
+        half = count // 2
+        return join(
+            [
+                self._scan_rows(setup, {k: c[:half] for k, c in columns.items()}, half),
+                self._scan_rows(setup, {k: c[half:] for k, c in columns.items()}, count - half),
+            ]
+        )
 
     def stop(
         self,

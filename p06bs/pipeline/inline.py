@@ -12,7 +12,7 @@ from typing import Any
 
 from p06bs.bus.frames import FrameReader
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Setup, compute, gather, make_ready
+from p06bs.model.compute import Setup, compute, gather, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page, Revision
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
@@ -54,7 +54,8 @@ class _OneRun:
                 self.worker.reprocessing,
             )
             self.worker.emit(*self.derived.start())
-        size = self.worker.batch_size
+        outputs = self.worker.modality.outputs(self.revision.settings, self.raw.binding.bound)
+        size = rows_within(self.raw.binding, outputs, self.worker.batch_size)
         while rows.available >= size or (final and rows.available):
             self._revise(next(rows.next_uids(1)))
             taken = rows.take(self._until_next_change(size))
@@ -229,6 +230,8 @@ class Worker:
 
     def _forget(self, uid: str) -> None:
         self._runs.pop(uid, None)
+        if not self._runs:
+            self.read_frames.close()
         for key in [k for k, owner in self._owner.items() if owner == uid]:
             del self._owner[key]
 

@@ -37,14 +37,15 @@ class Batch:
         return {name: known[name] for name in names if name in known}
 
 
-def batch_size(available: int, workers: int) -> int:
-    """Return the batch size for a backlog: a power of two from 1 to `LARGEST`.
+def batch_size(available: int, workers: int, largest: int = LARGEST) -> int:
+    """Return the batch size for a backlog: a power of two from 1 to `largest`.
 
     Twice as many batches as workers, so that the last ones end together; small
     batches while the pipeline keeps up, which is what makes it prompt.
     """
     share = available // max(1, 2 * workers)
-    return min(LARGEST, 1 << max(0, share.bit_length() - 1))
+    limit = 1 << (largest.bit_length() - 1)
+    return min(limit, 1 << max(0, share.bit_length() - 1))
 
 
 class Master:
@@ -62,6 +63,8 @@ class Master:
         Rows that an earlier writer has delivered, and `last`, the identity of the last of them.
     size : int, optional
         Fixed batch size; by default it follows the backlog.
+    largest : int
+        Most events of a batch, whatever `size` says.
     window : int
         How many batches may be out at once, so that the sorter's memory is bounded.
     """
@@ -75,10 +78,12 @@ class Master:
         skip: int = 0,
         last: str | None = None,
         size: int | None = None,
+        largest: int = LARGEST,
         window: int = 256,
     ) -> None:
         self.raw = raw
         self.size = size
+        self.largest = largest
         self.window = window
         self.revision = initial
         self._recorded = False
@@ -174,7 +179,7 @@ class Master:
         rows = self.raw.rows
         if rows is None or not self.batches_allowed or rows.taken < self._skip:
             return None
-        size = self.size or batch_size(rows.available, workers)
+        size = min(self.size or batch_size(rows.available, workers, self.largest), self.largest)
         ahead = [row - rows.taken for row in self._known if row > rows.taken]
         taken = rows.take(min([size, *ahead]))
         if taken is None:
@@ -187,10 +192,9 @@ class Master:
         self._out[batch.number] = batch
         return batch
 
-    def rows_out(self, number: int) -> Taken | None:
-        """Return the rows of a batch that is out; None if its result came."""
-        batch = self._out.get(number)
-        return None if batch is None else batch.rows
+    def batch_out(self, number: int) -> Batch | None:
+        """Return a batch that is out; None if its result came."""
+        return self._out.get(number)
 
     def result(self, number: int, result: Result) -> Page | None:
         """Take a batch's result; None if it came before."""

@@ -12,7 +12,7 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,6 +106,7 @@ class Pipelines:
             self.pool.address, self.pool.epoch, on=on, workers=workers, gone=self._later_gone
         )
         self.publisher = Publisher(inbound, self.documents)
+        self._done = self._look_for_done(self._started - catch_up)
         self.follower = Follower(
             outbound, self.documents, since=self._started - catch_up, runs=self._wanted
         )
@@ -130,6 +131,8 @@ class Pipelines:
                 for entry in self.follower.entries(0):
                     busy = True
                     self._take(entry)
+                if self.engine.failure is not None:
+                    raise RuntimeError("no workers can be placed") from self.engine.failure
                 self._serve_requests()
                 now = time.monotonic()
                 if now - expired > EXPIRE:
@@ -162,8 +165,32 @@ class Pipelines:
         self._requests.put(("revise", (pipeline, revision)))
 
     def _wanted(self, uid: str) -> bool:
-        """Return whether to follow a run: not those that these pipelines derive themselves."""
-        return True
+        """Return whether to follow a run.
+
+        Not derived runs, which feed no pipeline yet, and not raw runs that have
+        ended and whose derived runs have ended: a restart must not read them all.
+        """
+        first, last = self.documents.ends(uid)
+        if first is None:
+            return True
+        if "original_run_uid" in first.document:
+            return False
+        ended = last is not None and last.name == "stop"
+        names = {p.modality.name for p in self.pipelines}
+        return not (ended and names <= self._done.get(uid, set()))
+
+    def _look_for_done(self, since: float) -> dict[str, set[str]]:
+        """Return which modalities have ended derived runs of which raw runs."""
+        done: dict[str, set[str]] = defaultdict(set)
+        for uid in self.documents.runs():
+            if self.documents.path(uid).stat().st_mtime < since:
+                continue
+            first, last = self.documents.ends(uid)
+            if first is not None and last is not None and last.name == "stop":
+                process = first.document.get("process")
+                if process is not None and not process["reprocessing"]:
+                    done[first.document["derived_from"][0]].add(process["name"])
+        return done
 
     def _later_gone(self, loop: str) -> None:
         self._requests.put(("gone", loop))
@@ -181,8 +208,6 @@ class Pipelines:
 
     def _take(self, entry: Entry) -> None:
         if entry.name == "start":
-            if "original_run_uid" in entry.document:
-                return  # derived runs feed no pipeline yet
             self._runs[entry.run] = {p.name: self._begin(p, entry) for p in self.pipelines}
         where = (entry.offset, entry.nbytes)
         for name, run in self._runs.get(entry.run, {}).items():

@@ -68,7 +68,7 @@ class Pool:
             try:
                 (data,) = parts
                 self._take(identity, lane.decode(data))
-            except (WireError, ValueError, TypeError) as error:
+            except (WireError, ValueError, TypeError, AttributeError, KeyError) as error:
                 kind = type(error).__name__
                 self._unclear[kind] += 1
                 if self._unclear[kind] == 1:
@@ -109,11 +109,11 @@ class Pool:
         batch = (run_key, number)
         self.leases.end(batch, worker, attempt)
         run = self._runs.get(run_key)
-        rows = None if run is None or run.master is None else run.master.rows_out(number)
-        if run is None or rows is None:
+        out = None if run is None or run.master is None else run.master.batch_out(number)
+        if run is None or out is None:
             return  # it came before, from another worker
         try:
-            run.result(number, lane.decode_result(reasons, columns, len(rows)))
+            run.result(number, lane.decode_result(reasons, columns, len(out.rows)))
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
         self.leases.forget(batch)

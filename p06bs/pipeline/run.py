@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Result, Setup, make_ready
+from p06bs.model.compute import Result, Setup, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page, Revision, recorded
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality, ModalitySettings, Output
 from p06bs.model.run import RawRun
-from p06bs.pipeline.master import Batch, Master
+from p06bs.pipeline.master import LARGEST, Batch, Master
 from p06bs.pipeline.sorter import Order, without
 
 log = logging.getLogger(__name__)
@@ -157,13 +157,15 @@ class RunPipeline:
             return
         if earlier is None:
             try:
-                self._outputs(self._initial.settings)
+                outputs = self._outputs(self._initial.settings)
             except Exception as error:  # an author's code may raise anything
                 self.left = f"{self.modality.name} cannot work on this run: {error}"
                 log.error("run %s: %s", self.raw.uid, self.left)
                 return
             self.derived = derived
-            self.master = Master(self.raw, self._initial, size=self.size)
+            self.master = Master(
+                self.raw, self._initial, size=self.size, largest=self._largest(outputs)
+            )
             self.emit(*self.derived.start())
         else:
             self.derived = derived
@@ -198,11 +200,16 @@ class RunPipeline:
         self.master = Master(
             self.raw,
             self._initial,
+            largest=self._largest(self._outputs(initial)),
             known=history,
             skip=skip,
             last=earlier.last_raw_uid,
             size=self.size,
         )
+
+    def _largest(self, outputs: dict[str, Output]) -> int:
+        assert self.raw.binding is not None
+        return rows_within(self.raw.binding, outputs, LARGEST)
 
     def _setup(self, revision: Revision) -> Setup:
         """Return the setup as the sorter needs it: ready to scan, or only the outputs."""
@@ -237,9 +244,23 @@ class RunPipeline:
         return self.master.batch(workers)
 
     def result(self, number: int, result: Result) -> None:
-        """Take a batch's result; one that came before is dropped."""
-        if self.master is not None and not self.over:
-            self._deliver(self.master.result(number, result))
+        """Take a batch's result; one that came before is dropped.
+
+        Raises
+        ------
+        ValueError
+            If it does not have the outputs of the batch's settings.
+        """
+        if self.master is None or self.over:
+            return
+        batch = self.master.batch_out(number)
+        if batch is None:
+            return
+        if result.columns and self.modality.scan is None:
+            wanted = set(self._setups[batch.revision].outputs)
+            if wanted != set(result.columns):
+                raise ValueError(f"a result of {self.modality.name} has not the outputs declared")
+        self._deliver(self.master.result(number, result))
 
     def lost(self, number: int) -> None:
         """Take a batch back whose worker died or fell silent."""
