@@ -14,7 +14,7 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
 from p06bs import DocumentLog, Publisher, config
 from p06bs.bus.reader import SUFFIX, LogError
@@ -262,7 +262,15 @@ def log_ls(
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table("run", "scan", "plan or modality", "of run", "documents", "events", "status")
+    table = Table(
+        Column("run", no_wrap=True),
+        "scan",
+        "plan or modality",
+        "of run",
+        "documents",
+        "events",
+        "status",
+    )
     for row in rows:
         table.add_row(
             row["uid"],

@@ -19,6 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from p06bs import DocumentLog, Follower, Publisher, config, process
 from p06bs.model.documents import Document, NamedDocument
+from p06bs.services._heatmap import show_pairs
 from p06bs.services.up import Services, commands
 from p06bs.sim import spectra
 from p06bs.sim.phantom import Phantom, expected_maps
@@ -109,6 +110,7 @@ def run(demo: Demo, console: Console) -> bool:
         raw = _scan(demo, phantom, configuration, recorder, console)
         summary = _judge(demo, phantom, recorder, raw, configuration, key, checks)
         summary["seconds"] = round(time.monotonic() - began, 2)
+        _show_maps(console, summary, phantom, demo)
         if not demo.once:
             _show(console, summary, checks)
             console.print("services go on; Ctrl-C ends them")
@@ -382,6 +384,20 @@ def _served(
                 return ""
             time.sleep(0.1)
     return f"{got} rows of {rows}"
+
+
+def _show_maps(console: Console, summary: Mapping[str, Any], phantom: Phantom, demo: Demo) -> None:
+    """Print one line's map per spectrum beside the phantom."""
+    path = summary["files"].get("region_sums")
+    if path is None:
+        return
+    truth = expected_maps(phantom, demo.nx, demo.ny)
+    pairs: dict[str, tuple[Map, Map]] = {}
+    with h5py.File(path) as file:
+        for name, weights in truth.items():
+            line = next(line for line in spectra.LINES[name] if line in file["entry/maps"])
+            pairs[line] = (file["entry/maps"][line][()], weights)
+    show_pairs(console, pairs)
 
 
 def _show(console: Console, summary: Mapping[str, Any], checks: Mapping[str, str]) -> None:
