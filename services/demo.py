@@ -1,36 +1,26 @@
 """The main job on a laptop: a simulated fly map, its derived runs, and whether they are right."""
 
 import json
-import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import h5py
-import httpx
-import numpy as np
-import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
-from p06bs import DocumentLog, Follower, Publisher, config, process
+from p06bs import Follower, Publisher, config
 from p06bs.model.documents import Document, NamedDocument
-from p06bs.services._heatmap import show_pairs
+from p06bs.services._heatmap import Map, show_pairs
+from p06bs.services._judge import judge
 from p06bs.services.up import Services, commands
 from p06bs.sim import spectra
 from p06bs.sim.phantom import Phantom, expected_maps
-from p06bs.writers import nexus
-from p06bs.writers._validate import validate
-
-log = logging.getLogger(__name__)
-Map = npt.NDArray[np.float64]
-
-CORRELATION = 0.99
-SHARE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +85,7 @@ def run(demo: Demo, console: Console) -> bool:
     def say(service: str, line: str) -> None:
         lines.append(f"{service}: {line}")
         if not demo.once:
-            console.print(f"[dim]{service}[/] {line}", markup=True, highlight=False)
+            console.print(Text(f"{service} {line}", style="dim"))
 
     services = Services(commands(configuration, file), say)
     checks: dict[str, str] = {}
@@ -104,13 +94,14 @@ def run(demo: Demo, console: Console) -> bool:
         with console.status("starting proxy, server, pipelines and workers"):
             services.start()
             services.wait_ready(90)
-        key = configuration.server.api_key_file.read_text().strip() if configuration.server else ""
-        _where_to_look(console, configuration, key)
+        _where_to_look(console, configuration)
         recorder = Recorder()
         raw = _scan(demo, phantom, configuration, recorder, console)
-        summary = _judge(demo, phantom, recorder, raw, configuration, key, checks)
+        truth = expected_maps(phantom, demo.nx, demo.ny)
+        summary = judge(raw, recorder.derived(raw), truth, configuration, demo.out, checks)
         summary["seconds"] = round(time.monotonic() - began, 2)
-        _show_maps(console, summary, phantom, demo)
+        if console.color_system is not None:
+            _show_maps(console, summary, truth)
         if not demo.once:
             _show(console, summary, checks)
             console.print("services go on; Ctrl-C ends them")
@@ -163,7 +154,7 @@ def _free_ports(number: int) -> list[int]:
     return ports
 
 
-def _where_to_look(console: Console, configuration: config.Configuration, key: str) -> None:
+def _where_to_look(console: Console, configuration: config.Configuration) -> None:
     server = configuration.server
     assert server is not None
     url = f"http://{server.host}:{server.port}"
@@ -252,146 +243,11 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def _judge(
-    demo: Demo,
-    phantom: Phantom,
-    recorder: Recorder,
-    raw: str,
-    configuration: config.Configuration,
-    key: str,
-    checks: dict[str, str],
-) -> dict[str, Any]:
-    """Compare all derived runs with the phantom, the reference and each other."""
-    points = demo.nx * demo.ny
-    derived = recorder.derived(raw)
-    summary: dict[str, Any] = {
-        "raw_uid": raw,
-        "derived_uids": derived,
-        "points": points,
-        "events": {},
-        "correlation": {},
-        "share_before_stop": {},
-        "files": {},
-    }
-    sections = {section.make().name: section for section in configuration.pipelines}
-    missing = sorted(set(sections) - set(derived))
-    checks["every pipeline made a derived run"] = f"missing: {missing}" if missing else ""
-    logs = DocumentLog(configuration.bus.log)
-    stopped = _last(recorder.documents[raw])["time"]
-    truth = expected_maps(phantom, demo.nx, demo.ny)
-    files = demo.out / "nexus"
-    summary["files"]["raw"] = _file(list(logs.read(raw)), files, checks)
-    for name, uid in derived.items():
-        documents = list(logs.read(uid))
-        if documents[-1][0] != "stop":
-            checks[f"{name} stopped"] = "it has no stop document"
-            continue
-        pages = [d for n, d in documents if n == "event_page"]
-        events = sum(len(p["seq_num"]) for p in pages)
-        invalid = sum(_last(documents)["num_invalid"].values())
-        early = sum(len(p["seq_num"]) for p in pages if p["timestamps"]["valid"][0] < stopped)
-        summary["events"][name] = events
-        summary["share_before_stop"][name] = early / points
-        good = events == points and invalid == 0
-        checks[f"{name} has every point, valid"] = (
-            "" if good else f"{events} events, {invalid} invalid"
-        )
-        checks[f"{name} came while the scan ran"] = (
-            "" if early >= SHARE * points else f"{early} of {points} rows before the raw stop"
-        )
-        reference = process(sections[name].make(), logs.read(raw))
-        checks[f"{name} equals the reference"] = _difference(documents, reference)
-        path = summary["files"][name] = _file(documents, files, checks)
-        summary["correlation"].update(_correlations(name, Path(path), truth))
-        checks[f"{name} is in the server"] = _served(configuration, key, uid, pages)
-    low = {line: c for line, c in summary["correlation"].items() if c < CORRELATION}
-    checks["maps show the phantom"] = f"correlations {low}" if low else ""
-    return summary
-
-
-def _last(documents: Sequence[NamedDocument]) -> Document:
-    return documents[-1][1]
-
-
-def _file(documents: Sequence[NamedDocument], directory: Path, checks: dict[str, str]) -> str:
-    (path,) = nexus.export(documents, directory)["all"]
-    errors = validate(path)
-    checks[f"{path.name} is valid NeXus"] = "; ".join(errors)
-    return str(path)
-
-
-def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, float]:
-    """Return the correlation of each line's map in a NeXus file with the phantom."""
-    found: dict[str, float] = {}
-    with h5py.File(path) as file:
-        maps = file.get("entry/maps", {})
-        for line in spectra.regions():
-            spectrum = spectra.spectrum_of(line)
-            if name == "xrf" and spectrum != "XRFSpectrum":
-                continue  # its fit begins above the steel's lines
-            weights = truth.get(spectrum)
-            if line in maps and weights is not None and np.ptp(weights) > 0:
-                key = line if name == "region_sums" else f"{name}:{line}"
-                found[key] = float(np.corrcoef(maps[line][()].ravel(), weights.ravel())[0, 1])
-    return found
-
-
-def _difference(documents: Sequence[NamedDocument], reference: Sequence[NamedDocument]) -> str:
-    """Return where online and offline results differ, within rtol 1e-9."""
-    online, offline = _columns(documents), _columns(reference)
-    if set(online) != set(offline):
-        return f"other columns: {sorted(set(online) ^ set(offline))}"
-    for name, column in online.items():
-        other = offline[name]
-        if column.shape != other.shape:
-            return f"{name} has {len(column)} rows, the reference {len(other)}"
-        if column.dtype.kind == "f":
-            scale = float(np.nanmax(np.abs(other), initial=0.0))
-            same = np.allclose(column, other, rtol=1e-9, atol=1e-12 * scale, equal_nan=True)
-        else:
-            same = bool((column == other).all())
-        if not same:
-            return f"{name} differs"
-    return ""
-
-
-def _columns(documents: Sequence[NamedDocument]) -> dict[str, npt.NDArray[Any]]:
-    pages = [d for n, d in documents if n == "event_page"]
-    columns = {
-        k: np.concatenate([np.asarray(p["data"][k]) for p in pages]) for k in pages[0]["data"]
-    }
-    columns["uid"] = np.concatenate([np.asarray(p["uid"]) for p in pages])
-    return columns
-
-
-def _served(
-    configuration: config.Configuration, key: str, uid: str, pages: Sequence[Document]
-) -> str:
-    """Return what is wrong with what the server shows of a derived run."""
-    assert configuration.server is not None
-    base = f"http://{configuration.server.host}:{configuration.server.port}/api/v1"
-    with httpx.Client(headers={"Authorization": f"Apikey {key}"}, timeout=30) as client:
-        url = f"{base}/array/full/live/{uid}/primary/raw_seq_num"
-        until = time.monotonic() + 10
-        rows = sum(len(p["seq_num"]) for p in pages)
-        got = -1
-        while time.monotonic() < until:
-            answer = client.get(url, params={"format": "application/json"})
-            got = (
-                len(answer.json()) if answer.status_code == httpx.codes.OK else -answer.status_code
-            )
-            if got == rows:
-                return ""
-            time.sleep(0.1)
-    return f"{got} rows of {rows}"
-
-
-def _show_maps(console: Console, summary: Mapping[str, Any], phantom: Phantom, demo: Demo) -> None:
+def _show_maps(console: Console, summary: Mapping[str, Any], truth: Mapping[str, Map]) -> None:
     """Print one line's map per spectrum beside the phantom."""
     path = summary["files"].get("region_sums")
     if path is None:
         return
-    truth = expected_maps(phantom, demo.nx, demo.ny)
     pairs: dict[str, tuple[Map, Map]] = {}
     with h5py.File(path) as file:
         for name, weights in truth.items():

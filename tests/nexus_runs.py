@@ -14,7 +14,7 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss
 
-from p06bs.writers._validate import validate
+from p06bs.writers.validate import validate
 from p06bs.writers.nexus import export
 
 Documents = list[tuple[str, dict[str, Any]]]

@@ -21,7 +21,7 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import FluorescenceDetector
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.stage import TriggerBox
-from p06bs.writers._validate import validate
+from p06bs.writers.validate import validate
 from p06bs.writers.nexus import Serializer, export
 from tests.nexus_runs import (
     SHAPE,

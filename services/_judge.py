@@ -1,0 +1,171 @@
+"""Whether a demo's derived runs are right: complete, in time, equal to the reference and true."""
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import h5py
+import httpx
+import numpy as np
+import numpy.typing as npt
+
+from p06bs import DocumentLog, config, process
+from p06bs.model.documents import Document, NamedDocument
+from p06bs.services._heatmap import Map
+from p06bs.sim import spectra
+from p06bs.writers import nexus
+from p06bs.writers.validate import validate
+
+CORRELATION = 0.99
+"""Least correlation of an element's map with the phantom."""
+SHARE = 0.9
+"""Least share of the rows that must be published before the raw run has stopped."""
+
+
+def judge(
+    raw: str,
+    derived: Mapping[str, str],
+    truth: Mapping[str, Map],
+    configuration: config.Configuration,
+    out: Path,
+    checks: dict[str, str],
+) -> dict[str, Any]:
+    """Compare derived runs with the phantom and the reference; write a NeXus file of each run.
+
+    Parameters
+    ----------
+    raw, derived
+        Uid of the raw run, and uids of its derived runs by modality.
+    truth
+        The phantom's weights by spectrum, shape of the map.
+    configuration, out
+        The services that ran, and the directory for the files.
+    checks
+        Takes what was checked -> what is wrong with it, "" if nothing.
+
+    Returns
+    -------
+    dict
+        The summary of the demo.
+    """
+    points = next(iter(truth.values())).size
+    summary: dict[str, Any] = {
+        "raw_uid": raw,
+        "derived_uids": derived,
+        "points": points,
+        "events": {},
+        "correlation": {},
+        "share_before_stop": {},
+        "files": {},
+    }
+    sections = {section.make().name: section for section in configuration.pipelines}
+    missing = sorted(set(sections) - set(derived))
+    checks["every pipeline made a derived run"] = f"missing: {missing}" if missing else ""
+    logs = DocumentLog(configuration.bus.log)
+    recorded = list(logs.read(raw))
+    stopped = _last(recorded)["time"]
+    files = out / "nexus"
+    summary["files"]["raw"] = _file(recorded, files, checks)
+    for name, uid in derived.items():
+        documents = list(logs.read(uid))
+        if documents[-1][0] != "stop":
+            checks[f"{name} stopped"] = "it has no stop document"
+            continue
+        pages = [d for n, d in documents if n == "event_page"]
+        events = sum(len(p["seq_num"]) for p in pages)
+        invalid = sum(_last(documents)["num_invalid"].values())
+        early = sum(len(p["seq_num"]) for p in pages if p["timestamps"]["valid"][0] < stopped)
+        summary["events"][name] = events
+        summary["share_before_stop"][name] = early / points
+        good = events == points and invalid == 0
+        checks[f"{name} has every point, valid"] = (
+            "" if good else f"{events} events, {invalid} invalid"
+        )
+        checks[f"{name} came while the scan ran"] = (
+            "" if early >= SHARE * points else f"{early} of {points} rows before the raw stop"
+        )
+        reference = process(sections[name].make(), logs.read(raw))
+        checks[f"{name} equals the reference"] = _difference(documents, reference)
+        path = summary["files"][name] = _file(documents, files, checks)
+        summary["correlation"].update(_correlations(name, Path(path), truth))
+        checks[f"{name} is in the server"] = _served(configuration, uid, pages)
+    low = {line: c for line, c in summary["correlation"].items() if c < CORRELATION}
+    checks["maps show the phantom"] = f"correlations {low}" if low else ""
+    return summary
+
+
+def _last(documents: Sequence[NamedDocument]) -> Document:
+    return documents[-1][1]
+
+
+def _file(documents: Sequence[NamedDocument], directory: Path, checks: dict[str, str]) -> str:
+    (path,) = nexus.export(documents, directory)["all"]
+    errors = validate(path)
+    checks[f"{path.name} is valid NeXus"] = "; ".join(errors)
+    return str(path)
+
+
+def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, float]:
+    """Return the correlation of each line's map in a NeXus file with the phantom."""
+    found: dict[str, float] = {}
+    with h5py.File(path) as file:
+        maps = file.get("entry/maps", {})
+        for line in spectra.regions():
+            spectrum = spectra.spectrum_of(line)
+            if name == "xrf" and spectrum != "XRFSpectrum":
+                continue  # its fit begins above the steel's lines
+            weights = truth.get(spectrum)
+            if line in maps and weights is not None and np.ptp(weights) > 0:
+                key = line if name == "region_sums" else f"{name}:{line}"
+                found[key] = float(np.corrcoef(maps[line][()].ravel(), weights.ravel())[0, 1])
+    return found
+
+
+def _difference(documents: Sequence[NamedDocument], reference: Sequence[NamedDocument]) -> str:
+    """Return where online and offline results differ, within rtol 1e-9."""
+    online, offline = _columns(documents), _columns(reference)
+    if set(online) != set(offline):
+        return f"other columns: {sorted(set(online) ^ set(offline))}"
+    for name, column in online.items():
+        other = offline[name]
+        if column.shape != other.shape:
+            return f"{name} has {len(column)} rows, the reference {len(other)}"
+        if column.dtype.kind == "f":
+            scale = float(np.nanmax(np.abs(other), initial=0.0))
+            same = np.allclose(column, other, rtol=1e-9, atol=1e-12 * scale, equal_nan=True)
+        else:
+            same = bool((column == other).all())
+        if not same:
+            return f"{name} differs"
+    return ""
+
+
+def _columns(documents: Sequence[NamedDocument]) -> dict[str, npt.NDArray[Any]]:
+    pages = [d for n, d in documents if n == "event_page"]
+    columns = {
+        k: np.concatenate([np.asarray(p["data"][k]) for p in pages]) for k in pages[0]["data"]
+    }
+    columns["uid"] = np.concatenate([np.asarray(p["uid"]) for p in pages])
+    return columns
+
+
+def _served(configuration: config.Configuration, uid: str, pages: Sequence[Document]) -> str:
+    """Return what is wrong with what the server shows of a derived run."""
+    assert configuration.server is not None
+    key = configuration.server.api_key_file.read_text().strip()
+    base = f"http://{configuration.server.host}:{configuration.server.port}/api/v1"
+    with httpx.Client(headers={"Authorization": f"Apikey {key}"}, timeout=30) as client:
+        url = f"{base}/array/full/live/{uid}/primary/raw_seq_num"
+        until = time.monotonic() + 10
+        rows = sum(len(p["seq_num"]) for p in pages)
+        got = -1
+        while time.monotonic() < until:
+            answer = client.get(url, params={"format": "application/json"})
+            got = (
+                len(answer.json()) if answer.status_code == httpx.codes.OK else -answer.status_code
+            )
+            if got == rows:
+                return ""
+            time.sleep(0.1)
+    return f"{got} rows of {rows}"
