@@ -126,7 +126,7 @@ def process_command(
     as_json: AsJson = False,
 ) -> None:
     """Compute a modality on recorded runs, with the same code and numbers as online."""
-    from p06bs.model.derived import settings_history
+    from p06bs.model.revisions import settings_history
     from p06bs.offline import process_run
 
     made = config.parse_settings(settings)

@@ -81,16 +81,14 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(errors)
     until = time.monotonic() + PATIENCE
-    left: list[str] = []
-    while True:
-        gc.collect()
-        left = [
-            *(f"thread {t.name}" for t in _threads() - before[0]),
-            *(f"process {p.pid}" for p in _children() - before[1]),
-            *(f"socket {s}" for s in _sockets() - before[2]),
-        ]
-        if not left or time.monotonic() > until:
+    while left := [
+        *(f"thread {t.name}" for t in _threads() - before[0]),
+        *(f"process {p.pid}" for p in _children() - before[1]),
+        *(f"socket {s}" for s in _sockets() - before[2]),
+    ]:
+        if time.monotonic() > until:
             break
+        gc.collect()  # what only garbage holds is not left behind
         threading.Event().wait(0.05)
     assert not left, f"left behind: {left}"
     if not request.node.get_closest_marker("logs_errors"):

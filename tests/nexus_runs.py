@@ -14,8 +14,8 @@ from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 from ophyd.sim import SynAxis, SynGauss
 
-from p06bs.writers.validate import validate
 from p06bs.writers.nexus import export
+from p06bs.writers.validate import validate
 
 Documents = list[tuple[str, dict[str, Any]]]
 

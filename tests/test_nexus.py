@@ -21,8 +21,8 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import FluorescenceDetector
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.stage import TriggerBox
-from p06bs.writers.validate import validate
 from p06bs.writers.nexus import Serializer, export
+from p06bs.writers.validate import validate
 from tests.nexus_runs import (
     SHAPE,
     check_lossless,

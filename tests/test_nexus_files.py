@@ -9,8 +9,8 @@ import bluesky.plans as bp
 import h5py
 import pytest
 
-from p06bs.writers.validate import validate
 from p06bs.writers.nexus import Serializer, export
+from p06bs.writers.validate import validate
 from tests.nexus_runs import check_lossless, derived_run, run, run_with_frames, stage, write
 
 

@@ -16,8 +16,8 @@ import pytest
 
 from p06bs import Follower, Modality, Publisher, process
 from p06bs.config import load
-from p06bs.model.derived import settings_history
 from p06bs.model.documents import NamedDocument
+from p06bs.model.revisions import settings_history
 from p06bs.pipeline.pipeline import Pipeline, Pipelines
 from p06bs.services.proxy import Proxy
 from p06bs.services.up import Services, commands

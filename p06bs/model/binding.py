@@ -11,15 +11,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import numpy as np
 
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput, Input, Modality
-
-UNIT_ALIASES = {"cts": "count", "counts": "count", "ct": "count", "cps": "count/s", "": None}
+from p06bs.model.units import canonical, unit_scale
 
 
 class BindingError(LookupError):
@@ -105,7 +103,7 @@ def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Can
                 shape=tuple(n or 0 for n in described.get("shape") or ()),
                 dims=tuple(described.get("dims") or ()),
                 dtype=_dtype(described),
-                unit=_alias(described.get("units")),
+                unit=canonical(described.get("units")),
                 configuration=configuration,
             )
 
@@ -172,10 +170,10 @@ def _match(
         near = f"; not fitting: {'; '.join(map(str, role))}" if role else ""
         raise BindingError(f"input {name!r} looked for {what} and found none{near}")
     for exact in (
-        lambda c: c.dims == wanted.dims and c.unit == _alias(wanted.unit),
+        lambda c: c.dims == wanted.dims and c.unit == canonical(wanted.unit),
         lambda c: c.dims == wanted.dims,
-        lambda c: c.unit == _alias(wanted.unit),
-        lambda c: len(_squeeze(c.shape, len(wanted.dims))) == len(wanted.dims),
+        lambda c: c.unit == canonical(wanted.unit),
+        lambda c: len(squeezed(c.shape, len(wanted.dims))) == len(wanted.dims),
     ):
         if len(fits) > 1:
             fits = [c for c in fits if exact(c)] or fits
@@ -201,11 +199,11 @@ def _elsewhere(
 
 
 def _fits(c: Candidate, wanted: Input) -> bool:
-    shape = _squeeze(c.shape, len(wanted.dims))
+    shape = squeezed(c.shape, len(wanted.dims))
     return len(shape) <= len(wanted.dims) and unit_scale(c.unit, wanted.unit) is not None
 
 
-def _squeeze(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
+def squeezed(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     """Drop leading axes of length one beyond `ndim` (ophyd-async puts one there)."""
     while len(shape) > ndim and shape[0] == 1:
         shape = shape[1:]
@@ -213,7 +211,7 @@ def _squeeze(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
 
 
 def _bound(c: Candidate, wanted: Input) -> BoundInput:
-    shape = _squeeze(c.shape, len(wanted.dims))
+    shape = squeezed(c.shape, len(wanted.dims))
     if len(shape) > len(wanted.dims):
         raise BindingError(f"{c} has {len(shape)} axes, but the input has only {list(wanted.dims)}")
     scale = unit_scale(c.unit, wanted.unit)
@@ -264,29 +262,10 @@ def _from_json(value: str, key: str) -> str | None:
 def _dtype(described: Mapping[str, Any]) -> str:
     said = described.get("dtype_numpy")
     if isinstance(said, str):
-        return np.dtype(said).str
+        try:
+            return np.dtype(said).str
+        except TypeError:  # no dtype of numpy's: the plain dtype or the first event says it
+            pass
     return {"integer": "<i8", "number": "<f8", "boolean": "|b1", "string": "<U0"}.get(
         str(described.get("dtype")), ""
     )
-
-
-def _alias(unit: str | None) -> str | None:
-    return UNIT_ALIASES.get(unit, unit) if unit is not None else None
-
-
-@cache
-def unit_scale(have: str | None, want: str | None) -> float | None:
-    """Return the factor from unit `have` to unit `want`; None if there is none.
-
-    A side that says no unit is taken to be right.
-    """
-    have, want = _alias(have), _alias(want)
-    if have is None or want is None or have == want:
-        return 1.0
-    import pint
-
-    registry: Any = pint.application_registry
-    try:
-        return float(registry.Quantity(1.0, have).to(want).magnitude)
-    except (pint.errors.PintError, ValueError, TypeError):
-        return None

@@ -63,6 +63,13 @@ class Result:
         return np.array([not r for r in self.reasons], bool)
 
 
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """Stands for a value that could not be had; no input of whatever dtype takes it for one."""
+
+    reason: str
+
+
 BATCH_BYTES = 1 << 25
 """Most bytes of a batch's inputs or outputs, so that a worker's memory is bounded."""
 
@@ -229,7 +236,8 @@ def _frames(
         return read(resources[span.where], span.start, span.count, bound)
     except (OSError, ValueError, KeyError, TimeoutError) as error:
         if span.count == 1:
-            return [f"{bound.data_key} could not be read: {type(error).__name__}: {error}"]
+            said = f"{bound.data_key} could not be read: {type(error).__name__}: {error}"
+            return [_Unread(said)]
     singly: list[Any] = []
     for row in range(span.start, span.start + span.count):
         singly.extend(_frames(Span(span.where, row, 1), bound, resources, read))
@@ -238,10 +246,13 @@ def _frames(
 
 def _values(page: Document, span: Span, key: str) -> Array | list[Any]:
     if key not in page["data"]:
-        return [f"{key} is not in the event"] * span.count
+        return [_Unread(f"{key} is not in the event")] * span.count
     if isinstance(page["uid"], str):  # an event, not a page
         return [page["data"][key]]
     values: Array | list[Any] = page["data"][key][span.start : span.start + span.count]
+    if len(values) < span.count:
+        missing = _Unread(f"{key} has fewer values than its page has events")
+        return [*values, *[missing] * (span.count - len(values))]
     return values
 
 
@@ -269,18 +280,24 @@ def _row_by_row(
 ) -> Array:
     good: dict[int, Array] = {}
     for i, row in enumerate(rows):
+        if isinstance(row, _Unread):
+            reasons[i] = reasons[i] or row.reason
+            continue
         try:
             value = np.asarray(row)
-            if value.dtype.kind not in kinds:
-                said = row if isinstance(row, str) else f"{name} holds a {type(row).__name__}"
-                reasons[i] = reasons[i] or said
-                continue
-            good[i] = value.reshape(bound.shape)
         except ValueError:
-            shape = np.shape(row) if isinstance(row, np.ndarray) else f"of length {len(row)}"
+            reasons[i] = reasons[i] or f"{name} ({bound.data_key}) is ragged"
+            continue
+        if value.dtype.kind not in kinds:
+            what = f"a {type(row).__name__}" if value.ndim == 0 else f"an array of {value.dtype}"
+            reasons[i] = reasons[i] or f"{name} ({bound.data_key}) holds {what}"
+        elif value.size != math.prod(bound.shape):
             reasons[i] = reasons[i] or (
-                f"{name} ({bound.data_key}) is {shape}, described is {list(bound.source_shape)}"
+                f"{name} ({bound.data_key}) has shape {list(value.shape)}, "
+                f"described is {list(bound.source_shape)}"
             )
+        else:
+            good[i] = value.reshape(bound.shape)
     common = np.result_type(*good.values()) if good else np.dtype(bound.dtype or "f8")
     column = np.zeros((len(rows), *bound.shape), common)
     for i, value in good.items():

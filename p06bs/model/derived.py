@@ -5,10 +5,8 @@ callback and of a pipeline's sorter. It is the only place that knows how a
 derived run looks.
 """
 
-import importlib.metadata
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +21,10 @@ from p06bs.model.documents import (
     event_uids,
     part_uid,
     run_uid,
-    settings_digest,
     settings_json,
 )
-from p06bs.model.modality import Modality, ModalitySettings, Output
+from p06bs.model.modality import Modality, Output
+from p06bs.model.revisions import Revision, configuration
 
 COPIED = (
     "scan_id",
@@ -55,21 +53,6 @@ BOOKKEEPING: Mapping[str, Mapping[str, Any]] = {
 """The data keys that every derived stream has beside its outputs."""
 
 Clock = Callable[[], float]
-
-
-@dataclass(frozen=True)
-class Revision:
-    """Settings that are in force from one row on: number, who changed them and when."""
-
-    number: int
-    settings: ModalitySettings
-    changed_by: str = ""
-    changed_at: float = 0.0
-
-    @property
-    def digest(self) -> str:
-        """Digest of the settings."""
-        return settings_digest(self.settings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,17 +159,6 @@ class DerivedRun:
         self._latest = self._streams[revision.number] = _Stream(name, start, uid, setup)
         process = self.modality.name
         now = self.clock()
-        data = {
-            "settings": settings_json(revision.settings),
-            "settings_digest": revision.digest,
-            "revision": revision.number,
-            "changed_by": revision.changed_by,
-            "changed_at": revision.changed_at,
-            "first_raw_uid": raw_uid,
-            "first_row": first,
-            "version": self.modality.version,
-            "p06bs_version": importlib.metadata.version("p06bs"),
-        }
         keys = {k: _described(process, o) for k, o in setup.outputs.items()}
         keys.update(
             {k: {**d, "source": "p06bs", "object_name": process} for k, d in BOOKKEEPING.items()}
@@ -201,11 +173,9 @@ class DerivedRun:
             "object_keys": {process: list(keys)},
             "hints": {process: {"fields": hinted}},
             "configuration": {
-                process: {
-                    "data": data,
-                    "timestamps": dict.fromkeys(data, now),
-                    "data_keys": {k: _plain_key(v) for k, v in data.items()},
-                }
+                process: configuration(
+                    revision, first=first, raw_uid=raw_uid, version=self.modality.version, now=now
+                )
             },
         }
 
@@ -328,40 +298,3 @@ def _described(process: str, output: Output) -> dict[str, Any]:
     if output.dims:
         described["dims"] = list(output.dims)
     return described
-
-
-def _plain_key(value: object) -> dict[str, Any]:
-    dtype = {str: "string", int: "integer", float: "number"}[type(value)]
-    return {"source": "p06bs", "dtype": dtype, "shape": []}
-
-
-def recorded(descriptor: Document, process: str) -> dict[str, Any]:
-    """Return what a derived descriptor records: settings, revision, first row and its identity."""
-    data: dict[str, Any] = descriptor["configuration"][process]["data"]
-    return data
-
-
-def settings_history(
-    documents: Iterable[NamedDocument],
-) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
-    """Return the initial settings of a derived run, and its changes as `process` takes them.
-
-    Raises
-    ------
-    ValueError
-        If these are not the documents of a derived run.
-    """
-    initial: dict[str, Any] | None = None
-    process = ""
-    changes: list[tuple[str, dict[str, Any]]] = []
-    for name, document in documents:
-        if name == "start" and "process" in document:
-            process = document["process"]["name"]
-            initial = json.loads(document["process"]["settings"])
-        elif name == "descriptor" and process:
-            data = recorded(document, process)
-            if data["revision"]:
-                changes.append((data["first_raw_uid"], json.loads(data["settings"])))
-    if initial is None:
-        raise ValueError("no settings history: these are not the documents of a derived run")
-    return initial, changes

@@ -2,11 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from p06bs.model.binding import Binding, BindingError, aligned_streams, bind
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.model.binding import Binding, BindingError, aligned_streams, bind, squeezed
 from p06bs.model.documents import Document
-from p06bs.model.modality import Modality
+from p06bs.model.modality import BoundInput, Modality
 from p06bs.model.rows import Rows, Source
 
 HELD_DOCUMENTS = 10_000
@@ -19,6 +23,9 @@ class RawRun:
     The inputs are bound when the first row of any stream arrives and every
     stream announced in ``aligned_streams`` has its descriptor, at the latest at
     the stop document. Until then documents are held, at most `HELD_DOCUMENTS`.
+    Where a descriptor leaves the dtype open ("array" and no dtype_numpy) or an
+    axis (None in the shape), the first event that holds numbers says it, so that
+    counts which a recorded run has as lists of integers stay integers.
 
     Raises
     ------
@@ -39,6 +46,8 @@ class RawRun:
         self._held: list[tuple[str, Document, Any]] = []
         self._orphans: defaultdict[str, list[tuple[str, Document, Any]]] = defaultdict(list)
         self._tried = 0
+        self._found: Binding | None = None  # until the first events say what it leaves open
+        self._first: dict[str, npt.NDArray[Any]] = {}
 
     def add(self, name: str, document: Document, where: Any = None) -> None:
         """Take one document; `where` says where its columns can be read again."""
@@ -68,7 +77,9 @@ class RawRun:
         self._held.append((name, document, where))
         final = len(self._held) > HELD_DOCUMENTS
         news = len(self.descriptors) > self._tried and self._announced()
-        if final or news:
+        if self._found is not None:
+            self._look_at(self._found, name, document)
+        if final or news or self._found is not None:
             self._tried = len(self.descriptors)
             self._bind(final=final)
 
@@ -78,17 +89,46 @@ class RawRun:
         return there.issuperset(aligned_streams(self.start))
 
     def _bind(self, *, final: bool) -> None:
-        try:
-            self.binding = bind(self.modality, self.start, self.descriptors.values())
-        except BindingError:
-            if final:
-                self._held.clear()
-                raise
+        if self._found is None:
+            try:
+                found = bind(self.modality, self.start, self.descriptors.values())
+            except BindingError:
+                if final:
+                    self._held.clear()
+                    raise
+                return
+            self._found = found
+            for name, document, _ in self._held:
+                self._look_at(found, name, document)
+        found = self._found
+        if not final and any(_open(b) and n not in self._first for n, b in found.bound.items()):
             return
+        self.binding = replace(
+            found,
+            bound={
+                n: _closed(b, self._first[n]) if n in self._first else b
+                for n, b in found.bound.items()
+            },
+        )
         self.rows = Rows(self.binding)
         held, self._held = self._held, []
         for name, document, where in held:
             self._enter(name, document, where)
+
+    def _look_at(self, found: Binding, name: str, document: Document) -> None:
+        """Remember an event's value of each input whose descriptor leaves something open."""
+        descriptor = self.descriptors.get(document["descriptor"])
+        if name == "stream_datum" or descriptor is None:
+            return
+        stream = descriptor.get("name", "primary")
+        for wanted, bound in found.bound.items():
+            values = document["data"].get(bound.data_key)
+            if bound.stream != stream or wanted in self._first or not _open(bound):
+                continue
+            rows = [values] if isinstance(document["uid"], str) else values
+            value = None if rows is None or not len(rows) else _numbers(rows[0])
+            if value is not None and value.ndim == len(bound.source_shape):
+                self._first[wanted] = value
 
     def _enter(self, name: str, document: Document, where: Any) -> None:
         assert self.rows is not None
@@ -119,3 +159,29 @@ class RawRun:
     def counts(self) -> Mapping[str, int]:
         """Highest seq_num per source, to be compared at the end of the run."""
         return self.rows.counts if self.rows else {}
+
+
+def _open(bound: BoundInput) -> bool:
+    """Return whether the descriptor does not say an input's dtype or the length of an axis."""
+    return not bound.external and (not bound.dtype or 0 in bound.source_shape)
+
+
+def _closed(bound: BoundInput, value: npt.NDArray[Any]) -> BoundInput:
+    """Return what feeds an input, with dtype and shape of its first value where they are open."""
+    shape = bound.source_shape if 0 not in bound.source_shape else value.shape
+    inner = squeezed(shape, len(bound.shape))
+    return replace(
+        bound,
+        dtype=bound.dtype or value.dtype.str,
+        source_shape=shape,
+        shape=(1,) * (len(bound.shape) - len(inner)) + inner,
+    )
+
+
+def _numbers(value: Any) -> npt.NDArray[Any] | None:
+    """Return a value as an array; None if it is no number and no regular array of numbers."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # ragged
+        return None
+    return array if array.dtype.kind in "biufc" else None

@@ -13,9 +13,10 @@ from typing import Any
 from p06bs.bus.frames import FrameReader
 from p06bs.model.binding import BindingError
 from p06bs.model.compute import Setup, compute, gather, make_ready, rows_within
-from p06bs.model.derived import Clock, DerivedRun, Page, Revision
+from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
+from p06bs.model.revisions import Revision
 from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
 

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from p06bs.model.compute import Result, invalid
-from p06bs.model.derived import Page, Revision
+from p06bs.model.derived import Page
 from p06bs.model.documents import Document
+from p06bs.model.revisions import Revision
 from p06bs.model.rows import Span, Taken
 from p06bs.model.run import RawRun
 

@@ -23,8 +23,9 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
-from p06bs.model.derived import DerivedRun, Revision
+from p06bs.model.derived import DerivedRun
 from p06bs.model.modality import Modality
+from p06bs.model.revisions import Revision
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.run import Earlier, RunPipeline

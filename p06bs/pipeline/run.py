@@ -13,9 +13,10 @@ import numpy as np
 
 from p06bs.model.binding import BindingError
 from p06bs.model.compute import Result, Setup, make_ready, rows_within
-from p06bs.model.derived import Clock, DerivedRun, Page, Revision, recorded
+from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality, ModalitySettings, Output
+from p06bs.model.revisions import Revision, recorded
 from p06bs.model.run import RawRun
 from p06bs.pipeline.master import LARGEST, Batch, Master
 from p06bs.pipeline.sorter import Order, without

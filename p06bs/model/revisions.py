@@ -1,0 +1,93 @@
+"""The settings history of a derived run: revisions, how they are recorded and read again."""
+
+import importlib.metadata
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from p06bs.model.documents import Document, NamedDocument, settings_digest, settings_json
+from p06bs.model.modality import ModalitySettings
+
+
+@dataclass(frozen=True)
+class Revision:
+    """Settings that are in force from one row on: number, who changed them and when."""
+
+    number: int
+    settings: ModalitySettings
+    changed_by: str = ""
+    changed_at: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        """Digest of the settings."""
+        return settings_digest(self.settings)
+
+
+def configuration(
+    revision: Revision, *, first: int, raw_uid: str, version: str, now: float
+) -> dict[str, Any]:
+    """Return what a derived descriptor's configuration says of a revision.
+
+    Parameters
+    ----------
+    first, raw_uid
+        The row from which on it is in force (from 0), and its identity.
+    version : str
+        Version of the modality.
+    now : float
+        Unix time, s.
+    """
+    data = {
+        "settings": settings_json(revision.settings),
+        "settings_digest": revision.digest,
+        "revision": revision.number,
+        "changed_by": revision.changed_by,
+        "changed_at": revision.changed_at,
+        "first_raw_uid": raw_uid,
+        "first_row": first,
+        "version": version,
+        "p06bs_version": importlib.metadata.version("p06bs"),
+    }
+    dtypes = {str: "string", int: "integer", float: "number"}
+    return {
+        "data": data,
+        "timestamps": dict.fromkeys(data, now),
+        "data_keys": {
+            key: {"source": "p06bs", "dtype": dtypes[type(value)], "shape": []}
+            for key, value in data.items()
+        },
+    }
+
+
+def recorded(descriptor: Document, process: str) -> dict[str, Any]:
+    """Return what a derived descriptor records: settings, revision, first row and its identity."""
+    data: dict[str, Any] = descriptor["configuration"][process]["data"]
+    return data
+
+
+def settings_history(
+    documents: Iterable[NamedDocument],
+) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]]]:
+    """Return the initial settings of a derived run, and its changes as `process` takes them.
+
+    Raises
+    ------
+    ValueError
+        If these are not the documents of a derived run.
+    """
+    initial: dict[str, Any] | None = None
+    process = ""
+    changes: list[tuple[str, dict[str, Any]]] = []
+    for name, document in documents:
+        if name == "start" and "process" in document:
+            process = document["process"]["name"]
+            initial = json.loads(document["process"]["settings"])
+        elif name == "descriptor" and process:
+            data = recorded(document, process)
+            if data["revision"]:
+                changes.append((data["first_raw_uid"], json.loads(data["settings"])))
+    if initial is None:
+        raise ValueError("no settings history: these are not the documents of a derived run")
+    return initial, changes
