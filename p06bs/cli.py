@@ -40,6 +40,19 @@ class UsageError(Exception):
     """Something the user can mend; shown in one line."""
 
 
+EXPECTED = (
+    UsageError,
+    config.ConfigurationError,
+    SettingsError,
+    BindingError,
+    LogError,
+    OSError,
+    RuntimeError,
+    ValueError,
+)
+"""Errors whose message says enough."""
+
+
 @app.callback()
 def _global(debug: Debug = False) -> None:
     logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
@@ -109,15 +122,22 @@ def demo(
 def process_command(
     log: LogPath,
     modality: Annotated[
-        str, typer.Option(help="name of a modality (p06bs modalities), or module:Class")
-    ],
+        str,
+        typer.Option(
+            help="name of a modality (p06bs modalities), or module:Class; that of --like if absent"
+        ),
+    ] = "",
     settings: Annotated[
         list[str], typer.Option(help="key=value, repeatable; values are JSON")
     ] = [],
     inputs: Annotated[list[str], typer.Option(help="input=data_key, repeatable")] = [],
     run: Annotated[str, typer.Option(help="uid (or its beginning) of one run of a directory")] = "",
     like: Annotated[
-        str, typer.Option(help="derived run in the same directory whose settings history to use")
+        str,
+        typer.Option(
+            help="derived run in the same directory to make again: its raw run, modality, inputs "
+            "and settings history, except for what other options say"
+        ),
     ] = "",
     out: Annotated[
         Path | None, typer.Option(help="directory for the derived log and NeXus file")
@@ -126,20 +146,24 @@ def process_command(
     as_json: AsJson = False,
 ) -> None:
     """Compute a modality on recorded runs, with the same code and numbers as online."""
-    from p06bs.model.revisions import settings_history
-    from p06bs.offline import process_run
+    from p06bs.offline import Like, process_run
 
     made = config.parse_settings(settings)
     bindings = {k: str(v) for k, v in config.parse_settings(inputs).items()}
-    directory, uids = _runs(log, run)
     history: list[tuple[str, dict[str, Any]]] = []
+    reprocessing = 0
     if like:
-        like_documents = DocumentLog(directory).read(_one(directory, like))
-        recorded, changes = settings_history(like_documents)
-        made = {**recorded, **made}
-        history = [
-            (uid, {**changed, **config.parse_settings(settings)}) for uid, changed in changes
-        ]
+        directory = log.parent if log.is_file() else log
+        same = Like.read(directory, _one(directory, like))
+        history = [(uid, {**changed, **made}) for uid, changed in same.history]
+        made = {**same.settings, **made}
+        bindings = {**same.inputs, **bindings}
+        modality = modality or same.modality
+        reprocessing = same.reprocessing
+        run = run or same.raw
+    if not modality:
+        raise UsageError("say which modality with --modality, or which derived run with --like")
+    directory, uids = _runs(log, run)
     chosen = config.make_modality(modality, made, bindings)
     results = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
@@ -147,7 +171,13 @@ def process_command(
             try:
                 results.append(
                     process_run(
-                        chosen, directory, uid, history=history, out=out, batch_size=batch_size
+                        chosen,
+                        directory,
+                        uid,
+                        history=history,
+                        out=out,
+                        batch_size=batch_size,
+                        reprocessing=reprocessing,
                     )
                 )
             except BindingError as reason:
@@ -383,23 +413,16 @@ def _stoppable() -> Iterator[Any]:
 
 
 def main() -> None:
-    """Run the command line; errors that the user can mend are one line."""
-    debug = "--debug" in sys.argv
+    """Run the command line; an error is one line, and a traceback only with --debug."""
     try:
         app()
-    except (
-        UsageError,
-        config.ConfigurationError,
-        SettingsError,
-        BindingError,
-        LogError,
-        OSError,
-        TimeoutError,
-        RuntimeError,
-    ) as error:
-        if debug:
+    except Exception as error:
+        if "--debug" in sys.argv:
             raise
-        print(f"p06bs: {error}", file=sys.stderr)
+        said = " ".join(str(error).split())
+        if not isinstance(error, EXPECTED):
+            said = f"{type(error).__name__}: {said} (p06bs --debug shows where)"
+        print(f"p06bs: {said}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -39,6 +39,11 @@ def _loopback(address: str) -> str:
     raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
 
 
+def _local_or_address(on: str) -> str:
+    """Accept "local" or a scheduler on the loopback interface, which its workers must be on too."""
+    return on if on == "local" else _loopback(on)
+
+
 def parse_bytes(value: Any) -> Any:
     """Return a number of bytes; accepts text like ``512MB`` or ``2 GiB``."""
     if not isinstance(value, str):
@@ -100,7 +105,9 @@ class PipelineSection(Section):
 class Workers(Section):
     """The pool of workers that all pipelines of the process share."""
 
-    on: str = Field("local", description='"local", or the address of a Dask scheduler')
+    on: Annotated[str, AfterValidator(_local_or_address)] = Field(
+        "local", description='"local", or the address of a Dask scheduler on this host'
+    )
     count: int = Field(2, ge=1, description="worker processes")
     deadline: float = Field(10.0, gt=0, description="seconds to wait for a file that does not grow")
 
@@ -132,6 +139,8 @@ def load(path: str | Path) -> Configuration:
         content = tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{path} is no TOML: it is not UTF-8 text") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path} is no TOML: {error}") from error
     try:
@@ -163,8 +172,10 @@ def find_modality(name: str) -> type[Modality]:
         )
     try:
         found = importlib.metadata.EntryPoint(name, path, MODALITIES).load()
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(f"cannot load modality {name!r} ({path}): {error}") from error
+    except Exception as error:  # importing runs the author's code, which may raise anything
+        raise ConfigurationError(
+            f"cannot load modality {name!r} ({path}): {type(error).__name__}: {error}"
+        ) from error
     if not (isinstance(found, type) and issubclass(found, Modality)):
         raise ConfigurationError(f"{path} is no Modality")
     return found
@@ -181,6 +192,10 @@ def make_modality(
         If there is no such modality, or it refuses the settings.
     """
     cls = find_modality(name)
+    if "inputs" in settings:
+        raise ConfigurationError(
+            f"{name}: inputs is no setting; say which data key feeds which input with inputs"
+        )
     try:
         return cls(inputs=inputs, **settings)
     except SettingsError as error:

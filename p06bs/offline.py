@@ -3,15 +3,55 @@
 import time
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import LogError
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
+from p06bs.model.revisions import settings_history
 from p06bs.pipeline.inline import History, process
+
+NAMING = ("uid", "run_start", "descriptor", "stream_resource", "resource")
+"""Fields by which a document names itself or another document of its run."""
+
+
+@dataclass(frozen=True)
+class Like:
+    """How a recorded derived run was made, so that it can be made again."""
+
+    raw: str
+    modality: str
+    settings: dict[str, Any]
+    inputs: dict[str, str]
+    history: list[tuple[str, dict[str, Any]]]
+    reprocessing: int
+
+    @classmethod
+    def read(cls, directory: Path, uid: str) -> "Like":
+        """Read it from a derived run's log.
+
+        Raises
+        ------
+        ValueError
+            If the run is no derived run.
+        """
+        documents = list(DocumentLog(directory).read(uid))
+        settings, history = settings_history(documents)
+        start = documents[0][1]
+        process = start["process"]
+        return cls(
+            raw=start["derived_from"][0],
+            modality=process["modality"],
+            settings=settings,
+            inputs={k: f"{i['stream']}/{i['data_key']}" for k, i in process["inputs"].items()},
+            history=history,
+            reprocessing=process["reprocessing"],
+        )
 
 
 def process_run(
@@ -22,6 +62,7 @@ def process_run(
     history: History = (),
     out: Path | None = None,
     batch_size: int = 256,
+    reprocessing: int = 0,
 ) -> dict[str, Any]:
     """Process one recorded run and return a summary.
 
@@ -33,9 +74,15 @@ def process_run(
         If the run does not have what the modality needs.
     FileExistsError
         If `out` holds this derived run already.
+    LogError
+        If the run's log holds no run.
     """
     documents = DocumentLog(directory)
-    derived = process(modality, documents.read(uid), history, batch_size=batch_size)
+    derived = process(
+        modality, documents.read(uid), history, batch_size=batch_size, reprocessing=reprocessing
+    )
+    if not derived:
+        raise LogError(f"the log of run {uid} in {directory} does not begin with a start document")
     files = [] if out is None else _write(derived, out)
     start = derived[0][1]
     stop = derived[-1][1]
@@ -103,7 +150,7 @@ def replayed(
     def renamed(value: Any, key: str = "") -> Any:
         if keep_uid:
             return value
-        if isinstance(value, str) and key in ("uid", "run_start", "descriptor", "stream_resource"):
+        if isinstance(value, str) and key in NAMING:
             return fresh.setdefault(value, str(uuid.uuid4()))
         if isinstance(value, list) and key == "uid":
             return [renamed(v, key) for v in value]

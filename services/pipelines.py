@@ -51,7 +51,12 @@ def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> 
         signal.signal(number, lambda *_: pipelines.stop())
     names = ", ".join(p.name for p in pipelines.pipelines)
     print(f"pipelines ready: {names}", flush=True)
-    pipelines.run()
+    try:
+        pipelines.run()
+    except RuntimeError as error:
+        cause = error.__cause__
+        print(f"{error}: {type(cause).__name__}: {cause}", file=sys.stderr)
+        raise typer.Exit(1) from error
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Raw documents for tests, made by event-model's own composers."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import event_model
@@ -122,3 +123,70 @@ def validate(documents: Sequence[NamedDocument]) -> None:
         if isinstance(document["uid"], str):
             assert document["uid"] not in seen
             seen.add(document["uid"])
+
+
+def frame_documents(
+    run: str,
+    path: Path,
+    count: int,
+    shape: Sequence[int],
+    *,
+    key: str = "det",
+    stream: str = "frames",
+    dataset: str = "/entry/data",
+    dtype: str = "<u2",
+    per: int = 3,
+    first: int = 0,
+    descriptor: Mapping[str, Any] | None = None,
+    **described: Any,
+) -> list[NamedDocument]:
+    """Return descriptor, stream resource and stream datums (of `per` rows) of an HDF5 file.
+
+    `shape` is one event's shape as described; `first` the seq_num before the first
+    row; `descriptor` an earlier one, which is then not repeated.
+    """
+    documents: list[NamedDocument] = []
+    if descriptor is None:
+        described_key = {
+            "source": "test",
+            "dtype": "array",
+            "dtype_numpy": dtype,
+            "shape": list(shape),
+            "external": "STREAM:",
+            **described,
+        }
+        descriptor = {
+            "uid": str(uuid.uuid4()),
+            "run_start": run,
+            "time": 1000.0,
+            "name": stream,
+            "data_keys": {key: described_key},
+            "object_keys": {key: [key]},
+            "configuration": {},
+            "hints": {},
+        }
+        documents.append(("descriptor", descriptor))
+    resource = {
+        "uid": str(uuid.uuid4()),
+        "run_start": run,
+        "data_key": key,
+        "mimetype": "application/x-hdf5",
+        "uri": f"file://localhost{path}",
+        "parameters": {"dataset": dataset, "chunk_shape": [1, *shape]},
+    }
+    documents.append(("stream_resource", resource))
+    for number, start in enumerate(range(0, count, per)):
+        stop = min(start + per, count)
+        documents.append(
+            (
+                "stream_datum",
+                {
+                    "uid": f"{resource['uid']}/{number}",
+                    "stream_resource": resource["uid"],
+                    "descriptor": descriptor["uid"],
+                    "indices": {"start": start, "stop": stop},
+                    "seq_nums": {"start": first + start + 1, "stop": first + stop + 1},
+                },
+            )
+        )
+    return documents

@@ -78,3 +78,18 @@ class Deadly(Modality):
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(setup.seconds * len(columns["x"]))
         return {"y": columns["x"] + 1}
+
+
+class Brightness(Modality):
+    """Sum frames, per count of a monitor if there is one."""
+
+    frame = Input(role="image", dims=("y", "x"))
+    monitor = Input(role="counter", optional=True)
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"sum": Output(dtype="int64"), "ratio": Output()}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        total = columns["frame"].sum(axis=(1, 2), dtype=np.int64)
+        monitor = columns["monitor"]
+        return {"sum": total, "ratio": total / (1.0 if monitor is None else monitor)}

@@ -1,5 +1,8 @@
 """Read the rows of a stream resource: HDF5 files, also while they are being written (SWMR)."""
 
+import errno
+import fcntl
+import os
 import time
 from collections import OrderedDict
 from itertools import product
@@ -136,11 +139,41 @@ class FrameReader:
 
 
 def _open_file(path: Path) -> h5py.File:
+    """Open a file without keeping a lock on it: a detector may open it again to go on.
+
+    Raises
+    ------
+    OSError
+        If it cannot be opened, or somebody writes it outside SWMR mode.
+    """
+    _refuse_if_locked(path)
+    # A finished file of an older format cannot be opened for SWMR; one that this process
+    # has open already must be opened with the same locking, the default if it is a writer.
+    ways: list[dict[str, Any]] = [
+        {"libver": "latest", "swmr": True, "locking": False},
+        {"libver": "latest", "swmr": True},
+        {"locking": False},
+        {},
+    ]
+    for way in ways:
+        try:
+            return h5py.File(path, "r", **way)
+        except (OSError, ValueError) as error:
+            problem = error
+    raise OSError(str(problem))
+
+
+def _refuse_if_locked(path: Path) -> None:
+    """Raise OSError while a writer holds HDF5's exclusive lock, which SWMR mode gives up."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return h5py.File(path, "r", libver="latest", swmr=True)
-    except (OSError, ValueError):
-        # A finished file of an older format cannot be opened for SWMR.
-        return h5py.File(path, "r")
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+            raise OSError(f"{path} is being written, and not in SWMR mode") from error
+        # Otherwise the file system knows no locks, and nothing can be told from them.
+    finally:
+        os.close(fd)
 
 
 def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:

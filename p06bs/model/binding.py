@@ -261,11 +261,12 @@ def _from_json(value: str, key: str) -> str | None:
 
 def _dtype(described: Mapping[str, Any]) -> str:
     said = described.get("dtype_numpy")
-    if isinstance(said, str):
-        try:
-            return np.dtype(said).str
-        except TypeError:  # no dtype of numpy's: the plain dtype or the first event says it
-            pass
+    try:
+        dtype = np.dtype(said) if isinstance(said, str) else None
+    except TypeError:  # no dtype of numpy's: the plain dtype, or the first event, says it
+        dtype = None
+    if dtype is not None and dtype.kind not in "OV":
+        return dtype.str
     return {"integer": "<i8", "number": "<f8", "boolean": "|b1", "string": "<U0"}.get(
         str(described.get("dtype")), ""
     )

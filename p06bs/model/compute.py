@@ -1,39 +1,24 @@
-"""Compute a batch: gather its columns, run the modality, keep one bad event from spoiling it.
+"""Compute a batch: run the modality, and keep one bad event from spoiling it.
 
 The same function runs in a worker, in a notebook callback and in the
 reference `process`.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding
-from p06bs.model.documents import Document
-from p06bs.model.modality import INVALID, BoundInput, Columns, Modality, ModalitySettings, Output
-from p06bs.model.rows import Source, Span
+from p06bs.model.gather import ReadEvents, ReadFrames, gather
+from p06bs.model.modality import INVALID, Columns, Modality, ModalitySettings, Output
+
+__all__ = ["ReadEvents", "ReadFrames", "Result", "Setup", "compute", "gather", "make_ready"]
 
 Array = npt.NDArray[Any]
-
-
-class ReadFrames(Protocol):
-    """Read rows of a stream resource: shape ``(count, *one event's shape)``.
-
-    Raises
-    ------
-    OSError, ValueError, TimeoutError
-        If the rows cannot be had; the affected events become invalid.
-    """
-
-    def __call__(self, resource: Document, start: int, count: int, bound: BoundInput) -> Array: ...
-
-
-ReadEvents = Callable[[Any], Document]
-"""Return the event or event_page document that lies at a span's `where`."""
 
 
 @dataclass(frozen=True)
@@ -63,13 +48,6 @@ class Result:
         return np.array([not r for r in self.reasons], bool)
 
 
-@dataclass(frozen=True, slots=True)
-class _Unread:
-    """Stands for a value that could not be had; no input of whatever dtype takes it for one."""
-
-    reason: str
-
-
 BATCH_BYTES = 1 << 25
 """Most bytes of a batch's inputs or outputs, so that a worker's memory is bounded."""
 
@@ -93,36 +71,6 @@ def make_ready(modality: Modality, settings: ModalitySettings, binding: Binding)
 def invalid(count: int, reason: str) -> Result:
     """Return a result whose `count` events are all invalid for `reason`."""
     return Result([reason or "unknown"] * count, {})
-
-
-def gather(
-    binding: Binding,
-    count: int,
-    spans: Mapping[str, Sequence[Span]],
-    resources: Mapping[str, Document],
-    read_events: ReadEvents,
-    read_frames: ReadFrames,
-) -> tuple[dict[str, Array | None], list[str]]:
-    """Return a batch's columns by input, and a reason per event that could not be read.
-
-    Columns have the shape ``(count, *input shape)``; rows with a reason hold zeros.
-    """
-    reasons = [""] * count
-    columns: dict[str, Array | None] = {}
-    pages: dict[str, list[Document]] = {}
-    for name, bound in binding.bound.items():
-        source = Source(bound.stream, bound.data_key if bound.external else None).key
-        if bound.external:
-            pieces = [_frames(s, bound, resources, read_frames) for s in spans[source]]
-        else:
-            if source not in pages:
-                pages[source] = [read_events(s.where) for s in spans[source]]
-            pieces = [
-                _values(page, span, bound.data_key)
-                for page, span in zip(pages[source], spans[source], strict=True)
-            ]
-        columns[name] = _column(name, bound, pieces, reasons)
-    return columns, reasons
 
 
 def compute(setup: Setup, columns: Mapping[str, Array | None], reasons: list[str]) -> Result:
@@ -219,92 +167,17 @@ def check_outputs(setup: Setup, made: Columns, count: int) -> dict[str, Array]:
             )
         dtype = np.dtype(declared.dtype)
         if column.dtype != dtype:
-            if not np.can_cast(column.dtype, dtype, "same_kind"):
-                raise ValueError(
-                    f"{setup.modality.name} made {name} as {column.dtype}, declared is {dtype}"
-                )
-            column = column.astype(dtype)
+            column = _as_declared(setup.modality, name, column, dtype)
         checked[name] = column
     return checked
 
 
-def _frames(
-    span: Span, bound: BoundInput, resources: Mapping[str, Document], read: ReadFrames
-) -> Array | list[Any]:
-    """Return the rows of a span; where some cannot be read, a list with their reasons."""
-    try:
-        return read(resources[span.where], span.start, span.count, bound)
-    except (OSError, ValueError, KeyError, TimeoutError) as error:
-        if span.count == 1:
-            said = f"{bound.data_key} could not be read: {type(error).__name__}: {error}"
-            return [_Unread(said)]
-    singly: list[Any] = []
-    for row in range(span.start, span.start + span.count):
-        singly.extend(_frames(Span(span.where, row, 1), bound, resources, read))
-    return singly
-
-
-def _values(page: Document, span: Span, key: str) -> Array | list[Any]:
-    if key not in page["data"]:
-        return [_Unread(f"{key} is not in the event")] * span.count
-    if isinstance(page["uid"], str):  # an event, not a page
-        return [page["data"][key]]
-    values: Array | list[Any] = page["data"][key][span.start : span.start + span.count]
-    if len(values) < span.count:
-        missing = _Unread(f"{key} has fewer values than its page has events")
-        return [*values, *[missing] * (span.count - len(values))]
-    return values
-
-
-def _column(
-    name: str, bound: BoundInput, pieces: list[Array | list[Any]], reasons: list[str]
-) -> Array:
-    """Put pieces together to one column; rows that do not fit get a reason instead."""
-    kinds = "US" if np.dtype(bound.dtype or "f8").kind in "US" else "biufcmM"
-    try:
-        if len(pieces) == 1:
-            whole = np.asarray(pieces[0])
-        elif all(isinstance(p, np.ndarray) for p in pieces):
-            whole = np.concatenate(pieces)
-        else:
-            whole = np.array([row for piece in pieces for row in piece])
-        if whole.dtype.kind in kinds and len(whole) == len(reasons):
-            return _scaled(whole.reshape((len(reasons), *bound.shape)), bound)
-    except ValueError:
-        pass  # ragged or of another shape: find out which rows are to blame
-    return _row_by_row(name, bound, [row for p in pieces for row in p], reasons, kinds)
-
-
-def _row_by_row(
-    name: str, bound: BoundInput, rows: list[Any], reasons: list[str], kinds: str
-) -> Array:
-    good: dict[int, Array] = {}
-    for i, row in enumerate(rows):
-        if isinstance(row, _Unread):
-            reasons[i] = reasons[i] or row.reason
-            continue
-        try:
-            value = np.asarray(row)
-        except ValueError:
-            reasons[i] = reasons[i] or f"{name} ({bound.data_key}) is ragged"
-            continue
-        if value.dtype.kind not in kinds:
-            what = f"a {type(row).__name__}" if value.ndim == 0 else f"an array of {value.dtype}"
-            reasons[i] = reasons[i] or f"{name} ({bound.data_key}) holds {what}"
-        elif value.size != math.prod(bound.shape):
-            reasons[i] = reasons[i] or (
-                f"{name} ({bound.data_key}) has shape {list(value.shape)}, "
-                f"described is {list(bound.source_shape)}"
-            )
-        else:
-            good[i] = value.reshape(bound.shape)
-    common = np.result_type(*good.values()) if good else np.dtype(bound.dtype or "f8")
-    column = np.zeros((len(rows), *bound.shape), common)
-    for i, value in good.items():
-        column[i] = value
-    return _scaled(column, bound)
-
-
-def _scaled(column: Array, bound: BoundInput) -> Array:
-    view = column.view()
-    return view if bound.scale == 1.0 else view * bound.scale
+def _as_declared(modality: Modality, name: str, column: Array, dtype: np.dtype[Any]) -> Array:
+    """Return a column in the dtype declared, as long as no value changes but by rounding."""
+    whole = column.dtype.kind in "iu" and dtype.kind in "iu"
+    if not whole and not np.can_cast(column.dtype, dtype, "same_kind"):
+        raise ValueError(f"{modality.name} made {name} as {column.dtype}, declared is {dtype}")
+    cast = column.astype(dtype)
+    if dtype.kind not in "fc" and not np.array_equal(cast, column):
+        raise ValueError(f"{modality.name} made {name} with values that {dtype} does not hold")
+    return cast

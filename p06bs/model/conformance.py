@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from p06bs.model.binding import Binding
-from p06bs.model.compute import Array, Result, Setup, compute, join, make_ready
+from p06bs.model.compute import Array, Result, Setup, check_outputs, compute, join, make_ready
 from p06bs.model.documents import settings_digest
-from p06bs.model.modality import BoundInput, Modality
+from p06bs.model.modality import BoundInput, Modality, SettingsError
 
 AXIS = 64
 EVENTS = 48
@@ -67,22 +67,21 @@ def check(modality: Modality, columns: Mapping[str, Array]) -> Iterator[Finding]
     """
     binding = bind_columns(modality, columns)
     count = len(next(iter(columns.values())))
-    again = type(modality)(inputs=modality.inputs, **modality.settings.model_dump(mode="json"))
-    same = settings_digest(again.settings) == settings_digest(modality.settings)
-    yield Finding("settings survive JSON", "" if same else "their digest changed on the way")
-    try:
-        setup = make_ready(modality, modality.settings, binding)
-    except Exception as error:  # the author's code; what it raises is the finding
-        yield Finding("prepare and outputs", f"{type(error).__name__}: {error}")
+    yield Finding("settings survive JSON", _settings_problem(modality))
+    setup = _ready(modality, binding)
+    if isinstance(setup, str):
+        yield Finding("prepare and outputs", setup)
         return
     yield Finding("prepare and outputs")
     before = {name: column.copy() for name, column in columns.items()}
     whole = _run(setup, columns, [count])
     failed = sorted({r for r in whole.reasons if r})
     all_failed = all(whole.reasons)
-    yield Finding("outputs are as declared", failed[0] if all_failed else "")
+    refused = next((r for r in failed if "read-only" in r), "")  # numpy's word for it
+    yield Finding("outputs are as declared", failed[0] if all_failed and not refused else "")
     touched = [n for n, c in columns.items() if not np.array_equal(c, before[n], equal_nan=True)]
-    yield Finding("inputs stay untouched", f"changed: {', '.join(touched)}" if touched else "")
+    changed = f"changed: {', '.join(touched)}" if touched else ""
+    yield Finding("inputs stay untouched", changed or refused)
     yield Finding("same results twice", _difference(setup, whole, _run(setup, columns, [count])))
     for size in (1, 7):
         cuts = [min(size, count - i) for i in range(0, count, size)]
@@ -93,11 +92,31 @@ def check(modality: Modality, columns: Mapping[str, Array]) -> Iterator[Finding]
     optional = [n for n, i in modality.declared.items() if i.optional and n in columns]
     for name in optional:
         rest = {n: c for n, c in columns.items() if n != name}
-        part = _run(
-            make_ready(modality, modality.settings, bind_columns(modality, rest)), rest, [count]
-        )
+        without = _ready(modality, bind_columns(modality, rest))
+        if isinstance(without, str):
+            yield Finding(f"works without {name}", without)
+            continue
+        part = _run(without, rest, [count])
         problem = part.reasons[0] if all(part.reasons) and not all_failed else ""
         yield Finding(f"works without {name}", problem)
+
+
+def _settings_problem(modality: Modality) -> str:
+    plain = modality.settings.model_dump(mode="json")
+    try:
+        again = type(modality)(inputs=modality.inputs, **plain)
+    except SettingsError as error:
+        return str(error)
+    same = settings_digest(again.settings) == settings_digest(modality.settings)
+    return "" if same else "their digest changed on the way"
+
+
+def _ready(modality: Modality, binding: Binding) -> Setup | str:
+    """Return the setup, or what is wrong."""
+    try:
+        return make_ready(modality, modality.settings, binding)
+    except Exception as error:  # the author's code; what it raises is the finding
+        return f"{type(error).__name__}: {error}"
 
 
 def _run(setup: Setup, columns: Mapping[str, Array], cuts: list[int]) -> Result:
@@ -110,11 +129,20 @@ def _run(setup: Setup, columns: Mapping[str, Array], cuts: list[int]) -> Result:
         }
         part = compute(setup, cut, [""] * length)
         if setup.modality.scan is not None and part.columns:
-            state, scanned = setup.modality.scan(setup.prepared, state, part.columns)
-            part = Result(part.reasons, {n: np.asarray(c) for n, c in scanned.items()})
+            state, part = _scan(setup, state, part)
         parts.append(part)
         at += length
     return join(parts)
+
+
+def _scan(setup: Setup, state: Any, part: Result) -> tuple[Any, Result]:
+    """Scan the valid rows of a result; if that fails they are all invalid."""
+    try:
+        state, made = setup.modality.scan(setup.prepared, state, part.columns)
+        return state, Result(part.reasons, check_outputs(setup, made, int(part.valid.sum())))
+    except Exception as error:  # the author's code; what it raises is the finding
+        reason = f"scan: {type(error).__name__}: {error}"
+        return state, Result([r or reason for r in part.reasons], {})
 
 
 def _difference(setup: Setup, one: Result, other: Result) -> str:
@@ -130,6 +158,14 @@ def _difference(setup: Setup, one: Result, other: Result) -> str:
         else:
             close = a == b
         if not close.all():
-            worst = float(np.nanmax(np.abs(a.astype(float) - b.astype(float))))
-            return f"{name} differs by up to {worst:.3g} in {int((~close).sum())} values"
+            return f"{name} differs in {int((~close).sum())} of {close.size} values{_worst(a, b)}"
     return ""
+
+
+def _worst(one: Array, other: Array) -> str:
+    """Return by how much numbers differ at most, as text."""
+    if one.dtype.kind not in "biuf":
+        return ""
+    apart = np.abs(one.astype(float) - other.astype(float))
+    finite = apart[np.isfinite(apart)]
+    return f", by up to {finite.max():.3g}" if finite.size else ""

@@ -29,6 +29,7 @@ from p06bs.model.revisions import Revision, configuration
 COPIED = (
     "scan_id",
     "plan_name",
+    "plan_type",  # bluesky's LiveTable asks for it
     "sample",
     "beamtime_id",
     "proposal_id",
@@ -218,6 +219,10 @@ class DerivedRun:
         """Count events for the stop document (those of an earlier writer included)."""
         self._events[stream] += len(valid)
         self._invalid[stream] += len(valid) - int(valid.sum())
+
+    def pass_over(self, revision: int, rows: int) -> None:
+        """Count rows for the stop document that another writer of this run delivers."""
+        self._events[self._streams[revision].name] += rows
 
     def _scan(self, setup: Setup, result: Result) -> Result:
         scan = setup.modality.scan

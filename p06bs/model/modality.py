@@ -146,7 +146,7 @@ class Modality:
         cls.name = cls.__dict__.get("name") or _snake(cls.__name__)
         cls.declared = {key: value for key, value in _members(cls) if isinstance(value, Input)}
 
-    def __init__(self, *, inputs: Mapping[str, str] | None = None, **settings: Any) -> None:
+    def __init__(self, /, *, inputs: Mapping[str, str] | None = None, **settings: Any) -> None:
         unknown = set(inputs or ()) - set(self.declared)
         if unknown:
             raise SettingsError(
@@ -210,8 +210,8 @@ class Modality:
 
     For per-event results that carry state from event to event. Called in
     acquisition order, in one place, with what `process` returned; `state` is
-    None at first and must consist of numbers, strings, arrays, lists and dicts,
-    because it is checkpointed in the derived run.
+    None at first and must not be changed in place. A restarted pipeline computes
+    a run with such a state again from its first event.
     """
 
     @classmethod

@@ -1,5 +1,6 @@
 """Follow one raw run for one modality: what it is, what feeds the inputs, which rows there are."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
@@ -127,7 +128,7 @@ class RawRun:
                 continue
             rows = [values] if isinstance(document["uid"], str) else values
             value = None if rows is None or not len(rows) else _numbers(rows[0])
-            if value is not None and value.ndim == len(bound.source_shape):
+            if value is not None and _is_like(value, bound.source_shape):
                 self._first[wanted] = value
 
     def _enter(self, name: str, document: Document, where: Any) -> None:
@@ -176,6 +177,11 @@ def _closed(bound: BoundInput, value: npt.NDArray[Any]) -> BoundInput:
         source_shape=shape,
         shape=(1,) * (len(bound.shape) - len(inner)) + inner,
     )
+
+
+def _is_like(value: npt.NDArray[Any], shape: tuple[int, ...]) -> bool:
+    """Return whether a value can be of a described shape, in which 0 is an open length."""
+    return value.ndim == len(shape) if 0 in shape else value.size == math.prod(shape)
 
 
 def _numbers(value: Any) -> npt.NDArray[Any] | None:

@@ -88,7 +88,6 @@ class Engine:
                 self._place()
         except Exception as error:
             self.failure = error
-            log.exception("the engine failed; no more workers are placed")
 
     def _connect(self) -> None:
         import dask
@@ -112,7 +111,8 @@ class Engine:
                 threads_per_worker=1,
                 processes=True,
                 host="127.0.0.1",
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",  # a port of its own: 8787 may be taken
+                scheduler_kwargs={"dashboard": False},
                 silence_logs=logging.CRITICAL,
             )
             self._client = make.Client(self._cluster)

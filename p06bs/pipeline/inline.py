@@ -12,117 +12,15 @@ from typing import Any
 
 from p06bs.bus.frames import FrameReader
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Setup, compute, gather, make_ready, rows_within
-from p06bs.model.derived import Clock, DerivedRun, Page
+from p06bs.model.derived import Clock
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
-from p06bs.model.revisions import Revision
-from p06bs.model.rows import Taken
-from p06bs.model.run import RawRun
+from p06bs.pipeline.derivation import Derivation
 
 log = logging.getLogger(__name__)
 
 Subscriber = Callable[[str, Document], Any]
 History = Sequence[tuple[str, Mapping[str, Any]]]
-
-
-class _OneRun:
-    """One raw run on its way to one derived run."""
-
-    def __init__(self, worker: "Worker", start: Document) -> None:
-        self.worker = worker
-        self.raw = RawRun(worker.modality, start)
-        self.derived: DerivedRun | None = None
-        self.setup: Setup | None = None
-        self.revision = Revision(0, worker.modality.settings)
-        self.batch = 0
-
-    def add(self, name: str, document: Document) -> None:
-        self.raw.add(name, document)
-        self.work(final=name == "stop")
-
-    def work(self, *, final: bool) -> None:
-        rows = self.raw.rows
-        if rows is None or self.raw.binding is None:
-            return
-        if self.derived is None:
-            self.derived = DerivedRun(
-                self.worker.modality,
-                self.raw.start,
-                self.raw.binding,
-                self.revision,
-                self.worker.clock,
-                self.worker.reprocessing,
-            )
-            self.worker.emit(*self.derived.start())
-        outputs = self.worker.modality.outputs(self.revision.settings, self.raw.binding.bound)
-        size = rows_within(self.raw.binding, outputs, self.worker.batch_size)
-        while rows.available >= size or (final and rows.available):
-            self._revise(next(rows.next_uids(1)))
-            taken = rows.take(self._until_next_change(size))
-            assert taken is not None
-            self._compute(taken)
-        if final:
-            self._stop()
-
-    def _until_next_change(self, size: int) -> int:
-        """Return how many rows can be taken before the next change of settings."""
-        history = self.worker.history
-        assert self.raw.rows is not None
-        if history:
-            for number, uid in enumerate(self.raw.rows.next_uids(size)):
-                if number and uid in history:
-                    return number
-        return size
-
-    def _revise(self, uid: str) -> None:
-        """Record the settings that begin with the event `uid`, if any do."""
-        changes = self.worker.history.get(uid, [])
-        for changed in changes:
-            settings = self.worker.modality.validate(changed)
-            self._record(Revision(self.revision.number + 1, settings), uid)
-        if self.setup is None:
-            self._record(self.revision, uid)
-
-    def _record(self, revision: Revision, uid: str) -> None:
-        assert self.derived is not None
-        assert self.raw.binding is not None
-        assert self.raw.rows is not None
-        self.revision = revision
-        self.setup = make_ready(self.worker.modality, revision.settings, self.raw.binding)
-        first = self.raw.rows.taken
-        self.worker.emit(*self.derived.revise(revision, self.setup, first, uid))
-
-    def _compute(self, taken: Taken) -> None:
-        assert self.derived is not None
-        assert self.setup is not None
-        number, self.batch = self.batch, self.batch + 1
-        mine, of = self.worker.share
-        if number % of != mine:
-            return
-        columns, reasons = gather(
-            self.setup.binding,
-            len(taken),
-            taken.spans,
-            self.raw.resources,
-            _identity,
-            self.worker.read_frames,
-        )
-        result = compute(self.setup, columns, reasons)
-        page = Page(taken.first, self.revision.number, taken.seq, taken.uids, taken.times, result)
-        self.worker.emit(*self.derived.page(page))
-
-    def _stop(self) -> None:
-        assert self.derived is not None
-        assert self.raw.rows is not None
-        stop = self.raw.stop or {
-            "exit_status": "abort",
-            "reason": "the raw run has no stop document",
-        }
-        name, document = self.derived.stop(
-            stop["exit_status"], stop.get("reason", ""), self.raw.counts
-        )
-        self.worker.emit(name, document)
 
 
 class Worker:
@@ -178,8 +76,9 @@ class Worker:
         self.reprocessing = reprocessing
         self.clock = clock
         self.read_frames = FrameReader(deadline)
-        self._runs: dict[str, _OneRun] = {}
+        self._runs: dict[str, Derivation] = {}
         self._owner: dict[str, str] = {}
+        self._unclaimed: dict[str, Document] = {}  # stream resources that name no run
 
     def __call__(self, name: str, document: Document) -> None:
         """Take a document of any run.
@@ -190,23 +89,47 @@ class Worker:
             If a run does not have what the modality needs.
         """
         if name == "start":
-            self._runs[document["uid"]] = _OneRun(self, document)
+            self._runs[document["uid"]] = Derivation(
+                self.modality,
+                document,
+                self.emit,
+                self.read_frames,
+                changes=self.history,
+                batch_size=self.batch_size,
+                share=self.share,
+                reprocessing=self.reprocessing,
+                clock=self.clock,
+            )
             return
-        uid = document.get("run_start") or self._owner.get(
-            document.get("descriptor", document.get("resource", "")), ""
-        )
+        uid = self._run_of(name, document)
         run = self._runs.get(uid)
         if run is None:
+            if name == "stream_resource" and "run_start" not in document:
+                self._unclaimed[document["uid"]] = document
             return
         if name in ("descriptor", "resource"):
             self._owner[document["uid"]] = uid
         try:
             run.add(name, document)
-        except BindingError:
+            if name == "stream_datum":
+                resource = document["stream_resource"]
+                self._owner[resource] = uid
+                if resource in self._unclaimed:
+                    run.add("stream_resource", self._unclaimed.pop(resource))
+        except Exception as error:
             self._forget(uid)
+            run.fail(f"{type(error).__name__}: {error}")
             raise
         if name == "stop":
             self._forget(uid)
+
+    def _run_of(self, name: str, document: Document) -> str:
+        """Return the uid of a document's run, "" if it does not say or its run is unknown."""
+        if "run_start" in document:
+            return str(document["run_start"])
+        if name == "stream_resource":  # the schema lets run_start be absent
+            return self._owner.get(document["uid"], "")
+        return self._owner.get(document.get("descriptor", document.get("resource", "")), "")
 
     def emit(self, name: str, document: Document) -> None:
         """Hand a derived document to the subscribers."""
@@ -235,6 +158,8 @@ class Worker:
             self.read_frames.close()
         for key in [k for k, owner in self._owner.items() if owner == uid]:
             del self._owner[key]
+        if not self._runs:
+            self._unclaimed.clear()
 
 
 def process(
@@ -288,11 +213,12 @@ def process(
 def callback(modality: Modality, *subscribers: Subscriber) -> Callable[[str, Document], None]:
     """Return a RunEngine callback that computes `modality` while the scan runs.
 
-    ``RE.subscribe(callback(RegionSums(...), LiveTable([...])))``. Each event is
-    computed as it comes. A run that lacks an input is left with a warning, and an
-    error in a subscriber is logged: a Bluesky plan never stops because of analysis.
+    ``RE.subscribe(callback(RegionSums(...), LiveTable(["Fe_K"])))``. Each event is
+    computed as it comes. A run that lacks an input is left with a warning; what
+    else goes wrong, in the modality or in a subscriber, is logged, and the other
+    subscribers go on: a Bluesky plan never stops because of analysis.
     """
-    worker = Worker(modality, *subscribers, batch_size=1)
+    worker = Worker(modality, *map(_guarded, subscribers), batch_size=1)
 
     def analyse(name: str, document: Document) -> None:
         try:
@@ -300,10 +226,18 @@ def callback(modality: Modality, *subscribers: Subscriber) -> Callable[[str, Doc
         except BindingError as reason:
             log.warning("%s", reason)
         except Exception:
-            log.exception("%s failed on a %s document", modality.name, name)
+            log.exception("%s leaves the run", modality.name)
 
     return analyse
 
 
-def _identity(where: Any) -> Any:
-    return where
+def _guarded(subscriber: Subscriber) -> Subscriber:
+    """Return a subscriber whose exceptions are logged, and end neither the run nor the plan."""
+
+    def guarded(name: str, document: Document) -> None:
+        try:
+            subscriber(name, document)
+        except Exception:
+            log.exception("%r failed on a derived %s document", subscriber, name)
+
+    return guarded

@@ -24,6 +24,7 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.model.derived import DerivedRun
+from p06bs.model.documents import Document, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.engine import Engine
@@ -58,6 +59,22 @@ class Pipeline:
         object.__setattr__(self, "name", self.name or self.modality.name)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
+
+    def made(self, process: Document) -> bool:
+        """Return whether a derived run that says so of its process is this pipeline's."""
+        modality = self.modality
+        bound = process["inputs"]
+        return (
+            process["name"] == modality.name
+            and process["version"] == modality.version
+            and process["settings_digest"] == settings_digest(modality.settings)
+            and process["reprocessing"] == 0
+            and all(
+                name in bound
+                and key in (bound[name]["data_key"], "{stream}/{data_key}".format(**bound[name]))
+                for name, key in modality.inputs.items()
+            )
+        )
 
 
 class Pipelines:
@@ -177,20 +194,20 @@ class Pipelines:
         if "original_run_uid" in first.document:
             return False
         ended = last is not None and last.name == "stop"
-        names = {p.modality.name for p in self.pipelines}
-        return not (ended and names <= self._done.get(uid, set()))
+        done = self._done.get(uid, [])
+        return not ended or not all(any(p.made(d) for d in done) for p in self.pipelines)
 
-    def _look_for_done(self, since: float) -> dict[str, set[str]]:
-        """Return which modalities have ended derived runs of which raw runs."""
-        done: dict[str, set[str]] = defaultdict(set)
+    def _look_for_done(self, since: float) -> dict[str, list[Document]]:
+        """Return what the start documents of ended derived runs say, by raw run."""
+        done: dict[str, list[Document]] = defaultdict(list)
         for uid in self.documents.runs():
             if self.documents.path(uid).stat().st_mtime < since:
                 continue
             first, last = self.documents.ends(uid)
             if first is not None and last is not None and last.name == "stop":
                 process = first.document.get("process")
-                if process is not None and not process["reprocessing"]:
-                    done[first.document["derived_from"][0]].add(process["name"])
+                if process is not None:
+                    done[first.document["derived_from"][0]].append(process)
         return done
 
     def _later_gone(self, loop: str) -> None:
@@ -240,30 +257,13 @@ class Pipelines:
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
         """Return what the log holds of a derived run that an earlier process has begun."""
-        uid = self._begun_uid(derived)
-        if uid is None:
+        if not self.documents.path(derived.uid).exists():
             return None
-        earlier = Earlier.read(self.documents.read(uid))
+        earlier = Earlier.read(self.documents.read(derived.uid))
         if earlier is not None and not earlier.ended:
-            self.documents.reopen(uid)  # takes the lock: nobody else may be writing this run
+            # Takes the lock: nobody else may be writing this run.
+            self.documents.reopen(derived.uid)
         return earlier
-
-    def _begun_uid(self, derived: DerivedRun) -> str | None:
-        if self.documents.path(derived.uid).exists():
-            return derived.uid
-        if derived.raw_start["time"] >= self._started:
-            return None
-        # Begun under other settings than today's: its uid is not known, but its start is.
-        for uid in reversed(self.documents.runs()):
-            name, start = next(self.documents.read(uid), ("", {}))
-            if (
-                name == "start"
-                and start.get("derived_from") == [derived.raw_start["uid"]]
-                and start["process"]["name"] == derived.modality.name
-                and start["process"]["reprocessing"] == derived.reprocessing
-            ):
-                return uid
-        return None
 
     def _tidy(self) -> None:
         """Let go of runs that are over in every pipeline."""

@@ -5,7 +5,7 @@ Decisions only; sockets, files and workers are in `pipeline`.
 
 import json
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -135,7 +135,7 @@ class RunPipeline:
         self._wish = revision
         if self.master is not None and not self.over:
             try:
-                self._outputs(revision.settings)
+                self._make_setup(revision.settings)
             except Exception as error:  # an author's code may raise anything
                 log.error(
                     "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, error
@@ -158,7 +158,7 @@ class RunPipeline:
             return
         if earlier is None:
             try:
-                outputs = self._outputs(self._initial.settings)
+                outputs = self._setup(self._initial).outputs
             except Exception as error:  # an author's code may raise anything
                 self.left = f"{self.modality.name} cannot work on this run: {error}"
                 log.error("run %s: %s", self.raw.uid, self.left)
@@ -208,22 +208,21 @@ class RunPipeline:
             size=self.size,
         )
 
-    def _largest(self, outputs: dict[str, Output]) -> int:
+    def _largest(self, outputs: Mapping[str, Output]) -> int:
         assert self.raw.binding is not None
         return rows_within(self.raw.binding, outputs, LARGEST)
 
     def _setup(self, revision: Revision) -> Setup:
         """Return the setup as the sorter needs it: ready to scan, or only the outputs."""
+        if revision.number not in self._setups:
+            self._setups[revision.number] = self._make_setup(revision.settings)
+        return self._setups[revision.number]
+
+    def _make_setup(self, settings: ModalitySettings) -> Setup:
         assert self.raw.binding is not None
-        setup = self._setups.get(revision.number)
-        if setup is None:
-            if self.modality.scan is not None:
-                setup = make_ready(self.modality, revision.settings, self.raw.binding)
-            else:
-                outputs = self._outputs(revision.settings)
-                setup = Setup(self.modality, revision.settings, self.raw.binding, None, outputs)
-            self._setups[revision.number] = setup
-        return setup
+        if self.modality.scan is not None:
+            return make_ready(self.modality, settings, self.raw.binding)
+        return Setup(self.modality, settings, self.raw.binding, None, self._outputs(settings))
 
     @property
     def work(self) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from p06bs.model.documents import Document
+from p06bs.model.revisions import recorded
 
 Item = TypeVar("Item")
 Subscriber = Callable[[str, Document], Any]
@@ -50,8 +51,10 @@ class Order(Generic[Item]):
 class _Run:
     """A derived run whose pages come shuffled."""
 
-    streams: dict[str, Order[Document]] = field(default_factory=dict)
+    process: str
+    order: Order[Document] = field(default_factory=Order)  # of rows, over all its streams
     names: dict[str, str] = field(default_factory=dict)
+    first: dict[str, int] = field(default_factory=dict)  # row that a stream begins with
     invalid: dict[str, int] = field(default_factory=dict)
     stop: Document | None = None
 
@@ -87,7 +90,7 @@ class Sorter:
                 if document["uid"] in self._runs or document["uid"] in self._ended:
                     return
                 if "process" in document:
-                    self._runs[document["uid"]] = _Run()
+                    self._runs[document["uid"]] = _Run(document["process"]["name"])
                 yield name, document
             case "descriptor":
                 run = self._runs.get(document["run_start"])
@@ -96,7 +99,7 @@ class Sorter:
                         return
                     stream = document.get("name", "primary")
                     run.names[document["uid"]] = stream
-                    run.streams.setdefault(stream, Order(1))
+                    run.first.setdefault(stream, recorded(document, run.process)["first_row"])
                     run.invalid.setdefault(stream, 0)
                     self._run_of[document["uid"]] = document["run_start"]
                 elif document["run_start"] in self._ended:
@@ -111,27 +114,29 @@ class Sorter:
                 yield from self._end(document["run_start"])
             case _:
                 owner = document.get("run_start")
-                if owner not in self._ended:
+                if owner not in self._ended and document.get("descriptor") not in self._ended:
                     yield name, document
 
     def _page(self, run: _Run, document: Document) -> Iterator[tuple[str, Document]]:
         stream = run.names[document["descriptor"]]
         seq = document["seq_num"]
-        for page, skip in run.streams[stream].accept(int(seq[0]), len(seq), document):
+        row = run.first[stream] + int(seq[0]) - 1
+        for page, skip in run.order.accept(row, len(seq), document):
             ready = without(page, skip) if skip else page
-            run.invalid[stream] += int((~np.asarray(ready["data"]["valid"], bool)).sum())
+            run.invalid[run.names[page["descriptor"]]] += int(
+                (~np.asarray(ready["data"]["valid"], bool)).sum()
+            )
             yield "event_page", ready
 
     def _end(self, uid: str) -> Iterator[tuple[str, Document]]:
         run = self._runs[uid]
         if run.stop is None:
             return
-        wanted = run.stop.get("num_events", {})
-        for stream, number in wanted.items():
-            if number and (stream not in run.streams or run.streams[stream].next <= number):
-                return
+        if run.order.next < sum(run.stop.get("num_events", {}).values()):
+            return
         del self._runs[uid]
         self._ended.add(uid)
+        self._ended.update(run.names)
         for descriptor in run.names:
             del self._run_of[descriptor]
         yield "stop", {**run.stop, "num_invalid": dict(run.invalid)}

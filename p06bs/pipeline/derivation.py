@@ -1,0 +1,159 @@
+"""One raw run on its way to one derived run, in one process."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from p06bs.model.compute import Setup, compute, make_ready, rows_within
+from p06bs.model.derived import Clock, DerivedRun, Page
+from p06bs.model.documents import Document
+from p06bs.model.gather import ReadFrames, gather
+from p06bs.model.modality import Modality, Output
+from p06bs.model.revisions import Revision
+from p06bs.model.rows import Taken
+from p06bs.model.run import RawRun
+
+
+class Derivation:
+    """Compute the derived run of one raw run as its documents come.
+
+    Parameters
+    ----------
+    modality : Modality
+    start : Document
+        The raw start document.
+    emit : callable
+        Takes ``(name, document)`` of the derived run.
+    read_frames : callable
+        Reads rows of stream resources.
+    changes : mapping of raw event uid to settings
+        Settings, in order, that begin with the event of that uid.
+    batch_size, share, reprocessing, clock
+        See `inline.Worker`.
+    """
+
+    def __init__(
+        self,
+        modality: Modality,
+        start: Document,
+        emit: Callable[[str, Document], None],
+        read_frames: ReadFrames,
+        *,
+        changes: Mapping[str, Sequence[Mapping[str, Any]]],
+        batch_size: int,
+        share: tuple[int, int],
+        reprocessing: int,
+        clock: Clock,
+    ) -> None:
+        self.modality = modality
+        self.emit = emit
+        self.read_frames = read_frames
+        self.changes = changes
+        self.batch_size = batch_size
+        self.share = share
+        self.reprocessing = reprocessing
+        self.clock = clock
+        self.raw = RawRun(modality, start)
+        self.derived: DerivedRun | None = None
+        self.setup: Setup | None = None
+        self.revision = Revision(0, modality.settings)
+        self.batch = 0
+        self.size = 0  # events per batch; known with the binding and the revision
+
+    def add(self, name: str, document: Document) -> None:
+        self.raw.add(name, document)
+        self.work(final=name == "stop")
+
+    def work(self, *, final: bool) -> None:
+        rows = self.raw.rows
+        if rows is None or self.raw.binding is None:
+            return
+        if self.derived is None:
+            self.derived = DerivedRun(
+                self.modality,
+                self.raw.start,
+                self.raw.binding,
+                self.revision,
+                self.clock,
+                self.reprocessing,
+            )
+            self.emit(*self.derived.start())
+            self._fit(self.modality.outputs(self.revision.settings, self.raw.binding.bound))
+        while rows.available >= self.size or (final and rows.available):
+            self._revise(next(rows.next_uids(1)))
+            taken = rows.take(self._until_next_change(self.size))
+            assert taken is not None
+            self._compute(taken)
+        if final:
+            self._stop()
+
+    def _fit(self, outputs: Mapping[str, Output]) -> None:
+        assert self.raw.binding is not None
+        self.size = rows_within(self.raw.binding, outputs, self.batch_size)
+
+    def _until_next_change(self, size: int) -> int:
+        """Return how many rows can be taken before the next change of settings."""
+        assert self.raw.rows is not None
+        if self.changes:
+            for number, uid in enumerate(self.raw.rows.next_uids(size)):
+                if number and uid in self.changes:
+                    return number
+        return size
+
+    def _revise(self, uid: str) -> None:
+        """Record the settings that begin with the event `uid`, if any do."""
+        for changed in self.changes.get(uid, ()):
+            settings = self.modality.validate(changed)
+            self._record(Revision(self.revision.number + 1, settings), uid)
+        if self.setup is None:
+            self._record(self.revision, uid)
+
+    def _record(self, revision: Revision, uid: str) -> None:
+        assert self.derived is not None
+        assert self.raw.binding is not None
+        assert self.raw.rows is not None
+        self.revision = revision
+        self.setup = make_ready(self.modality, revision.settings, self.raw.binding)
+        self._fit(self.setup.outputs)
+        first = self.raw.rows.taken
+        self.emit(*self.derived.revise(revision, self.setup, first, uid))
+
+    def _compute(self, taken: Taken) -> None:
+        assert self.derived is not None
+        assert self.setup is not None
+        number, self.batch = self.batch, self.batch + 1
+        mine, of = self.share
+        if number % of != mine:
+            self.derived.pass_over(self.revision.number, len(taken))
+            return
+        columns, reasons = gather(
+            self.setup.binding,
+            len(taken),
+            taken.spans,
+            self.raw.resources,
+            _identity,
+            self.read_frames,
+        )
+        result = compute(self.setup, columns, reasons)
+        page = Page(taken.first, self.revision.number, taken.seq, taken.uids, taken.times, result)
+        self.emit(*self.derived.page(page))
+
+    def _stop(self) -> None:
+        assert self.derived is not None
+        assert self.raw.rows is not None
+        stop = self.raw.stop or {
+            "exit_status": "abort",
+            "reason": "the raw run has no stop document",
+        }
+        name, document = self.derived.stop(
+            stop["exit_status"], stop.get("reason", ""), self.raw.counts
+        )
+        self.emit(name, document)
+
+    def fail(self, reason: str) -> None:
+        """End the derived run, if it has begun, because the modality cannot go on."""
+        if self.derived is not None:
+            self.emit(*self.derived.stop("fail", reason))
+
+
+def _identity(where: Any) -> Any:
+    return where

@@ -1,0 +1,256 @@
+"""Binding: which data keys feed which inputs, and what is said when none does."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p06bs import Input, Modality, Output, process
+from p06bs.model.binding import BindingError, bind
+from p06bs.model.modality import SettingsError
+from p06bs.model.units import unit_scale
+
+UID = iter(range(10**6))
+
+
+class Spectra(Modality):
+    """Spectra with a required time and an optional flux."""
+
+    spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
+    gate = Input(role="gate_time", unit="s")
+    flux = Input(role="incident_flux", unit="counts/s", optional=True)
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"gate": Output(unit="s")}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        return {"gate": columns["gate"]}
+
+
+class Frame(Modality):
+    """One image."""
+
+    image = Input(role="image", dims=("y", "x"))
+
+
+def key(shape: tuple[int, ...] = (), **more: Any) -> dict[str, Any]:
+    return {
+        "source": "test",
+        "dtype": "array" if shape else "number",
+        "dtype_numpy": "<f8",
+        "shape": list(shape),
+        **more,
+    }
+
+
+def descriptor(keys: dict[str, Any], name: str = "primary", **more: Any) -> dict[str, Any]:
+    return {"uid": f"d{next(UID)}", "run_start": "r", "name": name, "data_keys": keys, **more}
+
+
+MCA = key((4, 1024), units="counts")
+GATE = key(units="s")
+ROLES = {"mca": {"role": "fluorescence"}, "gate": {"role": "gate_time"}}
+
+
+def where(modality: Modality, start: dict[str, Any], *descriptors: dict[str, Any]) -> Any:
+    found = bind(modality, {"uid": "r", **start}, descriptors).bound
+    return {name: f"{b.stream}/{b.data_key}" for name, b in found.items()}
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        {"det": {"role": "", "roles": {"mca": "fluorescence", "gate": "gate_time"}}},
+        {"det": {"roles": {"mca": "fluorescence"}}, "gate": {"role": "gate_time"}},
+        {"mca": {"role": "fluorescence"}, "gate": "gate_time"},
+        {"det": {"role": "other", "roles": {"mca": "fluorescence", "gate": "gate_time"}}},
+    ],
+)
+def test_roles_from_the_device_table(table):
+    found = where(
+        Spectra(),
+        {"devices": table},
+        descriptor({"mca": MCA, "gate": GATE}, object_keys={"det": ["mca", "gate"]}),
+    )
+    assert found == {"spectrum": "primary/mca", "gate": "primary/gate"}
+
+
+@pytest.mark.parametrize("name", ["role", "det-role", "det_role", "det.role", "mca-role"])
+def test_roles_from_the_configuration_however_it_is_spelled(name):
+    described = descriptor(
+        {"mca": MCA, "other": key(units="s")},
+        object_keys={"det": ["mca"], "clock": ["other"]},
+        configuration={
+            "det": {"data": {name: "fluorescence"}},
+            "clock": {"data": {"clock_role": "gate_time"}},
+        },
+    )
+    assert where(Spectra(), {}, described) == {"spectrum": "primary/mca", "gate": "primary/other"}
+
+
+def test_roles_from_a_json_table_in_one_string():
+    table = '{"det-mca": "fluorescence", "det-gate": "gate_time"}'
+    described = descriptor(
+        {"det-mca": MCA, "det-gate": GATE, "det-temperature": key(units="K")},
+        object_keys={"det": ["det-mca", "det-gate", "det-temperature"]},
+        configuration={"det": {"data": {"det-role": table}}},
+    )
+    found = where(Spectra(), {}, described)
+    assert found == {"spectrum": "primary/det-mca", "gate": "primary/det-gate"}
+
+
+@pytest.mark.parametrize("table", ["{not json", '{"mca": 3}', '["mca"]', "{}"])
+def test_a_broken_table_is_no_role(table):
+    described = descriptor(
+        {"mca": MCA, "gate": GATE}, configuration={"mca": {"data": {"role": table}}}
+    )
+    with pytest.raises(BindingError, match="looked for role 'fluorescence'"):
+        where(Spectra(), {}, described)
+
+
+def test_an_explicit_binding_wins_and_may_name_the_stream():
+    keys = {"mca": MCA, "mca2": MCA, "gate": GATE}
+    start = {"devices": ROLES, "aligned_streams": ["primary", "fly"]}
+    streams = descriptor(keys), descriptor(keys, "fly")
+    found = where(Spectra(inputs={"spectrum": "mca2", "gate": "gate"}), start, *streams)
+    assert found == {"spectrum": "primary/mca2", "gate": "primary/gate"}
+    found = where(Spectra(inputs={"spectrum": "fly/mca", "gate": "fly/gate"}), start, *streams)
+    assert found == {"spectrum": "fly/mca", "gate": "fly/gate"}
+    with pytest.raises(BindingError, match=r"bound to 'nowhere/mca', which is not there"):
+        where(Spectra(inputs={"spectrum": "nowhere/mca"}), start, *streams)
+    with pytest.raises(SettingsError, match=r"spectra: inputs names spectrun.*its inputs are"):
+        Spectra(inputs={"spectrun": "mca"})
+
+
+def test_an_explicit_binding_to_what_does_not_fit_is_refused():
+    start = {"devices": ROLES}
+    keys = {"mca": MCA, "gate": GATE, "movie": key((9, 4, 1024)), "volts": key(units="V")}
+    with pytest.raises(BindingError, match=r"movie.*has 3 axes"):
+        where(Spectra(inputs={"spectrum": "movie"}), start, descriptor(keys))
+    with pytest.raises(BindingError, match=r"volts.*cannot be converted to s"):
+        where(Spectra(inputs={"gate": "volts"}), start, descriptor(keys))
+    with pytest.raises(BindingError, match=r"input 'flux' is bound to 'i0'"):  # optional, but asked
+        where(Spectra(inputs={"flux": "i0"}), start, descriptor(keys))
+
+
+def test_dims_shape_and_unit_decide_among_keys_of_one_role():
+    devices = {"det": {"role": "fluorescence"}, "gate": {"role": "gate_time"}}
+
+    def spectrum(**keys: Any) -> Any:
+        described = descriptor({**keys, "gate": GATE}, object_keys={"det": list(keys)})
+        return where(Spectra(), {"devices": devices}, described)["spectrum"]
+
+    right = {"dims": ["detector_element", "channel"]}
+    assert spectrum(a=MCA, b={**MCA, **right}) == "primary/b"
+    assert spectrum(total=key(units="counts"), mca=MCA) == "primary/mca"  # one has two axes
+    assert spectrum(a={**MCA, "units": "keV"}, b=MCA) == "primary/b"
+    assert spectrum(a=key((4, 1024)), b=MCA) == "primary/b"  # says its unit
+    with pytest.raises(BindingError, match=r"fits several data keys \(primary/a, primary/b\).*inp"):
+        spectrum(a=MCA, b=MCA)
+
+
+def test_names_of_axes_say_enough_where_no_device_speaks_of_roles():
+    image = key((480, 640), dims=["y", "x"])
+    assert where(Frame(), {}, descriptor({"cam": image, "temp": key()})) == {"image": "primary/cam"}
+
+
+@pytest.mark.parametrize(
+    ("have", "want", "scale"),
+    [
+        ("ms", "s", 1e-3),
+        ("kcounts", "counts", 1000.0),
+        ("cts", "counts", 1.0),
+        ("cps", "counts/s", 1.0),
+        ("cts/s", "counts/s", 1.0),
+        ("kHz", "Hz", 1000.0),
+        ("mm", "µm", 1000.0),
+        (None, "s", 1.0),
+        ("s", None, 1.0),
+        ("", "s", 1.0),
+        ("m", "s", None),
+        ("furlongs per fortnigt", "s", None),
+        ("degC", "K", None),  # no factor does it
+        ("K", "degC", None),
+    ],
+)
+def test_units(have, want, scale):
+    assert unit_scale(have, want) == (None if scale is None else pytest.approx(scale))
+
+
+@given(st.text(max_size=12))
+def test_any_text_can_stand_for_a_unit(text):
+    scale = unit_scale(text, "s")
+    assert scale is None or isinstance(scale, float)
+
+
+@pytest.mark.parametrize(
+    ("shape", "given_shape", "expected"),
+    [
+        ((1024,), (3, 1024), (1, 1024)),  # one detector element
+        ((1, 4, 1024), (3, 1, 4, 1024), (4, 1024)),  # ophyd-async's leading one
+        ((4, 1024), (3, 4, 1024), (4, 1024)),
+    ],
+)
+def test_the_shape_that_process_gets(shape, given_shape, expected):
+    start = {"uid": "r", "devices": ROLES}
+    found = bind(Spectra(), start, [descriptor({"mca": key(shape), "gate": GATE})])
+    assert found.bound["spectrum"].shape == expected
+    assert found.bound["spectrum"].source_shape == shape
+    assert found.primary == "spectrum"
+    assert found.streams == ("primary",)
+
+
+def test_streams_join_only_where_the_run_says_so():
+    streams = descriptor({"mca": MCA}), descriptor({"gate": GATE}, "beam")
+    aligned = {"devices": ROLES, "aligned_streams": ["primary", "beam"]}
+    found = where(Spectra(), aligned, *streams)
+    assert found == {"spectrum": "primary/mca", "gate": "beam/gate"}
+    with pytest.raises(BindingError, match=r"in stream beam.*'primary' under aligned_streams"):
+        where(Spectra(), {"devices": ROLES}, *streams)
+    with pytest.raises(BindingError, match="aligned_streams"):
+        where(Spectra(), {**aligned, "aligned_streams": ["beam", "other"]}, *streams)
+
+
+def test_an_optional_input_is_taken_if_it_fits_and_left_if_not():
+    roles = {**ROLES, "i0": {"role": "incident_flux"}}
+    both = {"mca": MCA, "gate": GATE}
+    found = where(Spectra(), {"devices": roles}, descriptor({**both, "i0": key(units="kcps")}))
+    assert found["flux"] == "primary/i0"
+    for i0 in (key(units="V"), key((7,), units="cps")):
+        assert "flux" not in where(Spectra(), {"devices": roles}, descriptor({**both, "i0": i0}))
+    elsewhere = descriptor(both), descriptor({"i0": key(units="cps")}, "monitor")
+    assert "flux" not in where(Spectra(), {"devices": roles}, *elsewhere)
+
+
+def test_the_error_lists_what_was_looked_for_and_what_the_run_has():
+    described = descriptor({"mca": {**MCA, "units": "keV"}, "temperature": key(units="K")})
+    with pytest.raises(BindingError) as caught:
+        where(Spectra(), {"devices": ROLES}, described)
+    said = str(caught.value)
+    for part in (
+        "spectra cannot work on this run",
+        "role 'fluorescence', dims ['detector_element', 'channel'], unit counts",
+        "not fitting: primary/mca (role fluorescence, shape [4, 1024], keV)",
+        "role 'gate_time'",
+        "The run has: primary/mca",
+        "primary/temperature (no role, shape [], K)",
+    ):
+        assert part in said
+    with pytest.raises(BindingError, match="The run has: nothing"):
+        where(Spectra(), {})
+
+
+def test_a_run_with_nothing_to_bind_says_so_through_process():
+    documents = [("start", {"uid": "r", "time": 0.0}), ("stop", {"run_start": "r", "uid": "s"})]
+    with pytest.raises(BindingError, match="The run has: nothing"):
+        process(Spectra(), documents)
+
+
+@pytest.mark.parametrize("said", ["nonsense", [["a", "<f8"]], None, "|u1,", "|O"])
+def test_a_dtype_that_numpy_does_not_know_is_left_open(said):
+    described = descriptor({"cam": {**key((2, 2), dims=["y", "x"]), "dtype_numpy": said}})
+    found = bind(Frame(), {"uid": "r"}, [described]).bound["image"]
+    assert found.dtype == ""
+    assert np.prod(found.shape) == 4

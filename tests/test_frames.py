@@ -1,0 +1,290 @@
+"""Frames: rows of HDF5 files, also of those that another process is writing."""
+
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+
+from p06bs import process
+from p06bs.bus.frames import OPEN_FILES, FrameReader, FramesMissingError, file_path
+from p06bs.model.modality import BoundInput
+from tests.documents import frame_documents, raw_run, rows_of
+from tests.techniques import Brightness
+
+SHAPE = (2, 3)
+LONG = 30.0
+
+# A detector: it does what its standard input says, and answers each line.
+WRITER = """
+import sys, h5py, numpy as np
+path, kind, chunk = sys.argv[1], sys.argv[2], int(sys.argv[3])
+file = h5py.File(path, "w", libver="latest")
+data = file.create_dataset("d", (0, 2, 3), "u2", maxshape=(None, 2, 3), chunks=(chunk, 2, 3))
+if kind == "swmr":
+    file.swmr_mode = True
+print("open", flush=True)
+for line in sys.stdin:
+    act, *numbers = line.split()
+    if act == "write":
+        start, stop = map(int, numbers)
+        data.resize(max(len(data), stop), axis=0)
+        data[start:stop] = np.arange(start, stop)[:, None, None]
+    elif act == "resize":
+        data.resize(int(numbers[0]), axis=0)
+    elif act == "close":
+        file.close()
+        print("closed", flush=True)
+        break
+    data.flush()
+    print("done", flush=True)
+"""
+
+
+@contextmanager
+def detector(path: Path, kind: str = "swmr", chunk: int = 1) -> Iterator[Any]:
+    """Start a process that writes frames; yield what tells it to."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(path), kind, str(chunk)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as writer:
+        assert writer.stdin is not None
+        assert writer.stdout is not None
+        writer.stdout.readline()
+
+        def tell(*words: object) -> str:
+            print(*words, file=writer.stdin, flush=True)
+            return writer.stdout.readline().strip()  # type: ignore[union-attr]
+
+        yield tell
+        writer.stdin.close()
+    assert writer.returncode == 0
+
+
+def resource(path: Path, dataset: str = "d", **more: Any) -> dict[str, Any]:
+    uri = f"file://localhost{path}"
+    parameters = {"dataset": dataset}
+    return {"uid": "r", "uri": uri, "mimetype": "application/x-hdf5", "parameters": parameters} | (
+        more
+    )
+
+
+def bound(shape: tuple[int, ...] = SHAPE) -> BoundInput:
+    return BoundInput("frames", "det", True, shape, shape, "<u2")
+
+
+def numbers(rows: Any) -> list[int]:
+    """Return what each frame holds, and make sure that it is the same in all pixels."""
+    flat = np.asarray(rows).reshape((len(rows), -1))
+    assert (flat == flat[:, :1]).all()
+    return [int(v) for v in flat[:, 0]]
+
+
+def test_a_growing_file_is_read_row_by_row(tmp_path):
+    path = tmp_path / "f.h5"
+    with detector(path) as tell, FrameReader(LONG) as read:
+        for start in range(0, 12, 3):
+            tell("write", start, start + 3)
+            rows = read(resource(path), start, 3, bound())
+            assert rows.shape == (3, 1, *SHAPE)
+            assert numbers(rows) == [start, start + 1, start + 2]
+        assert numbers(read(resource(path), 0, 12, bound())) == list(range(12))
+
+
+@pytest.mark.parametrize("chunk", [1, 4])
+def test_rows_that_are_announced_too_early_are_waited_for(tmp_path, chunk):
+    path = tmp_path / "f.h5"
+    found: list[Any] = []
+    with detector(path, chunk=chunk) as tell, FrameReader(LONG) as read:
+        tell("resize", 8)  # the dataset has its rows, but nothing is written: they read as zeros
+        waiting = threading.Thread(
+            target=lambda: found.append(read(resource(path), 0, 8, bound())), name="reader"
+        )
+        waiting.start()
+        for start in range(0, 8, chunk):
+            assert not found
+            tell("write", start, start + chunk)
+        waiting.join(LONG)
+        assert numbers(found[0]) == list(range(8))
+
+
+def test_a_file_that_comes_late_is_waited_for(tmp_path):
+    path = tmp_path / "f.h5"
+    found: list[Any] = []
+    with FrameReader(LONG) as read:
+        waiting = threading.Thread(
+            target=lambda: found.append(read(resource(path), 0, 2, bound())), name="reader"
+        )
+        waiting.start()
+        with detector(path, "plain") as tell:  # nobody may read until it closes the file
+            tell("write", 0, 2)
+            assert not found
+            tell("close")
+        waiting.join(LONG)
+        assert numbers(found[0]) == [0, 1]
+
+
+def test_given_up_once_is_not_waited_for_again_until_it_has_grown(tmp_path):
+    path = tmp_path / "f.h5"
+    with detector(path) as tell, FrameReader(0.2) as read:
+        tell("write", 0, 2)
+        with pytest.raises(FramesMissingError, match=r"row 2 of d in .*f\.h5 was not written with"):
+            read(resource(path), 0, 4, bound())
+        read.deadline = 1e9  # whoever waits now waits for ever
+        with pytest.raises(FramesMissingError, match="row 2"):
+            read(resource(path), 2, 2, bound())
+        assert numbers(read(resource(path), 0, 2, bound())) == [0, 1]
+        tell("write", 2, 4)
+        assert numbers(read(resource(path), 2, 2, bound())) == [2, 3]
+
+
+def test_progress_extends_the_deadline(tmp_path):
+    path = tmp_path / "f.h5"
+    found: list[Any] = []
+    with detector(path) as tell, FrameReader(0.5) as read:
+        tell("write", 0, 1)
+        begun = time.monotonic()
+        waiting = threading.Thread(
+            target=lambda: found.append(read(resource(path), 0, 200, bound())), name="reader"
+        )
+        waiting.start()
+        done = 1
+        while time.monotonic() < begun + 1.0 and done < 199:
+            tell("write", done, done + 1)
+            done += 1
+        tell("write", done, 200)
+        waiting.join(LONG)
+    assert numbers(found[0]) == list(range(200))
+
+
+def test_a_detector_may_open_its_file_again_while_it_is_read(tmp_path):
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w") as file:
+        file.create_dataset("d", data=np.zeros((2, *SHAPE), "u2"), maxshape=(None, *SHAPE))
+    more = "import sys, h5py; f = h5py.File(sys.argv[1], 'a'); f['d'].resize(4, 0); f['d'][2:] = 7"
+    with FrameReader(LONG) as read:
+        assert numbers(read(resource(path), 0, 2, bound())) == [0, 0]
+        subprocess.run([sys.executable, "-c", more, str(path)], check=True)
+        assert numbers(read(resource(path), 2, 2, bound())) == [7, 7]
+
+
+@pytest.mark.parametrize(
+    "storage",
+    [
+        {"chunks": (1, *SHAPE), **hdf5plugin.Bitshuffle(cname="lz4")},
+        {"chunks": (4, *SHAPE), "compression": "gzip"},
+        {"chunks": (1, 1, 3)},
+        {"chunks": None},
+    ],
+    ids=["bslz4", "gzip", "split", "contiguous"],
+)
+@pytest.mark.parametrize("libver", ["earliest", "latest"])
+def test_every_storage_is_read(tmp_path, storage, libver):
+    path = tmp_path / "a file.h5"
+    frames = np.arange(10)[:, None, None] * np.ones(SHAPE, int)
+    with h5py.File(path, "w", libver=libver) as file:
+        file.create_dataset("entry/data", data=frames.astype("u2"), **storage)
+    described = resource(path, "/entry/data", uri=path.as_uri())
+    assert "%20" in described["uri"]
+    with FrameReader(0.0) as read:
+        assert numbers(read(described, 3, 5, bound())) == [3, 4, 5, 6, 7]
+
+
+def test_several_rows_make_one_event(tmp_path):
+    path = tmp_path / "f.h5"
+    frames = np.arange(10)[:, None, None] * np.ones(SHAPE, int)
+    with h5py.File(path, "w") as file:
+        file["d"] = frames.astype("u2")
+    with FrameReader(0.0) as read:
+        rows = read(resource(path), 1, 3, bound((2, *SHAPE)))
+        assert rows.shape == (3, 2, *SHAPE)
+        assert numbers(rows.reshape((6, *SHAPE))) == [2, 3, 4, 5, 6, 7]
+        assert read(resource(path), 1, 3, bound((1, *SHAPE))).shape == (3, 1, *SHAPE)
+
+
+def test_more_files_than_stay_open(tmp_path):
+    with FrameReader(0.0) as read:
+        for number in range(OPEN_FILES + 5):
+            path = tmp_path / f"{number}.h5"
+            with h5py.File(path, "w") as file:
+                file["d"] = np.full((1, *SHAPE), number, "u2")
+            assert numbers(read(resource(path), 0, 1, bound())) == [number]
+        assert len(read._open) == OPEN_FILES
+        assert numbers(read(resource(tmp_path / "0.h5"), 0, 1, bound())) == [0]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"mimetype": "image/tiff"}, "only HDF5"),
+        ({"uri": "https://example.org/f.h5"}, "only file: URIs"),
+        ({"parameters": {}}, "names no dataset"),
+        ({"parameters": {"dataset": "scalar"}}, "has no rows"),
+        ({"parameters": {"dataset": "nowhere"}}, "could not be opened"),
+    ],
+)
+def test_what_cannot_be_read_is_said(tmp_path, changed, message):
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w") as file:
+        file["scalar"] = 1
+    with FrameReader(0.05) as read, pytest.raises((OSError, ValueError), match=message):
+        read(resource(path, **changed), 0, 1, bound())
+
+
+def test_a_uri_with_a_host_and_escapes_is_a_path():
+    assert file_path("file://localhost/data/a%20b%23.h5") == Path("/data/a b#.h5")
+    assert file_path("/data/a.h5") == Path("/data/a.h5")
+
+
+def joined(tmp_path: Path, files: list[int], per: int = 1) -> tuple[Any, list[Any]]:
+    """Return a run whose frames lie in several files of so many events, `per` rows each."""
+    count = sum(files)
+    raw = raw_run({"i0": np.ones(count)}, aligned_streams=["primary", "frames"])
+    start, *middle, stop = raw
+    documents, descriptor, first = [], None, 0
+    for number, length in enumerate(files):
+        path = tmp_path / f"{number}.h5"
+        with h5py.File(path, "w") as file:
+            rows = np.repeat(np.arange(first, first + length), per)[:, None, None]
+            file["d"] = (rows * np.ones(SHAPE, int)).astype("u2")
+        shape = SHAPE if per == 1 else (per, *SHAPE)
+        made = frame_documents(
+            start[1]["uid"], path, length, shape, first=first, descriptor=descriptor, dataset="d"
+        )
+        descriptor = descriptor or made[0][1]
+        documents += made
+        first += length
+    return Brightness(inputs={"frame": "det", "monitor": "i0"}), [start, *middle, *documents, stop]
+
+
+def test_several_files_are_one_series(tmp_path):
+    modality, raw = joined(tmp_path, [5, 1, 7])
+    rows = rows_of(process(modality, raw, batch_size=4), "sum")
+    assert [r[3] for r in rows] == [6 * i for i in range(13)]
+
+
+def test_two_rows_per_event_do_not_fit_one_image_and_say_so(tmp_path):
+    modality, raw = joined(tmp_path, [4], per=2)
+    with pytest.raises(LookupError, match=r"frames/det .*shape \[2, 2, 3\].* has 3 axes"):
+        process(modality, raw)
+
+
+def test_a_missing_file_costs_its_events_and_nothing_else(tmp_path):
+    modality, raw = joined(tmp_path, [5, 4, 3])
+    (tmp_path / "1.h5").unlink()
+    documents = process(modality, raw, deadline=0.05)
+    rows = rows_of(documents, "sum", "valid", "invalid_reason")
+    assert [r[4] for r in rows] == [True] * 5 + [False] * 4 + [True] * 3
+    assert all("1.h5 could not be opened" in r[5] for r in rows[5:9])
+    assert [r[3] for r in rows if r[4]] == [6 * i for i in range(12) if i not in range(5, 9)]
+    assert documents[-1][1]["num_invalid"] == {"primary": 4}
