@@ -1,1 +1,1 @@
-"""Benchmarks of the spine: ``python -m benchmarks [NAME ...]``; see docs/reference/benchmarks.md."""
+"""Benchmarks of the spine: ``python -m benchmarks``; docs/reference/benchmarks.md explains them."""

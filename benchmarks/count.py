@@ -8,7 +8,7 @@ from bluesky.plans import count
 from ophyd.sim import det
 
 from benchmarks.report import Row, ratios, turns
-from benchmarks.traffic import services
+from benchmarks.services import services
 from p06bs import Publisher
 
 REPEAT = 10

@@ -106,13 +106,13 @@ def single_events(run: str, events: int) -> Iterator[NamedDocument]:
     yield closed(run, events)
 
 
-def spectra_columns(events: int = SPECTRA_PER_PAGE) -> dict[str, Any]:
-    """Return Poisson draws of spectra, (events, 4, 4096), uint32."""
+def spectra_columns() -> dict[str, Any]:
+    """Return Poisson draws of spectra, shape (16, 4, 4096), uint32."""
     random = np.random.default_rng(6)
     channels = np.arange(CHANNELS)[:, None]
     centres = np.linspace(0.1, 0.9, PEAKS) * CHANNELS
     mean = 2.0 + 50.0 * np.exp(-(((channels - centres) / 20.0) ** 2) / 2).sum(axis=1)
-    drawn = random.poisson(mean, (events, ELEMENTS, CHANNELS))
+    drawn = random.poisson(mean, (SPECTRA_PER_PAGE, ELEMENTS, CHANNELS))
     return {"mca": drawn.astype(np.uint32)}
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks import kernels
 from benchmarks.documents import FRAMES_PER_DATUM, frames_by_reference
 from benchmarks.report import Row, ratios, turns
-from benchmarks.traffic import Bus, services
+from benchmarks.services import Bus, services
 
 REPEAT = 5
 WORKERS = 2

@@ -13,7 +13,8 @@ import psutil
 from benchmarks.documents import single_events
 from benchmarks.pages import INPUTS, NORMALISE
 from benchmarks.report import Row
-from benchmarks.traffic import Arrivals, Bus, services
+from benchmarks.services import Bus, services
+from benchmarks.traffic import Arrivals
 
 REPEAT = 1
 VICTIMS = ("worker", "pipelines", "proxy", "server")

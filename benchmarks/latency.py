@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.documents import single_events
 from benchmarks.pages import INPUTS, NORMALISE
 from benchmarks.report import Row, turns
-from benchmarks.traffic import services
+from benchmarks.services import services
 
 REPEAT = 3
 EVERY = 0.01

@@ -3,10 +3,10 @@
 from contextlib import ExitStack
 from functools import partial
 
-from benchmarks import pvapy
+from benchmarks import hpc
 from benchmarks.documents import EVENTS_PER_PAGE, small_pages
 from benchmarks.report import Row, ratios, turns
-from benchmarks.traffic import Bus, services
+from benchmarks.services import Bus, services
 
 REPEAT = 5
 WARM_UP = 500
@@ -29,14 +29,14 @@ def measure(repeat: int, seconds: float) -> list[Row]:
             "1 worker": stack.enter_context(services(NORMALISE, INPUTS, workers=1)),
             "2 workers": stack.enter_context(services(NORMALISE, INPUTS, workers=2)),
         }
-        peers: dict[str, pvapy.Peer] = {}
+        peers: dict[str, hpc.Peer] = {}
         try:
-            python = pvapy.environment()
+            python = hpc.environment()
             peers = {
-                "PvaPy": pvapy.Peer(python, collector=False),
-                "PvaPy, sorted": pvapy.Peer(python, collector=True),
+                "PvaPy": hpc.Peer(python, collector=False),
+                "PvaPy, sorted": hpc.Peer(python, collector=True),
             }
-        except pvapy.UnavailableError as reason:
+        except hpc.UnavailableError as reason:
             print(f"no comparison with PvaPy: {reason}")
         pages = {}
         for name, bus in buses.items():

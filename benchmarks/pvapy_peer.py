@@ -13,6 +13,9 @@ import struct
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pvaccess
@@ -21,6 +24,7 @@ from pvapy.hpc.userDataProcessor import UserDataProcessor
 EVENTS_PER_PAGE = 100
 WARM_UP = 20
 """Pages before the first that counts: each PvaPy process skips the first that it gets."""
+PATIENCE = 30.0
 NUMBER = struct.Struct("<q")
 COLUMNS = ("signal", "reference", "gate_time", "position")
 RAW = {
@@ -40,7 +44,7 @@ DERIVED = {
 class Normalise(UserDataProcessor):
     """Divide a signal by a reference, as `benchmarks.techniques.Normalise` does."""
 
-    def process(self, page):
+    def process(self, page: Any) -> Any:
         """Publish the derived page of a raw page."""
         made = {
             "uniqueId": page["uniqueId"],
@@ -52,7 +56,7 @@ class Normalise(UserDataProcessor):
         self.updateOutputChannel(derived)
         return derived
 
-    def getOutputPvObjectType(self, page):
+    def getOutputPvObjectType(self, page: Any) -> Any:  # noqa: N802  PvaPy calls it by this name
         """Return an empty derived page."""
         return pvaccess.PvObject(DERIVED)
 
@@ -60,21 +64,22 @@ class Normalise(UserDataProcessor):
 class Progress:
     """The number of the last page that the consumer has got, in a file that both map."""
 
-    def __init__(self, path):
-        with open(path, "r+b") as file:
+    def __init__(self, path: Path) -> None:
+        with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), NUMBER.size)
 
     @property
-    def page(self):
+    def page(self) -> int:
         """Number of the last page, 0 at first."""
-        return NUMBER.unpack(self._map)[0]
+        number: int = NUMBER.unpack(self._map[:])[0]
+        return number
 
     @page.setter
-    def page(self, number):
+    def page(self, number: int) -> None:
         self._map[:] = NUMBER.pack(number)
 
 
-def page_of(number, columns):
+def page_of(number: int, columns: Mapping[str, Any]) -> Any:
     """Return raw page `number`, from 1."""
     first = (number - 1) * EVENTS_PER_PAGE
     values = {
@@ -86,7 +91,7 @@ def page_of(number, columns):
     return pvaccess.PvObject(RAW, values)
 
 
-def publish(arguments):
+def publish(arguments: argparse.Namespace) -> None:
     """Publish pages as fast as the window allows; print when the first one that counts went."""
     progress = Progress(arguments.progress)
     random = np.random.default_rng(6)
@@ -96,7 +101,10 @@ def publish(arguments):
     server.start()
     print("ready", flush=True)
     number = 0
+    given_up = time.monotonic() + PATIENCE
     while progress.page == 0:  # until a page has come through: monitors connect when they like
+        if time.monotonic() > given_up:
+            sys.exit(f"no page came through in {PATIENCE:g} s")
         number += 1
         server.update(arguments.channel, page_of(number, columns))
         time.sleep(0.05)
@@ -119,19 +127,18 @@ def publish(arguments):
     server.stop()
 
 
-def consume(arguments):
+def consume(arguments: argparse.Namespace) -> None:
     """Take derived pages; print how many came, how many out of order, and when the last did."""
     progress = Progress(arguments.progress)
-    got = []
+    got: list[tuple[int, float]] = []
     changed = threading.Lock()
 
-    def take(page):
+    def take(page: Any) -> None:
         now = time.monotonic()
         number = page["uniqueId"]
         with changed:  # each channel has a thread of its own
             got.append((number, now))
-            if number > progress.page:
-                progress.page = number
+            progress.page = max(progress.page, number)
 
     channels = [pvaccess.Channel(name) for name in arguments.channels.split(",")]
     for channel in channels:
@@ -146,12 +153,12 @@ def consume(arguments):
     print("end", flush=True)
 
 
-def main():
+def main() -> None:
     """Start from the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parser = argparse.ArgumentParser()
     parser.add_argument("role", choices=["publish", "consume"])
-    parser.add_argument("--progress", required=True)
+    parser.add_argument("--progress", required=True, type=Path)
     parser.add_argument("--channel", default="p06bs:raw")
     parser.add_argument("--channels", default="p06bs:derived:1,p06bs:derived:2")
     parser.add_argument("--seconds", type=float, default=4.0)

@@ -5,7 +5,7 @@ from functools import partial
 from benchmarks import kernels
 from benchmarks.documents import SPECTRA_PER_PAGE, spectra_pages
 from benchmarks.report import Row, ratios, turns
-from benchmarks.traffic import Bus, services
+from benchmarks.services import Bus, services
 
 REPEAT = 5
 WORKERS = 2

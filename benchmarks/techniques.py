@@ -93,8 +93,8 @@ class MatrixFit(Modality):
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return areas and variances of all peaks, shape (peaks,)."""
-        shape = {"shape": (settings.peaks,), "dims": ("peak",)}
-        return {"area": Output(unit="counts", **shape), "variance": Output(unit="counts", **shape)}
+        column = Output(unit="counts", shape=(settings.peaks,), dims=("peak",))
+        return {"area": column, "variance": column}
 
     def prepare(self, settings: Any, bound: Bound) -> Array:
         """Return the matrix of the linear fit and of its variances, (channels, 2 · peaks)."""

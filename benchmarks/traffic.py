@@ -1,14 +1,9 @@
-"""Publisher and consumer in processes of their own, and the services between them."""
+"""Publisher and consumer, in processes of their own."""
 
 import multiprocessing
-import os
-import tempfile
-import threading
 import time
-import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -17,9 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs import DocumentLog, Follower, Publisher
-from p06bs.config import load
 from p06bs.model.documents import NamedDocument
-from p06bs.services.up import Services, commands
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 120.0
@@ -163,165 +156,3 @@ def consume(
             np.concatenate(values) if value else np.array([]),
         )
     )
-
-
-@dataclass(frozen=True)
-class Bus:
-    """Services that run: where documents go in and out, and where they are logged."""
-
-    folder: Path
-    services: Services
-
-    @property
-    def inbound(self) -> str:
-        """Where publishers connect to."""
-        return f"ipc://{self.folder}/in"
-
-    @property
-    def outbound(self) -> str:
-        """Where followers connect to."""
-        return f"ipc://{self.folder}/out"
-
-    @property
-    def log(self) -> Path:
-        """Directory of the document logs."""
-        return self.folder / "log"
-
-    def send(
-        self,
-        run: Run,
-        *,
-        every: float = 0.0,
-        derived: bool = True,
-        value: str = "",
-        meanwhile: Callable[[], None] = lambda: None,
-    ) -> Arrivals:
-        """Publish a run in one process and consume what is derived from it in another.
-
-        Parameters
-        ----------
-        run : callable
-            Makes the documents.
-        every : float
-            Seconds between documents; 0 is full speed.
-        derived : bool
-            Whether to consume the derived run, or the raw one.
-        value : str
-            Data key whose values are kept.
-        meanwhile : callable
-            What to do while the run goes on.
-
-        Raises
-        ------
-        BenchmarkError
-            If a process fails, or nothing comes any more.
-        """
-        raw = str(uuid.uuid4())
-        with (
-            Child(consume, self.outbound, self.log, raw, derived, value) as consumer,
-            Child(publish, self.inbound, self.log, run, raw, every) as publisher,
-        ):
-            for child in (consumer, publisher):
-                child.receive()
-            publisher.go()
-            meanwhile()
-            began = publisher.receive()
-            found: Arrivals = consumer.receive()
-        return replace(found, began=began)
-
-
-BUS = """
-[bus]
-inbound = "ipc://{folder}/in"
-outbound = "ipc://{folder}/out"
-log = "{folder}/log"
-[workers]
-count = {workers}
-"""
-PIPELINE = """
-[[pipelines]]
-modality = "{modality}"
-inputs = {{ {inputs} }}
-{size}
-"""
-
-
-@contextmanager
-def services(
-    modality: str = "",
-    inputs: Mapping[str, str] | None = None,
-    *,
-    workers: int = 2,
-    batch_size: int | None = None,
-    more: str = "",
-    **values: Any,
-) -> Iterator[Bus]:
-    """Run services: a proxy, and a pipeline with its workers.
-
-    Parameters
-    ----------
-    modality : str
-        ``module:Class``; without it there is no pipeline.
-    inputs : mapping
-        Data key by input.
-    workers : int
-        Number of worker processes.
-    batch_size : int, optional
-        Events per batch; follows the load by default.
-    more : str
-        What is added to the configuration, with `values` filled in.
-    """
-    with tempfile.TemporaryDirectory(prefix="p06bs-bench-") as folder:
-        text = BUS.format(folder=folder, workers=workers)
-        if modality:
-            text += PIPELINE.format(
-                modality=modality,
-                inputs=", ".join(f'{name} = "{key}"' for name, key in (inputs or {}).items()),
-                size="" if batch_size is None else f"batch_size = {batch_size}",
-            )
-        file = Path(folder) / "services.toml"
-        file.write_text(text + more.format(folder=folder, **values))
-        lines: list[str] = []
-        running = Services(commands(load(file), file), lambda *line: lines.append(": ".join(line)))
-        with environment(), supervised(running):
-            try:
-                running.wait_ready(PATIENCE)
-                yield Bus(Path(folder), running)
-            except BaseException:
-                print("\n".join(lines[-40:]))
-                raise
-
-
-@contextmanager
-def environment() -> Iterator[None]:
-    """Let processes that are started meanwhile import this package, and use one core each."""
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        filter(None, [str(REPOSITORY), before.get("PYTHONPATH")])
-    )
-    os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", MKL_NUM_THREADS="1")
-    try:
-        yield
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
-
-
-@contextmanager
-def supervised(running: Services) -> Iterator[None]:
-    """Start services, restart those that die, and stop them in the end."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            running.look()
-
-    watcher = threading.Thread(target=watch, name="supervisor")
-    running.start()
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()
-        running.stop()

@@ -2,24 +2,30 @@
 
 import json
 import logging
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Column, Table
+from rich.markup import escape
 
 from p06bs import DocumentLog, Publisher, config
-from p06bs.bus.reader import SUFFIX, LogError
+from p06bs.bus.reader import LogError
+from p06bs.cli_common import (
+    AsJson,
+    LogPath,
+    UsageError,
+    console,
+    errors,
+    progress_bar,
+    run_of,
+    runs_of,
+    show_result,
+    stoppable,
+)
+from p06bs.cli_logs import logs
 from p06bs.model.binding import BindingError
-from p06bs.model.documents import Document
 from p06bs.model.modality import SettingsError
 
 app = typer.Typer(
@@ -27,17 +33,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Online analysis for Bluesky: ordered derived runs while the scan runs.",
 )
-logs = typer.Typer(no_args_is_help=True, help="Look into document logs.")
 app.add_typer(logs, name="log")
-console = Console()
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
-AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
-LogPath = Annotated[Path, typer.Argument(help="a run's log file, or a directory of logs")]
-
-
-class UsageError(Exception):
-    """Something the user can mend; shown in one line."""
 
 
 EXPECTED = (
@@ -69,7 +67,7 @@ def up(
     services = Services(
         commands(configuration, file), lambda name, line: print(f"{name:>9} | {line}")
     )
-    with _stoppable() as stopping:
+    with stoppable() as stopping:
         services.start()
         try:
             services.wait_ready(60)
@@ -154,7 +152,7 @@ def process_command(
     reprocessing = 0
     if like:
         directory = log.parent if log.is_file() else log
-        same = Like.read(directory, _one(directory, like))
+        same = Like.read(directory, run_of(directory, like))
         history = [(uid, {**changed, **made}) for uid, changed in same.history]
         made = {**same.settings, **made}
         bindings = {**same.inputs, **bindings}
@@ -163,10 +161,10 @@ def process_command(
         run = run or same.raw
     if not modality:
         raise UsageError("say which modality with --modality, or which derived run with --like")
-    directory, uids = _runs(log, run)
+    directory, uids = runs_of(log, run)
     chosen = config.make_modality(modality, made, bindings)
     results = []
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with progress_bar() as progress:
         for uid in progress.track(uids, description=chosen.name):
             try:
                 results.append(
@@ -183,14 +181,14 @@ def process_command(
             except BindingError as reason:
                 if len(uids) == 1:
                     raise
-                Console(stderr=True).print(f"run {uid} left out: {reason}", soft_wrap=True)
+                errors.print(f"run {uid} left out: {reason}", soft_wrap=True, markup=False)
     if not results:
         raise UsageError(f"no run in {log} has what {chosen.name} needs")
     if as_json:
         print(json.dumps(results, indent=2))
         return
     for result in results:
-        _show_result(result)
+        show_result(result)
 
 
 @app.command()
@@ -211,8 +209,8 @@ def replay(
     """Publish a recorded run's documents again, as a new run."""
     from p06bs.offline import replayed
 
-    directory, uids = _runs(log, run)
-    with Publisher(address, to) as publish, Progress(console=Console(stderr=True)) as progress:
+    directory, uids = runs_of(log, run)
+    with Publisher(address, to) as publish, progress_bar() as progress:
         for uid in uids:
             documents = list(DocumentLog(directory).read(uid))
             task = progress.add_task(f"replay {uid[:8]}", total=len(documents))
@@ -234,6 +232,7 @@ def check(
     """Test whether a modality keeps what the framework relies on."""
     from p06bs.model.conformance import Finding, made_up_columns
     from p06bs.model.conformance import check as conformance
+    from p06bs.offline import import_problem
 
     found = config.find_modality(name)
     example = None if settings else found.example()
@@ -244,12 +243,8 @@ def check(
         modality, columns = example[0], dict(example[1])
     findings = list(conformance(modality, columns))
     path = f"{found.__module__}:{found.__qualname__}"
-    code = f"import importlib; importlib.import_module({found.__module__!r})"
-    fresh = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    last = fresh.stderr.strip().splitlines()[-1:] or [""]
-    findings.append(Finding("importable in a fresh process", last[0] if fresh.returncode else ""))
+    problem = import_problem(found.__module__)
+    findings.append(Finding("importable in a fresh process", problem))
     problems = [f for f in findings if f.problem]
     if as_json:
         print(json.dumps({"modality": path, "findings": {f.checked: f.problem for f in findings}}))
@@ -257,7 +252,7 @@ def check(
         for finding in findings:
             mark = "[red]fails[/]" if finding.problem else "[green]ok[/]"
             console.print(
-                f"{mark:>6} {finding.checked}", finding.problem and f": {finding.problem}"
+                f"{mark:>6} {finding.checked}", finding.problem and f": {escape(finding.problem)}"
             )
     if problems:
         raise typer.Exit(1)
@@ -278,138 +273,6 @@ def modalities(as_json: AsJson = False) -> None:
 def schema() -> None:
     """Print the JSON schema of a configuration file."""
     print(json.dumps(config.schema(), indent=2))
-
-
-@logs.command("ls")
-def log_ls(
-    directory: Annotated[Path, typer.Argument(help="directory of logs")] = Path("var/log"),
-    as_json: AsJson = False,
-) -> None:
-    """List the runs of a log directory."""
-    from p06bs.offline import describe
-
-    rows = [describe(directory, uid) for uid in _runs(directory, "", raw_only=False)[1]]
-    if as_json:
-        print(json.dumps(rows))
-        return
-    table = Table(
-        Column("run", no_wrap=True),
-        "scan",
-        "plan or modality",
-        "of run",
-        "documents",
-        "events",
-        "status",
-    )
-    for row in rows:
-        table.add_row(
-            row["uid"],
-            str(row["scan_id"] or ""),
-            row["what"],
-            (row["original_run_uid"] or "")[:8],
-            str(row["documents"]),
-            str(row["events"]),
-            row["status"],
-        )
-    console.print(table)
-
-
-@logs.command("show")
-def log_show(
-    log: LogPath,
-    run: Annotated[str, typer.Option(help="uid (or its beginning) of one run of a directory")] = "",
-    name: Annotated[str, typer.Option(help="only documents of this name")] = "",
-    limit: Annotated[int, typer.Option(min=0, help="at most so many documents; 0 is all")] = 0,
-    as_json: AsJson = False,
-) -> None:
-    """Show a run's documents, one a line with --json."""
-    directory, uids = _runs(log, run, raw_only=False)
-    shown = 0
-    for uid in uids:
-        for kind, document in DocumentLog(directory).read(uid):
-            if name and kind != name:
-                continue
-            shown += 1
-            if limit and shown > limit:
-                return
-            if as_json:
-                print(json.dumps([kind, document], default=_plain))
-            else:
-                console.print(f"[bold]{kind}[/]", _short(document), soft_wrap=True)
-
-
-def _show_result(result: dict[str, Any]) -> None:
-    console.print(
-        f"[bold]{result['modality']}[/] of run {result['raw']}: derived run {result['derived']}, "
-        f"{result['events']} events, {result['invalid']} invalid"
-    )
-    table = Table("column", "unit", "sum", "mean", "minimum", "maximum")
-    for name, column in result["columns"].items():
-        numbers = (f"{column[k]:.6g}" for k in ("sum", "mean", "min", "max"))
-        table.add_row(name, column["unit"] or "", *numbers)
-    console.print(table)
-    for file in result["files"]:
-        console.print(f"wrote {file}", soft_wrap=True)
-
-
-def _runs(log: Path, run: str, *, raw_only: bool = True) -> tuple[Path, list[str]]:
-    """Return the directory and the runs that a path and the beginning of a uid name."""
-    if log.is_file():
-        if log.suffix != SUFFIX:
-            raise UsageError(f"{log} is no document log (their names end with {SUFFIX})")
-        return log.parent, [log.stem]
-    if not log.is_dir():
-        raise UsageError(f"{log} does not exist")
-    documents = DocumentLog(log)
-    if run:
-        return log, [_one(log, run)]
-    uids = documents.runs()
-    if raw_only:
-        uids = [u for u in uids if "original_run_uid" not in next(documents.read(u), ("", {}))[1]]
-    if not uids:
-        raise UsageError(f"there is no run in {log}")
-    return log, uids
-
-
-def _one(directory: Path, beginning: str) -> str:
-    found = [u for u in DocumentLog(directory).runs() if u.startswith(beginning)]
-    if len(found) != 1:
-        raise UsageError(f"{len(found)} runs in {directory} begin with {beginning!r}")
-    return found[0]
-
-
-def _short(document: Document) -> str:
-    text = json.dumps(document, default=_brief)
-    return text if len(text) < 1000 else text[:1000] + " …"
-
-
-def _brief(value: Any) -> Any:
-    if isinstance(value, np.ndarray) and value.size > 8:
-        return f"<{value.dtype} array {list(value.shape)}>"
-    return _plain(value)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    return str(value)
-
-
-@contextmanager
-def _stoppable() -> Iterator[Any]:
-    """Turn SIGTERM and SIGINT into a flag."""
-    import signal
-
-    flags: list[int] = []
-    before = {
-        n: signal.signal(n, lambda number, _: flags.append(number))
-        for n in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield lambda: bool(flags)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def main() -> None:

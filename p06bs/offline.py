@@ -1,5 +1,7 @@
 """Recorded runs: process them again, replay them, describe them."""
 
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -11,7 +13,7 @@ import numpy as np
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.documents import Document, NamedDocument, is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.inline import History, process
@@ -184,9 +186,16 @@ def describe(directory: Path, uid: str) -> dict[str, Any]:
     return {
         "uid": uid,
         "scan_id": start.get("scan_id"),
-        "what": start.get("process", {}).get("name") or start.get("plan_name", ""),
+        "what": start["process"]["name"] if is_derived(start) else start.get("plan_name", ""),
         "original_run_uid": start.get("original_run_uid"),
         "documents": number,
         "events": events,
         "status": status,
     }
+
+
+def import_problem(module: str) -> str:
+    """Return why a fresh process cannot import a module; "" if it can."""
+    code = f"import importlib; importlib.import_module({module!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else ""

@@ -1,8 +1,5 @@
 """Read the rows of a stream resource: HDF5 files, also while they are being written (SWMR)."""
 
-import errno
-import fcntl
-import os
 import time
 from collections import OrderedDict
 from itertools import product
@@ -12,9 +9,9 @@ from typing import Any, Self
 from urllib.parse import unquote, urlparse
 
 import h5py
-import hdf5plugin  # noqa: F401  registers the compression filters that detectors use
 import numpy.typing as npt
 
+from p06bs.bus import hdf5
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
 
@@ -53,7 +50,7 @@ class FrameReader:
 
     def __init__(self, deadline: float = 10.0) -> None:
         self.deadline = deadline
-        self._open: OrderedDict[str, h5py.File] = OrderedDict()
+        self._open: OrderedDict[str, hdf5.SharedFile] = OrderedDict()
         self._given_up: dict[tuple[str, str], int] = {}
 
     def __call__(
@@ -80,18 +77,19 @@ class FrameReader:
         reached = -1
         while True:
             try:
-                dataset = self._dataset(*place)
-                per_event = _rows_per_event(dataset, bound.source_shape)
-                first, last = start * per_event, (start + count) * per_event
-                there = _written(dataset, first, last)
-                if there >= last:
-                    self._given_up.pop(place, None)
-                    rows: npt.NDArray[Any] = dataset[first:last]
-                    return rows.reshape((count, per_event, *dataset.shape[1:]))
+                with hdf5.lock:
+                    dataset = self._dataset(*place)
+                    per_event = _rows_per_event(dataset, bound.source_shape)
+                    first, last = start * per_event, (start + count) * per_event
+                    there = _written(dataset, first, last)
+                    if there >= last:
+                        self._given_up.pop(place, None)
+                        rows: npt.NDArray[Any] = dataset[first:last]
+                        return rows.reshape((count, per_event, *dataset.shape[1:]))
                 problem = f"row {there} of {name} in {file_path(uri)} was not written"
             except (OSError, KeyError) as error:
                 # Not there yet, or created but not yet opened for SWMR by its writer.
-                self._close(uri)
+                self._open_anew(uri)
                 there = 0
                 problem = f"{name} in {file_path(uri)} could not be opened: {error}"
             if there > reached:
@@ -105,26 +103,31 @@ class FrameReader:
             time.sleep(INTERVAL)
 
     def _dataset(self, uri: str, name: str) -> h5py.Dataset:
-        file = self._open.get(uri)
-        if file is None:
-            file = self._open[uri] = _open_file(file_path(uri))
+        shared = self._open.get(uri)
+        if shared is not None and not shared.is_open:
+            self._release(uri)
+            shared = None
+        if shared is None:
+            shared = self._open[uri] = hdf5.acquire(file_path(uri))
             while len(self._open) > OPEN_FILES:
-                self._open.popitem(last=False)[1].close()
+                self._release(next(iter(self._open)))
         self._open.move_to_end(uri)
-        dataset = file[name]
-        if file.swmr_mode:
-            dataset.refresh()
-        return dataset
+        return shared.dataset(name)
 
-    def _close(self, uri: str) -> None:
-        file = self._open.pop(uri, None)
-        if file is not None:
-            file.close()
+    def _open_anew(self, uri: str) -> None:
+        """Close a file for all readers, because its writer may have opened it again."""
+        with hdf5.lock:
+            if uri in self._open:
+                self._open[uri].close()
+                self._release(uri)
+
+    def _release(self, uri: str) -> None:
+        hdf5.release(file_path(uri), self._open.pop(uri))
 
     def close(self) -> None:
         """Close all files."""
         while self._open:
-            self._open.popitem()[1].close()
+            self._release(next(iter(self._open)))
 
     def __enter__(self) -> Self:
         return self
@@ -136,44 +139,6 @@ class FrameReader:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _open_file(path: Path) -> h5py.File:
-    """Open a file without keeping a lock on it: a detector may open it again to go on.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened, or somebody writes it outside SWMR mode.
-    """
-    _refuse_if_locked(path)
-    # A finished file of an older format cannot be opened for SWMR; one that this process
-    # has open already must be opened with the same locking, the default if it is a writer.
-    ways: list[dict[str, Any]] = [
-        {"libver": "latest", "swmr": True, "locking": False},
-        {"libver": "latest", "swmr": True},
-        {"locking": False},
-        {},
-    ]
-    for way in ways:
-        try:
-            return h5py.File(path, "r", **way)
-        except (OSError, ValueError) as error:
-            problem = error
-    raise OSError(str(problem))
-
-
-def _refuse_if_locked(path: Path) -> None:
-    """Raise OSError while a writer holds HDF5's exclusive lock, which SWMR mode gives up."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise OSError(f"{path} is being written, and not in SWMR mode") from error
-        # Otherwise the file system knows no locks, and nothing can be told from them.
-    finally:
-        os.close(fd)
 
 
 def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:

@@ -101,15 +101,21 @@ class DocumentLog:
             )
         return self.directory / f"{run}{SUFFIX}"
 
-    def runs(self, skip: Collection[str] = ()) -> list[str]:
-        """Return the uids of the runs that have a log, oldest (by last write) first."""
+    def runs(self, skip: Collection[str] = (), *, since: float = 0.0) -> list[str]:
+        """Return the uids of the runs that have a log, oldest (by last write) first.
+
+        Those in `skip` are left out, and those last written before `since` (Unix time, s).
+        """
         found: list[tuple[int, str]] = []
         with os.scandir(self.directory) as listing:
             for item in listing:
                 run = item.name.removesuffix(SUFFIX)
                 if run != item.name and run not in skip and wire.is_run_uid(run):
-                    found.append((item.stat().st_mtime_ns, run))
-        return [run for _, run in sorted(found)]
+                    try:
+                        found.append((item.stat().st_mtime_ns, run))
+                    except FileNotFoundError:
+                        continue  # removed since it was listed
+        return [run for written, run in sorted(found) if written >= since * 1e9]
 
     def reader(self, run: str, *, patience: float = 0.0) -> RunReader:
         """Return a reader of a run's log, which need not exist yet; see `RunReader`."""

@@ -19,6 +19,9 @@ from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput, Input, Modality
 from p06bs.model.units import canonical, unit_scale
 
+BASELINE = "baseline"
+"""Name of the stream in which bluesky records devices before and after a scan."""
+
 
 class BindingError(LookupError):
     """A run does not have what a modality needs; says what was looked for and what is there."""
@@ -117,7 +120,10 @@ def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -
         If a required input finds nothing, or finds several equally good data
         keys, or the inputs lie in streams that the run does not call aligned.
     """
-    found = list(candidates(start, descriptors))
+    every = list(candidates(start, descriptors))
+    asked = {explicit.rpartition("/")[0] for explicit in modality.inputs.values()}
+    # A device in the baseline is read there before and after the scan; that is not the scan.
+    found = [c for c in every if c.stream != BASELINE or BASELINE in asked]
     bound: dict[str, BoundInput] = {}
     problems: list[str] = []
     aligned = aligned_streams(start)
@@ -157,8 +163,13 @@ def _match(
     if explicit is not None:
         stream, _, key = explicit.rpartition("/")
         named = [c for c in found if c.data_key == key and stream in ("", c.stream)]
+        if not stream and len(named) > 1:
+            named = [c for c in named if c.stream == "primary"] or named
         if not named:
             raise BindingError(f"input {name!r} is bound to {explicit!r}, which is not there")
+        if len(named) > 1:
+            streams = ", ".join(f"{c.stream}/{key}" for c in named)
+            raise BindingError(f"input {name!r} is bound to {key!r}; say which of {streams}")
         return _bound(named[0], wanted)
     role = [c for c in found if c.role == wanted.role]
     if not role:

@@ -261,10 +261,11 @@ class DerivedRun:
         self,
         exit_status: str = "success",
         reason: str = "",
-        counts: Mapping[str, int] | None = None,
+        losses: Mapping[str, Any] | None = None,
     ) -> NamedDocument:
-        """Return the stop document; `counts` are the raw sources' rows, if they differ."""
+        """Return the stop document; `losses` say what of the raw run did not become rows."""
         document = {
+            **(losses or {}),
             "uid": part_uid(self.uid, "stop"),
             "run_start": self.uid,
             "time": self.clock(),
@@ -273,8 +274,6 @@ class DerivedRun:
             "num_events": dict(self._events),
             "num_invalid": {stream: self._invalid[stream] for stream in self._events},
         }
-        if counts and len(set(counts.values())) > 1:
-            document["source_counts"] = dict(counts)
         return "stop", document
 
 

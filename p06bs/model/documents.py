@@ -28,6 +28,17 @@ Name = Literal[
 NamedDocument = tuple[str, Document]
 
 
+def is_derived(start: Document) -> bool:
+    """Return whether a start document is a derived run's (users may write ``process``, too)."""
+    process = start.get("process")
+    return (
+        "original_run_uid" in start
+        and bool(start.get("derived_from"))
+        and isinstance(process, Mapping)
+        and {"name", "settings", "settings_digest", "inputs"} <= process.keys()
+    )
+
+
 def settings_json(settings: BaseModel) -> str:
     """Return settings as canonical JSON: sorted keys, no white space."""
     return json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

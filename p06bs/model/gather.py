@@ -62,7 +62,7 @@ def gather(
             if source not in pages:
                 pages[source] = [read_events(s.where) for s in spans[source]]
             pieces = [
-                _values(page, span, bound.data_key)
+                _said_values(page, span, bound.data_key)
                 for page, span in zip(pages[source], spans[source], strict=True)
             ]
         columns[name] = _column(name, bound, pieces, reasons)
@@ -75,7 +75,7 @@ def _frames(
     """Return the rows of a span; where some cannot be read, a list with their reasons."""
     try:
         return read(resources[span.where], span.start, span.count, bound)
-    except (OSError, ValueError, KeyError, TimeoutError) as error:
+    except Exception as error:  # whatever a file holds, it costs the rows it is about
         if span.count == 1:
             said = f"{bound.data_key} could not be read: {type(error).__name__}: {error}"
             return [_Unread(said)]
@@ -83,6 +83,14 @@ def _frames(
     for row in range(span.start, span.start + span.count):
         singly.extend(_frames(Span(span.where, row, 1), bound, resources, read))
     return singly
+
+
+def _said_values(page: Document, span: Span, key: str) -> Array | list[Any]:
+    try:
+        return _values(page, span, key)
+    except (TypeError, KeyError, IndexError, AttributeError) as error:
+        said = f"{key} cannot be taken from its document: {type(error).__name__}: {error}"
+        return [_Unread(said)] * span.count
 
 
 def _values(page: Document, span: Span, key: str) -> Array | list[Any]:

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from p06bs.model.documents import Document, NamedDocument, settings_digest, settings_json
+from p06bs.model.documents import (
+    Document,
+    NamedDocument,
+    is_derived,
+    settings_digest,
+    settings_json,
+)
 from p06bs.model.modality import ModalitySettings
 
 
@@ -81,7 +87,7 @@ def settings_history(
     process = ""
     changes: list[tuple[str, dict[str, Any]]] = []
     for name, document in documents:
-        if name == "start" and "process" in document:
+        if name == "start" and is_derived(document):
             process = document["process"]["name"]
             initial = json.loads(document["process"]["settings"])
         elif name == "descriptor" and process:

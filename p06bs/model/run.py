@@ -2,7 +2,6 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +46,7 @@ class RawRun:
         self._held: list[tuple[str, Document, Any]] = []
         self._orphans: defaultdict[str, list[tuple[str, Document, Any]]] = defaultdict(list)
         self._tried = 0
+        self.problem = ""  # why the inputs are not bound yet, if that was tried
         self._found: Binding | None = None  # until the first events say what it leaves open
         self._first: dict[str, npt.NDArray[Any]] = {}
 
@@ -93,12 +93,14 @@ class RawRun:
         if self._found is None:
             try:
                 found = bind(self.modality, self.start, self.descriptors.values())
-            except BindingError:
+            except BindingError as error:
+                self.problem = str(error)
                 if final:
                     self._held.clear()
                     raise
                 return
             self._found = found
+            self.problem = ""
             for name, document, _ in self._held:
                 self._look_at(found, name, document)
         found = self._found
@@ -156,10 +158,21 @@ class RawRun:
         """Documents that name a descriptor or stream resource which never came."""
         return sum(map(len, self._orphans.values()))
 
-    @property
-    def counts(self) -> Mapping[str, int]:
-        """Highest seq_num per source, to be compared at the end of the run."""
-        return self.rows.counts if self.rows else {}
+    def losses(self) -> dict[str, Any]:
+        """Return what did not become rows: differing counts, rows without partner, orphans.
+
+        Only what is not as it should be has a field, so an empty dict is the rule.
+        """
+        found: dict[str, Any] = {}
+        if self.rows is not None:
+            counts = self.rows.counts
+            if len(set(counts.values())) > 1:
+                found["source_counts"] = counts
+            if self.rows.unpaired:
+                found["unpaired_rows"] = self.rows.unpaired
+        if self.orphans:
+            found["orphan_documents"] = self.orphans
+        return found
 
 
 def _open(bound: BoundInput) -> bool:

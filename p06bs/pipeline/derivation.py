@@ -145,7 +145,7 @@ class Derivation:
             "reason": "the raw run has no stop document",
         }
         name, document = self.derived.stop(
-            stop["exit_status"], stop.get("reason", ""), self.raw.counts
+            stop["exit_status"], stop.get("reason", ""), self.raw.losses()
         )
         self.emit(name, document)
 

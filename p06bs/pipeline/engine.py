@@ -64,6 +64,7 @@ class Engine:
         self._cluster: Any = None
         self._client: Any = None
         self._places: dict[str, _Place] = {}
+        self._hung: set[str] = set()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
@@ -80,6 +81,10 @@ class Engine:
     def loops(self) -> dict[str, str]:
         """Loop name by the address of its Dask worker."""
         return {address: place.loop for address, place in dict(self._places).items()}
+
+    def restart(self, loop: str) -> None:
+        """Have the process of a loop that hangs replaced. Any thread."""
+        self._hung.add(loop)
 
     def _run(self) -> None:
         try:
@@ -123,6 +128,10 @@ class Engine:
         """Give each joined worker a loop; forget those that left."""
         if self._cluster is not None and len(self._cluster.worker_spec) != self.size:
             self._cluster.scale(self.size)
+        hung = [a for a, place in self._places.items() if place.loop in self._hung]
+        if hung:
+            self._hung.clear()
+            self._client.restart_workers(hung, timeout=30, raise_for_error=False)
         there = set(self._client.scheduler_info(n_workers=-1)["workers"])
         for address in [a for a in self._places if a not in there]:
             place = self._places.pop(address)

@@ -27,7 +27,7 @@ BEAT, BATCH, STOP = "beat", "batch", "stop"
 
 LENGTHS: Mapping[str, int] = {
     JOIN: 2,
-    ALIVE: 2,
+    ALIVE: 3,
     RESULT: 6,
     NEED: 4,
     UNREAD: 5,
@@ -138,8 +138,10 @@ def decode_spans(spans: Mapping[str, list[list[Any]]]) -> dict[str, list[Span]]:
 
 def encode_result(result: Result) -> tuple[list[str], dict[str, Any]]:
     """Return (reasons, columns); reasons are empty where every event is valid."""
-    valid = not any(result.reasons)
-    return [] if valid else result.reasons, result.columns
+    if not any(result.reasons):
+        return [], result.columns
+    # A reason is whatever an exception said; half a surrogate pair cannot travel.
+    return [r.encode("utf-8", "replace").decode() for r in result.reasons], result.columns
 
 
 def decode_result(reasons: list[str], columns: dict[str, Any], count: int) -> Result:

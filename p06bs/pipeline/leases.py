@@ -25,6 +25,7 @@ class _Worker(Generic[Key]):
     credit: int
     heard: float
     draining: bool = False
+    alone: bool = False
     leases: dict[Key, int] = field(default_factory=dict)
 
 
@@ -76,14 +77,19 @@ class Leases(Generic[Key]):
             free = [
                 (len(w.leases), name)
                 for name, w in self._workers.items()
-                if len(w.leases) < w.credit and not w.draining
+                if len(w.leases) < w.credit and not w.draining and not w.alone
             ]
             if not free:
                 return
             yield min(free)[1]
 
-    def grant(self, batch: Key, worker: str) -> Lease[Key]:
-        """Lease a batch to a worker that `idle` named."""
+    def load(self, worker: str) -> int:
+        """Return how many batches a worker has."""
+        return len(self._workers[worker].leases)
+
+    def grant(self, batch: Key, worker: str, *, alone: bool = False) -> Lease[Key]:
+        """Lease a batch to a worker that `idle` named; `alone`: nothing else until it is back."""
+        self._workers[worker].alone = alone
         attempt = self._attempts[batch] = self._attempts.get(batch, 0) + 1
         self._workers[worker].leases[batch] = attempt
         self._holders.setdefault(batch, set()).add(worker)
@@ -130,6 +136,7 @@ class Leases(Generic[Key]):
 
     def _release(self, batch: Key, worker: str) -> None:
         self._workers[worker].leases.pop(batch, None)
+        self._workers[worker].alone = False
         holders = self._holders[batch]
         holders.discard(worker)
         if not holders:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from p06bs.bus.reader import LogError
 from p06bs.model.compute import Result, invalid
 from p06bs.model.derived import Page
 from p06bs.model.documents import Document
@@ -18,6 +19,8 @@ from p06bs.model.run import RawRun
 
 LARGEST = 1024
 """Most events of a batch."""
+AHEAD = 32
+"""Largest batches that may be handed out beyond the first row that is still missing."""
 DEATHS = 4
 """Workers that a batch may cost before it is halved."""
 
@@ -67,7 +70,9 @@ class Master:
     largest : int
         Most events of a batch, whatever `size` says.
     window : int
-        How many batches may be out at once, so that the sorter's memory is bounded.
+        How many batches may be out at once. Beside it, no more than `AHEAD` of the
+        largest batches may lie beyond the first row that the sorter still misses,
+        so that its memory is bounded.
     """
 
     def __init__(
@@ -96,6 +101,7 @@ class Master:
         self._out: dict[int, Batch] = {}
         self._again: list[tuple[int, int]] = []  # (first row, batch number)
         self._deaths: dict[int, int] = {}
+        self.delivered = 0  # rows that the sorter has delivered; it holds what is beyond
 
     @property
     def done(self) -> bool:
@@ -158,7 +164,7 @@ class Master:
                 self.revision = self._known.pop(row)
                 self._recorded = True
             if rows.taken == self._skip and taken.uids[-1] != self._last:
-                raise ValueError(
+                raise LogError(
                     f"row {self._skip} of the derived run was event {self._last}, "
                     f"but the raw log has {taken.uids[-1]} there"
                 )
@@ -166,7 +172,9 @@ class Master:
     @property
     def batches_allowed(self) -> bool:
         """Whether another batch may go out; the window bounds the sorter's memory."""
-        return len(self._out) < self.window
+        rows = self.raw.rows
+        ahead = 0 if rows is None else rows.taken - max(self.delivered, self._skip)
+        return len(self._out) < self.window and ahead < AHEAD * self.largest
 
     def batch(self, workers: int) -> Batch | None:
         """Return the next batch for one of `workers` workers: one to do again, else a new one.
@@ -206,6 +214,10 @@ class Master:
         self._deaths.pop(number, None)
         rows = batch.rows
         return Page(rows.first, batch.revision, rows.seq, rows.uids, rows.times, result)
+
+    def suspect(self, number: int) -> bool:
+        """Return whether a worker has died over a batch; the next one is to have it alone."""
+        return number in self._deaths
 
     def again(self, number: int) -> None:
         """Hand a batch out again, through no fault of its own."""

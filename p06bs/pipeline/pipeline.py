@@ -24,7 +24,7 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.model.derived import DerivedRun
-from p06bs.model.documents import Document, settings_digest
+from p06bs.model.documents import Document, is_derived, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.engine import Engine
@@ -123,6 +123,7 @@ class Pipelines:
         self.engine = Engine(
             self.pool.address, self.pool.epoch, on=on, workers=workers, gone=self._later_gone
         )
+        self.pool.restart = self.engine.restart
         self.publisher = Publisher(inbound, self.documents)
         self._done = self._look_for_done(self._started - catch_up)
         self.follower = Follower(
@@ -130,6 +131,7 @@ class Pipelines:
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._wishes: dict[str, Revision] = {}  # by pipeline, until the process ends
         self._stop = threading.Event()
 
     def run(self) -> None:
@@ -168,6 +170,8 @@ class Pipelines:
     def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
         """Change a pipeline's settings from the next event on that no worker has yet.
 
+        They hold for later runs, too, until the process ends.
+
         Raises
         ------
         KeyError
@@ -188,26 +192,32 @@ class Pipelines:
         Not derived runs, which feed no pipeline yet, and not raw runs that have
         ended and whose derived runs have ended: a restart must not read them all.
         """
-        first, last = self.documents.ends(uid)
+        first, last = self._ends(uid)
         if first is None:
             return True
-        if "original_run_uid" in first.document:
+        if is_derived(first.document):
             return False
         ended = last is not None and last.name == "stop"
         done = self._done.get(uid, [])
         return not ended or not all(any(p.made(d) for d in done) for p in self.pipelines)
 
+    def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
+        """Return the ends of a log; one that cannot be read is for the follower to complain of."""
+        try:
+            return self.documents.ends(uid)
+        except (OSError, LogError) as error:
+            log.warning("the log of run %s cannot be read: %s", uid, error)
+            return None, None
+
     def _look_for_done(self, since: float) -> dict[str, list[Document]]:
         """Return what the start documents of ended derived runs say, by raw run."""
         done: dict[str, list[Document]] = defaultdict(list)
-        for uid in self.documents.runs():
-            if self.documents.path(uid).stat().st_mtime < since:
+        for uid in self.documents.runs(since=since):
+            first, last = self._ends(uid)
+            if first is None or last is None or last.name != "stop":
                 continue
-            first, last = self.documents.ends(uid)
-            if first is not None and last is not None and last.name == "stop":
-                process = first.document.get("process")
-                if process is not None:
-                    done[first.document["derived_from"][0]].append(process)
+            if is_derived(first.document):
+                done[first.document["derived_from"][0]].append(first.document["process"])
         return done
 
     def _later_gone(self, loop: str) -> None:
@@ -220,12 +230,15 @@ class Pipelines:
                 self.pool.gone(what)
             else:
                 name, revision = what
+                self._wishes[name] = revision
                 for runs in self._runs.values():
                     if name in runs:
                         runs[name].revise(revision)
 
     def _take(self, entry: Entry) -> None:
         if entry.name == "start":
+            if is_derived(entry.document):
+                return  # derived runs feed no pipeline yet
             self._runs[entry.run] = {p.name: self._begin(p, entry) for p in self.pipelines}
         where = (entry.offset, entry.nbytes)
         for name, run in self._runs.get(entry.run, {}).items():
@@ -233,15 +246,9 @@ class Pipelines:
                 run.add(entry.name, entry.document, where)
             except LogError as error:
                 run.abandon(f"its derived run cannot be written: {error}")
-            except (KeyError, TypeError, ValueError):
-                # A document that is not what event-model says must not end the other runs.
-                log.exception(
-                    "pipeline %s: run %s, document %d (%s) cannot be used",
-                    name,
-                    entry.run,
-                    entry.index,
-                    entry.name,
-                )
+            except Exception as error:  # whatever a document holds, the other runs go on
+                run.refuse(entry.name, entry.index, error)
+                log.debug("pipeline %s", name, exc_info=True)
 
     def _begin(self, pipeline: Pipeline, entry: Entry) -> RunPipeline:
         run = RunPipeline(
@@ -252,6 +259,8 @@ class Pipelines:
             time.time,
             size=pipeline.batch_size,
         )
+        if pipeline.name in self._wishes:
+            run.revise(self._wishes[pipeline.name])
         self.pool.add(f"{pipeline.name}:{entry.run}", run)
         return run
 

@@ -5,14 +5,13 @@ import os
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import zmq
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.bus.wire import WireError
 from p06bs.pipeline import lane
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
@@ -22,6 +21,9 @@ log = logging.getLogger(__name__)
 
 SILENCE = 2.5
 """Seconds without a sign of life after which a worker's batches go to others."""
+
+HANG = 120.0
+"""Seconds that a worker may compute one batch, or make a modality ready, before it is replaced."""
 
 BatchKey = tuple[str, int]  # key of the run in its pipeline, batch number
 
@@ -42,6 +44,8 @@ class Pool:
         self.socket.sndhwm = self.socket.rcvhwm = 10_000
         port = self.socket.bind_to_random_port("tcp://127.0.0.1")
         self.address = f"tcp://127.0.0.1:{port}"
+        self.hang_after = HANG
+        self.restart: Callable[[str], None] = lambda worker: None
         self.leases: Leases[BatchKey] = Leases(SILENCE)
         self._runs: dict[str, RunPipeline] = {}
         self._turn = 0
@@ -68,7 +72,7 @@ class Pool:
             try:
                 (data,) = parts
                 self._take(identity, lane.decode(data))
-            except (WireError, ValueError, TypeError, AttributeError, KeyError) as error:
+            except Exception as error:  # whatever a peer sends, the others go on
                 kind = type(error).__name__
                 self._unclear[kind] += 1
                 if self._unclear[kind] == 1:
@@ -79,8 +83,13 @@ class Pool:
         now = time.monotonic()
         kind = message[0]
         if kind == lane.ALIVE:
-            known = self.leases.heard(message[1], now)
+            worker, busy = str(message[1]), float(message[2])
+            known = self.leases.heard(worker, now)
             self._send(identity, lane.BEAT, self.epoch, known)
+            if known and busy > self.hang_after:
+                log.error("worker %s computes one batch for %.0f s; it is replaced", worker, busy)
+                self.gone(worker)
+                self.restart(worker)
             return
         worker = identity.decode()
         match kind:
@@ -113,9 +122,16 @@ class Pool:
         if run is None or out is None:
             return  # it came before, from another worker
         try:
-            run.result(number, lane.decode_result(reasons, columns, len(out.rows)))
+            result = lane.decode_result(reasons, columns, len(out.rows))
+            run.result(number, result)
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
+        except Exception as error:  # a result that does not fit, whatever is wrong with it
+            if run.master is None or run.master.batch_out(number) is None:
+                run.abandon(f"{type(error).__name__}: {error}")
+            else:
+                run.lost(number)
+                raise
         self.leases.forget(batch)
 
     def _returned(
@@ -123,17 +139,18 @@ class Pool:
     ) -> None:
         """Take a batch back that a worker could not begin."""
         run_key = key.rpartition("/")[0]
-        self.leases.end((run_key, number), worker, attempt)
+        if not self.leases.end((run_key, number), worker, attempt):
+            return  # it is no longer this worker's
         run = self._runs.get(run_key)
-        if kind == lane.NEED:
-            self._told.discard((worker, key))
+        if kind in (lane.NEED, lane.REFUSED):
+            self._told.discard((worker, key))  # send what it needs with the next batch
         elif kind == lane.UNREAD and worker not in self._blind:
             log.warning("worker %s cannot read the log (%s); it gets columns", worker, reason)
             self._blind.add(worker)
         if run is None or run.master is None:
             return
         if kind == lane.REFUSED:
-            run.refused(reason)
+            run.refused(number, reason)
         else:
             run.master.again(number)
 
@@ -147,7 +164,7 @@ class Pool:
         for worker, lost in self.leases.expire(time.monotonic()).items():
             log.warning("worker %s is silent; %d batches go to others", worker, len(lost))
             self._forget(worker)
-            self._lost(lost)
+            self._lost(lost, blame=False)  # it may be slow, or stopped: no batch is to blame
 
     def _forget(self, worker: str) -> None:
         self._told = {told for told in self._told if told[0] != worker}
@@ -171,12 +188,11 @@ class Pool:
                 run = self._runs[key]
                 try:
                     batch = run.next_batch(workers)
-                except (LogError, ValueError) as error:
-                    run.abandon(str(error))
-                    continue
-                if batch is not None:
-                    self._lease(worker, key, run, batch)
-                    break
+                    if batch is not None and self._lease(worker, key, run, batch):
+                        break
+                except Exception as error:  # one run must not end the others
+                    log.debug("run %s", key, exc_info=True)
+                    run.abandon(f"{type(error).__name__}: {error}")
             else:
                 return
 
@@ -186,8 +202,14 @@ class Pool:
         for i in range(len(keys)):
             yield keys[(self._turn + i) % len(keys)]
 
-    def _lease(self, worker: str, key: str, run: RunPipeline, batch: Batch) -> None:
-        lease = self.leases.grant((key, batch.number), worker)
+    def _lease(self, worker: str, key: str, run: RunPipeline, batch: Batch) -> bool:
+        """Lease a batch; return False if it has to wait for a worker of its own."""
+        assert run.master is not None
+        suspect = run.master.suspect(batch.number)
+        if suspect and self.leases.load(worker):
+            run.master.again(batch.number)
+            return False
+        lease = self.leases.grant((key, batch.number), worker, alone=suspect)
         setup_key = f"{key}/{batch.revision}"
         record = None
         if (worker, setup_key) not in self._told:
@@ -214,6 +236,7 @@ class Pool:
         )
         if not sent:
             self.gone(worker)
+        return True
 
     def _carried(self, run: RunPipeline, batch: Batch) -> dict[str, bytes]:
         """Return the log's frames that a batch names, for a worker that does not see the log."""

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.bus.reader import LogError
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Result, Setup, make_ready, rows_within
+from p06bs.model.compute import Result, Setup, check_outputs, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality, ModalitySettings, Output
@@ -58,6 +59,9 @@ class Earlier:
                 earlier.ended = True
         return earlier
 
+
+REFUSALS = 3
+"""Times that a modality may fail to get ready on workers before its derived run ends."""
 
 LookBack = Callable[[DerivedRun], Earlier | None]
 """Return what the log holds of a derived run, if a pipeline was restarted."""
@@ -106,6 +110,9 @@ class RunPipeline:
         self._published = 0  # rows that an earlier process has published
         self._initial = Revision(0, modality.settings)
         self._wish: Revision | None = None
+        self._warned = False
+        self._refused = 0  # documents that could not be used
+        self._refusals = 0  # workers that could not make the modality ready
 
     @property
     def over(self) -> bool:
@@ -122,9 +129,32 @@ class RunPipeline:
             self.left = str(reason)
             log.info("run %s: %s", self.raw.uid, reason)
             return
+        if self.raw.problem and not self._warned:
+            self._warned = True
+            log.warning("run %s: so far %s", self.raw.uid, self.raw.problem)
         if self.derived is None and self.raw.rows is not None:
-            self._begin()
+            try:
+                self._begin()
+            except LogError:
+                raise
+            except Exception as error:  # an author's code may raise anything
+                self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
+                return
         self._finish()
+
+    def refuse(self, name: str, index: int, error: Exception) -> None:
+        """Leave out a document that cannot be used; the first one is told."""
+        self._refused += 1
+        if self._refused == 1:
+            log.error(
+                "run %s: %s leaves out document %d (%s), which cannot be used: %s: %s",
+                self.raw.uid,
+                self.modality.name,
+                index,
+                name,
+                type(error).__name__,
+                error,
+            )
 
     def revise(self, revision: Revision) -> None:
         """Change the settings from the next row on that is in no batch yet.
@@ -157,17 +187,12 @@ class RunPipeline:
             self.ended = True
             return
         if earlier is None:
-            try:
-                outputs = self._setup(self._initial).outputs
-            except Exception as error:  # an author's code may raise anything
-                self.left = f"{self.modality.name} cannot work on this run: {error}"
-                log.error("run %s: %s", self.raw.uid, self.left)
-                return
+            outputs = self._setup(self._initial).outputs
+            largest = self._largest(outputs)
+            start = derived.start()
+            self.master = Master(self.raw, self._initial, size=self.size, largest=largest)
             self.derived = derived
-            self.master = Master(
-                self.raw, self._initial, size=self.size, largest=self._largest(outputs)
-            )
-            self.emit(*self.derived.start())
+            self.emit(*start)
         else:
             self.derived = derived
             self._resume(earlier)
@@ -257,9 +282,8 @@ class RunPipeline:
         if batch is None:
             return
         if result.columns and self.modality.scan is None:
-            wanted = set(self._setups[batch.revision].outputs)
-            if wanted != set(result.columns):
-                raise ValueError(f"a result of {self.modality.name} has not the outputs declared")
+            valid = sum(not r for r in result.reasons)
+            check_outputs(self._setups[batch.revision], result.columns, valid)
         self._deliver(self.master.result(number, result))
 
     def lost(self, number: int) -> None:
@@ -267,9 +291,16 @@ class RunPipeline:
         if self.master is not None and not self.over:
             self._deliver(self.master.lost(number))
 
-    def refused(self, reason: str) -> None:
-        """End the derived run because the modality cannot be made ready for this run."""
-        if self.over or self.derived is None:
+    def refused(self, number: int, reason: str) -> None:
+        """Take a batch back from a worker that could not make the modality ready.
+
+        Others try; when `REFUSALS` could not, the derived run ends with the reason.
+        """
+        if self.over or self.derived is None or self.master is None:
+            return
+        self._refusals += 1
+        if self._refusals < REFUSALS:
+            self.master.again(number)
             return
         log.error("run %s: %s cannot start: %s", self.raw.uid, self.modality.name, reason)
         self.emit(*self.derived.stop("fail", reason))
@@ -286,6 +317,8 @@ class RunPipeline:
             return
         for ready, skip in self._order.accept(page.first, len(page.uids), page):
             assert skip == 0, "batches of one run never overlap"
+            if self.master is not None:
+                self.master.delivered = self._order.next
             name, document = self.derived.page(ready)
             already = self._published - ready.first
             if already < len(ready.uids):
@@ -297,5 +330,7 @@ class RunPipeline:
             return
         assert self.derived is not None
         stop = self.raw.stop
-        self.emit(*self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.counts))
+        self.emit(
+            *self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.losses())
+        )
         self.ended = True

@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from p06bs.model.documents import Document
+from p06bs.model.documents import Document, is_derived
 from p06bs.model.revisions import recorded
 
 Item = TypeVar("Item")
@@ -89,7 +89,7 @@ class Sorter:
             case "start":
                 if document["uid"] in self._runs or document["uid"] in self._ended:
                     return
-                if "process" in document:
+                if is_derived(document):
                     self._runs[document["uid"]] = _Run(document["process"]["name"])
                 yield name, document
             case "descriptor":

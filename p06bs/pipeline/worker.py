@@ -55,6 +55,7 @@ class _Pulse:
     def __init__(self, context: zmq.Context[Any], address: str, worker: str, epoch: str) -> None:
         self.ended = ""
         self.rejoin = threading.Event()
+        self.computing_since: float | None = None
         self._stop = threading.Event()
         self._args = (context, address, worker, epoch)
         self._thread = threading.Thread(target=self._run, name=f"pulse-{worker}", daemon=True)
@@ -67,7 +68,9 @@ class _Pulse:
             socket.linger = 0
             socket.connect(address)
             while not self._stop.is_set():
-                socket.send(lane.encode(lane.ALIVE, worker))
+                since = self.computing_since
+                busy = 0.0 if since is None else time.monotonic() - since
+                socket.send(lane.encode(lane.ALIVE, worker, busy))
                 if socket.poll(int(BEAT * 1000)):
                     kind, said, known = lane.decode(socket.recv())
                     if kind != lane.BEAT or said != epoch:
@@ -111,7 +114,9 @@ class _Loop:
                     self._send(lane.BYE)
                     return "the pipeline stopped it"
                 if message[0] == lane.BATCH:
+                    self.pulse.computing_since = time.monotonic()
                     self._batch(*message[1:])
+                    self.pulse.computing_since = None
             return self.pulse.ended
         finally:
             for _, _, reader in self.setups.values():
@@ -164,6 +169,9 @@ class _Loop:
         ) as error:  # this machine does not see the log: let the batch carry columns
             self._send(lane.UNREAD, key, number, attempt, str(error))
             return
+        except Exception as error:  # documents that are not what event-model says
+            log.warning("batch %d of %s cannot be read", number, key, exc_info=True)
+            columns, reasons = {}, [f"{type(error).__name__}: {error}"] * count
         result = compute(setup, columns, reasons)
         self._send(lane.RESULT, key, number, attempt, *lane.encode_result(result))
 

@@ -11,8 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack, contextmanager
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -166,7 +166,7 @@ def _process(command: tuple[str, ...], port: int) -> "Iterator[subprocess.Popen[
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-        env={**os.environ, **loopback},
+        env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | loopback,
     )
     try:
         yield process
@@ -181,7 +181,7 @@ def _line(process: "subprocess.Popen[str]", word: str) -> list[str]:
         first, *rest = line.split()
         if first == word:
             return rest
-    raise BenchmarkError(f"{' '.join(map(str, process.args[:3]))} ended before it said {word!r}")
+    raise BenchmarkError(f"PvaPy's process {process.pid} ended before it said {word!r}")
 
 
 def _until(process: "subprocess.Popen[str]", word: str) -> Iterator[str]:

@@ -1,0 +1,254 @@
+"""The command line: data as JSON, errors in one line, tracebacks only when asked for."""
+
+import json
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+from p06bs import DocumentLog, Follower, cli, process
+from p06bs.model.documents import NamedDocument
+from p06bs.services.proxy import Proxy
+from tests.documents import raw_run, rows_of
+from tests.techniques import Scale
+
+SCALE = "tests.techniques:Scale"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return what runs ``p06bs`` in this process: (status, standard output, errors)."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["p06bs", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return command
+
+
+def write(directory: Path, documents: list[NamedDocument]) -> str:
+    with DocumentLog(directory) as log:
+        for name, document in documents:
+            log.append(name, document)
+    return str(documents[0][1]["uid"])
+
+
+@pytest.fixture
+def recorded(tmp_path) -> tuple[Path, list[NamedDocument]]:
+    raw = raw_run({"x": np.arange(30.0)}, page=8, plan_name="scan", scan_id=7, sample="[/b] [odd")
+    write(tmp_path / "log", raw)
+    return tmp_path / "log", raw
+
+
+def test_process_prints_sums_and_leaves_log_and_nexus_file(run, recorded, tmp_path):
+    log, raw = recorded
+    options = ("--modality", SCALE, "--settings", "factor=3", "--inputs", "x=x")
+    status, out, err = run("process", log, *options, "--out", tmp_path / "out", "--json")
+    assert (status, err) == (0, "")
+    (result,) = json.loads(out)
+    assert (result["raw"], result["events"], result["invalid"]) == (raw[0][1]["uid"], 30, 0)
+    assert result["columns"]["y"] == {"unit": "1", "sum": 1305, "mean": 43.5, "min": 0, "max": 87}
+    logged, nexus = map(Path, result["files"])
+    with DocumentLog(tmp_path / "out") as derived:
+        documents = list(derived.read(result["derived"]))
+    assert logged.stem == result["derived"]
+    reference = process(Scale(factor=3.0, inputs={"x": "x"}), raw)
+    assert rows_of(documents, "y", "raw_uid") == rows_of(reference, "y", "raw_uid")
+    with h5py.File(nexus) as file:
+        assert file.attrs["default"]
+    status, _, err = run("process", log, *options, "--out", tmp_path / "out")
+    assert status == 1
+    assert err.startswith(f"p06bs: {logged} is there already")
+
+
+def test_process_as_a_table_and_of_one_file(run, recorded):
+    log, raw = recorded
+    file = DocumentLog(log).path(raw[0][1]["uid"])
+    status, out, _ = run("process", file, "--modality", SCALE, "--inputs", "x=x")
+    assert status == 0
+    assert "30 events, 0 invalid" in out
+    assert "870" in out  # the sum of y
+
+
+def test_process_leaves_out_the_runs_that_lack_an_input(run, recorded):
+    log, raw = recorded
+    write(log, raw_run({"other": np.arange(3.0)}))
+    options = ("--modality", SCALE, "--inputs", "x=x", "--json")
+    status, out, err = run("process", log, *options)
+    assert status == 0
+    assert [r["raw"] for r in json.loads(out)] == [raw[0][1]["uid"]]
+    assert "left out: scale cannot work on this run" in err
+    status, _, err = run("process", log, "--run", raw[0][1]["uid"][:8], *options)
+    assert (status, err) == (0, "")
+
+
+def test_process_like_makes_a_derived_run_again(run, recorded, tmp_path):
+    log, raw = recorded
+    uids = [u for n, d in raw if n == "event_page" for u in d["uid"]]
+    history = [(uids[9], {"factor": 3.0}), (uids[20], {"square": True})]
+    modality = Scale(inputs={"x": "primary/x"}, bad=[4.0])
+    online = process(modality, raw, history, reprocessing=2)
+    uid = write(log, online)
+    status, out, _ = run("process", log, "--like", uid[:8], "--out", tmp_path / "out", "--json")
+    assert status == 0
+    (result,) = json.loads(out)
+    assert (result["derived"], result["invalid"]) == (uid, 1)
+    with DocumentLog(tmp_path / "out") as made:
+        again = list(made.read(uid))
+    keys = ("raw_uid", "n", "valid", "invalid_reason")
+    assert rows_of(again, *keys) == rows_of(online, *keys)
+    status, out, _ = run("process", log, "--like", uid, "--settings", "bad=[]", "--json")
+    (other,) = json.loads(out)
+    assert other["invalid"] == 0
+    assert other["derived"] != uid
+
+
+def test_log_ls_and_show(run, recorded):
+    log, raw = recorded
+    uid = raw[0][1]["uid"]
+    derived = write(log, process(Scale(inputs={"x": "x"}), raw)[:-1])
+    _, out, _ = run("log", "ls", log, "--json")
+    listed = {row.pop("uid"): row for row in json.loads(out)}
+    assert listed[uid] == {
+        "scan_id": 7,
+        "what": "scan",
+        "original_run_uid": None,
+        "documents": len(raw),
+        "events": 30,
+        "status": "success",
+    }
+    assert listed[derived]["what"] == "scale"
+    assert listed[derived]["original_run_uid"] == uid
+    assert listed[derived]["status"] == "running or unfinished"
+    _, out, _ = run("log", "ls", log)
+    assert uid in out
+    _, out, _ = run("log", "show", log, "--run", uid[:8], "--json")
+    shown = [json.loads(line) for line in out.splitlines()]
+    assert [name for name, _ in shown] == [name for name, _ in raw]
+    assert shown[2][1]["data"]["x"] == list(range(8))
+    _, out, _ = run("log", "show", log, "--run", uid, "--name", "event_page", "--limit", 2)
+    assert out.count("event_page") == 2
+    assert "[/b] [odd" in run("log", "show", log, "--run", uid, "--limit", 1)[1]
+
+
+def test_replay_publishes_to_a_proxy_and_a_follower_gets_it(run, recorded, tmp_path):
+    log, raw = recorded
+    proxy = Proxy("tcp://127.0.0.1:*", "tcp://127.0.0.1:*")
+    forwarding = threading.Thread(target=proxy.start)
+    forwarding.start()
+    found: list[NamedDocument] = []
+    try:
+        with Follower(proxy.out_port, tmp_path / "new") as follower:
+            words = ("replay", log, "--address", proxy.in_port, "--to", tmp_path / "new")
+            status, out, _ = run(*words)
+            for item in follower:
+                found.append(item)
+                if item[0] == "stop":
+                    break
+            assert status == 0
+            uid = out.strip()
+            status, out, _ = run(*words, "--keep-uid")
+            assert out.strip() == raw[0][1]["uid"]
+    finally:
+        proxy.stop()
+        forwarding.join()
+    assert found[0][1]["uid"] == uid != raw[0][1]["uid"]
+    assert [n for n, _ in found] == [n for n, _ in raw]
+    x = [v for n, d in found if n == "event_page" for v in d["data"]["x"]]
+    assert x == list(range(30))
+    again = process(Scale(inputs={"x": "x"}), found)
+    assert [r[3] for r in rows_of(again, "y")] == [2.0 * v for v in range(30)]
+
+
+def test_modalities_and_schema(run):
+    status, out, _ = run("modalities", "--json")
+    assert status == 0
+    assert json.loads(out)["counters"] == "p06bs.callbacks.counters:Counters"
+    assert "region_sums" in run("modalities")[1]
+    assert "pipelines" in json.loads(run("schema")[1])["properties"]
+
+
+def test_check_passes_what_is_right(run):
+    status, out, _ = run("check", "region_sums", "--json")
+    assert status == 0
+    assert set(json.loads(out)["findings"].values()) == {""}
+
+
+def test_check_says_in_words_what_fails(run):
+    status, out, _ = run("check", "tests.wrong_techniques:Averages")
+    assert status == 1
+    assert "ok outputs are as declared" in out
+    assert "fails same results in batches of 1" in out
+
+
+def test_check_of_what_a_fresh_process_cannot_import(run, monkeypatch, tmp_path):
+    (tmp_path / "only_here.py").write_text(
+        "from tests.techniques import Scale as Base\n\n\nclass Scale(Base):\n    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    status, out, _ = run("check", "only_here:Scale", "--json")
+    assert status == 1
+    assert (
+        "No module named 'only_here'"
+        in json.loads(out)["findings"]["importable in a fresh process"]
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("process", "{log}", "--modality", "nothing"), "no modality 'nothing'; installed are"),
+        (("process", "{log}", "--modality", SCALE), "scale cannot work on this run: input 'x'"),
+        (("process", "{log}"), "say which modality with --modality"),
+        (("process", "{log}", "--modality", SCALE, "--settings", "limit=-1"),
+         "limit: Input should be greater than 0, got -1"),
+        (("process", "{log}", "--modality", SCALE, "--settings", "limit"), "write key=value"),
+        (("process", "{log}", "--modality", SCALE, "--inputs", "z=x"), "its inputs are x"),
+        (("process", "{log}", "--modality", SCALE, "--run", "zzz"), "0 runs in"),
+        (("process", "{log}", "--like", "{uid}"), "no settings history"),
+        (("process", "/nowhere", "--modality", SCALE), "/nowhere does not exist"),
+        (("process", "{log}/note.txt", "--modality", SCALE), "is no document log"),
+        (("replay", "{log}/empty"), "there is no run in"),
+        (("log", "ls", "/nowhere"), "/nowhere does not exist"),
+        (("log", "show", "{log}", "--run", "zzz"), "0 runs in"),
+        (("check", "a:b"), "cannot load modality"),
+        (("check", SCALE, "--settings", "factor=red"), "factor: Input should be a valid number"),
+        (("up", "/nowhere.toml"), "cannot read /nowhere.toml"),
+        (("replay", "{log}", "--to", "{log}/x", "--address", "udp://1"), "udp://1"),
+    ],
+)  # fmt: skip
+def test_an_error_is_one_line(run, recorded, words: Any, said):
+    log, raw = recorded
+    (log / "note.txt").touch()
+    (log / "empty").mkdir()
+    filled = [w.format(log=log, uid=raw[0][1]["uid"]) for w in words]
+    status, out, err = run(*filled)
+    assert status == 1
+    assert said in err
+    assert err.startswith("p06bs: ")
+    assert err.count("\n") == 1
+    assert out == ""
+
+
+def test_tracebacks_only_with_debug(tmp_path):
+    command = [sys.executable, "-m", "p06bs.cli"]
+    words = ["log", "ls", str(tmp_path / "none")]
+    for debug in (False, True):
+        done = subprocess.run(
+            [*command, *(["--debug"] if debug else []), *words],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert ("Traceback" in done.stderr) is debug
+        assert "does not exist" in done.stderr
