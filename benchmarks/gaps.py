@@ -41,11 +41,10 @@ def kill(bus: Bus, victim: str) -> None:
 
 
 def longest(arrivals: Arrivals, killed: float, until: float) -> float:
-    """Return the longest time without a row after a kill, s."""
+    """Return the longest time without a row after a kill and before the next one, s."""
     times = np.unique(arrivals.times)
     first = max(0, int(np.searchsorted(times, killed)) - 1)
-    window = times[first : int(np.searchsorted(times, until)) + 1]
-    return float(np.diff(window).max())
+    return float(np.diff(times[first : int(np.searchsorted(times, until, "right"))]).max())
 
 
 def measure(repeat: int, seconds: float) -> list[Row]:

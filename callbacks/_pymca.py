@@ -8,6 +8,7 @@ so that a fit is one matrix product.
 """
 
 import copy
+import importlib
 import importlib.util
 import re
 import threading
@@ -42,6 +43,13 @@ STRONGEST = {
 
 _PYMCA = threading.Lock()
 """PyMca keeps the excitation energy and the materials in module globals."""
+
+
+def import_pymca() -> None:
+    """Import what fits need of PyMca, which takes about a second; nothing if it is missing."""
+    if importlib.util.find_spec("PyMca5") is not None:
+        for module in ("xrf.ClassMcaTheory", "xrf.Elements"):
+            importlib.import_module(f"PyMca5.PyMcaPhysics.{module}")
 
 
 def require_pymca() -> None:

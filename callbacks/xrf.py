@@ -16,6 +16,7 @@ from p06bs.callbacks._fluorescence import (
     peaks_of,
 )
 from p06bs.callbacks._linear_fit import Fit, Floats, sum_elements
+from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._spectra import (
     RESERVED,
     Array,
@@ -183,6 +184,11 @@ class Fluorescence(Modality):
     input_counts = Input(role="input_counts", dims=("detector_element",), optional=True)
     output_counts = Input(role="output_counts", dims=("detector_element",), optional=True)
     incident_flux = Input(role="incident_flux", optional=True)
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import PyMca."""
+        import_pymca()
 
     @classmethod
     def example(cls) -> tuple[Modality, Columns]:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import signal
 import sys
 import time
 from pathlib import Path
@@ -112,6 +113,8 @@ def demo(
         rate=rate,
         workers=workers,
     )
+    # SIGTERM ends the demo as Ctrl-C does: whatever it started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if not run(job, console):
         raise typer.Exit(1)
 

@@ -44,15 +44,14 @@ def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> 
     logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         pipelines = make(config.load(file))
-    except config.ConfigurationError as error:
+    except (config.ConfigurationError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipelines.stop())
     names = ", ".join(p.name for p in pipelines.pipelines)
-    print(f"pipelines ready: {names}", flush=True)
     try:
-        pipelines.run()
+        pipelines.run(lambda: print(f"pipelines ready: {names}", flush=True))
     except RuntimeError as error:
         cause = error.__cause__
         print(f"{error}: {type(cause).__name__}: {cause}", file=sys.stderr)

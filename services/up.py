@@ -145,7 +145,9 @@ class Services:
             assert process is not None
             process.send_signal(signal.SIGTERM)
             try:
-                codes[service.name] = process.wait(PATIENCE)
+                code = process.wait(PATIENCE)
+                # One that was just started may not have its handler for the signal yet.
+                codes[service.name] = 0 if code == -signal.SIGTERM else code
             except subprocess.TimeoutExpired:
                 log.error("service %s did not stop in %g s; killed", service.name, PATIENCE)
                 process.kill()

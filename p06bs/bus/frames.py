@@ -51,7 +51,7 @@ class FrameReader:
     def __init__(self, deadline: float = 10.0) -> None:
         self.deadline = deadline
         self._open: OrderedDict[str, hdf5.SharedFile] = OrderedDict()
-        self._given_up: dict[tuple[str, str], int] = {}
+        self._given_up: dict[tuple[str, str], tuple[int, int]] = {}
 
     def __call__(
         self, resource: Document, start: int, count: int, bound: BoundInput
@@ -74,13 +74,14 @@ class FrameReader:
             raise ValueError(f"the stream resource of {uri} names no dataset")
         place = (uri, str(name))
         begun = time.monotonic()
-        reached = -1
+        reached: tuple[int, int] | None = None
         while True:
             try:
                 with hdf5.lock:
                     dataset = self._dataset(*place)
                     per_event = _rows_per_event(dataset, bound.source_shape)
                     first, last = start * per_event, (start + count) * per_event
+                    progress = _progress(dataset)
                     there = _written(dataset, first, last)
                     if there >= last:
                         self._given_up.pop(place, None)
@@ -90,15 +91,15 @@ class FrameReader:
             except (OSError, KeyError) as error:
                 # Not there yet, or created but not yet opened for SWMR by its writer.
                 self._open_anew(uri)
-                there = 0
+                progress = (-1, -1)
                 problem = f"{name} in {file_path(uri)} could not be opened: {error}"
-            if there > reached:
-                begun = time.monotonic()
-                reached = there
-            if there <= self._given_up.get(place, -1):
+            if progress == self._given_up.get(place):
                 raise FramesMissingError(problem)
+            if progress != reached:
+                begun = time.monotonic()
+                reached = progress
             if time.monotonic() - begun > self.deadline:
-                self._given_up[place] = there
+                self._given_up[place] = progress
                 raise FramesMissingError(f"{problem} within {self.deadline:g} s")
             time.sleep(INTERVAL)
 
@@ -149,6 +150,11 @@ def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:
     if len(shape) == len(row) + 1 and shape[0]:
         return int(shape[0])
     return 1
+
+
+def _progress(dataset: h5py.Dataset) -> tuple[int, int]:
+    """Return what grows while a dataset is written: its length, and how much of it is stored."""
+    return int(dataset.shape[0]), int(dataset.id.get_storage_size())
 
 
 def _written(dataset: h5py.Dataset, first: int, last: int) -> int:

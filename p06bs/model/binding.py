@@ -103,7 +103,7 @@ def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Can
                 data_key=key,
                 role=_role(key, device, devices, configuration),
                 external=str(described.get("external", "")).startswith("STREAM:"),
-                shape=tuple(n or 0 for n in described.get("shape") or ()),
+                shape=_shape(described),
                 dims=tuple(described.get("dims") or ()),
                 dtype=_dtype(described),
                 unit=canonical(described.get("units")),
@@ -170,7 +170,7 @@ def _match(
         if len(named) > 1:
             streams = ", ".join(f"{c.stream}/{key}" for c in named)
             raise BindingError(f"input {name!r} is bound to {key!r}; say which of {streams}")
-        return _bound(named[0], wanted)
+        return _bound(named[0], wanted, explicit=True)
     role = [c for c in found if c.role == wanted.role]
     if not role:
         # No device speaks of roles: names of axes say as much when they are unique.
@@ -221,11 +221,13 @@ def squeezed(shape: tuple[int, ...], ndim: int) -> tuple[int, ...]:
     return shape
 
 
-def _bound(c: Candidate, wanted: Input) -> BoundInput:
+def _bound(c: Candidate, wanted: Input, *, explicit: bool = False) -> BoundInput:
     shape = squeezed(c.shape, len(wanted.dims))
     if len(shape) > len(wanted.dims):
         raise BindingError(f"{c} has {len(shape)} axes, but the input has only {list(wanted.dims)}")
     scale = unit_scale(c.unit, wanted.unit)
+    if scale is None and explicit:
+        scale = 1.0  # whoever says which data key it is knows better than its description
     if scale is None:
         raise BindingError(f"{c} cannot be converted to {wanted.unit}")
     return BoundInput(
@@ -268,6 +270,12 @@ def _from_json(value: str, key: str) -> str | None:
     except ValueError:
         return None
     return role if isinstance(role, str) else None
+
+
+def _shape(described: Mapping[str, Any]) -> tuple[int, ...]:
+    """Return a described shape; 0 is an axis whose length the first event will say."""
+    shape = tuple(n or 0 for n in described.get("shape") or ())
+    return (0,) if not shape and described.get("dtype") == "array" else shape
 
 
 def _dtype(described: Mapping[str, Any]) -> str:

@@ -215,6 +215,13 @@ class Modality:
     """
 
     @classmethod
+    def warm_up(cls) -> None:
+        """Import what `prepare` will need; called when a worker starts, before any run.
+
+        The first points of a scan then do not wait for heavy packages.
+        """
+
+    @classmethod
     def example(cls) -> "tuple[Modality, Columns] | None":
         """Return an instance and columns that ``p06bs check`` can try it with, if settings need it.
 

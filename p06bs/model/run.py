@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -125,7 +126,8 @@ class RawRun:
             return
         stream = descriptor.get("name", "primary")
         for wanted, bound in found.bound.items():
-            values = document["data"].get(bound.data_key)
+            data = document.get("data")
+            values = data.get(bound.data_key) if isinstance(data, Mapping) else None
             if bound.stream != stream or wanted in self._first or not _open(bound):
                 continue
             rows = [values] if isinstance(document["uid"], str) else values

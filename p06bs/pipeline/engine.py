@@ -9,7 +9,7 @@ Dask worker that joins a loop of its own.
 import logging
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -43,6 +43,8 @@ class Engine:
         ``"local"`` for a LocalCluster of processes, or a scheduler's address.
     workers : int
         How many Dask workers a local cluster has at first.
+    modalities : sequence of str
+        ``module:Class`` of what workers warm up before they join.
     gone : callable
         Called with a loop's name when its Dask worker has left. Any thread.
     """
@@ -54,12 +56,14 @@ class Engine:
         *,
         on: Literal["local"] | str = "local",
         workers: int = 2,
+        modalities: Sequence[str] = (),
         gone: Callable[[str], None] = lambda loop: None,
     ) -> None:
         self.address = address
         self.epoch = epoch
         self.on = on
         self.size = workers
+        self.modalities = tuple(modalities)
         self.gone = gone
         self._cluster: Any = None
         self._client: Any = None
@@ -163,6 +167,7 @@ class Engine:
             self.address,
             loop,
             self.epoch,
+            self.modalities,
             workers=[address],
             allow_other_workers=False,
             pure=False,

@@ -13,7 +13,7 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +23,7 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
-from p06bs.model.derived import DerivedRun
+from p06bs.model.derived import DerivedRun, modality_path
 from p06bs.model.documents import Document, is_derived, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
@@ -77,6 +77,21 @@ class Pipeline:
         )
 
 
+def _refuse_twins(pipelines: Sequence[Pipeline]) -> None:
+    """Raise ValueError if two pipelines would write the same derived run."""
+    made: dict[tuple[str, ...], str] = {}
+    for pipeline in pipelines:
+        modality = pipeline.modality
+        digest = settings_digest(modality.settings)
+        twin = (modality.name, modality.version, digest, *map(str, sorted(modality.inputs.items())))
+        if twin in made:
+            raise ValueError(
+                f"pipelines {made[twin]!r} and {pipeline.name!r} have the same modality, settings "
+                "and inputs: they would write one derived run; leave one out"
+            )
+        made[twin] = pipeline.name
+
+
 class Pipelines:
     """Follow raw runs and publish a derived run per pipeline while they run.
 
@@ -115,13 +130,19 @@ class Pipelines:
         doubled = [n for n, times in Counter(p.name for p in self.pipelines).items() if times > 1]
         if doubled:
             raise ValueError(f"two pipelines are called {doubled[0]!r}; give one another name")
+        _refuse_twins(self.pipelines)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._started = time.time()
         self._context = zmq.Context()
         self.pool = Pool(self._context, self.documents, deadline)
         self.engine = Engine(
-            self.pool.address, self.pool.epoch, on=on, workers=workers, gone=self._later_gone
+            self.pool.address,
+            self.pool.epoch,
+            on=on,
+            workers=workers,
+            modalities=[modality_path(p.modality) for p in self.pipelines],
+            gone=self._later_gone,
         )
         self.pool.restart = self.engine.restart
         self.publisher = Publisher(inbound, self.documents)
@@ -134,9 +155,15 @@ class Pipelines:
         self._wishes: dict[str, Revision] = {}  # by pipeline, until the process ends
         self._stop = threading.Event()
 
-    def run(self) -> None:
-        """Work until `stop` is called, then end the workers and close everything."""
+    def run(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Work until `stop` is called, then end the workers and close everything.
+
+        `ready` is called when the first worker has joined.
+        """
         self.engine.start()
+        for pipeline in self.pipelines:
+            pipeline.modality.warm_up()
+        waiting = True
         poller = zmq.Poller()
         poller.register(self.pool.socket, zmq.POLLIN)
         if self.follower.socket is not None:
@@ -160,6 +187,9 @@ class Pipelines:
                     self.pool.expire()
                 self.pool.lease()
                 self._tidy()
+                if waiting and self.pool.leases.workers:
+                    waiting = False
+                    ready()
         finally:
             self._close()
 

@@ -50,6 +50,7 @@ class Pool:
         self._runs: dict[str, RunPipeline] = {}
         self._turn = 0
         self._told: set[tuple[str, str]] = set()  # (worker, setup key) that were sent
+        self._preparing: dict[str, str] = {}  # setup key -> the first worker that was told
         self._blind: set[str] = set()  # workers that do not see the log
         self._unclear: Counter[str] = Counter()
 
@@ -114,6 +115,7 @@ class Pool:
         reasons: list[str],
         columns: dict[str, Any],
     ) -> None:
+        self._preparing.pop(key, None)
         run_key = key.rpartition("/")[0]
         batch = (run_key, number)
         self.leases.end(batch, worker, attempt)
@@ -142,6 +144,7 @@ class Pool:
         if not self.leases.end((run_key, number), worker, attempt):
             return  # it is no longer this worker's
         run = self._runs.get(run_key)
+        self._preparing.pop(key, None)
         if kind in (lane.NEED, lane.REFUSED):
             self._told.discard((worker, key))  # send what it needs with the next batch
         elif kind == lane.UNREAD and worker not in self._blind:
@@ -167,6 +170,7 @@ class Pool:
             self._lost(lost, blame=False)  # it may be slow, or stopped: no batch is to blame
 
     def _forget(self, worker: str) -> None:
+        self._preparing = {k: w for k, w in self._preparing.items() if w != worker}
         self._told = {told for told in self._told if told[0] != worker}
 
     def _lost(self, batches: list[BatchKey], *, blame: bool = True) -> None:
@@ -206,13 +210,17 @@ class Pool:
         """Lease a batch; return False if it has to wait for a worker of its own."""
         assert run.master is not None
         suspect = run.master.suspect(batch.number)
-        if suspect and self.leases.load(worker):
+        setup_key = f"{key}/{batch.revision}"
+        # While one worker makes a modality ready, the others go on with the other runs.
+        preparing = self._preparing.get(setup_key, worker) != worker
+        if (suspect and self.leases.load(worker)) or preparing:
             run.master.again(batch.number)
             return False
         lease = self.leases.grant((key, batch.number), worker, alone=suspect)
-        setup_key = f"{key}/{batch.revision}"
         record = None
         if (worker, setup_key) not in self._told:
+            if not any(known == setup_key for _, known in self._told):
+                self._preparing[setup_key] = worker
             self._told.add((worker, setup_key))
             setup = run.settings(batch.revision)
             record = lane.setup_record(

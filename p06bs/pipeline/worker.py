@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any
 
 import zmq
@@ -29,7 +30,7 @@ SETUPS = 32
 PAGES = 4
 
 
-def work(address: str, worker: str, epoch: str) -> str:
+def work(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) -> str:
     """Compute batches for the pipeline process at `address` until it ends; return why it ended.
 
     Parameters
@@ -40,7 +41,14 @@ def work(address: str, worker: str, epoch: str) -> str:
         Name of this loop, unique among all that the pipeline ever had.
     epoch : str
         The pipeline process's identity; another one at the same address ends the loop.
+    modalities : sequence of str
+        ``module:Class`` of what will probably be computed, to be warmed up.
     """
+    for path in modalities:
+        try:
+            lane.load_modality(path).warm_up()
+        except Exception as error:  # it is refused, with this reason, when a run needs it
+            log.warning("cannot warm up %s: %s", path, error)
     with zmq.Context() as context:
         pulse = _Pulse(context, address, worker, epoch)
         try:

@@ -109,7 +109,7 @@ class Phantom:
         return ny, nx
 
     def weights(self, x: npt.ArrayLike, y: npt.ArrayLike) -> dict[str, Map]:
-        """Return the weight of each spectrum at positions, that of the nearest pixel.
+        """Return the weight of each spectrum at positions, bilinear between pixel centres.
 
         Parameters
         ----------
@@ -118,10 +118,18 @@ class Phantom:
             the outermost pixels there is no sample: the weight is 0.
         """
         ny, nx = self.shape
-        ix, iy = np.broadcast_arrays(_pixel(x, self.x_range, nx), _pixel(y, self.y_range, ny))
-        inside = (ix >= 0) & (ix < nx) & (iy >= 0) & (iy < ny)
-        pixel = (np.clip(iy, 0, ny - 1), np.clip(ix, 0, nx - 1))
-        return {name: np.where(inside, w[pixel], 0.0) for name, w in self.maps.items()}
+        u, v = np.broadcast_arrays(_pixel(x, self.x_range, nx), _pixel(y, self.y_range, ny))
+        inside = (u >= -0.5) & (u <= nx - 0.5) & (v >= -0.5) & (v <= ny - 0.5)
+        (ix, jx, fx), (iy, jy, fy) = _between(u, nx), _between(v, ny)
+        return {
+            name: np.where(
+                inside,
+                (w[iy, ix] * (1 - fx) + w[iy, jx] * fx) * (1 - fy)
+                + (w[jy, ix] * (1 - fx) + w[jy, jx] * fx) * fy,
+                0.0,
+            )
+            for name, w in self.maps.items()
+        }
 
 
 def expected_maps(
@@ -168,12 +176,20 @@ def _check(name: str, weights: npt.NDArray[np.generic]) -> None:
         )
 
 
-def _pixel(position: npt.ArrayLike, ends: tuple[float, float], n: int) -> npt.NDArray[np.int64]:
-    """Return the number of the nearest pixel; may lie outside."""
+def _pixel(position: npt.ArrayLike, ends: tuple[float, float], n: int) -> Map:
+    """Return positions in pixels, 0 at the centre of the first one."""
     first, last = ends
     pitch = (last - first) / (n - 1) if n > 1 else last - first
     origin = first if n > 1 else (first + last) / 2
-    return np.rint((np.asarray(position, dtype=float) - origin) / pitch).astype(np.int64)
+    return (np.asarray(position, dtype=float) - origin) / pitch
+
+
+def _between(pixel: Map, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Map]:
+    """Return the pixels on both sides of a position, and its distance from the first."""
+    # A scan of the phantom's own shape meets pixel centres exactly, but for rounding.
+    clipped = np.clip(np.round(pixel, 9), 0, n - 1)
+    low = np.floor(clipped).astype(np.int64)
+    return low, np.minimum(low + 1, n - 1), clipped - low
 
 
 def _near(v: Map, centre: float) -> npt.NDArray[np.bool_]:
