@@ -17,8 +17,9 @@ import zmq
 from p06bs import DocumentLog, process
 from p06bs.bus.reader import HEADER
 from p06bs.bus.wire import unpack_envelope
-from p06bs.model.compute import compute, gather
+from p06bs.model.compute import compute
 from p06bs.model.documents import NamedDocument
+from p06bs.model.gather import gather
 from p06bs.pipeline import lane, pool, worker
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.run import RunPipeline

@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p06bs import process
-from p06bs.model.compute import Result, compute, gather, make_ready
+from p06bs.model.compute import Result, compute, make_ready
 from p06bs.model.documents import NamedDocument
+from p06bs.model.gather import gather
 from p06bs.model.revisions import Revision, settings_history
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch

@@ -13,10 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding
-from p06bs.model.gather import ReadEvents, ReadFrames, gather
 from p06bs.model.modality import INVALID, Columns, Modality, ModalitySettings, Output
-
-__all__ = ["ReadEvents", "ReadFrames", "Result", "Setup", "compute", "gather", "make_ready"]
 
 Array = npt.NDArray[Any]
 

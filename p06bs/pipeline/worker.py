@@ -17,8 +17,9 @@ import zmq
 from p06bs.bus.frames import FrameReader
 from p06bs.bus.reader import HEADER, LogError, read_frame
 from p06bs.bus.wire import WireError, unpack_envelope
-from p06bs.model.compute import Setup, compute, gather
+from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
+from p06bs.model.gather import gather
 from p06bs.pipeline import lane
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,161 @@
+"""The lane's other end: what strangers and results that do not fit cost."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from p06bs import DocumentLog
+from p06bs.model.documents import NamedDocument
+from p06bs.pipeline import lane
+from p06bs.pipeline.pool import Pool
+from p06bs.pipeline.run import RunPipeline
+from tests.documents import raw_run, rows_of
+from tests.techniques import Scale
+
+RUN = "scale:raw"
+
+
+class Lane:
+    """A pool with one run, and workers that are plain sockets."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = zmq.Context()
+        self.documents = DocumentLog(folder)
+        self.pool = Pool(self.context, self.documents, deadline=1.0)
+        self.published: list[NamedDocument] = []
+        self.sockets: list[zmq.Socket[bytes]] = []
+        self.raw = raw_run({"x": np.arange(6.0)}, page=6)
+        self.run = RunPipeline(
+            Scale(inputs={"x": "x"}),
+            self.raw[0][1],
+            lambda name, document: self.published.append((name, document)),
+            lambda derived: None,
+            lambda: 0.0,
+            size=6,
+        )
+        for name, document in self.raw:
+            self.run.add(name, document, (0, 1))
+        self.pool.add(RUN, self.run)
+
+    def worker(self, name: str) -> "zmq.Socket[bytes]":
+        socket = self.context.socket(zmq.DEALER)
+        self.sockets.append(socket)
+        socket.linger = 0
+        socket.setsockopt(zmq.IDENTITY, name.encode())
+        socket.connect(self.pool.address)
+        self.say(socket, lane.JOIN, 1)
+        return socket
+
+    def say(self, socket: "zmq.Socket[bytes]", *message: Any) -> None:
+        socket.send(lane.encode(*message))
+        assert self.pool.socket.poll(5000)
+        self.pool.receive()
+
+    def batch(self, socket: "zmq.Socket[bytes]") -> list[Any]:
+        self.pool.lease()
+        assert socket.poll(5000)
+        message = lane.decode(socket.recv())
+        assert message[0] == lane.BATCH
+        return message
+
+    def result(
+        self, socket: "zmq.Socket[bytes]", batch: list[Any], columns: dict[str, Any]
+    ) -> None:
+        _, key, number, attempt, *_ = batch
+        self.say(socket, lane.RESULT, key, number, attempt, [], columns)
+
+
+@pytest.fixture
+def lanes(tmp_path: Path) -> Iterator[Lane]:
+    made = Lane(tmp_path)
+    yield made
+    for socket in made.sockets:
+        socket.close()
+    made.pool.close()
+    made.documents.close()
+    made.context.term()
+
+
+def good() -> dict[str, Any]:
+    return {"y": np.arange(6.0) * 2, "n": np.arange(6)}
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"y": np.zeros(5), "n": np.zeros(5, int)},
+        {"z": np.zeros(6), "n": np.zeros(6, int)},
+        {"y": np.zeros((6, 2)), "n": np.zeros(6, int)},
+        {"y": np.array(["a"] * 6), "n": np.zeros(6, int)},
+    ],
+)
+def test_a_result_that_does_not_fit_is_computed_again(lanes, columns):
+    socket = lanes.worker("w")
+    lanes.result(socket, lanes.batch(socket), columns)
+    assert rows_of(lanes.published) == []
+    lanes.result(socket, lanes.batch(socket), good())
+    assert [r[1] for r in rows_of(lanes.published)] == [1, 2, 3, 4, 5, 6]
+    assert lanes.published[-1][0] == "stop"
+    assert lanes.pool.leases.leased == 0
+
+
+def test_a_second_result_of_a_batch_changes_nothing(lanes):
+    socket = lanes.worker("w")
+    batch = lanes.batch(socket)
+    lanes.result(socket, batch, good())
+    before = list(lanes.published)
+    lanes.result(socket, batch, {**good(), "y": np.zeros(6)})
+    assert lanes.published == before
+
+
+def test_a_stranger_cannot_end_a_run(lanes):
+    socket = lanes.worker("w")
+    _, key, number, attempt, *_ = lanes.batch(socket)
+    stranger = lanes.worker("stranger")
+    lanes.say(stranger, lane.REFUSED, key, number, attempt, "no")
+    assert not lanes.run.over
+    lanes.say(socket, lane.RESULT, key, number, attempt, [], good())
+    assert lanes.published[-1][1]["exit_status"] == "success"
+
+
+@pytest.mark.logs_errors
+def test_a_modality_that_never_gets_ready_ends_with_the_reason(lanes):
+    for name in ("a", "b", "c"):
+        socket = lanes.worker(name)
+        _, key, number, attempt, *_ = lanes.batch(socket)
+        assert not lanes.run.over
+        lanes.say(socket, lane.REFUSED, key, number, attempt, "no licence")
+        lanes.pool.leases.drain(name)
+    assert lanes.published[-1][1]["exit_status"] == "fail"
+    assert "no licence" in lanes.published[-1][1]["reason"]
+
+
+@pytest.mark.logs_errors
+def test_a_worker_that_hangs_is_replaced_and_its_batch_goes_to_another(lanes):
+    restarted: list[str] = []
+    lanes.pool.restart = restarted.append
+    hanging = lanes.worker("hanging")
+    lanes.batch(hanging)
+    lanes.say(hanging, lane.ALIVE, "hanging", lanes.pool.hang_after + 1)
+    assert restarted == ["hanging"]
+    other = lanes.worker("other")
+    lanes.result(other, lanes.batch(other), good())
+    assert len(rows_of(lanes.published)) == 6
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\x00", b"\x80\x04K\x01.", lane.encode("join"), lane.encode(7)]
+)
+def test_what_is_no_message_is_dropped(lanes, data):
+    stranger = lanes.worker("stranger")
+    stranger.send(data)
+    assert lanes.pool.socket.poll(5000)
+    lanes.pool.receive()
+    socket = lanes.worker("w")
+    lanes.pool.leases.drain("stranger")
+    lanes.result(socket, lanes.batch(socket), good())
+    assert len(rows_of(lanes.published)) == 6
