@@ -17,9 +17,10 @@ from p06bs.model.compute import Result, compute, make_ready
 from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
 from p06bs.model.revisions import Revision, settings_history
+from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
-from p06bs.pipeline.run import Earlier, RunPipeline
+from p06bs.pipeline.run import RunPipeline
 from tests.documents import raw_run, rows_of, validate
 from tests.techniques import Scale, Total
 

@@ -11,13 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import zmq
 
 from p06bs.bus import wire
 from p06bs.bus.backlog import Backlog
+from p06bs.bus.closing import Closing
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import HEADER, Entry
 from p06bs.bus.sequence import Action
@@ -29,7 +29,7 @@ LIVE_MESSAGES = 256
 LIVE_BYTES = 1 << 24
 
 
-class Follower:
+class Follower(Closing):
     """Deliver every document of every run exactly once, in the order of its run.
 
     Runs that are in the directory come first, oldest first. A slow consumer
@@ -127,17 +127,6 @@ class Follower:
             os.close(self._wake)
         for reason, count in self.dropped.items():
             logger.info("dropped %d messages: %s", count, reason)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _subscribe(self, endpoint: str) -> "zmq.Socket[bytes]":
         socket = self._context.socket(zmq.SUB)

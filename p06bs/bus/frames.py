@@ -4,14 +4,14 @@ import time
 from collections import OrderedDict
 from itertools import product
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import unquote, urlparse
 
 import h5py
 import numpy.typing as npt
 
 from p06bs.bus import hdf5
+from p06bs.bus.closing import Closing
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
 
@@ -37,7 +37,7 @@ def file_path(uri: str) -> Path:
     return Path(unquote(parsed.path))
 
 
-class FrameReader:
+class FrameReader(Closing):
     """Read announced rows, waiting for those that are not in the file yet.
 
     Parameters
@@ -129,17 +129,6 @@ class FrameReader:
         """Close all files."""
         while self._open:
             self._release(next(iter(self._open)))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:

@@ -9,10 +9,10 @@ import os
 import threading
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from p06bs.bus import wire
+from p06bs.bus.closing import Closing
 from p06bs.bus.framing import last_entry
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import Appended, RunLog
@@ -29,7 +29,7 @@ _REFERENCE = {
 }
 
 
-class DocumentLog:
+class DocumentLog(Closing):
     """A directory of logs, one per run; writes several runs at a time and reads them.
 
     Parameters
@@ -147,17 +147,6 @@ class DocumentLog:
         with self._lock:
             for log in list(self._open.values()):
                 self._drop(log)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run_log(self, name: str, document: Mapping[str, Any]) -> RunLog:
         """Return the log that a document belongs to; a start document opens one."""

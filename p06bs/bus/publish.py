@@ -5,12 +5,12 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import zmq
 
 from p06bs.bus import wire
+from p06bs.bus.closing import Closing
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.bus.run_log import Appended
@@ -42,7 +42,7 @@ class Pausable(Protocol):
         ...
 
 
-class Publisher:
+class Publisher(Closing):
     """Log documents, then publish them; subscribe it to a RunEngine, or call it from anywhere.
 
     Documents are encoded when the call comes and not kept. Publishing never
@@ -160,17 +160,6 @@ class Publisher:
                 self._context.term()
                 if self._own_log:
                     self.log.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _publish(self, name: str, document: Mapping[str, Any]) -> Appended:
         appended = self.log.append(name, document)

@@ -27,9 +27,10 @@ from p06bs.model.derived import DerivedRun, modality_path
 from p06bs.model.documents import Document, is_derived, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
+from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.pool import Pool
-from p06bs.pipeline.run import Earlier, RunPipeline
+from p06bs.pipeline.run import RunPipeline
 
 log = logging.getLogger(__name__)
 

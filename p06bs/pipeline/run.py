@@ -5,8 +5,8 @@ Decisions only; sockets, files and workers are in `pipeline`.
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,49 +15,15 @@ from p06bs.bus.reader import LogError
 from p06bs.model.binding import BindingError
 from p06bs.model.compute import Result, Setup, check_outputs, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
-from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.documents import Document
 from p06bs.model.modality import Modality, ModalitySettings, Output
 from p06bs.model.revisions import Revision, recorded
 from p06bs.model.run import RawRun
+from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.master import LARGEST, Batch, Master
 from p06bs.pipeline.sorter import Order, without
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Earlier:
-    """What an earlier writer of a derived run has left in its log."""
-
-    start: Document
-    descriptors: list[Document] = field(default_factory=list)
-    pages: list[tuple[str, list[bool]]] = field(default_factory=list)  # descriptor, valid
-    last_raw_uid: str | None = None
-    ended: bool = False
-
-    @property
-    def rows(self) -> int:
-        """Number of rows that are in the log."""
-        return sum(len(valid) for _, valid in self.pages)
-
-    @classmethod
-    def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":
-        """Return what the documents of a derived run's log say; None if there are none."""
-        earlier: Earlier | None = None
-        for name, document in documents:
-            if name == "start":
-                earlier = cls(document)
-            elif earlier is None:
-                return None
-            elif name == "descriptor":
-                earlier.descriptors.append(document)
-            elif name == "event_page":
-                valid = [bool(v) for v in document["data"]["valid"]]
-                earlier.pages.append((document["descriptor"], valid))
-                earlier.last_raw_uid = document["data"]["raw_uid"][-1]
-            elif name == "stop":
-                earlier.ended = True
-        return earlier
 
 
 REFUSALS = 3
