@@ -107,6 +107,13 @@ class Engine:
         dask.config.set(
             {
                 "distributed.worker.profile.enabled": False,
+                # Dask also sets MALLOC_TRIM_THRESHOLD_, which makes glibc map and fault every
+                # larger numpy temporary anew: a kernel on frames is four times slower with it.
+                "distributed.nanny.pre-spawn-environ": {
+                    "OMP_NUM_THREADS": 1,
+                    "MKL_NUM_THREADS": 1,
+                    "OPENBLAS_NUM_THREADS": 1,
+                },
                 "distributed.scheduler.worker-ttl": "30s",
                 "distributed.worker.memory.terminate": False,
                 "distributed.comm.timeouts.connect": "10s",
