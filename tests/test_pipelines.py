@@ -218,12 +218,14 @@ def test_a_run_without_the_inputs_is_left_and_others_go_on(tmp_path, caplog):
         Publisher(inbound, tmp_path / "log") as publish,
         Listener(outbound, tmp_path / "log") as listener,
     ):
-        for document in raw_run({"other": np.arange(5.0)}):
+        left = raw_run({"other": np.arange(5.0)})
+        for document in left:
             publish(*document)
         raw = raw_run({"x": np.arange(5.0)})
         for document in raw:
             publish(*document)
         listener.wait(raw[0][1]["uid"], "scale")
+        assert listener.derived(left[0][1]["uid"], "scale") == []
 
 
 def test_a_modality_that_cannot_be_imported_is_refused_with_a_reason(tmp_path):

@@ -81,11 +81,6 @@ class Engine:
         """Have `workers` Dask workers (a local cluster only)."""
         self.size = workers
 
-    @property
-    def loops(self) -> dict[str, str]:
-        """Loop name by the address of its Dask worker."""
-        return {address: place.loop for address, place in dict(self._places).items()}
-
     def restart(self, loop: str) -> None:
         """Have the process of a loop that hangs replaced. Any thread."""
         self._hung.add(loop)

@@ -109,10 +109,6 @@ class Leases(Generic[Key]):
             self._release(batch, worker)
         self._attempts.pop(batch, None)
 
-    def attempts(self, batch: Key) -> int:
-        """Return how often a batch was leased."""
-        return self._attempts.get(batch, 0)
-
     def drain(self, worker: str) -> None:
         """Lease nothing more to a worker; it keeps what it has until it leaves."""
         if worker in self._workers:

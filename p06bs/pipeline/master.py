@@ -116,14 +116,6 @@ class Master:
             and rows.taken >= self._skip
         )
 
-    @property
-    def work(self) -> bool:
-        """Whether there is a batch to hand out."""
-        rows = self.raw.rows
-        self._skip_delivered()
-        fresh = rows is not None and rows.available > 0 and self.batches_allowed
-        return bool(self._again) or fresh
-
     def revise(self, revision: Revision) -> None:
         """Put settings in force from the next row on that is not in a batch yet.
 

@@ -215,11 +215,6 @@ class RunPipeline:
             return make_ready(self.modality, settings, self.raw.binding)
         return Setup(self.modality, settings, self.raw.binding, None, self._outputs(settings))
 
-    @property
-    def work(self) -> bool:
-        """Whether there is a batch to hand out."""
-        return not self.over and self.master is not None and self.master.work
-
     def settings(self, revision: int) -> Setup:
         """Return what a revision of the settings means for this run."""
         return self._setups[revision]
