@@ -1,6 +1,8 @@
 """The command line: data as JSON, errors in one line, tracebacks only when asked for."""
 
+import errno
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -217,7 +219,8 @@ def test_check_of_what_a_fresh_process_cannot_import(run, monkeypatch, tmp_path)
         (("process", "{log}", "--like", "{uid}"), "no settings history"),
         (("process", "/nowhere", "--modality", SCALE), "/nowhere does not exist"),
         (("process", "{log}/note.txt", "--modality", SCALE), "is no document log"),
-        (("replay", "{log}/empty"), "there is no run in"),
+        (("replay", "{log}/empty"), "there is no raw run in"),
+        (("log", "ls", "{log}/empty"), "there is no run in"),
         (("log", "ls", "/nowhere"), "/nowhere does not exist"),
         (("log", "show", "{log}", "--run", "zzz"), "0 runs in"),
         (("check", "a:b"), "cannot load modality"),
@@ -237,6 +240,110 @@ def test_an_error_is_one_line(run, recorded, words: Any, said):
     assert err.startswith("p06bs: ")
     assert err.count("\n") == 1
     assert out == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("nothing",), "No such command 'nothing'; see p06bs --help"),
+        (("process",), "Missing argument 'log'; see p06bs process --help"),
+        (("log", "ls", "--al"), "No such option: --al"),
+        (("demo", "--nx", "1"), "'--nx'"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(run, words, said):
+    status, out, err = run(*words)
+    assert (status, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("p06bs: ")
+    assert said in err
+
+
+def test_without_arguments_help_is_all_there_is(run):
+    status, out, err = run()
+    assert (status, err) == (2, "")
+    assert "Usage" in out
+
+
+def damage(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 255
+    file.write_bytes(content)
+
+
+def test_a_damaged_log_costs_its_own_run_only(run, recorded):
+    log, raw = recorded
+    uid = raw[0][1]["uid"]
+    bad = write(log, raw_run({"x": np.arange(30.0)}, page=4))
+    damage(log / f"{bad}.doclog")
+    status, out, err = run("log", "ls", log, "--json")
+    assert status == 1
+    assert [row["uid"] for row in json.loads(out)] == [uid]
+    left, last = err.splitlines()
+    assert left.startswith(f"run {bad} left out: {log}/{bad}.doclog, offset ")
+    assert last == "p06bs: 1 of 2 runs could not be read"
+    status, out, err = run("process", log, "--modality", SCALE, "--inputs", "x=x", "--json")
+    assert status == 1
+    assert [row["raw"] for row in json.loads(out)] == [uid]
+    assert err.endswith("p06bs: 1 of 2 runs could not be read\n")
+    for words in (("log", "show", log, "--run", bad), ("process", log, "--run", bad)):
+        status, _, err = run(*words, *(("--modality", SCALE) if words[0] == "process" else ()))
+        assert (status, err.count("\n")) == (1, 1)
+        assert f"{bad}.doclog, offset " in err
+
+
+def test_what_may_not_be_read_is_said_in_one_line(run, recorded, monkeypatch):
+    log, raw = recorded
+
+    def refuse(path, *_args, **_options):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+
+    monkeypatch.setattr(os, "open", refuse)  # root may read everything
+    status, _, err = run("log", "show", log)
+    assert (status, err) == (1, f"p06bs: {log}/{raw[0][1]['uid']}.doclog: Permission denied\n")
+
+
+def complete(*words: object) -> list[str]:
+    """Return what ``p06bs`` proposes for the last word, as a shell asks for it."""
+    done = subprocess.run(
+        [sys.executable, "-m", "p06bs.cli"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={
+            **os.environ,
+            "_P06BS_COMPLETE": "complete_bash",
+            "COMP_WORDS": " ".join(map(str, ("p06bs", *words))),
+            "COMP_CWORD": str(len(words)),
+        },
+    )
+    return done.stdout.split()
+
+
+def test_shells_complete_modalities_runs_and_documents(recorded, tmp_path):
+    log, raw = recorded
+    uid = raw[0][1]["uid"]
+    assert complete("check", "co") == ["counters"]
+    assert complete("process", log, "--modality", "reg") == ["region_sums"]
+    assert complete("process", log, "--run", uid[:3]) == [uid]
+    assert complete("log", "show", log, "--name", "event_") == ["event_page"]
+    assert complete("replay", tmp_path / "none", "--run", uid[:3]) == []
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("bluesky", "event_model", "h5py", "numpy", "pydantic", "zmq", "distributed", "tiled")
+    code = f"""
+import sys
+from p06bs import cli
+sys.argv = ["p06bs", "--help"]
+try:
+    cli.main()
+finally:
+    print([name for name in {heavy} if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "Usage: p06bs" in done.stdout
+    assert done.stdout.splitlines()[-1] == "[]"
 
 
 def test_tracebacks_only_with_debug(tmp_path):

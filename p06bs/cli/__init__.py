@@ -1,0 +1,54 @@
+"""The command line: ``p06bs --help``.
+
+What is heavy is imported by the command that needs it, so that help and
+completion answer at once.
+"""
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from p06bs.cli import logs, modalities, recorded, services
+from p06bs.cli.errors import one_line, wrong_usage
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Online analysis for Bluesky: ordered derived runs while the scan runs.",
+)
+app.command()(services.up)
+app.command()(services.demo)
+app.command()(recorded.process)
+app.command()(recorded.replay)
+app.command()(modalities.check)
+app.command()(modalities.modalities)
+app.command()(modalities.schema)
+
+log = typer.Typer(no_args_is_help=True, help="Look into document logs.")
+log.command()(logs.ls)
+log.command()(logs.show)
+app.add_typer(log, name="log")
+
+Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
+
+
+@app.callback()
+def _global(debug: Debug = False) -> None:
+    logging.basicConfig(level=logging.DEBUG if debug else logging.WARNING)
+
+
+def main() -> None:
+    """Run the command line; an error is one line, and a traceback only with --debug."""
+    try:
+        status = app(prog_name="p06bs", standalone_mode=False)
+    except typer.Abort:
+        status = 130
+    except Exception as error:
+        said, status = wrong_usage(error) or (one_line(error), 1)
+        if status == 1 and "--debug" in sys.argv:
+            raise
+        if said:
+            print(f"p06bs: {said}", file=sys.stderr)
+    raise SystemExit(status)

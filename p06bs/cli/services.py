@@ -1,0 +1,73 @@
+"""``p06bs up`` and ``p06bs demo``: what starts processes and runs until it is told to end."""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from p06bs.cli.errors import UsageError
+from p06bs.cli.terminal import console, stoppable
+
+
+def up(
+    file: Annotated[Path, typer.Argument(help="configuration, for example services/sim.toml")],
+) -> None:
+    """Start the services of a configuration file; Ctrl-C stops them."""
+    from p06bs import config
+    from p06bs.services.up import Services, commands
+
+    configuration = config.load(file)
+    services = Services(
+        commands(configuration, file), lambda name, line: print(f"{name:>9} | {line}")
+    )
+    with stoppable() as stopping:
+        services.start()
+        try:
+            services.wait_ready(60)
+            for name, pid in services.pids.items():
+                print(f"{name:>9} : process {pid}")
+            print("all services are up; Ctrl-C stops them", flush=True)
+            while not stopping():
+                services.look()
+                time.sleep(0.1)
+        finally:
+            codes = services.stop()
+    bad = {name: code for name, code in codes.items() if code}
+    if bad:
+        raise UsageError(f"services ended with {bad}")
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="directory for logs, files and summary.json")] = Path(
+        "demo-out"
+    ),
+    once: Annotated[
+        bool, typer.Option("--once", help="end by itself; status 0 only if all held")
+    ] = False,
+    phantom: Annotated[Path | None, typer.Option(help=".npz of weight maps, 0..1")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="seed of all random numbers")] = 0,
+    nx: Annotated[int, typer.Option(min=2, help="points per row")] = 41,
+    ny: Annotated[int, typer.Option(min=2, help="rows")] = 41,
+    rate: Annotated[float, typer.Option(min=1, help="points per second")] = 200.0,
+    workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
+) -> None:
+    """Scan a simulated sample, and see its maps come while it is scanned."""
+    from p06bs.services.demo import Demo, run
+
+    job = Demo(
+        out=out.absolute(),
+        once=once,
+        phantom=phantom,
+        seed=seed,
+        nx=nx,
+        ny=ny,
+        rate=rate,
+        workers=workers,
+    )
+    # SIGTERM ends the demo as Ctrl-C does: whatever it started is stopped.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if not run(job, console):
+        raise typer.Exit(1)

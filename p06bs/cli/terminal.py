@@ -1,0 +1,57 @@
+"""What commands print to and share: results on standard output, progress and remarks on stderr."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+console = Console()
+remarks = Console(stderr=True)
+
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+def remark(text: str) -> None:
+    """Print one line on stderr beside the results."""
+    remarks.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def progress_bar() -> Progress:
+    """Return a progress bar that is there only if somebody sees it."""
+    return Progress(console=remarks, transient=True, disable=not remarks.is_terminal)
+
+
+def show_result(result: dict[str, Any]) -> None:
+    """Print what became of a run as a table."""
+    console.print(
+        f"[bold]{result['modality']}[/] of run {result['raw']}: derived run {result['derived']}, "
+        f"{result['events']} events, {result['invalid']} invalid"
+    )
+    table = Table("column", "unit", "sum", "mean", "minimum", "maximum")
+    for name, column in result["columns"].items():
+        numbers = (f"{column[k]:.6g}" for k in ("sum", "mean", "min", "max"))
+        table.add_row(escape(name), column["unit"] or "", *numbers)
+    console.print(table)
+    for file in result["files"]:
+        console.print(f"wrote {escape(file)}", soft_wrap=True)
+
+
+@contextmanager
+def stoppable() -> Iterator[Callable[[], bool]]:
+    """Turn SIGTERM and SIGINT into a flag."""
+    flags: list[int] = []
+    before = {
+        n: signal.signal(n, lambda number, _: flags.append(number))
+        for n in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield lambda: bool(flags)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
