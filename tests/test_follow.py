@@ -22,6 +22,8 @@ from hypothesis import strategies as st
 from ophyd.sim import det, motor
 
 from p06bs.bus import backlog, wire
+from p06bs.bus.codec import pack, pack_document, unpack
+from p06bs.bus.envelope import pack_envelope
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
@@ -160,7 +162,7 @@ def test_a_run_engine_scan_arrives_as_it_was_emitted(proxy, tmp_path):
         found = follow(follower, runs=2)
     received = [(e.name, e.document) for entries in found.values() for e in entries]
     # tuples become lists on the way; tests/test_wire.py shows that nothing else changes
-    assert received == [(name, wire.unpack(wire.pack(document))) for name, document in emitted]
+    assert received == [(name, unpack(pack(document))) for name, document in emitted]
 
 
 def test_live_messages_are_delivered_without_the_file(proxy, tmp_path, monkeypatch):
@@ -327,7 +329,7 @@ def test_malformed_messages_change_nothing_and_are_logged_once_per_kind(proxy, t
     documents = run_documents(100)
     run = documents[0][1]["uid"]
     random = np.random.default_rng(1)
-    envelope = wire.pack_envelope(run, 1, 2**40, "event", {"uid": "x"})
+    envelope = pack_envelope(run, 1, 2**40, "event", pack_document("event", {"uid": "x"}))
     valid = wire.message(b"", "event", envelope)
     with (
         caplog.at_level(logging.WARNING),
@@ -350,10 +352,12 @@ def test_malformed_messages_change_nothing_and_are_logged_once_per_kind(proxy, t
             rogue.send_multipart([valid, b"more"])
             rogue.send(valid)
             rogue.send(valid.replace(b" event ", b" stop ", 1))
-            rogue.send(wire.message(b"", "start", wire.pack(["../../etc", 1, 0, "start", {}])))
+            rogue.send(wire.message(b"", "start", pack(["../../etc", 1, 0, "start", 0, {}])))
             rogue.send(
                 wire.message(
-                    b"", "start", wire.pack_envelope(f"made-up-{number}", 1, 0, "start", {})
+                    b"",
+                    "start",
+                    pack_envelope(f"made-up-{number}", 1, 0, "start", pack_document("start", {})),
                 )
             )
             rogue.send(valid[: number % len(valid)])
@@ -387,7 +391,7 @@ def test_a_message_with_a_tail_does_not_mislead_the_reader(proxy, tmp_path):
             publisher(name, document)
         entries = take(follower, 5)
         name, document = documents[5]
-        forged = wire.pack_envelope(entries[0].run, 1, 5, name, document) + b"tail"
+        forged = pack_envelope(entries[0].run, 1, 5, name, pack_document(name, document)) + b"tail"
         publisher._socket.send(wire.message(b"", name, forged))
         entries += take(follower, 1)
         for name, document in documents[5:10]:

@@ -15,8 +15,9 @@ import numpy as np
 import zmq
 
 from p06bs import DocumentLog, process
-from p06bs.bus.reader import HEADER
-from p06bs.bus.wire import unpack_envelope
+from p06bs.bus import codec
+from p06bs.bus.codec import Packed
+from p06bs.bus.framing import frame_of
 from p06bs.model.compute import compute
 from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
@@ -46,7 +47,8 @@ class Lane:
             self.run.add(name, document, (at.offset, at.nbytes))
 
     def emit(self, name: str, document: Any) -> None:
-        self.derived.append((name, document))
+        plain = document.unpack() if isinstance(document, Packed) else document
+        self.derived.append((name, plain))
 
     def until(self, there: Callable[[], bool]) -> None:
         """Serve until something is the case."""
@@ -191,17 +193,18 @@ def test_a_loop_ends_when_its_pipeline_is_another_or_silent(tmp_path, monkeypatc
 
 def answer(socket: Any, message: list[Any]) -> None:
     """Compute a batch that carries its columns, as a worker does."""
-    _, key, number, attempt, count, spans, resources, record, carried = message
+    _, key, number, attempt, said, resources, record, carried = message
+    rows = lane.decode_rows(said)
     setup = lane.make_setup(record)
 
     def read(where: tuple[int, int]) -> Any:
-        return unpack_envelope(carried[str(where[0])][HEADER.size :])[-1]
+        return frame_of(carried[str(where[0])]).document
 
     columns, reasons = gather(
-        setup.binding, count, lane.decode_spans(spans), resources, read, lambda *_: None
+        setup.binding, len(rows), rows.spans, resources, read, lambda *_: None
     )
     result = lane.encode_result(compute(setup, columns, reasons))
-    again = lane.encode(lane.RESULT, key, number, attempt, *result)
+    again = lane.encode(lane.COLUMNS, key, number, attempt, *result)
     socket.send(again)
     socket.send(again)  # as after a lease that ended too early
 
@@ -215,12 +218,12 @@ def test_a_worker_that_does_not_see_the_log_gets_the_columns(tmp_path, caplog):
             if served.run.over:
                 break
             message = lane.decode(far.recv())
-            record = message[7] or record
-            if message[8] is None:
+            record = message[6] or record
+            if message[7] is None:
                 _, key, number, attempt, *_ = message
                 far.send(lane.encode(lane.UNREAD, key, number, attempt, "No such file"))
             else:
-                answer(far, [*message[:7], record, message[8]])
+                answer(far, [*message[:6], record, message[7]])
         served.finish()
     assert caplog.text.count("cannot read the log (No such file); it gets columns") == 1
 
@@ -235,38 +238,40 @@ def test_a_loop_says_what_it_lacks_and_takes_columns(tmp_path):
         file = served.documents.path(served.raw[0][1]["uid"])
         frames = {
             str(where[0]): file.read_bytes()[where[0] : where[0] + where[1]]
-            for spans in batch[5].values()
-            for where, _, _ in spans
+            for spans in lane.decode_rows(batch[4]).spans.values()
+            for where in (span.where for span in spans)
         }
-        record = {**batch[7], "log": str(tmp_path / "nowhere")}
+        record = {**batch[6], "log": str(tmp_path / "nowhere")}
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         port = router.bind_to_random_port("tcp://127.0.0.1")
 
         def heard(kind: str) -> Any:
             while True:
                 assert router.poll(PATIENCE * 1000)
-                identity, data = router.recv_multipart()
+                identity, data, *more = router.recv_multipart()
                 message = lane.decode(data)
                 if message[0] == lane.ALIVE:
                     router.send_multipart([identity, lane.encode(lane.BEAT, "e", True)])
                 elif message[0] == kind:
-                    return message
+                    return [*message, *more]
 
         def send(*message: Any) -> None:
             router.send_multipart([b"a", lane.encode(*message)])
 
         with loop(f"tcp://127.0.0.1:{port}", "a", "e") as ended:
             heard(lane.JOIN)
-            send(*batch[:7], None, None)
+            send(*batch[:6], None, None)
             assert heard(lane.NEED)[1:] == batch[1:4]
-            send(*batch[:7], {**record, "modality": "tests.techniques:Nothing"}, None)
+            send(*batch[:6], {**record, "modality": "tests.techniques:Nothing"}, None)
             assert "cannot import modality" in heard(lane.REFUSED)[4]
-            send(*batch[:7], record, None)
+            send(*batch[:6], record, None)
             assert "No such file" in heard(lane.UNREAD)[4]
-            send(*batch[:7], None, frames)
-            *_, reasons, columns = heard(lane.RESULT)
-            assert reasons == []
-            assert columns["y"].tolist() == [0, 2, 4, 6]
+            send(*batch[:6], None, frames)
+            *_, count, invalid, body = heard(lane.PAGE)
+            assert (count, invalid) == (4, 0)
+            page = codec.unpack(body)
+            assert page["data"]["y"].tolist() == [0, 2, 4, 6]
+            assert page["seq_num"] == [1, 2, 3, 4]
             send(lane.STOP)
             heard(lane.BYE)
         assert ended == ["the pipeline stopped it"]
@@ -280,12 +285,15 @@ RUBBISH = [
     [lane.encode("nonsense", 1)],
     [lane.encode(lane.JOIN, "many")],
     [lane.encode(lane.JOIN, None)],
-    [lane.encode(lane.RESULT, 1, 2, 3, 4, 5)],
-    [lane.encode(lane.RESULT, "one/0", 10**6, 1, [], {})],
-    [lane.encode(lane.RESULT, "one/0", [1], {}, "", 7)],
+    [lane.encode(lane.COLUMNS, 1, 2, 3, 4, 5)],
+    [lane.encode(lane.COLUMNS, "one/0", 10**6, 1, [], {})],
+    [lane.encode(lane.COLUMNS, "one/0", [1], {}, "", 7)],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, 4, 0)],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, 3, 0), b"\x80"],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, "4", None), b"\x80"],
     [lane.encode(lane.NEED, "other/0", 0, 0)],
     [lane.encode(lane.BYE)],
-    [lane.encode(lane.BATCH, *range(8))],
+    [lane.encode(lane.BATCH, *range(7))],
 ]
 
 

@@ -7,15 +7,18 @@ import subprocess
 import sys
 import threading
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from p06bs.bus.codec import Packed, pack_document
 from p06bs.bus.framing import HEADER, LogCorruptError, LogError, frame_header, read_frame
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import RunReader, read_log
 from p06bs.bus.run_log import LogLockedError, RunLog
+from p06bs.model.documents import LoggedArray
 
 
 def run_documents(events=3, run=None):
@@ -157,7 +160,7 @@ def test_a_torn_tail_is_not_yet_there_and_the_next_writer_cuts_it(tmp_path, capl
     assert "cut off" in caplog.text
 
 
-@pytest.mark.parametrize("garbage", [b"\0" * 5000, b"p6d1" * 100, os.urandom(3000)])
+@pytest.mark.parametrize("garbage", [b"\0" * 5000, b"p6d2" * 100, os.urandom(3000)])
 def test_garbage_behind_the_last_frame_is_a_torn_tail(tmp_path, garbage):
     with DocumentLog(tmp_path) as log:
         run = filled(log, stop=False)
@@ -170,7 +173,7 @@ def test_garbage_behind_the_last_frame_is_a_torn_tail(tmp_path, garbage):
     assert path.stat().st_size == size
 
 
-@pytest.mark.parametrize("where", [0, 4, 8, 16, 20, 24, HEADER.size, HEADER.size + 20])
+@pytest.mark.parametrize("where", [0, 4, 8, 16, 20, 24, 28, 32, HEADER.size, HEADER.size + 20])
 def test_damage_in_the_middle_is_an_error_that_names_the_place(tmp_path, where):
     with DocumentLog(tmp_path) as log:
         run = filled(log)
@@ -315,7 +318,7 @@ def test_absent_logs_and_oversized_documents(tmp_path):
         with pytest.raises(FileNotFoundError):
             list(log.read("never"))
     with pytest.raises(LogError, match="stream resource"):
-        frame_header(1, 0, _Huge())
+        frame_header(1, 0, _Huge(), Packed(b""))
 
 
 class _Huge(bytes):
@@ -329,3 +332,49 @@ def test_close_stops_the_thread_and_may_be_repeated(tmp_path):
     log.close()
     log.close()
     assert not any(thread.name.startswith("sync") for thread in threading.enumerate())
+
+
+def test_large_arrays_are_read_only_by_those_who_want_them(tmp_path):
+    with DocumentLog(tmp_path) as log:
+        run = filled(log, events=1, stop=False)
+        descriptor = next(d["uid"] for n, d in log.read(run) if n == "descriptor")
+        images = [np.full((200, 300), n, ">u2") for n in range(3)]
+        for n, image in enumerate(images):
+            log.append("event", {"uid": f"e{n}", "descriptor": descriptor, "data": {"i": image}})
+        whole = log.reader(run).read()
+        bare = log.reader(run, arrays=False).read()
+        path = log.path(run)
+    assert [(e.offset, e.nbytes) for e in whole] == [(e.offset, e.nbytes) for e in bare]
+    for entry, left, image in zip(whole[3:], bare[3:], images, strict=True):
+        assert entry.document["data"]["i"].dtype == image.dtype
+        assert np.array_equal(entry.document["data"]["i"], image)
+        assert left.document["data"]["i"] == LoggedArray(image.dtype, image.shape)
+        assert read_frame(path, left.offset, left.nbytes).document["data"]["i"][0, 0] == image[0, 0]
+    # Damage in an array concerns who reads it, and is found.
+    data = bytearray(path.read_bytes())
+    data[whole[4].offset + whole[4].nbytes // 2] ^= 1
+    path.write_bytes(data)
+    assert len(RunReader(path, arrays=False).read()) == 6
+    damaged = RunReader(path)
+    assert len(damaged.read()) == 4
+    with pytest.raises(LogCorruptError, match="arrays"):
+        damaged.read()
+    # An array that is not all there yet is not yet there for anybody.
+    path.write_bytes(data[: whole[-1].offset + whole[-1].nbytes - 1])
+    assert len(RunReader(path, arrays=False).read()) == 5
+
+
+def test_documents_that_are_encoded_already_are_logged_as_they_are(tmp_path):
+    with DocumentLog(tmp_path) as log:
+        run = filled(log, events=1, stop=False)
+        descriptor = next(d["uid"] for n, d in log.read(run) if n == "descriptor")
+        image = np.arange(2.0**15)
+        page = {"uid": ["e"], "descriptor": descriptor, "data": {"x": image[None]}}
+        packed = pack_document("event_page", page)
+        cut = tuple(bytes(b)[i : i + 1000] for b in packed.buffers for i in range(0, len(b), 1000))
+        log.append("event_page", replace(packed, run=run))
+        log.append("event_page", Packed(packed.body, cut, run))
+        *_, one, other = log.entries(run)
+    assert one.nbytes == other.nbytes
+    for entry in (one, other):
+        assert np.array_equal(entry.document["data"]["x"][0], image)

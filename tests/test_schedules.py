@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p06bs import process
+from p06bs.bus.codec import Packed, pack_document
 from p06bs.model.compute import Result, compute, make_ready
 from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
+from p06bs.model.page import compose_page
 from p06bs.model.revisions import Revision, settings_history
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.leases import Leases
@@ -47,11 +49,15 @@ class World:
         self.run = RunPipeline(
             self.modality,
             self.raw[0][1],
-            lambda n, d: self.log.append((n, d)),
+            self.publish,
             lambda derived: earlier,
             lambda: self.now,
             size=self.size,
         )
+
+    def publish(self, name: str, document: Any) -> None:
+        plain = document.unpack() if isinstance(document, Packed) else document
+        self.log.append((name, plain))
 
     def step(self) -> None:
         """Let something happen."""
@@ -131,9 +137,17 @@ class World:
 
     def result(self, worker: str, attempt: int, batch: Batch, result: Result) -> None:
         self.leases.end(batch.number, worker, attempt)
-        if self.run.master is not None and self.run.master.batch_out(batch.number) is not None:
+        if self.run.master is None or self.run.master.batch_out(batch.number) is None:
+            return
+        if self.modality.scan is None:  # as a worker does: it composes the page
+            stream, setup = self.run.stream(batch.revision), self.run.settings(batch.revision)
+            page = compose_page(stream, setup.outputs, batch.rows, result, self.now)
+            packed = pack_document("event_page", page)
+            invalid = sum(map(bool, result.reasons))
+            self.run.composed(batch.number, len(batch.rows), invalid, packed)
+        else:
             self.run.result(batch.number, result)
-            self.leases.forget(batch.number)
+        self.leases.forget(batch.number)
 
     def lost(self, batches: list[int]) -> None:
         for number in batches:

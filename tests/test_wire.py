@@ -13,7 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p06bs.bus import wire
+from p06bs.bus import codec, wire
+from p06bs.bus.codec import LARGE, Packed, pack_document
+from p06bs.bus.envelope import pack_envelope, run_of, unpack_envelope
+from p06bs.bus.log import DocumentLog
+from p06bs.model.documents import LoggedArray
 
 DTYPES = st.one_of(
     hnp.scalar_dtypes(),
@@ -47,12 +51,12 @@ def assert_same(got, expected):
 
 @given(PLAIN)
 def test_plain_values_come_back(value):
-    assert wire.unpack(wire.pack(value)) == value
+    assert codec.unpack(codec.pack(value)) == value
 
 
 @given(ARRAYS)
 def test_arrays_come_back_bit_by_bit_read_only_and_aligned(array):
-    got = wire.unpack(wire.pack({"a": [array]}))["a"][0]
+    got = codec.unpack(codec.pack({"a": [array]}))["a"][0]
     assert_same(got, array)
     assert not got.flags.writeable
     assert got.flags.aligned
@@ -76,7 +80,7 @@ def test_arrays_come_back_bit_by_bit_read_only_and_aligned(array):
     ids=lambda array: f"{array.dtype}{array.shape}{array.strides}",
 )
 def test_layouts_that_are_not_plain(array):
-    assert_same(wire.unpack(wire.pack(array)), array)
+    assert_same(codec.unpack(codec.pack(array)), array)
 
 
 @pytest.mark.parametrize(
@@ -84,34 +88,34 @@ def test_layouts_that_are_not_plain(array):
     [np.float32(1.5), np.int8(-3), np.bool_(True), np.complex64(1j), np.datetime64("2026", "s")],
 )
 def test_numpy_scalars_keep_their_type(scalar):
-    got = wire.unpack(wire.pack({"x": scalar}))["x"]
+    got = codec.unpack(codec.pack({"x": scalar}))["x"]
     assert type(got) is type(scalar)
     assert got == scalar
 
 
 def test_nan_comes_back_as_nan():
-    got = wire.unpack(wire.pack({"python": math.nan, "numpy": np.float64("nan")}))
+    got = codec.unpack(codec.pack({"python": math.nan, "numpy": np.float64("nan")}))
     assert math.isnan(got["python"])
     assert math.isnan(got["numpy"])
 
 
 def test_arrays_of_string_objects_and_what_becomes_a_list():
     names = np.array([["Fe", "Kα"], ["", "Cu"]], dtype=object)
-    got = wire.unpack(wire.pack(names))
+    got = codec.unpack(codec.pack(names))
     assert got.dtype == object
     assert got.tolist() == names.tolist()
-    assert wire.unpack(wire.pack(np.array(["Fe", None, 2], dtype=object))) == ["Fe", None, 2]
-    assert wire.unpack(wire.pack(np.ma.array([1.0, 2.0], mask=[False, True]))) == [1.0, None]
+    assert codec.unpack(codec.pack(np.array(["Fe", None, 2], dtype=object))) == ["Fe", None, 2]
+    assert codec.unpack(codec.pack(np.ma.array([1.0, 2.0], mask=[False, True]))) == [1.0, None]
     document = OrderedDict(
         shape=(3, 4), queue=deque([1]), path=Path("/gpfs/raw"), kind=np.str_("x")
     )
-    assert wire.unpack(wire.pack(document)) == {
+    assert codec.unpack(codec.pack(document)) == {
         "shape": [3, 4],
         "queue": [1],
         "path": "/gpfs/raw",
         "kind": "x",
     }
-    assert wire.unpack(wire.pack({np.str_("key"): 1})) == {"key": 1}
+    assert codec.unpack(codec.pack({np.str_("key"): 1})) == {"key": 1}
 
 
 @pytest.mark.parametrize(
@@ -126,13 +130,15 @@ def test_arrays_of_string_objects_and_what_becomes_a_list():
 )
 def test_what_cannot_travel_is_named(document, named):
     with pytest.raises(TypeError, match=named):
-        wire.pack_envelope("run", 1, 0, "event", document)
+        pack_document("event", document)
 
 
 def test_an_envelope_carries_the_place_and_a_stock_listener_gets_the_document():
     document = {"uid": "u", "data": {"x": np.arange(3)}}
-    envelope = wire.pack_envelope("run-1", 2, 5, "event", document)
-    assert wire.unpack_envelope(envelope)[:4] == ("run-1", 2, 5, "event")
+    envelope = pack_envelope("run-1", 2, 5, "event", pack_document("event", document))
+    said = unpack_envelope(envelope)
+    assert (said.run, said.epoch, said.index, said.name) == ("run-1", 2, 5, "event")
+    assert run_of(envelope) == "run-1"
     assert wire.deserialize(envelope)["data"]["x"].tolist() == [0, 1, 2]
     prefix, name, payload = wire.split_message(wire.message(b"p06", "event", envelope))
     assert (prefix, name, payload) == (b"p06", b"event", envelope)
@@ -141,53 +147,132 @@ def test_an_envelope_carries_the_place_and_a_stock_listener_gets_the_document():
 @pytest.mark.parametrize(
     "fields",
     [
-        ["../run", 1, 0, "event", {}],
-        ["", 1, 0, "event", {}],
-        ["run", 0, 0, "event", {}],
-        ["run", 1, -1, "event", {}],
-        ["run", True, 0, "event", {}],
-        ["run", 1, 0.0, "event", {}],
-        ["run", 1, 0, "bulk_events", {}],
-        ["run", 1, 0, ["event"], {}],
-        ["run", 1, 0, "event", []],
-        ["run", 1, 0, "event"],
+        ["../run", 1, 0, "event", 0, {}],
+        ["", 1, 0, "event", 0, {}],
+        ["run", 0, 0, "event", 0, {}],
+        ["run", 1, -1, "event", 0, {}],
+        ["run", True, 0, "event", 0, {}],
+        ["run", 1, 0.0, "event", 0, {}],
+        ["run", 1, 0, "bulk_events", 0, {}],
+        ["run", 1, 0, ["event"], 0, {}],
+        ["run", 1, 0, "event", 0, []],
+        ["run", 1, 0, "event", -1, {}],
+        ["run", 1, 0, "event", None, {}],
+        ["run", 1, 0, "event", {}],
         {"run": 1},
     ],
     ids=str,
 )
 def test_an_envelope_that_no_writer_makes_is_refused(fields):
-    with pytest.raises(wire.WireError):
-        wire.unpack_envelope(wire.pack(fields))
+    with pytest.raises(codec.WireError):
+        unpack_envelope(codec.pack(fields))
 
 
 @settings(max_examples=300)
-@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda b: b"\x95\xa1r\x01\x00" + b))
+@given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda b: b"\x96\xa1r\x01\x00" + b))
 def test_random_bytes_raise_wire_errors_only(data):
-    with pytest.raises(wire.WireError):
-        wire.unpack_envelope(data)
+    with pytest.raises(codec.WireError):
+        unpack_envelope(data)
 
 
 @given(st.integers(0), st.integers(0, 255))
 def test_a_damaged_envelope_is_refused_or_still_one(place, byte):
-    good = bytearray(wire.pack_envelope("run", 1, 0, "event", {"a": np.arange(4.0), "b": "text"}))
+    document = {"a": np.arange(4.0), "b": "text", "c": np.zeros(LARGE)}
+    good = bytearray(pack_envelope("run", 1, 0, "event", pack_document("event", document)))
     good[place % len(good)] = byte
-    with contextlib.suppress(wire.WireError):  # anything else would fail the test
-        assert type(wire.unpack_envelope(good)[-1]) is dict
+    with contextlib.suppress(codec.WireError):  # anything else would fail the test
+        assert type(unpack_envelope(good).document) is dict
 
 
 def test_nothing_is_unpickled():
-    with pytest.raises(wire.WireError):
-        wire.unpack_envelope(pickle.dumps(["run", 1, 0, "event", {}]))
+    with pytest.raises(codec.WireError):
+        unpack_envelope(pickle.dumps(["run", 1, 0, "event", 0, {}]))
     bare_objects = b"('|O', (1,))\n" + b"\0" * 8
     extension = b"\xc7" + bytes([len(bare_objects), 1]) + bare_objects
-    with pytest.raises(wire.WireError):
-        wire.unpack(extension)
+    with pytest.raises(codec.WireError):
+        codec.unpack(extension)
 
 
 def test_huge_announced_lengths_fail_at_once():
     head = b"('<f8', (4611686018427387904,))\n"
     for data in (b"\xdd\xff\xff\xff\xff", b"\xc6\xff\xff\xff\xff", b"\x91" * 5000):
-        with pytest.raises(wire.WireError):
-            wire.unpack(data)
-    with pytest.raises(wire.WireError):
-        wire.unpack(b"\xc7" + bytes([len(head), 1]) + head)
+        with pytest.raises(codec.WireError):
+            codec.unpack(data)
+    with pytest.raises(codec.WireError):
+        codec.unpack(b"\xc7" + bytes([len(head), 1]) + head)
+
+
+LARGE_ARRAYS = [
+    np.arange(LARGE, dtype="<u4").reshape(4, -1),
+    np.arange(2 * LARGE).reshape(-1, 2).T[::-1],
+    np.arange(LARGE, dtype=">f8"),
+    np.full(LARGE, "2026-11-25", "M8[s]"),
+    np.full(LARGE, "µm"),
+    np.zeros(LARGE, [("a", "i1"), ("b", "<f4", (3,))]),
+    np.broadcast_to(np.float32(2), (LARGE, 3)),
+]
+
+
+@pytest.mark.parametrize("array", LARGE_ARRAYS, ids=lambda a: f"{a.dtype}{a.shape}")
+def test_large_arrays_stay_out_of_band(array):
+    small = np.arange(3)
+    packed = pack_document("event", {"data": {"one": array, "small": small, "two": [array]}})
+    assert len(packed.body) < 500
+    assert packed.nbytes >= 2 * array.nbytes
+    got = packed.unpack()["data"]
+    assert_same(got["one"], array)
+    assert_same(got["two"][0], array)
+    assert_same(got["small"], small)
+    assert got["two"][0].flags.aligned
+    assert not got["one"].flags.writeable
+    left = codec.unpack(packed.body)["data"]["one"]
+    assert isinstance(left, LoggedArray)
+    assert (left.dtype, left.shape, left.size) == (array.dtype, array.shape, array.size)
+    assert left[0].shape == array.shape[1:]
+
+
+def test_arrays_beyond_the_buffers_are_refused():
+    packed = pack_document("event", {"x": np.zeros(LARGE)})
+    with pytest.raises(codec.WireError):
+        codec.unpack(packed.body, bytes(packed.nbytes - 1))
+    masked = np.ma.masked_equal(np.zeros(LARGE), 0)
+    assert Packed(codec.pack(masked)).unpack()[:2] == [None, None]
+
+
+@pytest.mark.parametrize("run", ["r", "a" * 31, "b" * 32, "c" * 128])
+def test_the_run_of_an_envelope_is_known_without_decoding_it(run):
+    envelope = pack_envelope(run, 7, 300, "event", pack_document("event", {"x": 1}))
+    assert run_of(memoryview(envelope)) == run
+    for cut in range(len(run)):
+        assert run_of(envelope[:cut]) != run
+
+
+@given(st.binary(max_size=60) | st.binary(max_size=60).map(lambda b: b"\x96\xd9" + b))
+def test_random_bytes_have_no_run_or_a_proper_one(data):
+    run = run_of(data)
+    assert run == "" or data.find(run.encode()) > 0
+
+
+def test_a_message_says_where_its_arrays_are(tmp_path):
+    document = {"uid": "e", "descriptor": "d", "data": {"x": np.arange(LARGE)}}
+    with DocumentLog(tmp_path) as log:
+        log.append("start", {"uid": "run"})
+        log.append("descriptor", {"uid": "d", "run_start": "run"})
+        there = log.append("event", document)
+    assert there.has_buffers
+    place = wire.Place(str(there.path), there.offset, there.nbytes, len(there.envelope))
+    data = wire.message(b"", "event", there.envelope, place)
+    _, _, payload = wire.split_message(data)
+    said, found = wire.unpack_payload(payload)
+    assert found == place
+    assert isinstance(said.document["data"]["x"], LoggedArray)
+    assert_same(wire.deserialize(payload)["data"]["x"], document["data"]["x"])
+    for wrong in (
+        payload[:-1],
+        payload[: place.envelope],
+        wire.message(b"", "event", there.envelope, place._replace(path="/etc/passwd"))[7:],
+        wire.message(b"", "event", there.envelope, place._replace(offset=0))[7:],
+        wire.message(b"", "event", there.envelope, place._replace(path="/none.doclog"))[7:],
+    ):
+        with pytest.raises(codec.WireError):
+            wire.deserialize(wrong)

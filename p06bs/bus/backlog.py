@@ -33,6 +33,8 @@ class Backlog:
         is asked for their run.
     wanted : callable, optional
         Says of a run uid whether to follow it; asked once per run.
+    arrays : bool
+        See `RunReader`.
     """
 
     def __init__(
@@ -41,8 +43,10 @@ class Backlog:
         *,
         since: float | None = None,
         wanted: Callable[[str], bool] | None = None,
+        arrays: bool = True,
     ) -> None:
         self._log = log
+        self._arrays = arrays
         self._since = since
         self._wanted = wanted
         self._readers: dict[str, RunReader] = {}  # unfinished runs
@@ -127,7 +131,9 @@ class Backlog:
         if since is not None and path.stat().st_mtime < since:
             self._dormant.add(run)
             return None
-        reader = self._readers[run] = self._log.reader(run, patience=PATIENCE_SECONDS)
+        reader = self._readers[run] = self._log.reader(
+            run, patience=PATIENCE_SECONDS, arrays=self._arrays
+        )
         self.catch_up(run)
         return reader
 

@@ -18,6 +18,8 @@ import zmq
 from p06bs.bus import wire
 from p06bs.bus.backlog import Backlog
 from p06bs.bus.closing import Closing
+from p06bs.bus.codec import WireError
+from p06bs.bus.envelope import run_of
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import HEADER, Entry
 from p06bs.bus.sequence import Action
@@ -50,6 +52,9 @@ class Follower(Closing):
     prefix : bytes
         Only messages with this prefix wake the follower; all, if empty. (The
         logs hold all runs: use `runs` to choose.)
+    arrays : bool
+        False leaves the large arrays of documents in the log: a `LoggedArray` stands
+        for each.
 
     Attributes
     ----------
@@ -67,13 +72,15 @@ class Follower(Closing):
         since: float | None = None,
         runs: Callable[[str], bool] | None = None,
         prefix: bytes = b"",
+        arrays: bool = True,
     ) -> None:
         endpoint = None if address is None else zmq_address(address)
         self._prefix = check_prefix(prefix)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self.dropped: Counter[str] = Counter()
         self.socket: zmq.Socket[bytes] | None = None
-        self._backlog = Backlog(self.log, since=since, wanted=runs)
+        self._arrays = arrays
+        self._backlog = Backlog(self.log, since=since, wanted=runs, arrays=arrays)
         self._lock = threading.Lock()  # held while the sockets are in use
         self._closing = threading.Event()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -164,26 +171,38 @@ class Follower(Closing):
             return None
         try:
             _, named, payload = wire.split_message(parts[0])
-            run, epoch, index, name, document = wire.unpack_envelope(payload)
-        except wire.WireError as error:
+            claimed = run_of(payload)
+            if claimed and self._backlog.reader(claimed) is None:
+                return None  # not followed: most messages are of other runs
+            said, place = wire.unpack_payload(payload)
+        except WireError as error:
             self._drop("not a document of this bus", str(error))
             return None
-        if named != name.encode():
+        if named != said.name.encode():
             self._drop("name and envelope differ")
             return None
-        reader = self._backlog.reader(run)
+        reader = self._backlog.reader(said.run)
         if reader is None:
             return None
-        action = reader.sequence.offer(epoch, index)
+        action = reader.sequence.offer(said.epoch, said.index)
+        if action is Action.DELIVER and said.nbytes and self._arrays:
+            action = Action.FILL  # its arrays are in the log
         if action is Action.DELIVER:
+            length = len(payload) if place is None else place.envelope + said.nbytes
             entry = Entry(
-                run, epoch, index, name, document, reader.offset, HEADER.size + len(payload)
+                said.run,
+                said.epoch,
+                said.index,
+                said.name,
+                said.document,
+                reader.offset,
+                HEADER.size + length,
             )
             reader.advance(entry)
             self._backlog.finish(reader)
             return entry
-        if action is Action.FILL and not self._backlog.catch_up(run):
-            self._drop("ahead of the log of its run", f"index {index} of run {run}")
+        if action is Action.FILL and not self._backlog.catch_up(said.run):
+            self._drop("ahead of the log of its run", f"index {said.index} of run {said.run}")
         return None
 
     def _drop(self, reason: str, detail: str = "") -> None:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from p06bs.bus import wire
 from p06bs.bus.closing import Closing
+from p06bs.bus.codec import Packed
+from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import last_entry
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import Appended, RunLog
@@ -47,20 +48,26 @@ class DocumentLog(Closing):
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
 
-    def append(self, name: str, document: Mapping[str, Any]) -> Appended:
+    def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
         """Append a document to the log of its run; a stop document closes the log.
+
+        One that is encoded already must say its run, and is an event page.
 
         Raises
         ------
         OSError
             If it could not be written; the log is then as it was before.
         TypeError
-            If the document holds what cannot travel (see `wire.pack`).
+            If the document holds what cannot travel (see `codec.pack`).
         LogError
             If the document refers to no run that is being written here, or the
             run has a log already, or has stopped.
         """
         with self._lock:
+            if isinstance(document, Packed):
+                return (self._open.get(document.run) or self.reopen(document.run)).append(
+                    name, document
+                )
             log = self._run_log(name, document)
             appended = log.append(name, document)
             if name in ("descriptor", "resource", "stream_resource"):
@@ -94,7 +101,7 @@ class DocumentLog(Closing):
         LogError
             If the uid holds characters that a file name had better not.
         """
-        if not wire.is_run_uid(run):
+        if not is_run_uid(run):
             raise LogError(
                 f"run uid {str(run)[:200]!r} cannot name a log: "
                 "letters, digits, '-' and '_' only, at most 128"
@@ -110,16 +117,16 @@ class DocumentLog(Closing):
         with os.scandir(self.directory) as listing:
             for item in listing:
                 run = item.name.removesuffix(SUFFIX)
-                if run != item.name and run not in skip and wire.is_run_uid(run):
+                if run != item.name and run not in skip and is_run_uid(run):
                     try:
                         found.append((item.stat().st_mtime_ns, run))
                     except FileNotFoundError:
                         continue  # removed since it was listed
         return [run for written, run in sorted(found) if written >= since * 1e9]
 
-    def reader(self, run: str, *, patience: float = 0.0) -> RunReader:
+    def reader(self, run: str, *, patience: float = 0.0, arrays: bool = True) -> RunReader:
         """Return a reader of a run's log, which need not exist yet; see `RunReader`."""
-        return RunReader(self.path(run), patience=patience)
+        return RunReader(self.path(run), patience=patience, arrays=arrays)
 
     def entries(self, run: str) -> Iterator[Entry]:
         """Yield what is in a run's log now; see `read_log`."""

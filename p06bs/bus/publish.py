@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import zmq
 
-from p06bs.bus import wire
+from p06bs.bus import codec, wire
 from p06bs.bus.closing import Closing
+from p06bs.bus.codec import Packed
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.bus.run_log import Appended
@@ -86,7 +87,7 @@ class Publisher(Closing):
         self._own_log = not isinstance(log, DocumentLog)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._lock = threading.RLock()
-        self._pending: deque[tuple[str, bytes]] = deque()
+        self._pending: deque[tuple[str, bytes | Packed, int]] = deque()  # name, document, bytes
         self._pending_bytes = 0
         self._closing = threading.Event()
         self._retrying: threading.Thread | None = None
@@ -109,12 +110,14 @@ class Publisher(Closing):
         """Number of documents in memory that could not be logged yet."""
         return len(self._pending)
 
-    def __call__(self, name: str, document: Mapping[str, Any]) -> None:
+    def __call__(self, name: str, document: Mapping[str, Any] | Packed) -> None:
         """Log and publish a document; see `append`."""
         self.append(name, document)
 
-    def append(self, name: str, document: Mapping[str, Any]) -> Appended | None:
+    def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended | None:
         """Log and publish a document; return where it went, or None if it waits in memory.
+
+        Its large arrays are not published: followers read them from the log.
 
         Raises
         ------
@@ -161,36 +164,45 @@ class Publisher(Closing):
                 if self._own_log:
                     self.log.close()
 
-    def _publish(self, name: str, document: Mapping[str, Any]) -> Appended:
+    def _publish(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
         appended = self.log.append(name, document)
+        place = None
+        if appended.has_buffers:
+            path = str(appended.path.absolute())
+            place = wire.Place(path, appended.offset, appended.nbytes, len(appended.envelope))
         # XPUB drops rather than blocks, as PUB does
-        self._socket.send(wire.message(self.prefix, name, appended.envelope))
+        self._socket.send(wire.message(self.prefix, name, appended.envelope, place))
         return appended
 
     def _flush(self) -> None:
         while self._pending:
-            name, data = self._pending[0]
+            name, kept, _ = self._pending[0]
             try:
-                self._publish(name, wire.unpack(data))
+                self._publish(name, kept if isinstance(kept, Packed) else codec.unpack(kept))
             except OSError:
                 raise
             except Exception:  # refused for good: it must not block those behind it
-                self._pending_bytes -= len(self._pending.popleft()[1])
+                self._pending_bytes -= self._pending.popleft()[-1]
                 raise
-            self._pending_bytes -= len(self._pending.popleft()[1])
+            self._pending_bytes -= self._pending.popleft()[-1]
             if not self._pending:
                 logger.warning("%s can be written again", self.log.directory)
 
-    def _keep(self, name: str, document: Mapping[str, Any], error: OSError) -> None:
-        data = wire.pack(document)
-        if self._pending_bytes + len(data) > self.max_pending_bytes:
+    def _keep(self, name: str, document: Mapping[str, Any] | Packed, error: OSError) -> None:
+        if isinstance(document, Packed):
+            kept: bytes | Packed = document
+            nbytes = len(document.body) + document.nbytes
+        else:
+            kept = codec.pack(document)  # in band: the arrays may change meanwhile
+            nbytes = len(kept)
+        if self._pending_bytes + nbytes > self.max_pending_bytes:
             raise LogWriteError(
                 f"{self.log.directory} cannot be written ({error}), and {self.pending} documents "
                 f"({self._pending_bytes} bytes) wait in memory already; free space first"
             ) from error
         first = not self._pending
-        self._pending.append((name, data))
-        self._pending_bytes += len(data)
+        self._pending.append((name, kept, nbytes))
+        self._pending_bytes += nbytes
         if first:
             logger.error(
                 "%s cannot be written (%s): documents wait in memory; free space, then resume",

@@ -15,12 +15,14 @@ from p06bs.bus.framing import (
     HEADER,
     SUFFIX,
     Entry,
+    Header,
     LogCorruptError,
     LogError,
     intact_frames,
     parse_frame,
     parse_header,
     read_frame,
+    whole_frame,
 )
 from p06bs.bus.sequence import Sequence
 
@@ -46,6 +48,9 @@ class RunReader:
     patience : float
         Seconds for which unreadable bytes with frames behind them count as "not
         yet": a network file system may show a later block before an earlier one.
+    arrays : bool
+        False leaves the large arrays of documents in the log: a `LoggedArray` stands
+        for each. They are not read then, nor is their checksum looked at.
 
     Attributes
     ----------
@@ -55,10 +60,11 @@ class RunReader:
         Index of the next frame, epoch of the last one.
     """
 
-    def __init__(self, path: str | Path, *, patience: float = 0.0) -> None:
+    def __init__(self, path: str | Path, *, patience: float = 0.0, arrays: bool = True) -> None:
         self.path = Path(path)
         self.run = self.path.stem
         self.patience = patience
+        self.arrays = arrays
         self.offset = 0
         self.sequence = Sequence()
         self._confirmed = 0  # up to here `offset` was found in the file, not told by `advance`
@@ -118,15 +124,17 @@ class RunReader:
         block = os.pread(fd, BLOCK, self.offset)
         base, at, before = self.offset, 0, len(entries)
         while (header := parse_header(block, at)) is not None:
-            end = at + HEADER.size + header[2]
-            if end > len(block):
-                if at == 0 and len(block) == BLOCK:  # a frame longer than a block
-                    block = os.pread(fd, end, self.offset)
-                    if len(block) == end:
-                        continue
-                return len(entries) > before
+            end = at + header.nbytes
+            if at and (header.buffers or end > len(block)):
+                return True  # it has a read of its own, and begins it
             try:
-                entry = parse_frame(header, memoryview(block)[at + HEADER.size : end], base + at)
+                entry = (
+                    parse_frame(header, memoryview(block)[at + HEADER.size : end], None, base + at)
+                    if end <= len(block) and not header.buffers
+                    else self._read_alone(fd, header)
+                )
+                if entry is None:
+                    return False
                 self._check(entry)
             except LogCorruptError as error:
                 if not entries:
@@ -144,15 +152,25 @@ class RunReader:
             )
         return len(entries) > before
 
+    def _read_alone(self, fd: int, header: Header) -> Entry | None:
+        """Return the entry of the frame at `offset`; None if not all of it is there yet."""
+        if self.arrays or not header.buffers:
+            data = os.pread(fd, header.nbytes, self.offset)
+            return whole_frame(header, data, self.offset) if len(data) == header.nbytes else None
+        if os.fstat(fd).st_size < self.offset + header.nbytes:
+            return None
+        envelope = os.pread(fd, header.envelope, self.offset + HEADER.size)
+        return parse_frame(header, memoryview(envelope), None, self.offset)
+
     def _confirm(self, fd: int) -> None:
         """Make sure that the next frame is where the messages said, else look for it."""
         header = parse_header(os.pread(fd, HEADER.size, self.offset), 0)
-        if header is None or header[1] != self.sequence.index:
+        if header is None or header.index != self.sequence.index:
             self.offset = self._confirmed
             while (header := parse_header(os.pread(fd, HEADER.size, self.offset), 0)) is not None:
-                if header[1] >= self.sequence.index:
+                if header.index >= self.sequence.index:
                     break
-                self.offset += HEADER.size + header[2]
+                self.offset += header.nbytes
         self._confirmed = self.offset
 
     def _check(self, entry: Entry) -> None:

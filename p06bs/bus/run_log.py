@@ -13,11 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from p06bs.bus import wire
-from p06bs.bus.framing import BLOCK, LogError, frame_header
+from p06bs.bus.codec import Buffer, Packed, pack_document
+from p06bs.bus.envelope import pack_envelope
+from p06bs.bus.framing import BLOCK, HEADER, LogError, frame_header
 from p06bs.bus.reader import RunReader
 
 logger = logging.getLogger(__name__)
+
+MOST_PIECES = 512
+"""Pieces that one system call writes; the kernel takes 1024 at most."""
 
 
 class LogLockedError(LogError):
@@ -25,11 +29,17 @@ class LogLockedError(LogError):
 
 
 class Appended(NamedTuple):
-    """Where a document went: frame offset and length in bytes, and what goes on the wire."""
+    """Where a document went: path, frame offset and length in bytes; and what goes on the wire."""
 
+    path: Path
     offset: int
     nbytes: int
     envelope: bytes
+
+    @property
+    def has_buffers(self) -> bool:
+        """Whether large arrays of the document are in the log only."""
+        return self.nbytes > HEADER.size + len(self.envelope)
 
 
 class RunLog:
@@ -74,27 +84,29 @@ class RunLog:
             os.close(self._fd)
             raise
 
-    def append(self, name: str, document: Mapping[str, Any]) -> Appended:
-        """Append a document.
+    def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
+        """Append a document; one that is encoded already only if others do not refer to it.
 
         Raises
         ------
         OSError
             If it could not be written; the log is then as it was before.
         TypeError
-            If the document holds what cannot travel (see `wire.pack`).
+            If the document holds what cannot travel (see `codec.pack`).
         LogError
             If the run is complete, or the document too large.
         """
         if self.complete:
             raise LogError(f"{self.path} has its stop document; nothing may follow")
-        envelope = wire.pack_envelope(self.run, self.epoch, self.index, name, document)
-        header = frame_header(self.epoch, self.index, envelope)
-        self._write(header, envelope)
-        appended = Appended(self._end, len(header) + len(envelope), envelope)
-        self._end += appended.nbytes
+        packed = document if isinstance(document, Packed) else pack_document(name, document)
+        envelope = pack_envelope(self.run, self.epoch, self.index, name, packed)
+        header = frame_header(self.epoch, self.index, envelope, packed)
+        nbytes = self._write(header, envelope, *packed.buffers)
+        appended = Appended(self.path, self._end, nbytes, envelope)
+        self._end += nbytes
         self.index += 1
-        self._note(name, document)
+        if not isinstance(document, Packed):
+            self._note(name, document)
         self.dirty = True
         if name == "stop":
             self.sync()
@@ -151,18 +163,22 @@ class RunLog:
             self.uids.add(document["uid"])
         self.complete = self.complete or name == "stop"
 
-    def _write(self, *buffers: bytes) -> None:
+    def _write(self, *pieces: Buffer) -> int:
+        """Write pieces behind the last frame, all of them or none; return their length."""
+        wanted = sum(memoryview(piece).nbytes for piece in pieces)
         try:
-            written = os.pwritev(self._fd, buffers, self._end)
-            rest = (
-                memoryview(b"".join(buffers)[written:]) if written < sum(map(len, buffers)) else b""
-            )
-            while rest:  # a short write; trying again brings the reason as an exception
-                n = os.pwrite(self._fd, rest, self._end + written)
-                rest, written = rest[n:], written + n
+            if len(pieces) <= MOST_PIECES:
+                written = os.pwritev(self._fd, pieces, self._end)
+            else:
+                pieces, written = (b"".join(pieces),), 0
+            if written < wanted:  # trying again brings the reason as an exception
+                rest = memoryview(b"".join(pieces))
+                while written < wanted:
+                    written += os.pwrite(self._fd, rest[written:], self._end + written)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise
+        return wanted
 
 
 def _sync_directory(directory: Path) -> None:

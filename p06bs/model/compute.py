@@ -67,7 +67,12 @@ def make_ready(modality: Modality, settings: ModalitySettings, binding: Binding)
 
 def invalid(count: int, reason: str) -> Result:
     """Return a result whose `count` events are all invalid for `reason`."""
-    return Result([reason or "unknown"] * count, {})
+    return Result([_text(reason) or "unknown"] * count, {})
+
+
+def _text(reason: str) -> str:
+    """Return a reason, which is whatever an author's code said, as text that can travel."""
+    return reason.encode("utf-8", "replace").decode()
 
 
 def compute(setup: Setup, columns: Mapping[str, Array | None], reasons: list[str]) -> Result:
@@ -130,7 +135,7 @@ def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Resu
             raise ValueError(f"process made columns of wrong length: {', '.join(short)}")
     if flags is None:
         return Result([""] * count, made)
-    reasons = [str(f) for f in np.asarray(flags).tolist()]
+    reasons = [_text(str(f)) for f in np.asarray(flags).tolist()]
     if len(reasons) != count:
         raise ValueError(f"process flagged {len(reasons)} events of a batch of {count}")
     keep = np.array([not r for r in reasons], bool)

@@ -11,20 +11,20 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Array, Result, Setup, check_outputs, invalid, join
 from p06bs.model.documents import (
     Document,
     NamedDocument,
-    event_uids,
     part_uid,
     run_uid,
     settings_json,
 )
 from p06bs.model.modality import Modality, Output
+from p06bs.model.page import BOOKKEEPING, Stream, compose_page
 from p06bs.model.revisions import Revision, configuration
+from p06bs.model.rows import RowNames
 
 COPIED = (
     "scan_id",
@@ -45,37 +45,16 @@ COPIED = (
 )
 """Fields of the raw start document that a derived run repeats, so that it is found by them."""
 
-BOOKKEEPING: Mapping[str, Mapping[str, Any]] = {
-    "raw_seq_num": {"dtype": "integer", "dtype_numpy": "<i8", "shape": []},
-    "raw_uid": {"dtype": "string", "shape": []},
-    "valid": {"dtype": "boolean", "dtype_numpy": "|b1", "shape": []},
-    "invalid_reason": {"dtype": "string", "shape": []},
-}
-"""The data keys that every derived stream has beside its outputs."""
-
 Clock = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of one batch with their result: what the sorter puts in order."""
+    """Rows of one batch with their result, to be put in order and composed."""
 
-    first: int
     revision: int
-    seq: Array
-    uids: list[str]
-    times: list[float]
+    rows: RowNames
     result: Result
-
-
-@dataclass(frozen=True)
-class _Stream:
-    """A derived stream under one descriptor; its first event is the row `first`."""
-
-    name: str
-    first: int
-    descriptor: str
-    setup: Setup
 
 
 @dataclass
@@ -101,8 +80,9 @@ class DerivedRun:
     clock: Clock
     reprocessing: int = 0
     uid: str = field(init=False)
-    _streams: dict[int, _Stream] = field(init=False, default_factory=dict)
-    _latest: _Stream | None = field(init=False, default=None)
+    _streams: dict[int, Stream] = field(init=False, default_factory=dict)
+    _setups: dict[int, Setup] = field(init=False, default_factory=dict)
+    _latest: int | None = field(init=False, default=None)
     _events: Counter[str] = field(init=False, default_factory=Counter)
     _invalid: Counter[str] = field(init=False, default_factory=Counter)
     _state: Any = field(init=False, default=None)
@@ -146,18 +126,21 @@ class DerivedRun:
         Outputs that stay equal in name, shape and dtype go on in the same
         stream under a new descriptor; otherwise ``primary_r<revision>`` begins.
         """
-        last, outputs = self._latest, setup.outputs
-        if revision.number and last is None:
+        last = None if self._latest is None else self._streams[self._latest]
+        before: Mapping[str, Output] = setup.outputs
+        if self._latest is not None:
+            before = self._setups[self._latest].outputs
+        elif revision.number:
             # The first row came under changed settings already; primary is the initial ones'.
             before = self.modality.outputs(self.initial.settings, self.binding.bound)
-        else:
-            before = outputs if last is None else last.setup.outputs
-        if _same(before, outputs):
+        if _same(before, setup.outputs):
             name, start = ("primary", 0) if last is None else (last.name, last.first)
         else:
             name, start = f"primary_r{revision.number}", first
         uid = part_uid(self.uid, name, revision.number)
-        self._latest = self._streams[revision.number] = _Stream(name, start, uid, setup)
+        self._latest = revision.number
+        self._streams[revision.number] = Stream(self.uid, name, uid, start)
+        self._setups[revision.number] = setup
         process = self.modality.name
         now = self.clock()
         keys = {k: _described(process, o) for k, o in setup.outputs.items()}
@@ -180,45 +163,23 @@ class DerivedRun:
             },
         }
 
+    def stream(self, revision: int) -> Stream:
+        """Return the stream that a revision's rows belong to."""
+        return self._streams[revision]
+
     def page(self, page: Page) -> NamedDocument:
         """Return the event page of the next rows in acquisition order."""
-        stream = self._streams[page.revision]
-        setup = stream.setup
+        setup = self._setups[page.revision]
         result = self._scan(setup, page.result)
-        valid = result.valid
-        count = len(valid)
-        data: dict[str, Array | list[str]] = {}
-        for name, output in setup.outputs.items():
-            if valid.all():
-                data[name] = result.columns[name]
-                continue
-            column = np.full((count, *output.shape), output.fill, np.dtype(output.dtype))
-            if valid.any():
-                column[valid] = result.columns[name]
-            data[name] = column
-        data["raw_seq_num"] = page.seq
-        data["raw_uid"] = page.uids
-        data["valid"] = valid
-        data["invalid_reason"] = result.reasons
-        first = page.first - stream.first + 1
-        now = self.clock()
-        times = page.times or [now] * count
-        stamps = np.full(count, now)
-        document = {
-            "descriptor": stream.descriptor,
-            "uid": event_uids(self.uid, page.uids),
-            "seq_num": list(range(first, first + count)),
-            "time": times,
-            "data": data,
-            "timestamps": dict.fromkeys(data, stamps),
-        }
-        self.count(stream.name, valid)
+        stream = self._streams[page.revision]
+        document = compose_page(stream, setup.outputs, page.rows, result, self.clock())
+        self.count(stream.name, len(page.rows), sum(map(bool, result.reasons)))
         return "event_page", document
 
-    def count(self, stream: str, valid: npt.NDArray[np.bool_]) -> None:
+    def count(self, stream: str, rows: int, invalid: int) -> None:
         """Count events for the stop document (those of an earlier writer included)."""
-        self._events[stream] += len(valid)
-        self._invalid[stream] += len(valid) - int(valid.sum())
+        self._events[stream] += rows
+        self._invalid[stream] += invalid
 
     def pass_over(self, revision: int, rows: int) -> None:
         """Count rows for the stop document that another writer of this run delivers."""

@@ -6,11 +6,15 @@ and an offline computation name the same event by the same uid.
 
 import hashlib
 import json
+import math
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel
+from xxhash import xxh3_128_hexdigest
 
 Document = Mapping[str, Any]
 Name = Literal[
@@ -26,6 +30,36 @@ Name = Literal[
     "datum_page",
 ]
 NamedDocument = tuple[str, Document]
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedArray:
+    """Stands for an array in a document whose data were left in the document's log.
+
+    It says what the array is, and has no values.
+    """
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> "LoggedArray":
+        """Return what stands for one item along the leading axis."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(index)
+        return LoggedArray(self.dtype, self.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
 
 
 def is_derived(start: Document) -> bool:
@@ -74,19 +108,13 @@ def part_uid(run: str, *parts: object) -> str:
 
 
 def event_uids(run: str, identities: Sequence[str]) -> list[str]:
-    """Return the uids of derived events: a keyed hash of each raw identity.
+    """Return the uids of derived events: a hash (XXH3, 128 bit) of run and raw identity each.
 
     Parameters
     ----------
     run : str
-        Uid of the derived run, the key of the hash.
+        Uid of the derived run.
     identities : sequence of str
         Raw event uids, or ``"<stream_datum uid>/<index>"``.
     """
-    keyed = hashlib.blake2b(run.encode(), digest_size=16)
-    uids = []
-    for identity in identities:
-        one = keyed.copy()
-        one.update(identity.encode())
-        uids.append(one.hexdigest())
-    return uids
+    return [xxh3_128_hexdigest(f"{run}/{identity}".encode()) for identity in identities]

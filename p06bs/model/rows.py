@@ -57,17 +57,35 @@ def sources(binding: Binding) -> tuple[Source, ...]:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """Rows that were taken as work: who they are and where each source's columns lie."""
+class RowNames:
+    """Consecutive rows, the first one's position, and of which raw events they are.
+
+    Attributes
+    ----------
+    first : int
+        Position of the first row in acquisition order, from 0.
+    seq : ndarray of int64
+        Their raw seq_nums.
+    uids : list of str
+        Their identities.
+    times : list of float
+        Times of the raw events, Unix time, s; empty where these have none.
+    """
 
     first: int
     seq: Indices
     uids: list[str]
     times: list[float]
-    spans: Mapping[str, tuple[Span, ...]]
 
     def __len__(self) -> int:
-        return len(self.seq)
+        return len(self.uids)
+
+
+@dataclass(frozen=True, slots=True)
+class Taken(RowNames):
+    """Rows that were taken as work, and where each source's columns of them lie."""
+
+    spans: Mapping[str, tuple[Span, ...]]
 
 
 class Rows:

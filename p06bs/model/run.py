@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding, BindingError, aligned_streams, bind, squeezed
-from p06bs.model.documents import Document
+from p06bs.model.documents import Document, LoggedArray
 from p06bs.model.modality import BoundInput, Modality
 from p06bs.model.rows import Rows, Source
 
@@ -49,7 +49,7 @@ class RawRun:
         self._tried = 0
         self.problem = ""  # why the inputs are not bound yet, if that was tried
         self._found: Binding | None = None  # until the first events say what it leaves open
-        self._first: dict[str, npt.NDArray[Any]] = {}
+        self._first: dict[str, _Numbers] = {}
 
     def add(self, name: str, document: Document, where: Any = None) -> None:
         """Take one document; `where` says where its columns can be read again."""
@@ -182,7 +182,10 @@ def _open(bound: BoundInput) -> bool:
     return not bound.external and (not bound.dtype or 0 in bound.source_shape)
 
 
-def _closed(bound: BoundInput, value: npt.NDArray[Any]) -> BoundInput:
+_Numbers = npt.NDArray[Any] | LoggedArray
+
+
+def _closed(bound: BoundInput, value: _Numbers) -> BoundInput:
     """Return what feeds an input, with dtype and shape of its first value where they are open."""
     shape = bound.source_shape if 0 not in bound.source_shape else value.shape
     inner = squeezed(shape, len(bound.shape))
@@ -194,15 +197,15 @@ def _closed(bound: BoundInput, value: npt.NDArray[Any]) -> BoundInput:
     )
 
 
-def _is_like(value: npt.NDArray[Any], shape: tuple[int, ...]) -> bool:
+def _is_like(value: _Numbers, shape: tuple[int, ...]) -> bool:
     """Return whether a value can be of a described shape, in which 0 is an open length."""
     return value.ndim == len(shape) if 0 in shape else value.size == math.prod(shape)
 
 
-def _numbers(value: Any) -> npt.NDArray[Any] | None:
+def _numbers(value: Any) -> _Numbers | None:
     """Return a value as an array; None if it is no number and no regular array of numbers."""
     try:
-        array = np.asarray(value)
+        array = value if isinstance(value, LoggedArray) else np.asarray(value)
     except ValueError:  # ragged
         return None
     return array if array.dtype.kind in "biufc" else None

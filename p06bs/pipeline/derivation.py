@@ -134,8 +134,7 @@ class Derivation:
             self.read_frames,
         )
         result = compute(self.setup, columns, reasons)
-        page = Page(taken.first, self.revision.number, taken.seq, taken.uids, taken.times, result)
-        self.emit(*self.derived.page(page))
+        self.emit(*self.derived.page(Page(self.revision.number, taken, result)))
 
     def _stop(self) -> None:
         assert self.derived is not None

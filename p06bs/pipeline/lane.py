@@ -1,26 +1,32 @@
 """What a pipeline and its workers say to each other over 0MQ.
 
-Each message is one part, packed by the wire codec: a list whose first item is
-its kind. Nothing is pickled; a modality travels as ``module:Class`` and must be
-importable where the worker runs.
+A message is packed by the bus's codec: a list whose first item is its kind. Behind a
+composed page come the page itself and its buffers, in parts of their own, which the
+pipeline passes on as they are. Nothing is pickled; a modality travels as
+``module:Class`` and must be importable where the worker runs.
 """
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from p06bs.bus.wire import WireError, pack, unpack
+from p06bs.bus.codec import Buffer, Packed, WireError, pack, unpack
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Result, Setup, make_ready
 from p06bs.model.derived import modality_path
 from p06bs.model.modality import BoundInput, Modality, ModalitySettings
+from p06bs.model.page import Stream
 from p06bs.model.rows import Span, Taken
 
 Message = list[Any]
 
+PART = 1 << 21
+"""Most bytes of a part of a message."""
+
 # worker to pipeline
-JOIN, ALIVE, RESULT, BYE = "join", "alive", "result", "bye"
+JOIN, ALIVE, BYE = "join", "alive", "bye"
+PAGE, COLUMNS = "page", "columns"  # results: a composed event page, or what scan has to see
 NEED, UNREAD, REFUSED = "need", "unread", "refused"  # setup missing, log unseen, setup failed
 # pipeline to worker
 BEAT, BATCH, STOP = "beat", "batch", "stop"
@@ -28,13 +34,14 @@ BEAT, BATCH, STOP = "beat", "batch", "stop"
 LENGTHS: Mapping[str, int] = {
     JOIN: 2,
     ALIVE: 3,
-    RESULT: 6,
+    PAGE: 6,
+    COLUMNS: 6,
     NEED: 4,
     UNREAD: 5,
     REFUSED: 5,
     BYE: 1,
     BEAT: 3,
-    BATCH: 9,
+    BATCH: 8,
     STOP: 1,
 }
 
@@ -65,16 +72,18 @@ def setup_record(
     settings: ModalitySettings,
     binding: Binding,
     *,
+    stream: Stream,
     log: str | None,
     deadline: float,
 ) -> dict[str, Any]:
-    """Return all that a worker needs to make a modality ready for a run."""
+    """Return all that a worker needs to make a modality ready for a run, and compose its pages."""
     return {
         "modality": modality_path(modality),
         "inputs": dict(modality.inputs),
         "settings": settings.model_dump(mode="json"),
         "bound": {name: asdict(bound) for name, bound in binding.bound.items()},
         "primary": binding.primary,
+        "stream": asdict(stream),
         "log": log,
         "deadline": deadline,
     }
@@ -121,27 +130,55 @@ def make_setup(record: Mapping[str, Any]) -> Setup:
     return make_ready(modality, modality.settings, Binding(bound, record["primary"]))
 
 
-def encode_spans(rows: Taken) -> dict[str, list[list[Any]]]:
-    """Return a batch's spans as plain lists."""
-    return {key: [[s.where, s.start, s.count] for s in spans] for key, spans in rows.spans.items()}
+def encode_rows(rows: Taken) -> list[Any]:
+    """Return a batch's rows as plain lists."""
+    spans = {key: [[s.where, s.start, s.count] for s in all_] for key, all_ in rows.spans.items()}
+    return [rows.first, rows.seq, rows.uids, rows.times, spans]
 
 
-def decode_spans(spans: Mapping[str, list[list[Any]]]) -> dict[str, list[Span]]:
-    """Return spans as `encode_spans` took them."""
-    return {
-        key: [
-            Span(tuple(w) if isinstance(w, list) else w, start, count) for w, start, count in all_
-        ]
-        for key, all_ in spans.items()
-    }
+def decode_rows(said: list[Any]) -> Taken:
+    """Return rows as `encode_rows` took them."""
+    first, seq, uids, times, spans = said
+    return Taken(
+        first,
+        seq,
+        uids,
+        times,
+        {
+            key: tuple(
+                Span(tuple(w) if isinstance(w, list) else w, start, count)
+                for w, start, count in all_
+            )
+            for key, all_ in spans.items()
+        },
+    )
+
+
+def pieces(buffers: Iterable[Buffer]) -> Iterator[Buffer]:
+    """Cut buffers into parts that 0MQ carries well: larger ones cost it page faults."""
+    for buffer in buffers:
+        view = memoryview(buffer)
+        for start in range(0, view.nbytes, PART):
+            yield view[start : start + PART]
+
+
+def packed_page(parts: list[bytes]) -> Packed:
+    """Return the composed page that came behind its message; it is not looked into.
+
+    Raises
+    ------
+    WireError
+        If there is none.
+    """
+    if not parts:
+        raise WireError("a page is missing behind its message")
+    body, *buffers = parts
+    return Packed(body, tuple(buffers))
 
 
 def encode_result(result: Result) -> tuple[list[str], dict[str, Any]]:
     """Return (reasons, columns); reasons are empty where every event is valid."""
-    if not any(result.reasons):
-        return [], result.columns
-    # A reason is whatever an exception said; half a surrogate pair cannot travel.
-    return [r.encode("utf-8", "replace").decode() for r in result.reasons], result.columns
+    return result.reasons if any(result.reasons) else [], result.columns
 
 
 def decode_result(reasons: list[str], columns: dict[str, Any], count: int) -> Result:

@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from p06bs.bus.reader import LogError
-from p06bs.model.compute import Result, invalid
-from p06bs.model.derived import Page
 from p06bs.model.documents import Document
 from p06bs.model.revisions import Revision
 from p06bs.model.rows import Span, Taken
@@ -197,15 +195,10 @@ class Master:
         """Return a batch that is out; None if its result came."""
         return self._out.get(number)
 
-    def result(self, number: int, result: Result) -> Page | None:
-        """Take a batch's result; None if it came before."""
-        batch = self._out.get(number)
-        if batch is None or len(result) != len(batch.rows):
-            return None
-        del self._out[number]
+    def returned(self, number: int) -> Batch | None:
+        """Take a batch as done, because its result is here; None if it was done before."""
         self._deaths.pop(number, None)
-        rows = batch.rows
-        return Page(rows.first, batch.revision, rows.seq, rows.uids, rows.times, result)
+        return self._out.pop(number, None)
 
     def suspect(self, number: int) -> bool:
         """Return whether a worker has died over a batch; the next one is to have it alone."""
@@ -216,29 +209,28 @@ class Master:
         if number in self._out:
             heapq.heappush(self._again, (self._out[number].rows.first, number))
 
-    def lost(self, number: int) -> Page | None:
-        """Take a batch back whose worker died or fell silent.
+    def lost(self, number: int) -> str:
+        """Take a batch back whose worker died; return why its event is invalid, or "".
 
-        A batch that has cost `DEATHS` workers is halved; a single event that
-        has becomes invalid, and its page is returned.
+        A batch that has cost `DEATHS` workers is halved. A single event that has is
+        invalid: it stays out until `returned`.
         """
         batch = self._out.get(number)
         if batch is None:
-            return None
+            return ""
         self._deaths[number] = self._deaths.get(number, 0) + 1
         if self._deaths[number] < DEATHS:
             self.again(number)
-            return None
+            return ""
         if len(batch.rows) == 1:
-            reason = f"{DEATHS} workers died or fell silent while they computed this event"
-            return self.result(number, invalid(1, reason))
+            return f"{DEATHS} workers died or fell silent while they computed this event"
         del self._out[number], self._deaths[number]
         for half in halves(batch.rows):
             part = self._put(batch.revision, half)
             # One more death halves again: it is known that somewhere here is a killer.
             self._deaths[part.number] = DEATHS - 1
             self.again(part.number)
-        return None
+        return ""
 
     @property
     def queued(self) -> int:

@@ -149,7 +149,11 @@ class Pipelines:
         self.publisher = Publisher(inbound, self.documents)
         self._done = self._look_for_done(self._started - catch_up)
         self.follower = Follower(
-            outbound, self.documents, since=self._started - catch_up, runs=self._wanted
+            outbound,
+            self.documents,
+            since=self._started - catch_up,
+            runs=self._wanted,
+            arrays=False,  # workers read them
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()

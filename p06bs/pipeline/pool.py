@@ -71,8 +71,8 @@ class Pool:
             except zmq.Again:
                 return taken > 0
             try:
-                (data,) = parts
-                self._take(identity, lane.decode(data))
+                data, *more = parts
+                self._take(identity, lane.decode(data), more)
             except Exception as error:  # whatever a peer sends, the others go on
                 kind = type(error).__name__
                 self._unclear[kind] += 1
@@ -80,7 +80,7 @@ class Pool:
                     log.warning("a message on the lane is dropped: %s", error)
         return True
 
-    def _take(self, identity: bytes, message: lane.Message) -> None:
+    def _take(self, identity: bytes, message: lane.Message, more: list[bytes]) -> None:
         now = time.monotonic()
         kind = message[0]
         if kind == lane.ALIVE:
@@ -100,8 +100,8 @@ class Pool:
             case lane.BYE:
                 self._forget(worker)
                 self._lost(self.leases.leave(worker), blame=False)
-            case lane.RESULT:
-                self._result(worker, *message[1:])
+            case lane.PAGE | lane.COLUMNS:
+                self._result(worker, *message, more=more)
             case lane.NEED | lane.UNREAD | lane.REFUSED:
                 self._returned(worker, *message)
         self.leases.heard(worker, now)
@@ -109,11 +109,12 @@ class Pool:
     def _result(
         self,
         worker: str,
+        kind: str,
         key: str,
         number: int,
         attempt: int,
-        reasons: list[str],
-        columns: dict[str, Any],
+        *said: Any,
+        more: list[bytes],
     ) -> None:
         self._preparing.pop(key, None)
         run_key = key.rpartition("/")[0]
@@ -124,8 +125,12 @@ class Pool:
         if run is None or out is None:
             return  # it came before, from another worker
         try:
-            result = lane.decode_result(reasons, columns, len(out.rows))
-            run.result(number, result)
+            if kind == lane.PAGE:
+                count, invalid = said
+                run.composed(number, count, invalid, lane.packed_page(more))
+            else:
+                reasons, columns = said
+                run.result(number, lane.decode_result(reasons, columns, len(out.rows)))
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
         except Exception as error:  # a result that does not fit, whatever is wrong with it
@@ -227,6 +232,7 @@ class Pool:
                 run.modality,
                 setup.settings,
                 setup.binding,
+                stream=run.stream(batch.revision),
                 log=str(self.documents.path(run.raw.uid).resolve()),
                 deadline=self.deadline,
             )
@@ -236,8 +242,7 @@ class Pool:
             setup_key,
             batch.number,
             lease.attempt,
-            len(batch.rows),
-            lane.encode_spans(batch.rows),
+            lane.encode_rows(batch.rows),
             batch.resources(run.raw.resources),
             record,
             self._carried(run, batch) if worker in self._blind else None,

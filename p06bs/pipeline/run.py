@@ -6,18 +6,19 @@ Decisions only; sockets, files and workers are in `pipeline`.
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from p06bs.bus.codec import Packed
 from p06bs.bus.reader import LogError
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Result, Setup, check_outputs, make_ready, rows_within
+from p06bs.model.compute import Result, Setup, check_outputs, invalid, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality, ModalitySettings, Output
+from p06bs.model.page import Stream
 from p06bs.model.revisions import Revision, recorded
+from p06bs.model.rows import RowNames
 from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.master import LARGEST, Batch, Master
@@ -29,8 +30,20 @@ log = logging.getLogger(__name__)
 REFUSALS = 3
 """Times that a modality may fail to get ready on workers before its derived run ends."""
 
+Emit = Callable[[str, Document | Packed], object]
+
 LookBack = Callable[[DerivedRun], Earlier | None]
 """Return what the log holds of a derived run, if a pipeline was restarted."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """An event page that a worker has composed, and what has to be known of it."""
+
+    revision: int
+    rows: int
+    invalid: int
+    page: Packed
 
 
 class RunPipeline:
@@ -42,7 +55,8 @@ class RunPipeline:
     start : Document
         The raw start document.
     emit : callable
-        Takes ``(name, document)`` of the derived run, in order.
+        Takes ``(name, document)`` of the derived run, in order; event pages may be
+        encoded already.
     look_back : callable
         Says what an earlier process has published of the derived run.
     clock
@@ -55,7 +69,7 @@ class RunPipeline:
         self,
         modality: Modality,
         start: Document,
-        emit: Callable[[str, Document], None],
+        emit: Emit,
         look_back: LookBack,
         clock: Clock,
         *,
@@ -71,7 +85,7 @@ class RunPipeline:
         self.left: str | None = None
         self.ended = False
         self.master: Master | None = None
-        self._order: Order[Page] = Order()
+        self._order: Order[Page | _Composed] = Order()
         self._setups: dict[int, Setup] = {}
         self._published = 0  # rows that an earlier process has published
         self._initial = Revision(0, modality.settings)
@@ -185,7 +199,7 @@ class RunPipeline:
         scans = self.modality.scan is not None
         if not scans:
             for descriptor, valid in earlier.pages:
-                self.derived.count(streams[descriptor], np.array(valid, bool))
+                self.derived.count(streams[descriptor], len(valid), valid.count(False))
         # State carried from event to event is not in the log: a scan begins at the first row.
         skip = 0 if scans else earlier.rows
         self._order = Order(skip)
@@ -229,6 +243,11 @@ class RunPipeline:
             self.emit(*self.derived.revise(revision, self._setup(revision), row, raw_uid))
         return self.master.batch(workers)
 
+    def stream(self, revision: int) -> Stream:
+        """Return the derived stream that a revision's rows belong to."""
+        assert self.derived is not None
+        return self.derived.stream(revision)
+
     def result(self, number: int, result: Result) -> None:
         """Take a batch's result; one that came before is dropped.
 
@@ -237,20 +256,40 @@ class RunPipeline:
         ValueError
             If it does not have the outputs of the batch's settings.
         """
-        if self.master is None or self.over:
-            return
-        batch = self.master.batch_out(number)
-        if batch is None:
+        batch = None if self.master is None or self.over else self.master.batch_out(number)
+        if batch is None or self.master is None:
             return
         if result.columns and self.modality.scan is None:
             valid = sum(not r for r in result.reasons)
             check_outputs(self._setups[batch.revision], result.columns, valid)
-        self._deliver(self.master.result(number, result))
+        self.master.returned(number)
+        self._deliver(batch.rows, Page(batch.revision, batch.rows, result))
+
+    def composed(self, number: int, rows: int, invalid: int, page: Packed) -> None:
+        """Take a batch's event page, which the worker has composed and encoded.
+
+        Raises
+        ------
+        ValueError
+            If it has another number of rows than the batch.
+        """
+        batch = None if self.master is None or self.over else self.master.batch_out(number)
+        if batch is None or self.master is None:
+            return
+        if rows != len(batch.rows):
+            raise ValueError(f"a page has {rows} rows, its batch {len(batch.rows)}")
+        self.master.returned(number)
+        self._deliver(batch.rows, _Composed(batch.revision, rows, invalid, page))
 
     def lost(self, number: int) -> None:
-        """Take a batch back whose worker died or fell silent."""
-        if self.master is not None and not self.over:
-            self._deliver(self.master.lost(number))
+        """Take a batch back whose worker died."""
+        if self.master is None or self.over:
+            return
+        reason = self.master.lost(number)
+        batch = self.master.returned(number) if reason else None
+        if batch is not None:
+            count = len(batch.rows)
+            self._deliver(batch.rows, Page(batch.revision, batch.rows, invalid(count, reason)))
 
     def refused(self, number: int, reason: str) -> None:
         """Take a batch back from a worker that could not make the modality ready.
@@ -272,17 +311,21 @@ class RunPipeline:
         log.error("run %s: %s leaves it: %s", self.raw.uid, self.modality.name, reason)
         self.left = reason
 
-    def _deliver(self, page: Page | None) -> None:
+    def _deliver(self, rows: RowNames, page: "Page | _Composed") -> None:
+        """Emit the pages whose turn has come with this one."""
         assert self.derived is not None
-        if page is None:
-            return
-        for ready, skip in self._order.accept(page.first, len(page.uids), page):
+        assert self.master is not None
+        for ready, skip in self._order.accept(rows.first, len(rows), page):
             assert skip == 0, "batches of one run never overlap"
-            if self.master is not None:
-                self.master.delivered = self._order.next
+            self.master.delivered = self._order.next
+            if isinstance(ready, _Composed):
+                stream = self.derived.stream(ready.revision).name
+                self.derived.count(stream, ready.rows, ready.invalid)
+                self.emit("event_page", replace(ready.page, run=self.derived.uid))
+                continue
             name, document = self.derived.page(ready)
-            already = self._published - ready.first
-            if already < len(ready.uids):
+            already = self._published - ready.rows.first
+            if already < len(ready.rows):
                 self.emit(name, without(document, already) if already > 0 else document)
         self._finish()
 

@@ -10,16 +10,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import zmq
 
+from p06bs.bus.codec import WireError, pack_document
 from p06bs.bus.frames import FrameReader
-from p06bs.bus.reader import HEADER, LogError, read_frame
-from p06bs.bus.wire import WireError, unpack_envelope
-from p06bs.model.compute import Setup, compute
+from p06bs.bus.framing import LogError, frame_of, read_frame
+from p06bs.model.compute import Result, Setup, compute
 from p06bs.model.documents import Document
 from p06bs.model.gather import gather
+from p06bs.model.page import Stream, compose_page
+from p06bs.model.rows import Taken
 from p06bs.pipeline import lane
 
 log = logging.getLogger(__name__)
@@ -98,6 +101,16 @@ class _Pulse:
         self._thread.join()
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What a worker has made ready for a run and its settings."""
+
+    setup: Setup
+    stream: Stream
+    log: str | None
+    frames: FrameReader
+
+
 class _Loop:
     def __init__(self, context: zmq.Context[Any], address: str, worker: str, pulse: _Pulse) -> None:
         self.pulse = pulse
@@ -105,7 +118,7 @@ class _Loop:
         self.socket.linger = 1000
         self.socket.setsockopt(zmq.IDENTITY, worker.encode())
         self.socket.connect(address)
-        self.setups: OrderedDict[str, tuple[Setup, str | None, FrameReader]] = OrderedDict()
+        self.setups: OrderedDict[str, _Ready] = OrderedDict()
         self.logs: OrderedDict[str, int] = OrderedDict()
         self.pages: OrderedDict[tuple[str | None, int], Document] = OrderedDict()
 
@@ -128,8 +141,8 @@ class _Loop:
                     self.pulse.computing_since = None
             return self.pulse.ended
         finally:
-            for _, _, reader in self.setups.values():
-                reader.close()
+            for ready in self.setups.values():
+                ready.frames.close()
             for fd in self.logs.values():
                 os.close(fd)
             self.socket.close()
@@ -142,8 +155,7 @@ class _Loop:
         key: str,
         number: int,
         attempt: int,
-        count: int,
-        spans: dict[str, list[list[Any]]],
+        rows: list[Any],
         resources: dict[str, Document],
         record: dict[str, Any] | None,
         carried: dict[str, bytes] | None,
@@ -160,17 +172,17 @@ class _Loop:
             self._send(lane.NEED, key, number, attempt)
             return
         self.setups.move_to_end(key)
-        setup, path, reader = self.setups[key]
+        ready = self.setups[key]
+        batch = lane.decode_rows(rows)
 
         def read_events(where: tuple[int, int]) -> Document:
             if carried is not None:
-                *_, document = unpack_envelope(carried[str(where[0])][HEADER.size :])
-                return document
-            return self._page(path, where)
+                return frame_of(carried[str(where[0])]).document
+            return self._page(ready.log, where)
 
         try:
             columns, reasons = gather(
-                setup.binding, count, lane.decode_spans(spans), resources, read_events, reader
+                ready.setup.binding, len(batch), batch.spans, resources, read_events, ready.frames
             )
         except (
             OSError,
@@ -180,15 +192,28 @@ class _Loop:
             return
         except Exception as error:  # documents that are not what event-model says
             log.warning("batch %d of %s cannot be read", number, key, exc_info=True)
-            columns, reasons = {}, [f"{type(error).__name__}: {error}"] * count
-        result = compute(setup, columns, reasons)
-        self._send(lane.RESULT, key, number, attempt, *lane.encode_result(result))
+            columns, reasons = {}, [f"{type(error).__name__}: {error}"] * len(batch)
+        result = compute(ready.setup, columns, reasons)
+        if ready.setup.modality.scan is None:
+            self._send_page(ready, key, number, attempt, batch, result)
+        else:
+            self._send(lane.COLUMNS, key, number, attempt, *lane.encode_result(result))
+
+    def _send_page(
+        self, ready: _Ready, key: str, number: int, attempt: int, batch: Taken, result: Result
+    ) -> None:
+        page = compose_page(ready.stream, ready.setup.outputs, batch, result, time.time())
+        packed = pack_document("event_page", page)
+        invalid = sum(map(bool, result.reasons))
+        head = lane.encode(lane.PAGE, key, number, attempt, len(batch), invalid)
+        self.socket.send_multipart([head, packed.body, *lane.pieces(packed.buffers)])
 
     def _prepare(self, key: str, record: dict[str, Any]) -> None:
-        reader = FrameReader(record["deadline"])
-        self.setups[key] = (lane.make_setup(record), record["log"], reader)
+        frames = FrameReader(record["deadline"])
+        setup = lane.make_setup(record)
+        self.setups[key] = _Ready(setup, Stream(**record["stream"]), record["log"], frames)
         while len(self.setups) > SETUPS:
-            self.setups.popitem(last=False)[1][2].close()
+            self.setups.popitem(last=False)[1].frames.close()
 
     def _page(self, path: str | None, where: tuple[int, int]) -> Document:
         """Read one frame of a run's log; neighbouring batches often share one."""
