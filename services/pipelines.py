@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from p06bs import config
+from p06bs.pipeline import collector
 from p06bs.pipeline.pipeline import Pipeline, Pipelines
 
 
@@ -50,8 +51,13 @@ def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipelines.stop())
     names = ", ".join(p.name for p in pipelines.pipelines)
+
+    def ready() -> None:
+        collector.calm()
+        print(f"pipelines ready: {names}", flush=True)
+
     try:
-        pipelines.run(lambda: print(f"pipelines ready: {names}", flush=True))
+        pipelines.run(ready)
     except RuntimeError as error:
         cause = error.__cause__
         print(f"{error}: {type(cause).__name__}: {cause}", file=sys.stderr)

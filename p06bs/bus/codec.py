@@ -130,19 +130,26 @@ def unpack(buffer: Buffer, buffers: Buffer | None = None) -> Any:
 
 
 class _Buffers:
-    """Collect the raw data of large arrays while a document is encoded."""
+    """Encode arrays, each once (pages share their timestamps), the large ones out of band."""
 
-    __slots__ = ("nbytes", "pieces")
+    __slots__ = ("_encoded", "nbytes", "pieces")
 
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
         self.nbytes = 0
+        self._encoded: dict[int, Any] = {}  # by id: the document keeps its arrays alive
 
     def encode(self, obj: Any) -> Any:
-        if type(obj) is not np.ndarray or obj.nbytes < LARGE or obj.dtype.kind in "OT":
+        if type(obj) is not np.ndarray:
             return _encode(obj)
-        if obj.dtype.hasobject:
-            return _encode(obj)
+        encoded = self._encoded.get(id(obj))
+        if encoded is None:
+            encoded = self._encoded[id(obj)] = self._array(obj)
+        return encoded
+
+    def _array(self, obj: npt.NDArray[Any]) -> Any:
+        if obj.nbytes < LARGE or obj.dtype.hasobject or obj.dtype.kind == "T":
+            return _encode_array(obj)
         place = self.nbytes.to_bytes(8, "little")
         self.pieces.append(_bytes_of(obj))
         self.nbytes += obj.nbytes
@@ -187,8 +194,7 @@ def _encode_array(array: npt.NDArray[Any]) -> Any:
 
 
 def _raw(array: npt.NDArray[Any]) -> bytes:
-    head = _head(array.dtype, array.shape)
-    return b"".join((head, _bytes_of(array))) if array.nbytes else head
+    return _head(array.dtype, array.shape) + array.tobytes()
 
 
 def _bytes_of(array: npt.NDArray[Any]) -> memoryview:

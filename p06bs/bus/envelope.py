@@ -1,8 +1,8 @@
 """The envelope: a document with its place in the log of its run.
 
-MessagePack ``[run uid, writer epoch, index, name, bytes of buffers, document]``. It is what
-a message carries and what a frame of the log holds, byte for byte; the buffers, in which the
-document's large arrays lie, are in the log only.
+MessagePack ``[run uid, writer epoch, index, name, bytes of buffers, document]``. A frame of
+the log holds it, and a message about a small document, byte for byte; the buffers, in which
+the document's large arrays lie, are in the log only.
 """
 
 import re
@@ -19,6 +19,7 @@ _NAMES = frozenset(name.name for name in DocumentNames) - {"bulk_events", "bulk_
 _RUN_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")
 _LIST = b"\x96"
 """MessagePack's head of a list of six."""
+_LISTS = (0x96, 0x97)
 
 
 @dataclass(slots=True)
@@ -39,6 +40,11 @@ def is_run_uid(uid: object) -> bool:
     return isinstance(uid, str) and _RUN_UID.fullmatch(uid) is not None
 
 
+def is_name(name: object) -> bool:
+    """Return whether `name` is a document type of event-model, but no bulk one."""
+    return type(name) is str and name in _NAMES
+
+
 def pack_envelope(run: str, epoch: int, index: int, name: str, packed: Packed) -> bytes:
     """Put an encoded document into its envelope; the document is not encoded again."""
     pack = ormsgpack.packb
@@ -54,7 +60,17 @@ def unpack_envelope(buffer: Buffer, buffers: Buffer | None = None) -> Envelope:
     WireError
         If it is none: undecodable, not six fields, or a field that no writer makes.
     """
-    fields = unpack(buffer, buffers)
+    return checked(unpack(buffer, buffers))
+
+
+def checked(fields: Any) -> Envelope:
+    """Return what was decoded as an envelope.
+
+    Raises
+    ------
+    WireError
+        If it is none.
+    """
     if type(fields) is not list or len(fields) != 6:
         raise WireError("an envelope is a list of run uid, epoch, index, name, bytes, document")
     run, epoch, index, name, nbytes, document = fields
@@ -64,18 +80,18 @@ def unpack_envelope(buffer: Buffer, buffers: Buffer | None = None) -> Envelope:
         raise WireError("epoch and index must be integers, epoch from 1, index from 0")
     if type(nbytes) is not int or nbytes < 0:
         raise WireError("the number of bytes of the buffers must be an integer from 0")
-    if type(name) is not str or name not in _NAMES or type(document) is not dict:
+    if not is_name(name) or type(document) is not dict:
         raise WireError("name must be a document type of event-model, the document a dict")
     return Envelope(run, epoch, index, name, nbytes, document)
 
 
 def run_of(buffer: Buffer) -> str:
-    """Return the run of an envelope, decoding no more than that; "" if it is none.
+    """Return the run of an envelope or a notice, decoding no more than that; "" if it is none.
 
     Most listeners are after a few runs of many.
     """
     head = bytes(buffer[:160])
-    if head[:1] != _LIST or len(head) < 3:
+    if len(head) < 3 or head[0] not in _LISTS:
         return ""
     start, length = (3, head[2]) if head[1] == 0xD9 else (2, head[1] - 0xA0)
     run = head[start : start + max(0, length)].decode("ascii", "replace")

@@ -19,7 +19,7 @@ from p06bs.bus import wire
 from p06bs.bus.backlog import Backlog
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import WireError
-from p06bs.bus.envelope import run_of
+from p06bs.bus.envelope import Envelope, run_of
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import HEADER, Entry
 from p06bs.bus.sequence import Action
@@ -174,7 +174,7 @@ class Follower(Closing):
             claimed = run_of(payload)
             if claimed and self._backlog.reader(claimed) is None:
                 return None  # not followed: most messages are of other runs
-            said, place = wire.unpack_payload(payload)
+            said = wire.unpack_payload(payload)
         except WireError as error:
             self._drop("not a document of this bus", str(error))
             return None
@@ -185,23 +185,14 @@ class Follower(Closing):
         if reader is None:
             return None
         action = reader.sequence.offer(said.epoch, said.index)
-        if action is Action.DELIVER and said.nbytes and self._arrays:
-            action = Action.FILL  # its arrays are in the log
-        if action is Action.DELIVER:
-            length = len(payload) if place is None else place.envelope + said.nbytes
-            entry = Entry(
-                said.run,
-                said.epoch,
-                said.index,
-                said.name,
-                said.document,
-                reader.offset,
-                HEADER.size + length,
-            )
+        if action is Action.DELIVER and isinstance(said, Envelope):
+            nbytes = HEADER.size + len(payload)
+            at = (said.run, said.epoch, said.index)
+            entry = Entry(*at, said.name, said.document, reader.offset, nbytes)
             reader.advance(entry)
             self._backlog.finish(reader)
             return entry
-        if action is Action.FILL and not self._backlog.catch_up(said.run):
+        if action is not Action.DROP and not self._backlog.catch_up(said.run):
             self._drop("ahead of the log of its run", f"index {said.index} of run {said.run}")
         return None
 

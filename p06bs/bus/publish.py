@@ -117,7 +117,7 @@ class Publisher(Closing):
     def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended | None:
         """Log and publish a document; return where it went, or None if it waits in memory.
 
-        Its large arrays are not published: followers read them from the log.
+        Of a larger document only its place is published: followers read it from the log.
 
         Raises
         ------
@@ -166,12 +166,8 @@ class Publisher(Closing):
 
     def _publish(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
         appended = self.log.append(name, document)
-        place = None
-        if appended.has_buffers:
-            path = str(appended.path.absolute())
-            place = wire.Place(path, appended.offset, appended.nbytes, len(appended.envelope))
         # XPUB drops rather than blocks, as PUB does
-        self._socket.send(wire.message(self.prefix, name, appended.envelope, place))
+        self._socket.send(wire.message(self.prefix, name, appended))
         return appended
 
     def _flush(self) -> None:

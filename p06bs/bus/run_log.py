@@ -10,8 +10,9 @@ import logging
 import os
 import threading
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from p06bs.bus.codec import Buffer, Packed, pack_document
 from p06bs.bus.envelope import pack_envelope
@@ -28,9 +29,13 @@ class LogLockedError(LogError):
     """Another writer has the log of this run open."""
 
 
-class Appended(NamedTuple):
-    """Where a document went: path, frame offset and length in bytes; and what goes on the wire."""
+@dataclass(slots=True)
+class Appended:
+    """Where a document went: its number in the run, and its frame's place in bytes."""
 
+    run: str
+    epoch: int
+    index: int
     path: Path
     offset: int
     nbytes: int
@@ -102,7 +107,9 @@ class RunLog:
         envelope = pack_envelope(self.run, self.epoch, self.index, name, packed)
         header = frame_header(self.epoch, self.index, envelope, packed)
         nbytes = self._write(header, envelope, *packed.buffers)
-        appended = Appended(self.path, self._end, nbytes, envelope)
+        appended = Appended(
+            self.run, self.epoch, self.index, self.path, self._end, nbytes, envelope
+        )
         self._end += nbytes
         self.index += 1
         if not isinstance(document, Packed):

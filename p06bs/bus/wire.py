@@ -1,37 +1,51 @@
 """Messages: bluesky's framing, ``prefix name payload`` in one 0MQ part.
 
-The payload is the envelope. Where the document's large arrays are in the log only, the
-envelope is followed by the place of its frame there, so that a stock listener gets
-the whole document, too.
+The payload is the envelope of a small document. Of a larger one it is a *notice*,
+MessagePack ``[run uid, writer epoch, index, name, path, offset, bytes]``, which says
+where its frame lies in the log: reading a log is cheaper than passing pages from
+process to process, and a slow subscriber's queue stays small.
 """
 
-import struct
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from p06bs.bus.codec import Buffer, WireError
-from p06bs.bus.envelope import Envelope, unpack_envelope
-from p06bs.bus.framing import SUFFIX, LogCorruptError, read_frame
+import ormsgpack
 
-_PLACE = struct.Struct("<QQIH")
+from p06bs.bus.codec import Buffer, WireError, unpack
+from p06bs.bus.envelope import Envelope, checked, is_name, is_run_uid
+from p06bs.bus.framing import HEADER, SUFFIX, LogCorruptError, read_frame
+from p06bs.bus.run_log import Appended
+
+INLINE = 4096
+"""Documents up to so many bytes, encoded, are in the message itself."""
 
 
-class Place(NamedTuple):
-    """Where a frame lies in a log: path, offset and length in bytes; and its envelope's length."""
+@dataclass(slots=True)
+class Notice:
+    """Where a document's frame lies: path of the log, offset and length in bytes."""
 
+    run: str
+    epoch: int
+    index: int
+    name: str
     path: str
     offset: int
     nbytes: int
-    envelope: int
 
 
-def message(prefix: bytes, name: str, envelope: bytes, place: Place | None = None) -> bytes:
-    """Frame an envelope as bluesky does; `place` is needed if there are buffers."""
-    if place is None:
-        return b"%b %b %b" % (prefix, name.encode(), envelope)
-    path = place.path.encode()
-    behind = path + _PLACE.pack(place.offset, place.nbytes, place.envelope, len(path))
-    return b"%b %b %b%b" % (prefix, name.encode(), envelope, behind)
+def message(prefix: bytes, name: str, appended: Appended) -> bytes:
+    """Return the message about a document that was logged."""
+    return b"%b %b %b" % (prefix, name.encode(), payload_of(name, appended))
+
+
+def payload_of(name: str, appended: Appended) -> bytes:
+    """Return the envelope of a small document, or a notice where its frame is."""
+    if appended.nbytes <= INLINE and not appended.has_buffers:
+        return appended.envelope
+    path = str(appended.path.absolute())
+    place = [path, appended.offset, appended.nbytes]
+    return bytes(ormsgpack.packb([appended.run, appended.epoch, appended.index, name, *place]))
 
 
 def split_message(data: bytes) -> tuple[bytes, bytes, memoryview]:
@@ -49,48 +63,48 @@ def split_message(data: bytes) -> tuple[bytes, bytes, memoryview]:
     return data[:first], data[first + 1 : second], memoryview(data)[second + 1 :]
 
 
-def unpack_payload(payload: Buffer) -> tuple[Envelope, Place | None]:
-    """Return a payload's envelope, and the place of its frame if it has buffers.
+def unpack_payload(payload: Buffer) -> Envelope | Notice:
+    """Return the envelope or the notice that a message carries.
 
     Raises
     ------
     WireError
-        If the payload is none.
+        If it is neither.
     """
-    envelope = unpack_envelope(payload)
-    if not envelope.nbytes:
-        return envelope, None
-    if len(payload) < _PLACE.size:
-        raise WireError("a message does not say where its arrays are")
-    offset, nbytes, length, named = _PLACE.unpack_from(payload, len(payload) - _PLACE.size)
-    if length + named + _PLACE.size != len(payload):
-        raise WireError("a message does not say where its arrays are")
-    try:
-        path = bytes(payload[length : length + named]).decode()
-    except UnicodeDecodeError as error:
-        raise WireError("the path of a log is no text") from error
-    return envelope, Place(path, offset, nbytes, length)
+    fields = unpack(payload)
+    if type(fields) is not list or len(fields) != 7:
+        return checked(fields)
+    run, epoch, index, name, path, offset, nbytes = fields
+    whole = (epoch, index, offset, nbytes)
+    if not is_run_uid(run) or not is_name(name) or type(path) is not str:
+        raise WireError("a notice names a run, a document type and a path")
+    if any(type(n) is not int or n < 0 for n in whole) or epoch < 1 or nbytes < HEADER.size:
+        raise WireError("a notice's epoch, index, offset and length are integers from 0")
+    return Notice(run, epoch, index, name, path, offset, nbytes)
 
 
 def deserialize(payload: Buffer) -> dict[str, Any]:
     """Return the document alone; for ``RemoteDispatcher(..., deserializer=deserialize)``.
 
-    Large arrays are read from the log, which this host must see.
+    Larger documents are read from the log, which this host must see.
 
     Raises
     ------
     WireError
-        If the payload is no envelope, or the log cannot be read here.
+        If the payload is none, or the log cannot be read here.
     """
-    envelope, place = unpack_payload(payload)
-    if place is None:
-        return envelope.document
-    if not place.path.endswith(SUFFIX):
-        raise WireError(f"{place.path!r} is no document log")
+    said = unpack_payload(payload)
+    if isinstance(said, Envelope):
+        return said.document
+    if not said.path.endswith(SUFFIX):
+        raise WireError(f"{said.path!r} is no document log")
     try:
-        entry = read_frame(Path(place.path), place.offset, place.nbytes)
+        entry = read_frame(Path(said.path), said.offset, said.nbytes)
     except (OSError, ValueError, LogCorruptError) as error:
-        raise WireError(f"the arrays of a {envelope.name} are in {place.path}: {error}") from error
-    if (entry.run, entry.epoch, entry.index) != (envelope.run, envelope.epoch, envelope.index):
-        raise WireError(f"{place.path} holds another document at {place.offset}")
+        raise WireError(
+            f"document {said.index} of run {said.run} is in {said.path}, which cannot be read "
+            f"here: {error}"
+        ) from error
+    if (entry.run, entry.epoch, entry.index) != (said.run, said.epoch, said.index):
+        raise WireError(f"{said.path} holds another document at {said.offset}")
     return entry.document

@@ -54,7 +54,7 @@ class Feed:
         """Take a document's rows; return (seq_nums, refs) of the new ones, None if all known."""
         if not len(seqs):
             return None
-        repeated = int(seqs[0]) <= self.top or (len(seqs) > 1 and bool((np.diff(seqs) <= 0).any()))
+        repeated = int(seqs[0]) <= self.top or not bool((seqs[1:] > seqs[:-1]).all())
         fingerprints = (
             [hash((segment.uids, segment.base))]
             if isinstance(segment.uids, str)

@@ -23,7 +23,7 @@ from p06bs.model.documents import Document
 from p06bs.model.gather import gather
 from p06bs.model.page import Stream, compose_page
 from p06bs.model.rows import Taken
-from p06bs.pipeline import lane
+from p06bs.pipeline import collector, lane
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,7 @@ def work(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) 
             lane.load_modality(path).warm_up()
         except Exception as error:  # it is refused, with this reason, when a run needs it
             log.warning("cannot warm up %s: %s", path, error)
+    collector.calm()
     with zmq.Context() as context:
         pulse = _Pulse(context, address, worker, epoch)
         try:
