@@ -46,7 +46,7 @@ _PYMCA = threading.Lock()
 
 
 def import_pymca() -> None:
-    """Import what fits need of PyMca, which takes about a second; nothing if it is missing."""
+    """Import what fits need of PyMca, which takes its time; nothing if it is missing."""
     if importlib.util.find_spec("PyMca5") is not None:
         for module in ("xrf.ClassMcaTheory", "xrf.Elements"):
             importlib.import_module(f"PyMca5.PyMcaPhysics.{module}")
@@ -123,8 +123,9 @@ def families(
 
     found = []
     with _PYMCA:
-        Elements.updateDict(energy=energy)
         known = Elements.Element[element]
+        if known["buildparameters"]["energy"] != energy:
+            Elements.updateDict(energy=energy)  # of all elements, which takes its time
         for name in (family,) if family else ("K", "L", "M"):
             shell, line = STRONGEST[name]
             excited = 0 < known["binding"][shell] < energy and line in known
