@@ -2,14 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from p06bs.model.binding import Binding
-from p06bs.model.compute import Array, Result, Setup, check_outputs, compute, join, make_ready
+from p06bs.model.compute import Array, Result, Setup, compute, join, make_ready
 from p06bs.model.documents import settings_digest
 from p06bs.model.modality import BoundInput, Modality, SettingsError
+from p06bs.model.scanning import Scanning
 
 AXIS = 64
 EVENTS = 48
@@ -121,28 +121,18 @@ def _ready(modality: Modality, binding: Binding) -> Setup | str:
 
 def _run(setup: Setup, columns: Mapping[str, Array], cuts: list[int]) -> Result:
     parts: list[Result] = []
-    state: Any = None
+    scanning = None if setup.modality.scan is None else Scanning()
     at = 0
     for length in cuts:
         cut: dict[str, Array | None] = {
             n: c[at : at + length].copy() if len(cuts) > 1 else c[:] for n, c in columns.items()
         }
         part = compute(setup, cut, [""] * length)
-        if setup.modality.scan is not None and part.columns:
-            state, part = _scan(setup, state, part)
+        if scanning is not None:
+            part = scanning.scan(setup, np.arange(at + 1, at + length + 1), part)
         parts.append(part)
         at += length
     return join(parts)
-
-
-def _scan(setup: Setup, state: Any, part: Result) -> tuple[Any, Result]:
-    """Scan the valid rows of a result; if that fails they are all invalid."""
-    try:
-        state, made = setup.modality.scan(setup.prepared, state, part.columns)
-        return state, Result(part.reasons, check_outputs(setup, made, int(part.valid.sum())))
-    except Exception as error:  # the author's code; what it raises is the finding
-        reason = f"scan: {type(error).__name__}: {error}"
-        return state, Result([r or reason for r in part.reasons], {})
 
 
 def _difference(setup: Setup, one: Result, other: Result) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from p06bs.model.binding import Binding
-from p06bs.model.compute import Array, Result, Setup, check_outputs, invalid, join
+from p06bs.model.compute import Result, Setup
 from p06bs.model.documents import (
     Document,
     NamedDocument,
@@ -25,6 +25,7 @@ from p06bs.model.modality import Modality, Output
 from p06bs.model.page import BOOKKEEPING, Stream, compose_page
 from p06bs.model.revisions import Revision, configuration
 from p06bs.model.rows import RowNames
+from p06bs.model.scanning import Scanning
 
 COPIED = (
     "scan_id",
@@ -85,7 +86,7 @@ class DerivedRun:
     _latest: int | None = field(init=False, default=None)
     _events: Counter[str] = field(init=False, default_factory=Counter)
     _invalid: Counter[str] = field(init=False, default_factory=Counter)
-    _state: Any = field(init=False, default=None)
+    _scanning: Scanning = field(init=False, default_factory=Scanning)
 
     def __post_init__(self) -> None:
         self.uid = run_uid(
@@ -170,7 +171,9 @@ class DerivedRun:
     def page(self, page: Page) -> NamedDocument:
         """Return the event page of the next rows in acquisition order."""
         setup = self._setups[page.revision]
-        result = self._scan(setup, page.result)
+        result = page.result
+        if setup.modality.scan is not None:
+            result = self._scanning.scan(setup, page.rows.seq, result)
         stream = self._streams[page.revision]
         document = compose_page(stream, setup.outputs, page.rows, result, self.clock())
         self.count(stream.name, len(page.rows), sum(map(bool, result.reasons)))
@@ -184,39 +187,6 @@ class DerivedRun:
     def pass_over(self, revision: int, rows: int) -> None:
         """Count rows for the stop document that another writer of this run delivers."""
         self._events[self._streams[revision].name] += rows
-
-    def _scan(self, setup: Setup, result: Result) -> Result:
-        scan = setup.modality.scan
-        if scan is None or not result.columns:
-            return result
-        reasons = list(result.reasons)
-        valid = np.flatnonzero(result.valid)
-        scanned = self._scan_rows(setup, result.columns, len(valid))
-        for place, reason in zip(valid.tolist(), scanned.reasons, strict=True):
-            reasons[place] = reason
-        return Result(reasons, scanned.columns)
-
-    def _scan_rows(self, setup: Setup, columns: Mapping[str, Array], count: int) -> Result:
-        """Scan rows; where that fails, halve them until one is left, which is invalid.
-
-        A row that fails leaves the state as it was.
-        """
-        try:
-            state, made = setup.modality.scan(setup.prepared, self._state, columns)
-            checked = check_outputs(setup, made, count)
-        except Exception as error:  # an author's code may raise anything; the event is to blame
-            if count == 1:
-                return invalid(1, f"{type(error).__name__}: {error}")
-        else:
-            self._state = state
-            return Result([""] * count, checked)
-        half = count // 2
-        return join(
-            [
-                self._scan_rows(setup, {k: c[:half] for k, c in columns.items()}, half),
-                self._scan_rows(setup, {k: c[half:] for k, c in columns.items()}, count - half),
-            ]
-        )
 
     def stop(
         self,

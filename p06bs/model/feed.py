@@ -5,7 +5,7 @@ into one integer, so that a million rows cost a few arrays.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +14,7 @@ Indices = npt.NDArray[np.int64]
 
 ROW_BITS = 32
 ROW_MASK = (1 << ROW_BITS) - 1
+FIRST_ROWS = 256
 
 
 class Segment:
@@ -37,21 +38,50 @@ class Segment:
         return self.uids[start : start + count]
 
 
+class New(NamedTuple):
+    """Rows that were not there before: seq_num, ref, how often the seq_num was there before."""
+
+    seqs: Indices
+    refs: Indices
+    occurrence: Indices
+    leg: Indices
+    """How often the source had gone back to a checkpoint when the row came."""
+
+
 class Feed:
-    """One source's rows by seq_num and occurrence."""
+    """One source's rows by seq_num and occurrence.
+
+    Attributes
+    ----------
+    top : int
+        Highest seq_num.
+    last : int
+        Newest seq_num, where rows that come late do not count.
+    before : int
+        Highest seq_num that was left for an earlier one at a rewind; -1 before any.
+    legs : int
+        How often it went back to a seq_num that it had had.
+    """
 
     def __init__(self) -> None:
         self.segments: dict[int, Segment] = {}
         self.top = 0
+        self.last = 0
+        self.before = -1
+        self.legs = 0
         self._made = 0
-        self._newest: Indices = np.full(256, -1, np.int64)
-        self._count: Indices = np.zeros(256, np.int64)
+        self._newest: Indices = np.full(FIRST_ROWS, -1, np.int64)
+        self._count: Indices = np.zeros(FIRST_ROWS, np.int64)
+        self._used: Indices = np.full(FIRST_ROWS, -1, np.int64)
         self._older: dict[tuple[int, int], int] = {}
         self._fingerprints: list[int] = []
         self._seen: set[int] | None = None
 
-    def add(self, segment: Segment, seqs: Indices, index: bool) -> tuple[Indices, Indices] | None:
-        """Take a document's rows; return (seq_nums, refs) of the new ones, None if all known."""
+    def add(self, segment: Segment, seqs: Indices, *, index: bool) -> New | None:
+        """Take a document's rows; return the new ones, None if all were there.
+
+        `index` lets them be found by seq_num, which a source that is alone needs not.
+        """
         if not len(seqs):
             return None
         repeated = int(seqs[0]) <= self.top or not bool((seqs[1:] > seqs[:-1]).all())
@@ -80,27 +110,42 @@ class Feed:
         refs = rows + (self._made << ROW_BITS)
         self.segments[self._made] = segment
         self._made += 1
+        occurrence = leg = np.zeros(len(seqs), np.int64)
         if index:
-            self.count(seqs, refs, repeated)
+            occurrence, leg = self._count_in(seqs, refs, repeated)
         self.top = max(self.top, int(seqs.max()))
-        return seqs, refs
+        return New(seqs, refs, occurrence, leg)
 
-    def count(self, seqs: Indices, refs: Indices, repeated: bool) -> None:
+    def _count_in(self, seqs: Indices, refs: Indices, repeated: bool) -> tuple[Indices, Indices]:
         """Count the occurrence of each seq_num and remember where the newest one lies."""
-        high = int(seqs.max()) + 1
-        if high > len(self._newest):
-            grow = max(high, 2 * len(self._newest)) - len(self._newest)
-            self._newest = np.concatenate([self._newest, np.full(grow, -1, np.int64)])
-            self._count = np.concatenate([self._count, np.zeros(grow, np.int64)])
+        self._reach(int(seqs.max()))
         if not repeated:
             self._newest[seqs] = refs
             self._count[seqs] = 1
-            return
-        for seq, ref in zip(seqs.tolist(), refs.tolist(), strict=True):
-            if self._count[seq]:
-                self._older[seq, int(self._count[seq]) - 1] = int(self._newest[seq])
+            self.last = int(seqs[-1])
+            return np.zeros(len(seqs), np.int64), np.full(len(seqs), self.legs, np.int64)
+        occurrence, leg = np.zeros((2, len(seqs)), np.int64)
+        for i, (seq, ref) in enumerate(zip(seqs.tolist(), refs.tolist(), strict=True)):
+            before = int(self._count[seq])
+            if before:
+                self._older[seq, before - 1] = int(self._newest[seq])
+                if seq <= self.last:
+                    self.before = max(self.before, self.last)
+                    self.legs += 1
+                self.last = seq
+            else:  # one that comes late is no rewind
+                self.last = max(self.last, seq)
             self._newest[seq] = ref
-            self._count[seq] += 1
+            self._count[seq] = before + 1
+            occurrence[i], leg[i] = before, self.legs
+        return occurrence, leg
+
+    def _reach(self, seq: int) -> None:
+        more = max(seq + 1, 2 * len(self._count)) - len(self._count)
+        if seq >= len(self._count):
+            self._newest = np.concatenate([self._newest, np.full(more, -1, np.int64)])
+            self._count = np.concatenate([self._count, np.zeros(more, np.int64)])
+            self._used = np.concatenate([self._used, np.full(more, -1, np.int64)])
 
     def occurrences(self, seqs: Indices) -> Indices:
         """Return how often each seq_num came."""
@@ -109,9 +154,17 @@ class Feed:
         found[inside] = self._count[seqs[inside]]
         return found
 
-    def refs(self, seqs: Indices, occurrence: Indices) -> Indices:
-        """Return the ref of each (seq_num, occurrence); the newest where that never came."""
-        found = self._newest[seqs].copy()
+    def is_free(self, seqs: Indices, occurrence: Indices) -> npt.NDArray[np.bool_]:
+        """Return whether a row came for (seq_num, occurrence) that is in use nowhere yet."""
+        inside = seqs < len(self._used)
+        used = np.full(len(seqs), -1, np.int64)
+        used[inside] = self._used[seqs[inside]]
+        return (occurrence >= 0) & (occurrence > used) & (occurrence < self.occurrences(seqs))
+
+    def use(self, seqs: Indices, occurrence: Indices) -> Indices:
+        """Return the ref of each (seq_num, occurrence), which has come, and note its use."""
+        self._used[seqs] = np.maximum(self._used[seqs], occurrence)
+        found = self._newest[seqs]
         for i in np.flatnonzero(occurrence < self._count[seqs] - 1):
             found[i] = self._older[int(seqs[i]), int(occurrence[i])]
         return found

@@ -2,8 +2,7 @@
 
 A row is one event of the primary source together with the events or frames of
 the other sources that have the same seq_num. Two sources are never joined by
-arrival. After a Bluesky rewind a seq_num comes again: its k-th occurrence in
-one source belongs to the k-th occurrence in the others.
+arrival; `pairing` says what belongs together after a Bluesky rewind.
 
 The place of a row in acquisition order, its *position*, follows from the raw
 documents alone, so everyone who reads the same log counts alike.
@@ -19,6 +18,7 @@ import numpy as np
 from p06bs.model.binding import Binding
 from p06bs.model.documents import Document
 from p06bs.model.feed import ROW_BITS, Feed, Indices, Segment
+from p06bs.model.pairing import Pairing
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +95,8 @@ class Rows:
         self._sources = sources(binding)
         self._feeds = {source.key: Feed() for source in self._sources}
         self._primary = self._sources[0].key
-        self._alone = len(self._sources) == 1
-        self._occurred = Feed()  # counts the primary's occurrences
-        self._waiting: list[tuple[Indices, Indices, Indices]] = []  # seq, occurrence, ref
-        self._passed_over: dict[int, list[tuple[int, int]]] = {}
+        partners = {key: feed for key, feed in self._feeds.items() if key != self._primary}
+        self._pairing = Pairing(self._feeds[self._primary], partners) if partners else None
         self._ready: deque[tuple[Indices, dict[str, Indices]]] = deque()
         self._timed = next((s.key for s in self._sources if s.data_key is None), None)
         self.available = 0
@@ -130,63 +128,27 @@ class Rows:
             else:
                 segment = Segment(place, 0, list(document["uid"]), list(document["time"]))
                 seqs = np.asarray(document["seq_num"], np.int64)
-        late = len(seqs) > 0 and int(seqs[0]) <= self._feeds[key].top
-        new = self._feeds[key].add(segment, seqs, index=key != self._primary)
+        feed = self._feeds[key]
+        legs = feed.legs
+        new = feed.add(segment, seqs, index=self._pairing is not None)
         if new is None:
             return
-        if key == self._primary:
-            self._enter(*new)
-        elif late:
-            self._revisit(new[0])
-        if not self._alone:
-            self._join(final=False)
+        if self._pairing is None:
+            self._push(new.seqs, {key: new.refs})
+        elif key == self._primary:
+            self._pairing.enter(new, legs)
+            self._settle(self._pairing)
+        else:
+            if not isinstance(segment.uids, str):
+                segment.uids = []  # identity is the primary's; theirs told doubles apart, no more
+            self._pairing.partner(key, new, legs)
+            self._settle(self._pairing)
 
-    def _enter(self, seqs: Indices, refs: Indices) -> None:
-        if self._alone:
-            self._push(seqs, {self._primary: refs})
-            return
-        before = self._occurred.occurrences(seqs)
-        if len(np.unique(seqs)) != len(seqs):  # the same seq_num twice in one document
-            for i, seq in enumerate(seqs.tolist()):
-                before[i] += int((seqs[:i] == seq).sum())
-        self._occurred.count(seqs, refs, repeated=True)
-        self._waiting.append((seqs, before, refs))
-
-    def _revisit(self, seqs: Indices) -> None:
-        for seq in seqs.tolist():
-            for occurrence, ref in self._passed_over.pop(seq, ()):
-                one = np.array([seq], np.int64)
-                self._waiting.append((one, np.array([occurrence]), np.array([ref])))
-
-    def _join(self, *, final: bool) -> None:
-        if not self._waiting:
-            return
-        seqs, occurrence, refs = (
-            self._waiting[0]
-            if len(self._waiting) == 1
-            else tuple(np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        )
-        partners = {k: feed for k, feed in self._feeds.items() if k != self._primary}
-        ready = np.ones(len(seqs), bool)
-        absent = np.zeros(len(seqs), bool)
-        for feed in partners.values():
-            came = feed.occurrences(seqs)
-            ready &= (came > 0) if final else (came > occurrence)
-            absent |= (came == 0) & (final | (seqs < feed.top))
-        settled = ready | absent
-        stop = len(seqs) if settled.all() else int(np.argmin(settled))
-        for i in np.flatnonzero(absent[:stop]).tolist():
-            self._passed_over.setdefault(int(seqs[i]), []).append(
-                (int(occurrence[i]), int(refs[i]))
-            )
-        chosen = np.flatnonzero(ready[:stop] & ~absent[:stop])
-        if len(chosen):
-            s, o = seqs[chosen], occurrence[chosen]
-            found = {self._primary: refs[chosen]}
-            found.update({k: feed.refs(s, o) for k, feed in partners.items()})
-            self._push(s, found)
-        rest = (seqs[stop:], occurrence[stop:], refs[stop:])
-        self._waiting = [rest] if len(rest[0]) else []
+    def _settle(self, pairing: Pairing, *, final: bool = False) -> None:
+        settled = pairing.settle(final=final)
+        if settled is not None:
+            seqs, refs, found = settled
+            self._push(seqs, {self._primary: refs, **found})
 
     def _push(self, seqs: Indices, refs: dict[str, Indices]) -> None:
         self._ready.append((seqs, refs))
@@ -194,13 +156,13 @@ class Rows:
 
     def finish(self) -> None:
         """Settle what still waits, because no more documents come."""
-        if not self._alone:
-            self._join(final=True)
+        if self._pairing is not None:
+            self._settle(self._pairing, final=True)
 
     @property
     def unpaired(self) -> int:
         """Primary rows that lack a partner so far and were passed over."""
-        return sum(map(len, self._passed_over.values()))
+        return 0 if self._pairing is None else self._pairing.unpaired
 
     @property
     def counts(self) -> dict[str, int]:
@@ -272,7 +234,7 @@ class Rows:
 
     def _forget(self, last: int) -> None:
         """Let go of the primary's segments that were handed out entirely."""
-        if self._waiting or self._passed_over:
+        if self._pairing is not None and self._pairing.waits:
             return
         segments = self._feeds[self._primary].segments
         first = self._ready[0][1][self._primary][0] >> ROW_BITS if self._ready else last + 1
