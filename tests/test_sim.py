@@ -98,10 +98,12 @@ def test_maps_take_spectra_by_name_then_in_order(tmp_path):
         ({"a": np.ones((2, 2)), "b": np.ones((2, 2)), "c": np.ones((2, 2))}, "3 maps"),
         ({"a": np.full((2, 2), 1.01)}, r"'a' must hold weights in 0\.\.1"),
         ({"a": np.full((2, 2), -0.1)}, r"weights in 0\.\.1"),
-        ({"a": np.array([[0.1, np.nan]])}, r"weights in 0\.\.1"),
+        ({"a": np.array([[0, 255]], np.uint8)}, r"weights in 0\.\.1, not 0\.\.255"),
+        ({"a": np.array([[0.1, np.nan]])}, "must be finite"),
         ({"a": np.ones(4)}, "2-D"),
         ({"a": np.ones((0, 4))}, "not empty"),
         ({"a": np.array([["x"]])}, "real numbers"),
+        ({"a": np.array([[{}]])}, r"phantom\.npz is no readable"),
         ({"a": np.ones((2, 2)), "b": np.ones((2, 3))}, "one shape"),
         ({}, "at least one map"),
     ],
@@ -112,10 +114,27 @@ def test_unusable_phantoms_are_refused_with_the_reason(tmp_path, maps, message):
         Phantom.load(tmp_path / "phantom.npz")
 
 
-def test_a_file_that_is_no_phantom_is_named(tmp_path):
-    (tmp_path / "phantom.npz").write_text("not an archive")
+@pytest.mark.parametrize("content", [b"", b"not an archive", b"PK\x03\x04 half an archive"])
+def test_a_file_that_is_no_phantom_is_named(tmp_path, content):
+    (tmp_path / "phantom.npz").write_bytes(content)
     with pytest.raises(PhantomError, match=r"phantom\.npz is no readable"):
         Phantom.load(tmp_path / "phantom.npz")
+
+
+def test_a_phantom_that_is_not_there_or_has_no_names_is_refused(tmp_path):
+    with pytest.raises(PhantomError, match=r"cannot read .*none\.npz: No such file"):
+        Phantom.load(tmp_path / "none.npz")
+    np.save(tmp_path / "one.npy", np.ones((2, 2)))
+    with pytest.raises(PhantomError, match=r"save maps with np\.savez"):
+        Phantom.load(tmp_path / "one.npy")
+
+
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float16, np.float32, ">f8"])
+def test_maps_of_all_real_numbers_become_floats(tmp_path, dtype):
+    np.savez(tmp_path / "phantom.npz", a=np.array([[0, 1, 1]], dtype))
+    (loaded,) = Phantom.load(tmp_path / "phantom.npz").maps.values()
+    assert loaded.dtype == float
+    assert loaded.tolist() == [[0, 1, 1]]
 
 
 def test_default_phantom_reveals_turned_mirrored_and_unravelled_maps():

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.npyio import NpzFile
 
 from p06bs.sim.spectra import SPECTRA
 
@@ -68,14 +71,10 @@ class Phantom:
         Raises
         ------
         PhantomError
-            If there are more maps than spectra, or a map is not 2-D, not numbers,
-            not finite or outside 0..1.
+            If the file cannot be read, there are more maps than spectra, or a map is
+            not 2-D, not numbers, not finite or outside 0..1.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
-        except (OSError, ValueError) as problem:
-            raise PhantomError(f"{path} is no readable .npz file of maps: {problem}") from problem
+        arrays = _read(Path(path))
         for name, weights in arrays.items():
             _check(name, weights)
         return cls({k: np.asarray(v, dtype=float) for k, v in assign(arrays).items()})
@@ -164,12 +163,27 @@ def known() -> str:
     return ", ".join(SPECTRA)
 
 
+def _read(path: Path) -> dict[str, npt.NDArray[np.generic]]:
+    try:
+        with path.open("rb") as file:
+            content = np.load(file, allow_pickle=False)
+            if isinstance(content, NpzFile):
+                return {name: content[name] for name in content.files}
+    except OSError as problem:
+        raise PhantomError(f"cannot read {path}: {problem.strerror or problem}") from problem
+    except (ValueError, EOFError, BadZipFile, zlib.error) as problem:
+        raise PhantomError(f"{path} is no readable .npz file of maps") from problem
+    raise PhantomError(f"{path} holds an array without a name; save maps with np.savez")
+
+
 def _check(name: str, weights: npt.NDArray[np.generic]) -> None:
     if weights.ndim != 2 or 0 in weights.shape:
         raise PhantomError(f"map {name!r} must be 2-D and not empty, not of shape {weights.shape}")
     if weights.dtype.kind not in "buif":
         raise PhantomError(f"map {name!r} must hold real numbers, not {weights.dtype}")
     values = weights.astype(float)
+    if not np.isfinite(values).all():
+        raise PhantomError(f"map {name!r} must be finite, but has NaN or infinity in it")
     if not ((values >= 0) & (values <= 1)).all():
         raise PhantomError(
             f"map {name!r} must hold weights in 0..1, not {values.min():g}..{values.max():g}"
