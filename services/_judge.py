@@ -1,32 +1,32 @@
 """Whether a demo's derived runs are right: complete, in time, equal to the reference and true."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import h5py
 import httpx
 import numpy as np
 import numpy.typing as npt
 
 from p06bs import DocumentLog, config, process
 from p06bs.model.documents import Document, NamedDocument
-from p06bs.services._heatmap import Map
-from p06bs.sim import spectra
+from p06bs.services._recorder import Recorder
+from p06bs.services._truth import Likeness, Truth
 from p06bs.writers import nexus
 from p06bs.writers.validate import validate
 
-CORRELATION = 0.99
-"""Least correlation of an element's map with the phantom."""
 SHARE = 0.9
-"""Least share of the rows that must be published before the raw run has stopped."""
+"""Least share of the rows that must come before the raw run's stop document does."""
+GRACE = 1.0
+"""Seconds that a row may take. Of a short scan only those rows must come before its end that
+were there so long before."""
 
 
 def judge(
     raw: str,
-    derived: Mapping[str, str],
-    truth: Mapping[str, Map],
+    recorder: Recorder,
+    truth: Truth,
     configuration: config.Configuration,
     out: Path,
     checks: dict[str, str],
@@ -35,10 +35,12 @@ def judge(
 
     Parameters
     ----------
-    raw, derived
-        Uid of the raw run, and uids of its derived runs by modality.
+    raw
+        Uid of the raw run.
+    recorder
+        What the demo's follower got, while the scan ran and afterwards.
     truth
-        The phantom's weights by spectrum, shape of the map.
+        What the maps should show.
     configuration, out
         The services that ran, and the directory for the files.
     checks
@@ -49,7 +51,10 @@ def judge(
     dict
         The summary of the demo.
     """
-    points = next(iter(truth.values())).size
+    points = truth.nx * truth.ny
+    derived = recorder.derived(raw)
+    stop = recorder.runs[raw].arrivals[-1]
+    wanted = min(SHARE * points, recorder.events(raw, stop, GRACE))
     summary: dict[str, Any] = {
         "raw_uid": raw,
         "derived_uids": derived,
@@ -64,8 +69,8 @@ def judge(
     checks["every pipeline made a derived run"] = f"missing: {missing}" if missing else ""
     logs = DocumentLog(configuration.bus.log)
     recorded = list(logs.read(raw))
-    stopped = _last(recorded)["time"]
     files = out / "nexus"
+    likeness: dict[str, Likeness] = {}
     summary["files"]["raw"] = _file(recorded, files, checks)
     for name, uid in derived.items():
         documents = list(logs.read(uid))
@@ -75,7 +80,7 @@ def judge(
         pages = [d for n, d in documents if n == "event_page"]
         events = sum(len(p["seq_num"]) for p in pages)
         invalid = sum(_last(documents)["num_invalid"].values())
-        early = sum(len(p["seq_num"]) for p in pages if p["timestamps"]["valid"][0] < stopped)
+        early = recorder.events(uid, stop)
         summary["events"][name] = events
         summary["share_before_stop"][name] = early / points
         good = events == points and invalid == 0
@@ -83,15 +88,22 @@ def judge(
             "" if good else f"{events} events, {invalid} invalid"
         )
         checks[f"{name} came while the scan ran"] = (
-            "" if early >= SHARE * points else f"{early} of {points} rows before the raw stop"
+            ""
+            if early >= wanted
+            else f"{early} of {points} rows before the raw run's stop document"
         )
         reference = process(sections[name].make(), logs.read(raw))
         checks[f"{name} equals the reference"] = _difference(documents, reference)
         path = summary["files"][name] = _file(documents, files, checks)
-        summary["correlation"].update(_correlations(name, Path(path), truth))
+        likeness.update(truth.likeness(name, Path(path)))
         checks[f"{name} is in the server"] = _served(configuration, uid, pages)
-    low = {line: c for line, c in summary["correlation"].items() if c < CORRELATION}
-    checks["maps show the phantom"] = f"correlations {low}" if low else ""
+    summary["correlation"] = {line: found.measured for line, found in likeness.items()}
+    low = [
+        f"correlation of {line} is {found.measured:.4f}, {found.expected:.4f} is expected"
+        for line, found in likeness.items()
+        if not found.good
+    ]
+    checks["maps show the phantom"] = "; ".join(low)
     return summary
 
 
@@ -104,22 +116,6 @@ def _file(documents: Sequence[NamedDocument], directory: Path, checks: dict[str,
     errors = validate(path)
     checks[f"{path.name} is valid NeXus"] = "; ".join(errors)
     return str(path)
-
-
-def _correlations(name: str, path: Path, truth: Mapping[str, Map]) -> dict[str, float]:
-    """Return the correlation of each line's map in a NeXus file with the phantom."""
-    found: dict[str, float] = {}
-    with h5py.File(path) as file:
-        maps = file.get("entry/maps", {})
-        for line in spectra.regions():
-            spectrum = spectra.spectrum_of(line)
-            if name == "xrf" and spectrum != "XRFSpectrum":
-                continue  # its fit begins above the steel's lines
-            weights = truth.get(spectrum)
-            if line in maps and weights is not None and np.ptp(weights) > 0:
-                key = line if name == "region_sums" else f"{name}:{line}"
-                found[key] = float(np.corrcoef(maps[line][()].ravel(), weights.ravel())[0, 1])
-    return found
 
 
 def _difference(documents: Sequence[NamedDocument], reference: Sequence[NamedDocument]) -> str:

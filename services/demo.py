@@ -1,26 +1,27 @@
 """The main job on a laptop: a simulated fly map, its derived runs, and whether they are right."""
 
 import json
+import shlex
 import socket
-import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from p06bs import Follower, Publisher, config
-from p06bs.model.documents import Document, NamedDocument
+from p06bs import config
 from p06bs.services._heatmap import Map, show_pairs
 from p06bs.services._judge import judge
-from p06bs.services.up import Services, commands
+from p06bs.services._scan import scan
+from p06bs.services._truth import Truth
+from p06bs.services.up import Services, StoppedError, commands
 from p06bs.sim import spectra
-from p06bs.sim.phantom import Phantom, expected_maps
+from p06bs.sim.beamline import Beamline
+from p06bs.sim.phantom import Phantom
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,47 +38,26 @@ class Demo:
     workers: int = 2
 
 
-@dataclass
-class Recorder:
-    """All documents by run, as a follower gets them, and a signal when runs have stopped."""
+def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: False) -> bool:
+    """Run the demo; return whether every check held.
 
-    documents: dict[str, list[NamedDocument]] = field(default_factory=dict)
-    owner: dict[str, str] = field(default_factory=dict)
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    rows: Callable[[str, int], None] = lambda name, count: None
+    Once `stopping` is true it ends: what it started is stopped in any case.
 
-    def __call__(self, name: str, document: Document) -> None:
-        with self.changed:
-            run = (
-                document["uid"]
-                if name == "start"
-                else document.get("run_start") or (self.owner[document["descriptor"]])
-            )
-            if name == "descriptor":
-                self.owner[document["uid"]] = run
-            self.documents.setdefault(run, []).append((name, document))
-            self.changed.notify_all()
-        if name == "event_page":
-            self.rows(run, len(document["seq_num"]))
-
-    def stopped(self, run: str) -> bool:
-        found = self.documents.get(run)
-        return bool(found) and found is not None and found[-1][0] == "stop"
-
-    def derived(self, raw: str) -> dict[str, str]:
-        """Return the derived runs of a raw run: modality -> uid."""
-        return {
-            documents[0][1]["process"]["name"]: uid
-            for uid, documents in self.documents.items()
-            if documents[0][1].get("original_run_uid") == raw
-        }
-
-
-def run(demo: Demo, console: Console) -> bool:
-    """Run the demo; return whether every check held."""
-    demo.out.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
+    Raises
+    ------
+    StoppedError
+        If it was stopped before the results were there.
+    PhantomError
+        If the phantom cannot be used.
+    RuntimeError
+        If a service or the scan failed.
+    """
     phantom = Phantom.default() if demo.phantom is None else Phantom.load(demo.phantom)
+    beamline = Beamline(phantom, seed=demo.seed)
+    demo.out.mkdir(parents=True, exist_ok=True)
+    report = demo.out / "summary.json"
+    report.unlink(missing_ok=True)  # an earlier demo's must not be taken for this one's
+    began = time.monotonic()
     file = _write_configuration(demo)
     configuration = config.load(file)
     lines: list[str] = []
@@ -93,22 +73,31 @@ def run(demo: Demo, console: Console) -> bool:
     try:
         with console.status("starting proxy, server, pipelines and workers"):
             services.start()
-            services.wait_ready(90)
+            if not services.wait_ready(90, stopping):
+                raise StoppedError
         _where_to_look(console, configuration)
-        recorder = Recorder()
-        raw = _scan(demo, phantom, configuration, recorder, console)
-        truth = expected_maps(phantom, demo.nx, demo.ny)
-        summary = judge(raw, recorder.derived(raw), truth, configuration, demo.out, checks)
+        raw, recorder = scan(
+            beamline,
+            configuration.bus,
+            demo.out / "data",
+            {section.make().name for section in configuration.pipelines},
+            console,
+            stopping,
+            **{"nx": demo.nx, "ny": demo.ny, "rate": demo.rate},
+        )
+        truth = Truth(beamline, demo.nx, demo.ny, demo.rate)
+        summary = judge(raw, recorder, truth, configuration, demo.out, checks)
         summary["seconds"] = round(time.monotonic() - began, 2)
         if console.color_system is not None:
-            _show_maps(console, summary, truth)
+            _show_maps(console, summary, truth.maps)
         if not demo.once:
             _show(console, summary, checks)
             console.print("services go on; Ctrl-C ends them")
-            _until_interrupted(services)
+            while not stopping():
+                services.look()
+                time.sleep(0.2)
     except (RuntimeError, TimeoutError) as error:
-        last = "\n".join(lines[-15:])
-        raise RuntimeError(f"{error}; the services' last words:\n{last}") from error
+        raise RuntimeError(f"{error}; see {demo.out / 'services.log'}") from error
     finally:
         codes = services.stop()
         (demo.out / "services.log").write_text("\n".join(lines) + "\n")
@@ -117,7 +106,7 @@ def run(demo: Demo, console: Console) -> bool:
     summary["checks"] = {name: problem or "held" for name, problem in checks.items()}
     ok = not any(checks.values())
     summary["ok"] = ok
-    (demo.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    report.write_text(json.dumps(summary, indent=2) + "\n")
     if demo.once:
         _show(console, summary, checks)
     return ok
@@ -133,8 +122,8 @@ def _write_configuration(demo: Demo) -> Path:
         "tcp://127.0.0.1:5567": f"tcp://127.0.0.1:{ports[0]}",
         "tcp://127.0.0.1:5568": f"tcp://127.0.0.1:{ports[1]}",
         "port = 8000": f"port = {ports[2]}",
-        '"var/log"': json.dumps(str(demo.out / "log")),
-        '"var/api-key"': json.dumps(str(demo.out / "api-key")),
+        '"var/log"': _toml(demo.out / "log"),
+        '"var/api-key"': _toml(demo.out / "api-key"),
         "count = 2": f"count = {demo.workers}",
     }
     for old, new in changed.items():
@@ -144,6 +133,11 @@ def _write_configuration(demo: Demo) -> Path:
     file = demo.out / "services.toml"
     file.write_text(content, encoding="utf-8")
     return file
+
+
+def _toml(path: Path) -> str:
+    """Return a path as a TOML string."""
+    return json.dumps(str(path), ensure_ascii=False)
 
 
 def _free_ports(number: int) -> list[int]:
@@ -158,89 +152,13 @@ def _where_to_look(console: Console, configuration: config.Configuration) -> Non
     server = configuration.server
     assert server is not None
     url = f"http://{server.host}:{server.port}"
-    console.print(f"live tree   {url}/api/v1/metadata/live  (API key in {server.api_key_file})")
-    console.print("in Python   from tiled.client import from_uri")
-    console.print(
-        f'            from_uri("{url}", api_key=open("{server.api_key_file}").read())["live"]'
-    )
-    console.print(f"documents   {configuration.bus.log}  (p06bs log ls {configuration.bus.log})")
-
-
-def _scan(
-    demo: Demo,
-    phantom: Phantom,
-    configuration: config.Configuration,
-    recorder: Recorder,
-    console: Console,
-) -> str:
-    """Run the fly map; return the raw run's uid when all derived runs have stopped."""
-    from bluesky import RunEngine
-    from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
-
-    from p06bs.plans.maps import fly_map
-    from p06bs.sim.beamline import Beamline
-    from p06bs.sim.detectors import FluorescenceDetector
-    from p06bs.sim.stage import TriggerBox
-
-    bus = configuration.bus
-    engine: Any = RunEngine({"endstation": "simulated", "sample": {"name": "phantom"}})
-    beamline = Beamline(phantom, seed=demo.seed)
-    data = (demo.out / "data").absolute()
-    data.mkdir(exist_ok=True)
-    with init_devices():
-        panda = TriggerBox(beamline)
-        xspress3 = FluorescenceDetector(
-            beamline, panda, StaticPathProvider(UUIDFilenameProvider(), data)
-        )
-    wanted = {section.make().name for section in configuration.pipelines}
-    points = demo.nx * demo.ny
-    with (
-        Publisher(bus.inbound, bus.log, run_engine=engine) as publisher,
-        Follower(bus.outbound, bus.log, since=time.time()) as follower,
-        _progress(console) as progress,
+    for line in (
+        f"live tree   {url}/api/v1/metadata/live  (API key in {server.api_key_file})",
+        "in Python   from tiled.client import from_uri",
+        f'            from_uri("{url}", api_key=open("{server.api_key_file}").read())["live"]',
+        f"documents   p06bs log ls {shlex.quote(str(configuration.bus.log))}",
     ):
-        tasks = {name: progress.add_task(name, total=points) for name in ["raw", *sorted(wanted)]}
-
-        def count(run: str, rows: int) -> None:
-            start = recorder.documents[run][0][1]
-            progress.advance(
-                tasks.get(start.get("process", {}).get("name", "raw"), tasks["raw"]), rows
-            )
-
-        recorder.rows = count
-        listening = threading.Thread(target=_listen, args=(follower, recorder), name="recorder")
-        listening.start()
-        engine.subscribe(publisher)
-        try:
-            plan = fly_map([xspress3], panda, nx=demo.nx, ny=demo.ny, rate=demo.rate)
-            (raw,) = engine(plan)
-            with recorder.changed:
-                recorder.changed.wait_for(
-                    lambda: (
-                        set(recorder.derived(raw)) >= wanted
-                        and all(map(recorder.stopped, [raw, *recorder.derived(raw).values()]))
-                    ),
-                    timeout=60,
-                )
-        finally:
-            follower.close()
-            listening.join()
-    return str(raw)
-
-
-def _listen(follower: Follower, recorder: Recorder) -> None:
-    for name, document in follower:
-        recorder(name, document)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:>12}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=console,
-    )
+        console.print(line, soft_wrap=True, markup=False)
 
 
 def _show_maps(console: Console, summary: Mapping[str, Any], truth: Mapping[str, Map]) -> None:
@@ -264,12 +182,3 @@ def _show(console: Console, summary: Mapping[str, Any], checks: Mapping[str, str
         console.print(f"correlation of {line} with the phantom: {value:.4f}")
     for name, path in summary.get("files", {}).items():
         console.print(f"{name}: {path}", soft_wrap=True)
-
-
-def _until_interrupted(services: Services) -> None:
-    try:
-        while True:
-            services.look()
-            time.sleep(0.2)
-    except KeyboardInterrupt:
-        pass

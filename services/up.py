@@ -22,6 +22,10 @@ PATIENCE = 10.0
 LONGEST_BACK_OFF = 30.0
 
 
+class StoppedError(Exception):
+    """Somebody wanted things to end before they were done."""
+
+
 def commands(configuration: Configuration, file: Path) -> dict[str, list[str]]:
     """Return the command line of each service that a configuration describes."""
     python = [sys.executable, "-m"]
@@ -68,6 +72,7 @@ class Service:
     process: subprocess.Popen[str] | None = None
     ready: threading.Event = field(default_factory=threading.Event)
     reader: threading.Thread | None = None
+    said: str = ""
     started: float = 0.0
     failures: int = 0
     restart_at: float = 0.0
@@ -93,24 +98,27 @@ class Services:
         for service in self._services:
             self._start(service)
 
-    def wait_ready(self, seconds: float) -> None:
-        """Wait until every service is ready.
+    def wait_ready(self, seconds: float, stopping: Callable[[], bool] = lambda: False) -> bool:
+        """Wait until every service is ready; return False if `stopping` became true before.
 
         Raises
         ------
         TimeoutError
             Naming the service that is not.
         RuntimeError
-            If a service ends instead.
+            If a service ends instead; with the last line that it printed.
         """
         until = time.monotonic() + seconds
         for service in self._services:
             while not service.ready.wait(0.05):
                 code = service.process.poll() if service.process else None
+                if stopping():
+                    return False
                 if code is not None:
-                    raise RuntimeError(f"service {service.name} ended with status {code}")
+                    raise RuntimeError(self._obituary(service, code))
                 if time.monotonic() > until:
                     raise TimeoutError(f"service {service.name} was not ready in {seconds:g} s")
+        return True
 
     @property
     def pids(self) -> dict[str, int]:
@@ -167,7 +175,13 @@ class Services:
             stdin=subprocess.DEVNULL,
             text=True,
             start_new_session=True,  # Ctrl-C is for the supervisor, which stops them in order
-            env={**os.environ, "PYTHONUNBUFFERED": "1", "_TYPER_STANDARD_TRACEBACK": "1"},
+            env={
+                **os.environ,
+                "PYTHONUNBUFFERED": "1",
+                # What goes wrong shall be said in lines, and not in boxes.
+                "_TYPER_STANDARD_TRACEBACK": "1",
+                "TYPER_USE_RICH": "0",
+            },
         )
         assert process.stdout is not None
         service.process = process
@@ -176,10 +190,17 @@ class Services:
         )
         service.reader.start()
 
+    def _obituary(self, service: Service, code: int) -> str:
+        if service.reader is not None:
+            service.reader.join(PATIENCE)  # its last words
+        said = f": {service.said}" if service.said else ""
+        return f"service {service.name} ended with status {code}{said}"
+
     def _listen(self, service: Service, output: IO[str]) -> None:
         with output:
             for line in output:
                 text = line.rstrip()
                 if READY in text:
                     service.ready.set()
+                service.said = text or service.said
                 self._say(service.name, text)

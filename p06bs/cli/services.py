@@ -1,7 +1,5 @@
 """``p06bs up`` and ``p06bs demo``: what starts processes and runs until it is told to end."""
 
-import signal
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -9,7 +7,7 @@ from typing import Annotated
 import typer
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.terminal import console, stoppable
+from p06bs.cli.terminal import console, remark, stoppable
 
 
 def up(
@@ -26,10 +24,10 @@ def up(
     with stoppable() as stopping:
         services.start()
         try:
-            services.wait_ready(60)
-            for name, pid in services.pids.items():
-                print(f"{name:>9} : process {pid}")
-            print("all services are up; Ctrl-C stops them", flush=True)
+            if services.wait_ready(60, stopping):
+                for name, pid in services.pids.items():
+                    print(f"{name:>9} : process {pid}")
+                print("all services are up; Ctrl-C stops them", flush=True)
             while not stopping():
                 services.look()
                 time.sleep(0.1)
@@ -56,6 +54,7 @@ def demo(
 ) -> None:
     """Scan a simulated sample, and see its maps come while it is scanned."""
     from p06bs.services.demo import Demo, run
+    from p06bs.services.up import StoppedError
 
     job = Demo(
         out=out.absolute(),
@@ -67,7 +66,11 @@ def demo(
         rate=rate,
         workers=workers,
     )
-    # SIGTERM ends the demo as Ctrl-C does: whatever it started is stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    if not run(job, console):
+    with stoppable() as stopping:
+        try:
+            held = run(job, console, stopping)
+        except StoppedError:
+            remark("stopped; what was started has ended")
+            raise typer.Exit(stopping.status) from None
+    if not held:
         raise typer.Exit(1)

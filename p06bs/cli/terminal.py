@@ -1,7 +1,7 @@
 """What commands print to and share: results on standard output, progress and remarks on stderr."""
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -42,16 +42,32 @@ def show_result(result: dict[str, Any]) -> None:
         console.print(f"wrote {escape(file)}", soft_wrap=True)
 
 
+class Stopping:
+    """True once a signal has asked the process to stop."""
+
+    number = 0
+
+    def __call__(self) -> bool:
+        return self.number != 0
+
+    def note(self, number: int, frame: object) -> None:
+        """Handle a signal; the first one counts."""
+        self.number = self.number or number
+
+    @property
+    def status(self) -> int:
+        """The exit status of a process that a signal ended before it was done."""
+        return 128 + self.number
+
+
 @contextmanager
-def stoppable() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and SIGINT into a flag."""
-    flags: list[int] = []
-    before = {
-        n: signal.signal(n, lambda number, _: flags.append(number))
-        for n in (signal.SIGTERM, signal.SIGINT)
-    }
+def stoppable() -> Iterator[Stopping]:
+    """Turn Ctrl-C, SIGTERM and a closed terminal into a flag, so that nothing is left half done."""
+    stopping = Stopping()
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, stopping.note) for number in signals}
     try:
-        yield lambda: bool(flags)
+        yield stopping
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
