@@ -10,7 +10,8 @@ import typer
 
 from p06bs import config
 from p06bs.pipeline import collector
-from p06bs.pipeline.pipeline import Pipeline, Pipelines
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.pipeline import Pipelines
 
 
 def make(configuration: config.Configuration) -> Pipelines:

@@ -93,3 +93,23 @@ class Brightness(Modality):
         total = columns["frame"].sum(axis=(1, 2), dtype=np.int64)
         monitor = columns["monitor"]
         return {"sum": total, "ratio": total / (1.0 if monitor is None else monitor)}
+
+
+class Fussy(Total):
+    """Refuse settings in `prepare` only, where no validation sees it; wait for a file first."""
+
+    class Settings(ModalitySettings):
+        """What is refused, and what is waited for."""
+
+        start: float = 0.0
+        wait_for: str = ""
+
+    def prepare(self, settings: Any, bound: Any) -> Any:
+        if settings.start < 0:
+            raise ValueError(f"cannot start at {settings.start:g}")
+        while settings.wait_for and not os.path.exists(settings.wait_for):
+            time.sleep(0.01)
+        return settings
+
+    def scan(self, setup: Any, state: Any, columns: Any) -> Any:
+        return super().scan(setup, setup.start if state is None else state, columns)

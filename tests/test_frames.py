@@ -231,7 +231,7 @@ def test_more_files_than_stay_open(tmp_path):
             with h5py.File(path, "w") as file:
                 file["d"] = np.full((1, *SHAPE), number, "u2")
             assert numbers(read(resource(path), 0, 1, bound())) == [number]
-        assert len(read._open) == OPEN_FILES
+        assert len(read._frames._open) == OPEN_FILES
 
 
 @pytest.mark.parametrize(

@@ -121,9 +121,9 @@ def test_workers_share_a_run_and_end_when_they_are_told(tmp_path):
 
 
 def test_a_worker_that_is_drained_while_it_computes_delivers_first(tmp_path):
-    with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.05), count=8) as served:
+    with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.05), count=4) as served:
         with loop(served.pool.address, "a", served.pool.epoch) as ended:
-            served.until(lambda: served.pool.leases.leased == 2)  # all there is
+            served.until(lambda: served.pool.leases.leased == 1)  # all there is
             served.pool.stop_workers(PATIENCE)
         assert ended == ["the pipeline stopped it"]
         served.finish()
@@ -193,7 +193,7 @@ def test_a_loop_ends_when_its_pipeline_is_another_or_silent(tmp_path, monkeypatc
 
 def answer(socket: Any, message: list[Any]) -> None:
     """Compute a batch that carries its columns, as a worker does."""
-    _, key, number, attempt, said, resources, record, carried = message
+    _, key, number, attempt, said, resources, _, record, carried = message
     rows = lane.decode_rows(said)
     setup = lane.make_setup(record)
 
@@ -218,12 +218,12 @@ def test_a_worker_that_does_not_see_the_log_gets_the_columns(tmp_path, caplog):
             if served.run.over:
                 break
             message = lane.decode(far.recv())
-            record = message[6] or record
-            if message[7] is None:
+            record = message[7] or record
+            if message[8] is None:
                 _, key, number, attempt, *_ = message
                 far.send(lane.encode(lane.UNREAD, key, number, attempt, "No such file"))
             else:
-                answer(far, [*message[:6], record, message[7]])
+                answer(far, [*message[:7], record, message[8]])
         served.finish()
     assert caplog.text.count("cannot read the log (No such file); it gets columns") == 1
 
@@ -241,7 +241,7 @@ def test_a_loop_says_what_it_lacks_and_takes_columns(tmp_path):
             for spans in lane.decode_rows(batch[4]).spans.values()
             for where in (span.where for span in spans)
         }
-        record = {**batch[6], "log": str(tmp_path / "nowhere")}
+        record = {**batch[7], "log": str(tmp_path / "nowhere")}
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router:
         port = router.bind_to_random_port("tcp://127.0.0.1")
 
@@ -260,13 +260,13 @@ def test_a_loop_says_what_it_lacks_and_takes_columns(tmp_path):
 
         with loop(f"tcp://127.0.0.1:{port}", "a", "e") as ended:
             heard(lane.JOIN)
-            send(*batch[:6], None, None)
+            send(*batch[:7], None, None)
             assert heard(lane.NEED)[1:] == batch[1:4]
-            send(*batch[:6], {**record, "modality": "tests.techniques:Nothing"}, None)
+            send(*batch[:7], {**record, "modality": "tests.techniques:Nothing"}, None)
             assert "cannot import modality" in heard(lane.REFUSED)[4]
-            send(*batch[:6], record, None)
+            send(*batch[:7], record, None)
             assert "No such file" in heard(lane.UNREAD)[4]
-            send(*batch[:6], None, frames)
+            send(*batch[:7], None, frames)
             *_, count, invalid, body = heard(lane.PAGE)
             assert (count, invalid) == (4, 0)
             page = codec.unpack(body)
@@ -293,7 +293,7 @@ RUBBISH = [
     [lane.encode(lane.PAGE, "one/0", 0, 1, "4", None), b"\x80"],
     [lane.encode(lane.NEED, "other/0", 0, 0)],
     [lane.encode(lane.BYE)],
-    [lane.encode(lane.BATCH, *range(7))],
+    [lane.encode(lane.BATCH, *range(8))],
 ]
 
 

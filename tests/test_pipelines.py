@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import psutil
 import pytest
@@ -18,11 +20,12 @@ from p06bs import Follower, Modality, Publisher, process
 from p06bs.config import load
 from p06bs.model.documents import NamedDocument
 from p06bs.model.revisions import settings_history
-from p06bs.pipeline.pipeline import Pipeline, Pipelines
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.pipeline import Pipelines
 from p06bs.services.proxy import Proxy
 from p06bs.services.up import Services, commands
-from tests.documents import raw_run, rows_of, validate
-from tests.techniques import Deadly, Scale, Total
+from tests.documents import frame_documents, raw_run, rows_of, validate
+from tests.techniques import Brightness, Deadly, Fussy, Scale, Total
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -188,6 +191,79 @@ def test_settings_change_at_an_exact_event(tmp_path):
     recorded = [d["configuration"]["scale"]["data"] for d in descriptors]
     assert [r["changed_by"] for r in recorded] == ["", "Ada", ""]
     assert [r["revision"] for r in recorded] == [0, 1, 2]
+
+
+@pytest.mark.logs_errors
+def test_settings_that_do_not_fit_the_run_are_refused_and_the_old_ones_stay(tmp_path, caplog):
+    modality = Fussy(inputs={"x": "x"}, start=100.0)
+    raw = raw_run({"x": np.ones(40)}, page=10)
+    uid = raw[0][1]["uid"]
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [modality])) as pipelines,
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw[:4]:
+            publish(*document)
+        listener.wait(uid, "fussy", rows=20)
+        pipelines.revise("fussy", {"start": -1.0})
+        while "keeps its settings: cannot start at -1" not in caplog.text:
+            assert pipelines.pool.leases.workers  # it goes on
+        for document in raw[4:]:
+            publish(*document)
+        online = listener.wait(uid, "fussy")
+    assert_equal(online, modality, raw)
+    assert len([d for n, d in online if n == "descriptor"]) == 1
+
+
+def test_a_slow_prepare_holds_up_no_other_pipeline(tmp_path):
+    gate = tmp_path / "gate"
+    slow = Fussy(inputs={"x": "x"}, wait_for=str(gate))
+    quick = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(40.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [slow, quick])),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw:
+            publish(*document)
+        assert_equal(listener.wait(uid, "scale"), quick, raw)
+        assert rows_of(listener.derived(uid, "fussy")) == []
+        gate.touch()
+        assert_equal(listener.wait(uid, "fussy"), slow, raw)
+
+
+def test_a_file_that_is_late_holds_up_no_other_run(tmp_path):
+    bright, quick = Brightness(inputs={"frame": "det"}), Scale(inputs={"x": "x"})
+    file = tmp_path / "frames.h5"
+    raw = raw_run({"x": np.arange(40.0)}, page=10)
+    start = {"uid": str(uuid.uuid4()), "time": 1.0}
+    frames = [
+        ("start", start),
+        *frame_documents(start["uid"], file, 9, (4, 5), stream="primary"),
+        ("stop", {"uid": "s", "run_start": start["uid"], "time": 2.0, "exit_status": "success"}),
+    ]
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(
+            Pipelines(inbound, outbound, tmp_path / "log", [bright, quick], workers=1, deadline=600)
+        ),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in [*frames, *raw]:
+            publish(*document)
+        assert_equal(listener.wait(raw[0][1]["uid"], "scale"), quick, raw)
+        assert rows_of(listener.derived(start["uid"], "brightness")) == []
+        with h5py.File(file, "w") as written:
+            written["/entry/data"] = np.arange(9 * 20, dtype="u2").reshape(9, 4, 5)
+        online = listener.wait(start["uid"], "brightness")
+    assert online[-1][1]["num_invalid"] == {"primary": 0}
+    assert_equal(online, bright, frames)
 
 
 def test_a_batch_that_kills_workers_costs_one_event(tmp_path):

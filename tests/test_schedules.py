@@ -221,7 +221,7 @@ def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, total):
     # Nothing is left: no batch is out, none is leased, no page waits.
     assert world.run.master is None or world.run.master.queued == 0
     assert world.leases.leased == 0
-    assert world.run._order.waiting == 0
+    assert world.run._fan_in is None or world.run._fan_in.waiting == 0
 
 
 def test_a_batch_that_kills_its_workers_is_halved_until_one_event_is_invalid():

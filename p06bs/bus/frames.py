@@ -13,6 +13,7 @@ import numpy.typing as npt
 from p06bs.bus import hdf5
 from p06bs.bus.closing import Closing
 from p06bs.model.documents import Document
+from p06bs.model.gather import NotYetError
 from p06bs.model.modality import BoundInput
 
 OPEN_FILES = 16
@@ -37,21 +38,18 @@ def file_path(uri: str) -> Path:
     return Path(unquote(parsed.path))
 
 
-class FrameReader(Closing):
-    """Read announced rows, waiting for those that are not in the file yet.
+class Frames(Closing):
+    """Read announced rows that are there, and say how far a file is where they are not.
 
-    Parameters
+    Attributes
     ----------
-    deadline : float
-        Seconds without any progress of the file after which its missing rows
-        are given up. A file that was given up is not waited for again until it
-        has grown.
+    final : bool
+        Whether rows that are not there are given up.
     """
 
-    def __init__(self, deadline: float = 10.0) -> None:
-        self.deadline = deadline
+    def __init__(self) -> None:
+        self.final = False
         self._open: OrderedDict[str, hdf5.SharedFile] = OrderedDict()
-        self._given_up: dict[tuple[str, str], tuple[int, int]] = {}
 
     def __call__(
         self, resource: Document, start: int, count: int, bound: BoundInput
@@ -60,8 +58,10 @@ class FrameReader(Closing):
 
         Raises
         ------
+        NotYetError
+            If they were not written yet.
         FramesMissingError
-            If they were not written by the deadline.
+            If they were not written, and `final` is set.
         OSError, ValueError
             If the file cannot be read or does not hold what is described.
         """
@@ -72,36 +72,25 @@ class FrameReader(Closing):
         name = parameters.get("dataset") or parameters.get("path")
         if not name:
             raise ValueError(f"the stream resource of {uri} names no dataset")
-        place = (uri, str(name))
-        begun = time.monotonic()
-        reached: tuple[int, int] | None = None
-        while True:
-            try:
-                with hdf5.lock:
-                    dataset = self._dataset(*place)
-                    per_event = _rows_per_event(dataset, bound.source_shape)
-                    first, last = start * per_event, (start + count) * per_event
-                    progress = _progress(dataset)
-                    there = _written(dataset, first, last)
-                    if there >= last:
-                        self._given_up.pop(place, None)
-                        rows: npt.NDArray[Any] = dataset[first:last]
-                        return rows.reshape((count, per_event, *dataset.shape[1:]))
-                problem = f"row {there} of {name} in {file_path(uri)} was not written"
-            except (OSError, KeyError) as error:
-                # Not there yet, or created but not yet opened for SWMR by its writer.
-                self._open_anew(uri)
-                progress = (-1, -1)
-                problem = f"{name} in {file_path(uri)} could not be opened: {error}"
-            if progress == self._given_up.get(place):
-                raise FramesMissingError(problem)
-            if progress != reached:
-                begun = time.monotonic()
-                reached = progress
-            if time.monotonic() - begun > self.deadline:
-                self._given_up[place] = progress
-                raise FramesMissingError(f"{problem} within {self.deadline:g} s")
-            time.sleep(INTERVAL)
+        try:
+            with hdf5.lock:
+                dataset = self._dataset(uri, str(name))
+                per_event = _rows_per_event(dataset, bound.source_shape)
+                first, last = start * per_event, (start + count) * per_event
+                progress = _progress(dataset)
+                there = _written(dataset, first, last)
+                if there >= last:
+                    rows: npt.NDArray[Any] = dataset[first:last]
+                    return rows.reshape((count, per_event, *dataset.shape[1:]))
+            problem = f"row {there} of {name} in {file_path(uri)} was not written"
+        except (OSError, KeyError) as error:
+            # Not there yet, or created but not yet opened for SWMR by its writer.
+            self._open_anew(uri)
+            progress = (-1, -1)
+            problem = f"{name} in {file_path(uri)} could not be opened: {error}"
+        if self.final:
+            raise FramesMissingError(problem)
+        raise NotYetError(f"{uri}#{name}", progress, problem)
 
     def _dataset(self, uri: str, name: str) -> h5py.Dataset:
         shared = self._open.get(uri)
@@ -129,6 +118,55 @@ class FrameReader(Closing):
         """Close all files."""
         while self._open:
             self._release(next(iter(self._open)))
+
+
+class FrameReader(Closing):
+    """Read announced rows, waiting for those that are not in the file yet.
+
+    Parameters
+    ----------
+    deadline : float
+        Seconds without any progress of the file after which its missing rows
+        are given up. A file that was given up is not waited for again until it
+        has grown.
+    """
+
+    def __init__(self, deadline: float = 10.0) -> None:
+        self.deadline = deadline
+        self._frames = Frames()
+        self._given_up: dict[str, tuple[int, int]] = {}
+
+    def __call__(
+        self, resource: Document, start: int, count: int, bound: BoundInput
+    ) -> npt.NDArray[Any]:
+        """Return rows `start` to `start + count - 1`, shape ``(count, *one event's shape)``.
+
+        Raises
+        ------
+        FramesMissingError
+            If they were not written by the deadline.
+        OSError, ValueError
+            If the file cannot be read or does not hold what is described.
+        """
+        begun = time.monotonic()
+        reached: tuple[int, int] | None = None
+        while True:
+            try:
+                return self._frames(resource, start, count, bound)
+            except NotYetError as late:
+                if late.progress == self._given_up.get(late.place):
+                    raise FramesMissingError(str(late)) from None
+                if late.progress != reached:
+                    begun = time.monotonic()
+                    reached = late.progress
+                if time.monotonic() - begun > self.deadline:
+                    self._given_up[late.place] = late.progress
+                    raise FramesMissingError(f"{late} within {self.deadline:g} s") from None
+            time.sleep(INTERVAL)
+
+    def close(self) -> None:
+        """Close all files."""
+        self._frames.close()
 
 
 def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:

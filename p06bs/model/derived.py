@@ -168,9 +168,12 @@ class DerivedRun:
         """Return the stream that a revision's rows belong to."""
         return self._streams[revision]
 
-    def page(self, page: Page) -> NamedDocument:
-        """Return the event page of the next rows in acquisition order."""
-        setup = self._setups[page.revision]
+    def page(self, page: Page, setup: Setup | None = None) -> NamedDocument:
+        """Return the event page of the next rows in acquisition order.
+
+        `setup` is needed where `revise` got it before it was made ready for `scan`.
+        """
+        setup = setup or self._setups[page.revision]
         result = page.result
         if setup.modality.scan is not None:
             result = self._scanning.scan(setup, page.rows.seq, result)

@@ -16,11 +16,25 @@ from p06bs.model.rows import Source, Span
 Array = npt.NDArray[Any]
 
 
+class NotYetError(Exception):
+    """Rows of a file are not there yet: the batch is to be gathered again, later.
+
+    `place` names the file and what in it is read, `progress` says how far it is.
+    """
+
+    def __init__(self, place: str, progress: tuple[int, int], problem: str) -> None:
+        super().__init__(problem)
+        self.place = place
+        self.progress = progress
+
+
 class ReadFrames(Protocol):
     """Read rows of a stream resource: shape ``(count, *one event's shape)``.
 
     Raises
     ------
+    NotYetError
+        If they may come; it ends `gather`.
     OSError, ValueError, TimeoutError
         If the rows cannot be had; the affected events become invalid.
     """
@@ -50,6 +64,11 @@ def gather(
     """Return a batch's columns by input, and a reason per event that could not be read.
 
     Columns have the shape ``(count, *input shape)``; rows with a reason hold zeros.
+
+    Raises
+    ------
+    NotYetError
+        If `read_frames` does.
     """
     reasons = [""] * count
     columns: dict[str, Array | None] = {}
@@ -75,6 +94,8 @@ def _frames(
     """Return the rows of a span; where some cannot be read, a list with their reasons."""
     try:
         return read(resources[span.where], span.start, span.count, bound)
+    except NotYetError:
+        raise
     except Exception as error:  # whatever a file holds, it costs the rows it is about
         if span.count == 1:
             said = f"{bound.data_key} could not be read: {type(error).__name__}: {error}"

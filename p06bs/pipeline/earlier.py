@@ -1,9 +1,16 @@
-"""What a pipeline process that has ended left in the log of a derived run."""
+"""What pipeline processes that have ended left in the logs: derived runs, whole or unfinished."""
 
-from collections.abc import Iterable
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from p06bs.model.documents import Document, NamedDocument
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import Entry, LogError
+from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.pipeline.declared import Pipeline
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -39,3 +46,49 @@ class Earlier:
             elif name == "stop":
                 earlier.ended = True
         return earlier
+
+
+class EarlierRuns:
+    """Say which runs still have to be worked on: a restart must not read them all.
+
+    Parameters
+    ----------
+    documents : DocumentLog
+    pipelines : sequence of Pipeline
+    since : float
+        Unix time, s: logs last written before it are left out.
+    """
+
+    def __init__(self, documents: DocumentLog, pipelines: Sequence[Pipeline], since: float) -> None:
+        self._documents = documents
+        self._pipelines = pipelines
+        self._done: defaultdict[str, list[Document]] = defaultdict(list)  # by raw run
+        for uid in documents.runs(since=since):
+            first, last = self._ends(uid)
+            if first is not None and last is not None and last.name == "stop":
+                start = first.document
+                if is_derived(start):
+                    self._done[start["derived_from"][0]].append(start["process"])
+
+    def is_wanted(self, uid: str) -> bool:
+        """Return whether to follow a run.
+
+        Not derived runs, which feed no pipeline yet, and not raw runs that have
+        ended and whose derived runs have ended.
+        """
+        first, last = self._ends(uid)
+        if first is None:
+            return True
+        if is_derived(first.document):
+            return False
+        ended = last is not None and last.name == "stop"
+        done = self._done.get(uid, [])
+        return not ended or not all(any(p.made(d) for d in done) for p in self._pipelines)
+
+    def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
+        """Return the ends of a log; one that cannot be read is for the follower to complain of."""
+        try:
+            return self._documents.ends(uid)
+        except (OSError, LogError) as error:
+            log.warning("the log of run %s cannot be read: %s", uid, error)
+            return None, None

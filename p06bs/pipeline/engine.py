@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from p06bs.pipeline.worker import work
+from p06bs.pipeline.worker import own_process
 
 log = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ class Engine:
     def _submit(self, address: str, failures: int) -> _Place:
         loop = f"{address.removeprefix('tcp://')}-{uuid.uuid4().hex[:8]}"
         future = self._client.submit(
-            work,
+            own_process,
             self.address,
             loop,
             self.epoch,

@@ -28,6 +28,7 @@ PART = 1 << 21
 JOIN, ALIVE, BYE = "join", "alive", "bye"
 PAGE, COLUMNS = "page", "columns"  # results: a composed event page, or what scan has to see
 NEED, UNREAD, REFUSED = "need", "unread", "refused"  # setup missing, log unseen, setup failed
+LATE = "late"  # rows of a file are not there yet
 # pipeline to worker
 BEAT, BATCH, STOP = "beat", "batch", "stop"
 
@@ -41,7 +42,8 @@ LENGTHS: Mapping[str, int] = {
     REFUSED: 5,
     BYE: 1,
     BEAT: 3,
-    BATCH: 8,
+    LATE: 6,
+    BATCH: 9,
     STOP: 1,
 }
 
@@ -74,7 +76,6 @@ def setup_record(
     *,
     stream: Stream,
     log: str | None,
-    deadline: float,
 ) -> dict[str, Any]:
     """Return all that a worker needs to make a modality ready for a run, and compose its pages."""
     return {
@@ -85,7 +86,6 @@ def setup_record(
         "primary": binding.primary,
         "stream": asdict(stream),
         "log": log,
-        "deadline": deadline,
     }
 
 

@@ -25,7 +25,7 @@ class _Worker(Generic[Key]):
     credit: int
     heard: float
     draining: bool = False
-    alone: bool = False
+    alone: Key | None = None
     leases: dict[Key, int] = field(default_factory=dict)
 
 
@@ -77,7 +77,7 @@ class Leases(Generic[Key]):
             free = [
                 (len(w.leases), name)
                 for name, w in self._workers.items()
-                if len(w.leases) < w.credit and not w.draining and not w.alone
+                if len(w.leases) < w.credit and not w.draining and w.alone is None
             ]
             if not free:
                 return
@@ -89,7 +89,8 @@ class Leases(Generic[Key]):
 
     def grant(self, batch: Key, worker: str, *, alone: bool = False) -> Lease[Key]:
         """Lease a batch to a worker that `idle` named; `alone`: nothing else until it is back."""
-        self._workers[worker].alone = alone
+        if alone:
+            self._workers[worker].alone = batch
         attempt = self._attempts[batch] = self._attempts.get(batch, 0) + 1
         self._workers[worker].leases[batch] = attempt
         self._holders.setdefault(batch, set()).add(worker)
@@ -131,8 +132,10 @@ class Leases(Generic[Key]):
         return {name: self.leave(name) for name in silent}
 
     def _release(self, batch: Key, worker: str) -> None:
-        self._workers[worker].leases.pop(batch, None)
-        self._workers[worker].alone = False
+        known = self._workers[worker]
+        known.leases.pop(batch, None)
+        if known.alone == batch:
+            known.alone = None
         holders = self._holders[batch]
         holders.discard(worker)
         if not holders:

@@ -195,6 +195,11 @@ class Master:
         """Return a batch that is out; None if its result came."""
         return self._out.get(number)
 
+    @property
+    def out(self) -> tuple[int, ...]:
+        """Numbers of the batches that are out."""
+        return tuple(self._out)
+
     def returned(self, number: int) -> Batch | None:
         """Take a batch as done, because its result is here; None if it was done before."""
         self._deaths.pop(number, None)

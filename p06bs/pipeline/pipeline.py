@@ -12,9 +12,9 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 import zmq
@@ -23,11 +23,13 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
+from p06bs.model.compute import Setup
 from p06bs.model.derived import DerivedRun, modality_path
-from p06bs.model.documents import Document, is_derived, settings_digest
+from p06bs.model.documents import is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
-from p06bs.pipeline.earlier import Earlier
+from p06bs.pipeline.declared import Pipeline, refuse_twins
+from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.run import RunPipeline
@@ -37,60 +39,6 @@ log = logging.getLogger(__name__)
 CATCH_UP = 3600.0
 """Raw runs whose log was written within so many seconds before the start are made up for."""
 EXPIRE = 0.25
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pipeline:
-    """A modality that is to be computed online.
-
-    Parameters
-    ----------
-    modality : Modality
-    batch_size : int, optional
-        Fixed number of events per batch; by default a power of two that follows the backlog.
-    name : str
-        What the pipeline is called; the modality's name by default.
-    """
-
-    modality: Modality
-    batch_size: int | None = None
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or self.modality.name)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
-
-    def made(self, process: Document) -> bool:
-        """Return whether a derived run that says so of its process is this pipeline's."""
-        modality = self.modality
-        bound = process["inputs"]
-        return (
-            process["name"] == modality.name
-            and process["version"] == modality.version
-            and process["settings_digest"] == settings_digest(modality.settings)
-            and process["reprocessing"] == 0
-            and all(
-                name in bound
-                and key in (bound[name]["data_key"], "{stream}/{data_key}".format(**bound[name]))
-                for name, key in modality.inputs.items()
-            )
-        )
-
-
-def _refuse_twins(pipelines: Sequence[Pipeline]) -> None:
-    """Raise ValueError if two pipelines would write the same derived run."""
-    made: dict[tuple[str, ...], str] = {}
-    for pipeline in pipelines:
-        modality = pipeline.modality
-        digest = settings_digest(modality.settings)
-        twin = (modality.name, modality.version, digest, *map(str, sorted(modality.inputs.items())))
-        if twin in made:
-            raise ValueError(
-                f"pipelines {made[twin]!r} and {pipeline.name!r} have the same modality, settings "
-                "and inputs: they would write one derived run; leave one out"
-            )
-        made[twin] = pipeline.name
 
 
 class Pipelines:
@@ -128,13 +76,9 @@ class Pipelines:
         catch_up: float = CATCH_UP,
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
-        doubled = [n for n, times in Counter(p.name for p in self.pipelines).items() if times > 1]
-        if doubled:
-            raise ValueError(f"two pipelines are called {doubled[0]!r}; give one another name")
-        _refuse_twins(self.pipelines)
+        refuse_twins(self.pipelines)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
-        self._started = time.time()
         self._context = zmq.Context()
         self.pool = Pool(self._context, self.documents, deadline)
         self.engine = Engine(
@@ -147,16 +91,16 @@ class Pipelines:
         )
         self.pool.restart = self.engine.restart
         self.publisher = Publisher(inbound, self.documents)
-        self._done = self._look_for_done(self._started - catch_up)
+        since = time.time() - catch_up
         self.follower = Follower(
             outbound,
             self.documents,
-            since=self._started - catch_up,
-            runs=self._wanted,
+            since=since,
+            runs=EarlierRuns(self.documents, self.pipelines, since).is_wanted,
             arrays=False,  # workers read them
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
-        self._requests: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wishes: dict[str, Revision] = {}  # by pipeline, until the process ends
         self._stop = threading.Event()
 
@@ -185,7 +129,8 @@ class Pipelines:
                     self._take(entry)
                 if self.engine.failure is not None:
                     raise RuntimeError("no workers can be placed") from self.engine.failure
-                self._serve_requests()
+                while not self._requests.empty():
+                    self._requests.get()()
                 now = time.monotonic()
                 if now - expired > EXPIRE:
                     expired = now
@@ -219,56 +164,22 @@ class Pipelines:
             raise KeyError(f"no pipeline {pipeline!r}; there are {', '.join(named)}")
         valid = named[pipeline].modality.validate(settings)
         revision = Revision(0, valid, changed_by, time.time())
-        self._requests.put(("revise", (pipeline, revision)))
-
-    def _wanted(self, uid: str) -> bool:
-        """Return whether to follow a run.
-
-        Not derived runs, which feed no pipeline yet, and not raw runs that have
-        ended and whose derived runs have ended: a restart must not read them all.
-        """
-        first, last = self._ends(uid)
-        if first is None:
-            return True
-        if is_derived(first.document):
-            return False
-        ended = last is not None and last.name == "stop"
-        done = self._done.get(uid, [])
-        return not ended or not all(any(p.made(d) for d in done) for p in self.pipelines)
-
-    def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
-        """Return the ends of a log; one that cannot be read is for the follower to complain of."""
-        try:
-            return self.documents.ends(uid)
-        except (OSError, LogError) as error:
-            log.warning("the log of run %s cannot be read: %s", uid, error)
-            return None, None
-
-    def _look_for_done(self, since: float) -> dict[str, list[Document]]:
-        """Return what the start documents of ended derived runs say, by raw run."""
-        done: dict[str, list[Document]] = defaultdict(list)
-        for uid in self.documents.runs(since=since):
-            first, last = self._ends(uid)
-            if first is None or last is None or last.name != "stop":
-                continue
-            if is_derived(first.document):
-                done[first.document["derived_from"][0]].append(first.document["process"])
-        return done
+        self._requests.put(partial(self._revise, pipeline, revision))
 
     def _later_gone(self, loop: str) -> None:
-        self._requests.put(("gone", loop))
+        self._requests.put(partial(self.pool.gone, loop))
 
-    def _serve_requests(self) -> None:
-        while not self._requests.empty():
-            kind, what = self._requests.get()
-            if kind == "gone":
-                self.pool.gone(what)
-            else:
-                name, revision = what
-                self._wishes[name] = revision
-                for runs in self._runs.values():
-                    if name in runs:
-                        runs[name].revise(revision)
+    def _revise(self, pipeline: str, revision: Revision) -> None:
+        self._wishes[pipeline] = revision
+        for runs in self._runs.values():
+            if pipeline in runs:
+                runs[pipeline].revise(revision)
+
+    def _advance(self, run: RunPipeline) -> None:
+        try:
+            run.advance()
+        except Exception as error:  # one run must not end the others
+            run.abandon(f"{type(error).__name__}: {error}")
 
     def _take(self, entry: Entry) -> None:
         if entry.name == "start":
@@ -286,6 +197,15 @@ class Pipelines:
                 log.debug("pipeline %s", name, exc_info=True)
 
     def _begin(self, pipeline: Pipeline, entry: Entry) -> RunPipeline:
+        def submit(make: Callable[[], Setup]) -> "Future[Setup]":
+            future: Future[Setup] = Future()
+            # A daemon: however long an author's prepare takes, the process can end.
+            threading.Thread(
+                target=_fulfil, args=(future, make), name="prepare", daemon=True
+            ).start()
+            future.add_done_callback(lambda _: self._requests.put(partial(self._advance, run)))
+            return future
+
         run = RunPipeline(
             pipeline.modality,
             entry.document,
@@ -293,6 +213,7 @@ class Pipelines:
             self._look_back,
             time.time,
             size=pipeline.batch_size,
+            submit=submit,
         )
         if pipeline.name in self._wishes:
             run.revise(self._wishes[pipeline.name])
@@ -324,3 +245,10 @@ class Pipelines:
         if self._owns_log:
             self.documents.close()
         self._context.term()
+
+
+def _fulfil(future: "Future[Setup]", make: Callable[[], Setup]) -> None:
+    try:
+        future.set_result(make())
+    except Exception as error:  # an author's code may raise anything
+        future.set_exception(error)

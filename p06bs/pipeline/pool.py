@@ -13,6 +13,7 @@ import zmq
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.pipeline import lane
+from p06bs.pipeline.late import Late
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
 from p06bs.pipeline.run import RunPipeline
@@ -37,7 +38,7 @@ class Pool:
     def __init__(self, context: zmq.Context[Any], documents: DocumentLog, deadline: float) -> None:
         self.epoch = uuid.uuid4().hex
         self.documents = documents
-        self.deadline = deadline
+        self.late: Late[BatchKey] = Late(deadline)
         self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 500
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -60,8 +61,10 @@ class Pool:
 
     def remove(self, key: str) -> None:
         """Stop serving a run that is over."""
-        self._runs.pop(key, None)
+        run = self._runs.pop(key, None)
         self._told = {told for told in self._told if not told[1].startswith(f"{key}/")}
+        if run is not None and run.master is not None:
+            self.late.leave({(key, number) for number in run.master.out})
 
     def receive(self, limit: int = 256) -> bool:
         """Take what workers have sent; return whether there was anything."""
@@ -102,8 +105,8 @@ class Pool:
                 self._lost(self.leases.leave(worker), blame=False)
             case lane.PAGE | lane.COLUMNS:
                 self._result(worker, *message, more=more)
-            case lane.NEED | lane.UNREAD | lane.REFUSED:
-                self._returned(worker, *message)
+            case lane.NEED | lane.UNREAD | lane.REFUSED | lane.LATE:
+                self._returned(worker, now, *message)
         self.leases.heard(worker, now)
 
     def _result(
@@ -140,9 +143,18 @@ class Pool:
                 run.lost(number)
                 raise
         self.leases.forget(batch)
+        self.late.done(batch)
 
     def _returned(
-        self, worker: str, kind: str, key: str, number: int, attempt: int, reason: str = ""
+        self,
+        worker: str,
+        now: float,
+        kind: str,
+        key: str,
+        number: int,
+        attempt: int,
+        reason: str = "",
+        progress: Any = None,
     ) -> None:
         """Take a batch back that a worker could not begin."""
         run_key = key.rpartition("/")[0]
@@ -159,6 +171,8 @@ class Pool:
             return
         if kind == lane.REFUSED:
             run.refused(number, reason)
+        elif kind == lane.LATE:
+            self.late.report((run_key, number), reason, progress, now)
         else:
             run.master.again(number)
 
@@ -191,6 +205,10 @@ class Pool:
 
     def lease(self) -> None:
         """Lease batches as long as there are work and idle workers, run by run in turn."""
+        for key, number in self.late.due(time.monotonic()):
+            master = self._runs[key].master if key in self._runs else None
+            if master is not None:
+                master.again(number)
         workers = len(self.leases.workers)
         for worker in self.leases.idle():
             for key in self._in_turn():
@@ -221,9 +239,11 @@ class Pool:
         if (suspect and self.leases.load(worker)) or preparing:
             run.master.again(batch.number)
             return False
-        lease = self.leases.grant((key, batch.number), worker, alone=suspect)
+        news = (worker, setup_key) not in self._told
+        # Nothing is to wait in a worker behind a batch that may kill it, or a slow `prepare`.
+        lease = self.leases.grant((key, batch.number), worker, alone=suspect or news)
         record = None
-        if (worker, setup_key) not in self._told:
+        if news:
             if not any(known == setup_key for _, known in self._told):
                 self._preparing[setup_key] = worker
             self._told.add((worker, setup_key))
@@ -234,7 +254,6 @@ class Pool:
                 setup.binding,
                 stream=run.stream(batch.revision),
                 log=str(self.documents.path(run.raw.uid).resolve()),
-                deadline=self.deadline,
             )
         sent = self._send(
             worker.encode(),
@@ -244,6 +263,7 @@ class Pool:
             lease.attempt,
             lane.encode_rows(batch.rows),
             batch.resources(run.raw.resources),
+            self.late.is_final((key, batch.number)),
             record,
             self._carried(run, batch) if worker in self._blind else None,
         )

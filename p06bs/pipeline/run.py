@@ -6,23 +6,24 @@ Decisions only; sockets, files and workers are in `pipeline`.
 import json
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from p06bs.bus.codec import Packed
 from p06bs.bus.reader import LogError
 from p06bs.model.binding import BindingError
-from p06bs.model.compute import Result, Setup, check_outputs, invalid, make_ready, rows_within
+from p06bs.model.compute import Result, Setup, check_outputs, invalid, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
-from p06bs.model.modality import Modality, ModalitySettings, Output
+from p06bs.model.modality import Modality, Output
 from p06bs.model.page import Stream
 from p06bs.model.revisions import Revision, recorded
-from p06bs.model.rows import RowNames
 from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
+from p06bs.pipeline.fan_in import Composed, Emit, FanIn
 from p06bs.pipeline.master import LARGEST, Batch, Master
-from p06bs.pipeline.sorter import Order, without
+from p06bs.pipeline.setups import SetupError, Setups, Submit, at_once
 
 log = logging.getLogger(__name__)
 
@@ -30,20 +31,8 @@ log = logging.getLogger(__name__)
 REFUSALS = 3
 """Times that a modality may fail to get ready on workers before its derived run ends."""
 
-Emit = Callable[[str, Document | Packed], object]
-
 LookBack = Callable[[DerivedRun], Earlier | None]
 """Return what the log holds of a derived run, if a pipeline was restarted."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Composed:
-    """An event page that a worker has composed, and what has to be known of it."""
-
-    revision: int
-    rows: int
-    invalid: int
-    page: Packed
 
 
 class RunPipeline:
@@ -63,6 +52,8 @@ class RunPipeline:
         Time of documents.
     size : int, optional
         Fixed batch size; by default it follows the backlog.
+    submit : callable
+        Makes setups, where this need not wait for them; call `advance` when one is made.
     """
 
     def __init__(
@@ -74,6 +65,7 @@ class RunPipeline:
         clock: Clock,
         *,
         size: int | None = None,
+        submit: Submit = at_once,
     ) -> None:
         self.modality = modality
         self.raw = RawRun(modality, start)
@@ -85,9 +77,9 @@ class RunPipeline:
         self.left: str | None = None
         self.ended = False
         self.master: Master | None = None
-        self._order: Order[Page | _Composed] = Order()
-        self._setups: dict[int, Setup] = {}
-        self._published = 0  # rows that an earlier process has published
+        self._submit = submit
+        self._setups: Setups | None = None  # known with the binding
+        self._fan_in: FanIn | None = None
         self._initial = Revision(0, modality.settings)
         self._wish: Revision | None = None
         self._warned = False
@@ -139,23 +131,27 @@ class RunPipeline:
     def revise(self, revision: Revision) -> None:
         """Change the settings from the next row on that is in no batch yet.
 
-        Settings that do not fit this run are refused with an error in the log;
-        the old ones stay in force.
+        They are tried on this run first. Settings that do not fit it are refused
+        with an error in the log; the old ones stay in force.
         """
         self._wish = revision
-        if self.master is not None and not self.over:
-            try:
-                self._make_setup(revision.settings)
-            except Exception as error:  # an author's code may raise anything
-                log.error(
-                    "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, error
-                )
-                return
-            self.master.revise(revision)
+        if self._setups is not None and not self.over:
+            self._setups.propose(revision)
+            self.advance()
 
-    def _outputs(self, settings: ModalitySettings) -> dict[str, Output]:
-        assert self.raw.binding is not None
-        return dict(self.modality.outputs(settings, self.raw.binding.bound))
+    def advance(self) -> None:
+        """Go on with what waited for a setup."""
+        if self._setups is None or self.master is None or self.over:
+            return
+        for revision, problem in self._setups.judged():
+            if problem is None:
+                self.master.revise(revision)
+            else:
+                log.error(
+                    "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, problem
+                )
+        if self._fan_in is not None:
+            self._deliver(self._fan_in.scan)
 
     def _begin(self) -> None:
         assert self.raw.binding is not None
@@ -166,12 +162,13 @@ class RunPipeline:
         if earlier is not None and earlier.ended:
             self.ended = True
             return
+        self._setups = Setups(self.modality, self.raw.binding, self._submit)
         if earlier is None:
-            outputs = self._setup(self._initial).outputs
-            largest = self._largest(outputs)
+            largest = self._largest(self._setups.adopt(self._initial).outputs)
             start = derived.start()
             self.master = Master(self.raw, self._initial, size=self.size, largest=largest)
             self.derived = derived
+            self._fan_in = FanIn(derived, self._setups, self.emit)
             self.emit(*start)
         else:
             self.derived = derived
@@ -182,6 +179,7 @@ class RunPipeline:
     def _resume(self, earlier: Earlier) -> None:
         """Go on after the last row that an earlier process has published."""
         assert self.derived is not None
+        assert self._setups is not None
         process = self.modality.name
         initial = self.modality.validate(json.loads(earlier.start["process"]["settings"]))
         self._initial = Revision(0, initial)
@@ -193,20 +191,21 @@ class RunPipeline:
             settings = self.modality.validate(json.loads(data["settings"]))
             revision = Revision(data["revision"], settings, data["changed_by"], data["changed_at"])
             history[data["first_row"]] = revision
-            self.derived.revise(revision, self._setup(revision), data["first_row"], "")
+            self.derived.revise(revision, self._setups.adopt(revision), data["first_row"], "")
             streams[document["uid"]] = document["name"]
-        self._published = earlier.rows
         scans = self.modality.scan is not None
         if not scans:
             for descriptor, valid in earlier.pages:
                 self.derived.count(streams[descriptor], len(valid), valid.count(False))
         # State carried from event to event is not in the log: a scan begins at the first row.
         skip = 0 if scans else earlier.rows
-        self._order = Order(skip)
+        self._fan_in = FanIn(
+            self.derived, self._setups, self.emit, first=skip, published=earlier.rows
+        )
         self.master = Master(
             self.raw,
             self._initial,
-            largest=self._largest(self._outputs(initial)),
+            largest=self._largest(self._setups.outline(initial).outputs),
             known=history,
             skip=skip,
             last=earlier.last_raw_uid,
@@ -217,30 +216,19 @@ class RunPipeline:
         assert self.raw.binding is not None
         return rows_within(self.raw.binding, outputs, LARGEST)
 
-    def _setup(self, revision: Revision) -> Setup:
-        """Return the setup as the sorter needs it: ready to scan, or only the outputs."""
-        if revision.number not in self._setups:
-            self._setups[revision.number] = self._make_setup(revision.settings)
-        return self._setups[revision.number]
-
-    def _make_setup(self, settings: ModalitySettings) -> Setup:
-        assert self.raw.binding is not None
-        if self.modality.scan is not None:
-            return make_ready(self.modality, settings, self.raw.binding)
-        return Setup(self.modality, settings, self.raw.binding, None, self._outputs(settings))
-
     def settings(self, revision: int) -> Setup:
-        """Return what a revision of the settings means for this run."""
+        """Return what a revision of the settings means for this run, not made ready."""
+        assert self._setups is not None
         return self._setups[revision]
 
     def next_batch(self, workers: int) -> Batch | None:
         """Return a batch for one of `workers` workers."""
-        if self.over or self.master is None or self.derived is None:
+        if self.over or self.master is None or self.derived is None or self._setups is None:
             return None
         boundary = self.master.boundary()
         if boundary is not None:
             revision, row, raw_uid = boundary
-            self.emit(*self.derived.revise(revision, self._setup(revision), row, raw_uid))
+            self.emit(*self.derived.revise(revision, self._setups.adopt(revision), row, raw_uid))
         return self.master.batch(workers)
 
     def stream(self, revision: int) -> Stream:
@@ -261,9 +249,9 @@ class RunPipeline:
             return
         if result.columns and self.modality.scan is None:
             valid = sum(not r for r in result.reasons)
-            check_outputs(self._setups[batch.revision], result.columns, valid)
+            check_outputs(self.settings(batch.revision), result.columns, valid)
         self.master.returned(number)
-        self._deliver(batch.rows, Page(batch.revision, batch.rows, result))
+        self._take(batch, Page(batch.revision, batch.rows, result))
 
     def composed(self, number: int, rows: int, invalid: int, page: Packed) -> None:
         """Take a batch's event page, which the worker has composed and encoded.
@@ -279,7 +267,7 @@ class RunPipeline:
         if rows != len(batch.rows):
             raise ValueError(f"a page has {rows} rows, its batch {len(batch.rows)}")
         self.master.returned(number)
-        self._deliver(batch.rows, _Composed(batch.revision, rows, invalid, page))
+        self._take(batch, Composed(batch.revision, rows, invalid, page))
 
     def lost(self, number: int) -> None:
         """Take a batch back whose worker died."""
@@ -288,8 +276,8 @@ class RunPipeline:
         reason = self.master.lost(number)
         batch = self.master.returned(number) if reason else None
         if batch is not None:
-            count = len(batch.rows)
-            self._deliver(batch.rows, Page(batch.revision, batch.rows, invalid(count, reason)))
+            failed = invalid(len(batch.rows), reason)
+            self._take(batch, Page(batch.revision, batch.rows, failed))
 
     def refused(self, number: int, reason: str) -> None:
         """Take a batch back from a worker that could not make the modality ready.
@@ -302,6 +290,10 @@ class RunPipeline:
         if self._refusals < REFUSALS:
             self.master.again(number)
             return
+        self._fail(reason)
+
+    def _fail(self, reason: str) -> None:
+        assert self.derived is not None
         log.error("run %s: %s cannot start: %s", self.raw.uid, self.modality.name, reason)
         self.emit(*self.derived.stop("fail", reason))
         self.ended = True
@@ -311,26 +303,25 @@ class RunPipeline:
         log.error("run %s: %s leaves it: %s", self.raw.uid, self.modality.name, reason)
         self.left = reason
 
-    def _deliver(self, rows: RowNames, page: "Page | _Composed") -> None:
-        """Emit the pages whose turn has come with this one."""
-        assert self.derived is not None
-        assert self.master is not None
-        for ready, skip in self._order.accept(rows.first, len(rows), page):
-            assert skip == 0, "batches of one run never overlap"
-            self.master.delivered = self._order.next
-            if isinstance(ready, _Composed):
-                stream = self.derived.stream(ready.revision).name
-                self.derived.count(stream, ready.rows, ready.invalid)
-                self.emit("event_page", replace(ready.page, run=self.derived.uid))
-                continue
-            name, document = self.derived.page(ready)
-            already = self._published - ready.rows.first
-            if already < len(ready.rows):
-                self.emit(name, without(document, already) if already > 0 else document)
+    def _take(self, batch: Batch, page: Page | Composed) -> None:
+        assert self._fan_in is not None
+        self._deliver(partial(self._fan_in.take, batch.rows, page))
+
+    def _deliver(self, emit: Callable[[], None]) -> None:
+        assert self._fan_in is not None
+        try:
+            emit()
+        except SetupError as error:
+            self._fail(str(error))
+            return
+        if self.master is not None:
+            self.master.delivered = self._fan_in.next
         self._finish()
 
     def _finish(self) -> None:
         if self.master is None or not self.master.done or self.over or self.raw.stop is None:
+            return
+        if self._fan_in is None or self._fan_in.waiting:
             return
         assert self.derived is not None
         stop = self.raw.stop

@@ -16,11 +16,11 @@ from typing import Any
 import zmq
 
 from p06bs.bus.codec import WireError, pack_document
-from p06bs.bus.frames import FrameReader
+from p06bs.bus.frames import Frames
 from p06bs.bus.framing import LogError, frame_of, read_frame
 from p06bs.model.compute import Result, Setup, compute
 from p06bs.model.documents import Document
-from p06bs.model.gather import gather
+from p06bs.model.gather import NotYetError, gather
 from p06bs.model.page import Stream, compose_page
 from p06bs.model.rows import Taken
 from p06bs.pipeline import collector, lane
@@ -34,7 +34,24 @@ SETUPS = 32
 PAGES = 4
 
 
-def work(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) -> str:
+def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) -> str:
+    """Do a worker's `work` in a process that is there for nothing else.
+
+    Parameters
+    ----------
+    modalities : sequence of str
+        ``module:Class`` of what will probably be computed, to be warmed up.
+    """
+    for path in modalities:
+        try:
+            lane.load_modality(path).warm_up()
+        except Exception as error:  # it is refused, with this reason, when a run needs it
+            log.warning("cannot warm up %s: %s", path, error)
+    collector.calm()
+    return work(address, worker, epoch)
+
+
+def work(address: str, worker: str, epoch: str) -> str:
     """Compute batches for the pipeline process at `address` until it ends; return why it ended.
 
     Parameters
@@ -45,15 +62,7 @@ def work(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) 
         Name of this loop, unique among all that the pipeline ever had.
     epoch : str
         The pipeline process's identity; another one at the same address ends the loop.
-    modalities : sequence of str
-        ``module:Class`` of what will probably be computed, to be warmed up.
     """
-    for path in modalities:
-        try:
-            lane.load_modality(path).warm_up()
-        except Exception as error:  # it is refused, with this reason, when a run needs it
-            log.warning("cannot warm up %s: %s", path, error)
-    collector.calm()
     with zmq.Context() as context:
         pulse = _Pulse(context, address, worker, epoch)
         try:
@@ -109,7 +118,7 @@ class _Ready:
     setup: Setup
     stream: Stream
     log: str | None
-    frames: FrameReader
+    frames: Frames
 
 
 class _Loop:
@@ -158,6 +167,7 @@ class _Loop:
         attempt: int,
         rows: list[Any],
         resources: dict[str, Document],
+        final: bool,
         record: dict[str, Any] | None,
         carried: dict[str, bytes] | None,
     ) -> None:
@@ -181,10 +191,14 @@ class _Loop:
                 return frame_of(carried[str(where[0])]).document
             return self._page(ready.log, where)
 
+        ready.frames.final = final
         try:
             columns, reasons = gather(
                 ready.setup.binding, len(batch), batch.spans, resources, read_events, ready.frames
             )
+        except NotYetError as late:  # others need not wait for it
+            self._send(lane.LATE, key, number, attempt, late.place, list(late.progress))
+            return
         except (
             OSError,
             LogError,
@@ -210,9 +224,8 @@ class _Loop:
         self.socket.send_multipart([head, packed.body, *lane.pieces(packed.buffers)])
 
     def _prepare(self, key: str, record: dict[str, Any]) -> None:
-        frames = FrameReader(record["deadline"])
         setup = lane.make_setup(record)
-        self.setups[key] = _Ready(setup, Stream(**record["stream"]), record["log"], frames)
+        self.setups[key] = _Ready(setup, Stream(**record["stream"]), record["log"], Frames())
         while len(self.setups) > SETUPS:
             self.setups.popitem(last=False)[1].frames.close()
 

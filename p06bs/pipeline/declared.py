@@ -1,0 +1,65 @@
+"""What is to be computed online: a modality, and how."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from p06bs.model.documents import Document, settings_digest
+from p06bs.model.modality import Modality
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pipeline:
+    """A modality that is to be computed online.
+
+    Parameters
+    ----------
+    modality : Modality
+    batch_size : int, optional
+        Fixed number of events per batch; by default a power of two that follows the backlog.
+    name : str
+        What the pipeline is called; the modality's name by default.
+    """
+
+    modality: Modality
+    batch_size: int | None = None
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.modality.name)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
+
+    def made(self, process: Document) -> bool:
+        """Return whether a derived run that says so of its process is this pipeline's."""
+        modality = self.modality
+        bound = process["inputs"]
+        return (
+            process["name"] == modality.name
+            and process["version"] == modality.version
+            and process["settings_digest"] == settings_digest(modality.settings)
+            and process["reprocessing"] == 0
+            and all(
+                name in bound
+                and key in (bound[name]["data_key"], "{stream}/{data_key}".format(**bound[name]))
+                for name, key in modality.inputs.items()
+            )
+        )
+
+
+def refuse_twins(pipelines: Sequence[Pipeline]) -> None:
+    """Raise ValueError if two pipelines have one name, or would write the same derived run."""
+    doubled = [name for name, times in Counter(p.name for p in pipelines).items() if times > 1]
+    if doubled:
+        raise ValueError(f"two pipelines are called {doubled[0]!r}; give one another name")
+    made: dict[tuple[str, ...], str] = {}
+    for pipeline in pipelines:
+        modality = pipeline.modality
+        digest = settings_digest(modality.settings)
+        twin = (modality.name, modality.version, digest, *map(str, sorted(modality.inputs.items())))
+        if twin in made:
+            raise ValueError(
+                f"pipelines {made[twin]!r} and {pipeline.name!r} have the same modality, settings "
+                "and inputs: they would write one derived run; leave one out"
+            )
+        made[twin] = pipeline.name
