@@ -21,7 +21,7 @@ from p06bs.model.page import compose_page
 from p06bs.model.revisions import Revision, settings_history
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.leases import Leases
-from p06bs.pipeline.master import Batch
+from p06bs.pipeline.master import Batch, batch_size
 from p06bs.pipeline.run import RunPipeline
 from tests.documents import raw_run, rows_of, validate
 from tests.techniques import Scale, Total
@@ -260,3 +260,27 @@ def test_a_backlog_costs_names_only(size):
     assert world.run.master.queued == 500
     world.finish()
     assert world.log[-1][1]["num_events"] == {"primary": 500}
+
+
+def test_batches_are_as_large_as_they_are_worth():
+    """What takes no time is not cut; what takes long is shared."""
+    assert [batch_size(n, 2) for n in (1, 4, 8, 100, 10**6)] == [1, 1, 2, 16, 1024]
+    assert batch_size(16, 2, row_seconds=1e-6) == 1024
+    assert batch_size(16, 2, row_seconds=0.001) == 4
+    assert batch_size(16, 2, row_seconds=10.0) == 4
+    assert batch_size(16, 2, largest=100, row_seconds=0.0) == 64
+    world = World(Scale(inputs={"x": "x"}), raw_run({"x": np.arange(64.0)}), random.Random(1), None)
+    while world.fed < len(world.raw):
+        world.feed()
+    first = world.run.next_batch(2)
+    assert first is not None
+    assert len(first.rows) == 16
+    assert world.run.master is not None
+    for _ in range(20):
+        world.run.master.took(16, 16e-5)
+    second = world.run.next_batch(2)
+    assert second is not None
+    assert len(second.rows) == 48  # all there is
+    world.run.master.again(first.number)
+    world.run.master.again(second.number)
+    world.finish()

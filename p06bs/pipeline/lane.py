@@ -35,8 +35,8 @@ BEAT, BATCH, STOP = "beat", "batch", "stop"
 LENGTHS: Mapping[str, int] = {
     JOIN: 2,
     ALIVE: 3,
-    PAGE: 6,
-    COLUMNS: 6,
+    PAGE: 7,
+    COLUMNS: 7,
     NEED: 4,
     UNREAD: 5,
     REFUSED: 5,

@@ -5,6 +5,7 @@ backlog costs a few bytes per event.
 """
 
 import heapq
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,13 +40,26 @@ class Batch:
         return {name: known[name] for name in names if name in known}
 
 
-def batch_size(available: int, workers: int, largest: int = LARGEST) -> int:
+WORTH = 0.005
+"""Seconds of computing that are worth a batch of its own."""
+
+
+def batch_size(
+    available: int, workers: int, largest: int = LARGEST, row_seconds: float = WORTH
+) -> int:
     """Return the batch size for a backlog: a power of two from 1 to `largest`.
 
     Twice as many batches as workers, so that the last ones end together; small
-    batches while the pipeline keeps up, which is what makes it prompt.
+    batches while the pipeline keeps up, which is what makes it prompt. But what is
+    computed in no time is not cut: reading a page twice, and two more messages,
+    would cost more.
+
+    Parameters
+    ----------
+    row_seconds : float
+        How long one row takes, s.
     """
-    share = available // max(1, 2 * workers)
+    share = max(available // max(1, 2 * workers), int(WORTH / max(row_seconds, 1e-9)))
     limit = 1 << (largest.bit_length() - 1)
     return min(limit, 1 << max(0, share.bit_length() - 1))
 
@@ -99,6 +113,7 @@ class Master:
         self._out: dict[int, Batch] = {}
         self._again: list[tuple[int, int]] = []  # (first row, batch number)
         self._deaths: dict[int, int] = {}
+        self._row_seconds = WORTH  # how long one row takes, averaged over batches
         self.delivered = 0  # rows that the sorter has delivered; it holds what is beyond
 
     @property
@@ -178,7 +193,8 @@ class Master:
         rows = self.raw.rows
         if rows is None or not self.batches_allowed or rows.taken < self._skip:
             return None
-        size = min(self.size or batch_size(rows.available, workers, self.largest), self.largest)
+        adapted = batch_size(rows.available, workers, self.largest, self._row_seconds)
+        size = min(self.size or adapted, self.largest)
         ahead = [row - rows.taken for row in self._known if row > rows.taken]
         taken = rows.take(min([size, *ahead]))
         if taken is None:
@@ -204,6 +220,11 @@ class Master:
         """Take a batch as done, because its result is here; None if it was done before."""
         self._deaths.pop(number, None)
         return self._out.pop(number, None)
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Note how long a worker computed a batch of so many rows."""
+        if rows > 0 and 0 <= seconds < math.inf:
+            self._row_seconds += (seconds / rows - self._row_seconds) / 4
 
     def suspect(self, number: int) -> bool:
         """Return whether a worker has died over a batch; the next one is to have it alone."""

@@ -129,11 +129,13 @@ class Pool:
             return  # it came before, from another worker
         try:
             if kind == lane.PAGE:
-                count, invalid = said
+                count, invalid, seconds = said
                 run.composed(number, count, invalid, lane.packed_page(more))
             else:
-                reasons, columns = said
+                reasons, columns, seconds = said
                 run.result(number, lane.decode_result(reasons, columns, len(out.rows)))
+            if run.master is not None:
+                run.master.took(len(out.rows), float(seconds))
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
         except Exception as error:  # a result that does not fit, whatever is wrong with it

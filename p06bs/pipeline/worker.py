@@ -18,11 +18,10 @@ import zmq
 from p06bs.bus.codec import WireError, pack_document
 from p06bs.bus.frames import Frames
 from p06bs.bus.framing import LogError, frame_of, read_frame
-from p06bs.model.compute import Result, Setup, compute
+from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
 from p06bs.model.gather import NotYetError, gather
 from p06bs.model.page import Stream, compose_page
-from p06bs.model.rows import Taken
 from p06bs.pipeline import collector, lane
 
 log = logging.getLogger(__name__)
@@ -192,6 +191,7 @@ class _Loop:
             return self._page(ready.log, where)
 
         ready.frames.final = final
+        begun = time.perf_counter()
         try:
             columns, reasons = gather(
                 ready.setup.binding, len(batch), batch.spans, resources, read_events, ready.frames
@@ -209,18 +209,16 @@ class _Loop:
             log.warning("batch %d of %s cannot be read", number, key, exc_info=True)
             columns, reasons = {}, [f"{type(error).__name__}: {error}"] * len(batch)
         result = compute(ready.setup, columns, reasons)
-        if ready.setup.modality.scan is None:
-            self._send_page(ready, key, number, attempt, batch, result)
-        else:
-            self._send(lane.COLUMNS, key, number, attempt, *lane.encode_result(result))
-
-    def _send_page(
-        self, ready: _Ready, key: str, number: int, attempt: int, batch: Taken, result: Result
-    ) -> None:
+        lease = (key, number, attempt)
+        if ready.setup.modality.scan is not None:
+            seconds = time.perf_counter() - begun
+            self._send(lane.COLUMNS, *lease, *lane.encode_result(result), seconds)
+            return
         page = compose_page(ready.stream, ready.setup.outputs, batch, result, time.time())
         packed = pack_document("event_page", page)
         invalid = sum(map(bool, result.reasons))
-        head = lane.encode(lane.PAGE, key, number, attempt, len(batch), invalid)
+        seconds = time.perf_counter() - begun
+        head = lane.encode(lane.PAGE, *lease, len(batch), invalid, seconds)
         self.socket.send_multipart([head, packed.body, *lane.pieces(packed.buffers)])
 
     def _prepare(self, key: str, record: dict[str, Any]) -> None:
