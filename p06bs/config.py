@@ -5,7 +5,6 @@ reference of what may stand in it.
 """
 
 import importlib.metadata
-import ipaddress
 import json
 import re
 import tomllib
@@ -15,7 +14,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from p06bs.bus.sockets import zmq_address
 from p06bs.model.modality import Modality, SettingsError
+from p06bs.model.reference import load as load_modality
 
 MODALITIES = "p06bs.modalities"
 
@@ -25,18 +26,11 @@ class ConfigurationError(ValueError):
 
 
 def _loopback(address: str) -> str:
-    """Accept ipc, and tcp on the loopback interface."""
-    found = re.fullmatch(r"tcp://\[?([^\]]+?)\]?:(\d+)", address)
-    if found:
-        host = found[1]
-        if host == "localhost" or ipaddress.ip_address(host).is_loopback:
-            return address
-        raise ValueError(
-            f"{address} is not on the loopback interface; without keys nothing else is allowed"
-        )
-    if address.startswith("ipc://"):
-        return address
-    raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+    """Accept what everybody on this host can connect to: ipc, and tcp on the loopback interface."""
+    endpoint = zmq_address(address)
+    if "://" not in address or endpoint.startswith("inproc:") or endpoint.endswith(":*"):
+        raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+    return address
 
 
 def _local_or_address(on: str) -> str:
@@ -171,14 +165,9 @@ def find_modality(name: str) -> type[Modality]:
             f"no modality {name!r}; installed are {', '.join(known) or 'none'}"
         )
     try:
-        found = importlib.metadata.EntryPoint(name, path, MODALITIES).load()
-    except Exception as error:  # importing runs the author's code, which may raise anything
-        raise ConfigurationError(
-            f"cannot load modality {name!r} ({path}): {type(error).__name__}: {error}"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Modality)):
-        raise ConfigurationError(f"{path} is no Modality")
-    return found
+        return load_modality(path)
+    except (ImportError, TypeError) as error:
+        raise ConfigurationError(f"{name}: {error}" if name != path else str(error)) from error
 
 
 def make_modality(

@@ -18,7 +18,7 @@ from p06bs.writers.validate import validate
 
 SHARE = 0.9
 """Least share of the rows that must come before the raw run's stop document does."""
-GRACE = 1.0
+GRACE = 0.8
 """Seconds that a row may take. Of a short scan only those rows must come before its end that
 were there so long before."""
 

@@ -223,7 +223,7 @@ def test_check_of_what_a_fresh_process_cannot_import(run, monkeypatch, tmp_path)
         (("log", "ls", "{log}/empty"), "there is no run in"),
         (("log", "ls", "/nowhere"), "/nowhere does not exist"),
         (("log", "show", "{log}", "--run", "zzz"), "0 runs in"),
-        (("check", "a:b"), "cannot load modality"),
+        (("check", "a:b"), "cannot import modality"),
         (("check", SCALE, "--settings", "factor=red"), "factor: Input should be a valid number"),
         (("up", "/nowhere.toml"), "cannot read /nowhere.toml"),
         (("replay", "{log}", "--to", "{log}/x", "--address", "udp://1"), "udp://1"),

@@ -23,6 +23,7 @@ from p06bs.model.documents import (
 )
 from p06bs.model.modality import Modality, Output
 from p06bs.model.page import BOOKKEEPING, Stream, compose_page
+from p06bs.model.reference import reference_to
 from p06bs.model.revisions import Revision, configuration
 from p06bs.model.rows import RowNames
 from p06bs.model.scanning import Scanning
@@ -110,7 +111,7 @@ class DerivedRun:
             process={
                 "name": self.modality.name,
                 "version": self.modality.version,
-                "modality": modality_path(self.modality),
+                "modality": reference_to(self.modality),
                 "settings": settings_json(self.initial.settings),
                 "settings_digest": self.initial.digest,
                 "inputs": self.binding.record(),
@@ -209,11 +210,6 @@ class DerivedRun:
             "num_invalid": {stream: self._invalid[stream] for stream in self._events},
         }
         return "stop", document
-
-
-def modality_path(modality: Modality) -> str:
-    """Return ``module:Class``, by which a modality is found again."""
-    return f"{type(modality).__module__}:{type(modality).__qualname__}"
 
 
 def _same(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool:

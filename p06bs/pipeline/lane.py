@@ -6,7 +6,6 @@ pipeline passes on as they are. Nothing is pickled; a modality travels as
 ``module:Class`` and must be importable where the worker runs.
 """
 
-import importlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -14,9 +13,9 @@ from typing import Any
 from p06bs.bus.codec import Buffer, Packed, WireError, pack, unpack
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Result, Setup, make_ready
-from p06bs.model.derived import modality_path
 from p06bs.model.modality import BoundInput, Modality, ModalitySettings
 from p06bs.model.page import Stream
+from p06bs.model.reference import load, reference_to
 from p06bs.model.rows import Span, Taken
 
 Message = list[Any]
@@ -79,7 +78,7 @@ def setup_record(
 ) -> dict[str, Any]:
     """Return all that a worker needs to make a modality ready for a run, and compose its pages."""
     return {
-        "modality": modality_path(modality),
+        "modality": reference_to(modality),
         "inputs": dict(modality.inputs),
         "settings": settings.model_dump(mode="json"),
         "bound": {name: asdict(bound) for name, bound in binding.bound.items()},
@@ -89,34 +88,9 @@ def setup_record(
     }
 
 
-def load_modality(path: str) -> type[Modality]:
-    """Import a modality by ``module:Class``.
-
-    Raises
-    ------
-    ImportError
-        If it cannot be imported here; says what to do.
-    TypeError
-        If it is no modality.
-    """
-    module, _, name = path.partition(":")
-    try:
-        found: Any = importlib.import_module(module)
-        for part in name.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ImportError(
-            f"cannot import modality {path!r}: {error}. A modality that pipelines use must be in "
-            "an installed module (not in a notebook or in __main__)"
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, Modality)):
-        raise TypeError(f"{path} is no Modality")
-    return found
-
-
 def make_setup(record: Mapping[str, Any]) -> Setup:
     """Make a modality ready as a setup record says; slow."""
-    modality = load_modality(record["modality"])(inputs=record["inputs"], **record["settings"])
+    modality = load(record["modality"])(inputs=record["inputs"], **record["settings"])
     bound = {
         name: BoundInput(
             **{

@@ -24,9 +24,10 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.model.compute import Setup
-from p06bs.model.derived import DerivedRun, modality_path
+from p06bs.model.derived import DerivedRun
 from p06bs.model.documents import is_derived
 from p06bs.model.modality import Modality
+from p06bs.model.reference import reference_to
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
@@ -86,7 +87,7 @@ class Pipelines:
             self.pool.epoch,
             on=on,
             workers=workers,
-            modalities=[modality_path(p.modality) for p in self.pipelines],
+            modalities=[reference_to(p.modality) for p in self.pipelines],
             gone=self._later_gone,
         )
         self.pool.restart = self.engine.restart

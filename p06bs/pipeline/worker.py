@@ -22,6 +22,7 @@ from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
 from p06bs.model.gather import NotYetError, gather
 from p06bs.model.page import Stream, compose_page
+from p06bs.model.reference import load
 from p06bs.pipeline import collector, lane
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str]
     """
     for path in modalities:
         try:
-            lane.load_modality(path).warm_up()
+            load(path).warm_up()
         except Exception as error:  # it is refused, with this reason, when a run needs it
             log.warning("cannot warm up %s: %s", path, error)
     collector.calm()
