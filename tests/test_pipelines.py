@@ -22,6 +22,7 @@ from p06bs.model.documents import NamedDocument
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
+from p06bs.services._recorder import Recorder
 from p06bs.services.proxy import Proxy
 from p06bs.services.up import Services, commands
 from tests.documents import frame_documents, raw_run, rows_of, validate
@@ -61,57 +62,34 @@ def running(pipelines: Pipelines) -> Iterator[Pipelines]:
 
 
 class Listener:
-    """Follow everything, and wait for the stop documents of derived runs."""
+    """Follow everything, and wait for rows or the stop document of a derived run."""
 
     def __init__(self, address: str, log: Path) -> None:
-        self.documents: dict[str, list[NamedDocument]] = {}
-        self.owner: dict[str, str] = {}
-        self.changed = threading.Condition()
-        self.follower = Follower(address, log)
-        self.thread = threading.Thread(target=self._listen)
-        self.thread.start()
-
-    def _listen(self) -> None:
-        for name, document in self.follower:
-            run = (
-                document["uid"]
-                if name == "start"
-                else document.get("run_start") or (self.owner[document["descriptor"]])
-            )
-            if name == "descriptor":
-                self.owner[document["uid"]] = run
-            with self.changed:
-                self.documents.setdefault(run, []).append((name, document))
-                self.changed.notify_all()
+        self.recorder = Recorder(Follower(address, log))
 
     def derived(self, raw: str, modality: str) -> list[NamedDocument]:
-        for documents in self.documents.values():
-            start = documents[0][1]
-            if start.get("original_run_uid") == raw and start["process"]["name"] == modality:
-                return documents
-        return []
+        uid = self.recorder.derived(raw).get(modality)
+        return [] if uid is None else list(self.recorder.runs[uid].documents)
 
     def wait(self, raw: str, modality: str, *, rows: int | None = None) -> list[NamedDocument]:
         """Wait for so many rows, or for the stop document."""
 
         def there() -> bool:
-            documents = self.derived(raw, modality)
             if rows is not None:
-                return len(rows_of(documents)) >= rows
-            return bool(documents) and documents[-1][0] == "stop"
+                return len(rows_of(self.derived(raw, modality))) >= rows
+            return self.recorder.stopped(raw, [modality])
 
-        with self.changed:
-            assert self.changed.wait_for(there, PATIENCE), (
-                f"{modality}: {len(rows_of(self.derived(raw, modality)))} rows, no stop"
-            )
-            return list(self.derived(raw, modality))
+        come = self.recorder.wait(there, PATIENCE)
+        documents = self.derived(raw, modality)
+        assert come, f"{modality}: {len(rows_of(documents))} rows, no stop"
+        return documents
 
     def __enter__(self) -> "Listener":
+        self.recorder.__enter__()
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self.follower.close()
-        self.thread.join()
+        self.recorder.__exit__()
 
 
 def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[NamedDocument]) -> None:

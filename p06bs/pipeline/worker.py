@@ -85,7 +85,8 @@ class _Pulse:
 
     def _run(self) -> None:
         context, address, worker, epoch = self._args
-        heard = time.monotonic()
+        heard = began = time.monotonic()
+        joined = False
         with context.socket(zmq.DEALER) as socket:
             socket.linger = 0
             socket.connect(address)
@@ -99,7 +100,10 @@ class _Pulse:
                         self.ended = "the pipeline has another epoch"
                         return
                     heard = time.monotonic()
-                    if not known:
+                    joined = joined or bool(known)
+                    # Unknown at first means that the other socket's JOIN is still on its way.
+                    # To join anew then would deny the batches that come after it.
+                    if not known and (joined or heard - began > SILENCE):
                         self.rejoin.set()
                     self._stop.wait(BEAT)
                 elif time.monotonic() - heard > SILENCE:
