@@ -61,3 +61,15 @@ def test_a_run_that_is_over_holds_up_nobody():
     late.leave({("b", number) for number in range(3)})
     assert late.waiting == 0
     assert late._files == {}
+
+
+def test_a_file_that_was_late_once_may_be_late_again():
+    late: Late[int] = Late(10.0)
+    late.report(1, PLACE, (-1, -1), 0.0)
+    assert late.due(RETRY) == [1]
+    late.done(1)  # its rows came
+    late.report(2, PLACE, (-1, -1), 60.0)  # cannot be opened for a moment
+    assert not late.is_final(2)
+    assert late.due(60.0 + RETRY) == [2]
+    late.report(2, PLACE, (-1, -1), 70.5)
+    assert late.is_final(2)

@@ -1,5 +1,6 @@
 """The lane's other end: what strangers and results that do not fit cost."""
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import zmq
 
 from p06bs import DocumentLog
+from p06bs.bus.reader import LogError
 from p06bs.model.documents import NamedDocument
 from p06bs.pipeline import lane
 from p06bs.pipeline.pool import Pool
@@ -123,15 +125,68 @@ def test_a_stranger_cannot_end_a_run(lanes):
 
 
 @pytest.mark.logs_errors
-def test_a_modality_that_never_gets_ready_ends_with_the_reason(lanes):
-    for name in ("a", "b", "c"):
-        socket = lanes.worker(name)
-        _, key, number, attempt, *_ = lanes.batch(socket)
+def test_a_modality_that_nobody_gets_ready_ends_with_the_reason(lanes):
+    sockets = {name: lanes.worker(name) for name in ("a", "b")}
+    for left in (True, False):
+        lanes.pool.lease()
+        (name,) = [n for n, s in sockets.items() if s.poll(200)]
+        _, key, number, attempt, *_ = lanes.batch(sockets[name])
         assert not lanes.run.over
-        lanes.say(socket, lane.REFUSED, key, number, attempt, "no licence")
-        lanes.pool.leases.drain(name)
+        lanes.say(sockets.pop(name), lane.REFUSED, key, number, attempt, "no licence")
+        assert lanes.run.over != left
     assert lanes.published[-1][1]["exit_status"] == "fail"
     assert "no licence" in lanes.published[-1][1]["reason"]
+
+
+def test_a_worker_that_cannot_get_ready_is_not_asked_again(lanes):
+    sick = lanes.worker("sick")
+    _, key, number, attempt, *_ = lanes.batch(sick)
+    healthy = lanes.worker("healthy")
+    lanes.say(sick, lane.REFUSED, key, number, attempt, "no licence")
+    batch = lanes.batch(healthy)
+    assert not sick.poll(100)
+    lanes.result(healthy, batch, good())
+    assert lanes.published[-1][1]["exit_status"] == "success"
+
+
+@pytest.mark.logs_errors
+def test_a_batch_over_which_workers_fall_silent_is_to_blame(lanes, monkeypatch):
+    replaced: list[str] = []
+    lanes.pool.restart = replaced.append
+    clock = [time.monotonic()]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    for number in range(100):
+        if lanes.run.over:
+            break
+        lanes.worker(f"w{number}")
+        lanes.pool.lease()
+        clock[0] += 30.0
+        lanes.pool.expire()
+    # Each event was computed by workers that never spoke again: all are invalid, none is lost.
+    rows = rows_of(lanes.published, "valid", "invalid_reason")
+    assert [(r[1], r[3]) for r in rows] == [(seq, False) for seq in range(1, 7)]
+    assert all("fell silent" in r[4] for r in rows)
+    assert len(replaced) >= 6
+
+
+@pytest.mark.logs_errors
+def test_an_error_of_one_run_ends_only_that_run(lanes):
+    def full(name: str, document: Any) -> None:
+        raise LogError("the disk is full")
+
+    socket = lanes.worker("w")
+    _, key, number, attempt, *_ = lanes.batch(socket)
+    lanes.run.emit = full
+    lanes.say(socket, lane.REFUSED, key, number, attempt, "no licence")
+    assert lanes.run.over
+
+
+def test_a_worker_forgets_a_run_that_is_over(lanes):
+    socket = lanes.worker("w")
+    lanes.result(socket, lanes.batch(socket), good())
+    lanes.pool.remove(RUN)
+    assert socket.poll(5000)
+    assert lane.decode(socket.recv()) == [lane.FORGET, RUN]
 
 
 @pytest.mark.logs_errors
@@ -140,7 +195,9 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_goes_to_another(lanes):
     lanes.pool.restart = restarted.append
     hanging = lanes.worker("hanging")
     lanes.batch(hanging)
-    lanes.say(hanging, lane.ALIVE, "hanging", lanes.pool.hang_after + 1)
+    lanes.say(hanging, lane.ALIVE, "hanging", lanes.pool.hang_after + 1, True)
+    assert restarted == []  # it prepares
+    lanes.say(hanging, lane.ALIVE, "hanging", lanes.pool.hang_after + 1, False)
     assert restarted == ["hanging"]
     other = lanes.worker("other")
     lanes.result(other, lanes.batch(other), good())

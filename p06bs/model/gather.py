@@ -42,6 +42,10 @@ class ReadFrames(Protocol):
     def __call__(self, resource: Document, start: int, count: int, bound: BoundInput) -> Array: ...
 
 
+class UnreadableError(Exception):
+    """An event or page is damaged where it lies; its events are invalid."""
+
+
 ReadEvents = Callable[[Any], Document]
 """Return the event or event_page document that lies at a span's `where`."""
 
@@ -72,14 +76,14 @@ def gather(
     """
     reasons = [""] * count
     columns: dict[str, Array | None] = {}
-    pages: dict[str, list[Document]] = {}
+    pages: dict[str, list[Document | UnreadableError]] = {}
     for name, bound in binding.bound.items():
         source = Source(bound.stream, bound.data_key if bound.external else None).key
         if bound.external:
             pieces = [_frames(s, bound, resources, read_frames) for s in spans[source]]
         else:
             if source not in pages:
-                pages[source] = [read_events(s.where) for s in spans[source]]
+                pages[source] = [_document(s.where, read_events) for s in spans[source]]
             pieces = [
                 _said_values(page, span, bound.data_key)
                 for page, span in zip(pages[source], spans[source], strict=True)
@@ -106,7 +110,16 @@ def _frames(
     return singly
 
 
-def _said_values(page: Document, span: Span, key: str) -> Array | list[Any]:
+def _document(where: Any, read_events: ReadEvents) -> Document | UnreadableError:
+    try:
+        return read_events(where)
+    except UnreadableError as error:
+        return error
+
+
+def _said_values(page: Document | UnreadableError, span: Span, key: str) -> Array | list[Any]:
+    if isinstance(page, UnreadableError):
+        return [_Unread(f"{key} cannot be read: {page}")] * span.count
     try:
         return _values(page, span, key)
     except (TypeError, KeyError, IndexError, AttributeError) as error:

@@ -29,11 +29,11 @@ PAGE, COLUMNS = "page", "columns"  # results: a composed event page, or what sca
 NEED, UNREAD, REFUSED = "need", "unread", "refused"  # setup missing, log unseen, setup failed
 LATE = "late"  # rows of a file are not there yet
 # pipeline to worker
-BEAT, BATCH, STOP = "beat", "batch", "stop"
+BEAT, BATCH, FORGET, STOP = "beat", "batch", "forget", "stop"
 
 LENGTHS: Mapping[str, int] = {
     JOIN: 2,
-    ALIVE: 3,
+    ALIVE: 4,
     PAGE: 7,
     COLUMNS: 7,
     NEED: 4,
@@ -43,6 +43,7 @@ LENGTHS: Mapping[str, int] = {
     BEAT: 3,
     LATE: 6,
     BATCH: 9,
+    FORGET: 2,
     STOP: 1,
 }
 

@@ -19,7 +19,8 @@ AT_ONCE = 8
 @dataclass(slots=True)
 class _File:
     progress: Any
-    since: float
+    since: float | None  # when it was found so, while somebody waits
+    given_up: bool = False
     waiting: list[Any] = field(default_factory=list)  # a heap
     look_at: float = 0.0
 
@@ -52,12 +53,14 @@ class Late(Generic[Item]):
         if file is None:
             file = self._files[place] = _File(progress, now)
         elif file.progress != progress:
-            file.progress, file.since = progress, now
+            file.progress, file.since, file.given_up = progress, now, False
+        since = file.since = now if file.since is None else file.since
         self._place[item] = place
         if not file.waiting:
             file.look_at = now + RETRY
         heapq.heappush(file.waiting, item)
-        if now - file.since > self.deadline:
+        if file.given_up or now - since > self.deadline:
+            file.given_up = True
             self._final.update(file.waiting)
             self._ready.extend(file.waiting)
             file.waiting.clear()
@@ -77,9 +80,12 @@ class Late(Generic[Item]):
 
     def done(self, item: Item) -> None:
         """Forget a batch that is done; others that wait for its file are tried."""
+        was_final = item in self._final
         self._final.discard(item)
         place = self._place.pop(item, None)
         if place is not None:
+            if not was_final:
+                self._files[place].since = None  # its rows came: there is progress
             waiting = self._files[place].waiting
             self._ready.extend(heapq.heappop(waiting) for _ in range(min(AT_ONCE, len(waiting))))
 

@@ -5,6 +5,7 @@ clock, no thread.
 """
 
 from collections.abc import Hashable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -68,16 +69,19 @@ class Leases(Generic[Key]):
         known.heard = max(known.heard, now)
         return True
 
-    def idle(self) -> Iterator[str]:
+    def idle(self, barred: AbstractSet[str] = frozenset()) -> Iterator[str]:
         """Yield a worker for each batch that can be leased now, the least loaded first.
 
-        Lease a batch, or stop iterating, after each one.
+        Lease a batch, put the worker in `barred`, or stop iterating, after each one.
         """
         while True:
             free = [
                 (len(w.leases), name)
                 for name, w in self._workers.items()
-                if len(w.leases) < w.credit and not w.draining and w.alone is None
+                if name not in barred
+                and len(w.leases) < w.credit
+                and not w.draining
+                and w.alone is None
             ]
             if not free:
                 return

@@ -22,6 +22,8 @@ AHEAD = 32
 """Largest batches that may be handed out beyond the first row that is still missing."""
 DEATHS = 4
 """Workers that a batch may cost before it is halved."""
+SILENCES = 2
+"""Workers that may fall silent over a batch before it is to blame."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,8 @@ class Master:
         Settings by their first row, as an earlier writer has recorded them.
     skip : int
         Rows that an earlier writer has delivered, and `last`, the identity of the last of them.
+    published : int
+        Rows that an earlier writer has published; new settings begin behind them.
     size : int, optional
         Fixed batch size; by default it follows the backlog.
     largest : int
@@ -94,6 +98,7 @@ class Master:
         *,
         known: Mapping[int, Revision] | None = None,
         skip: int = 0,
+        published: int = 0,
         last: str | None = None,
         size: int | None = None,
         largest: int = LARGEST,
@@ -108,11 +113,13 @@ class Master:
         self._pending: Revision | None = None
         self._known = dict(sorted((known or {}).items()))
         self._skip = skip
+        self._published = published
         self._last = last
         self._made = 0
         self._out: dict[int, Batch] = {}
         self._again: list[tuple[int, int]] = []  # (first row, batch number)
         self._deaths: dict[int, int] = {}
+        self._silences: dict[int, int] = {}
         self._row_seconds = WORTH  # how long one row takes, averaged over batches
         self.delivered = 0  # rows that the sorter has delivered; it holds what is beyond
 
@@ -151,7 +158,7 @@ class Master:
         if known is not None:
             self.revision = known
             self._recorded = True
-        if self._pending is not None and not self._known:
+        if self._pending is not None and not self._known and rows.taken >= self._published:
             number = self.revision.number + 1
             self.revision, self._pending = replace(self._pending, number=number), None
         elif self._recorded:
@@ -195,7 +202,7 @@ class Master:
             return None
         adapted = batch_size(rows.available, workers, self.largest, self._row_seconds)
         size = min(self.size or adapted, self.largest)
-        ahead = [row - rows.taken for row in self._known if row > rows.taken]
+        ahead = [row - rows.taken for row in (*self._known, self._published) if row > rows.taken]
         taken = rows.take(min([size, *ahead]))
         if taken is None:
             return None
@@ -219,6 +226,7 @@ class Master:
     def returned(self, number: int) -> Batch | None:
         """Take a batch as done, because its result is here; None if it was done before."""
         self._deaths.pop(number, None)
+        self._silences.pop(number, None)
         return self._out.pop(number, None)
 
     def took(self, rows: int, seconds: float) -> None:
@@ -229,6 +237,11 @@ class Master:
     def suspect(self, number: int) -> bool:
         """Return whether a worker has died over a batch; the next one is to have it alone."""
         return number in self._deaths
+
+    def silenced(self, number: int) -> bool:
+        """Note that a worker fell silent over a batch; return whether the batch is to blame."""
+        self._silences[number] = self._silences.get(number, 0) + 1
+        return self._silences[number] >= SILENCES
 
     def again(self, number: int) -> None:
         """Hand a batch out again, through no fault of its own."""

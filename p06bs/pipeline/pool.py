@@ -6,6 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import zmq
@@ -13,6 +14,7 @@ import zmq
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.pipeline import lane
+from p06bs.pipeline.briefing import Briefing
 from p06bs.pipeline.late import Late
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
@@ -24,7 +26,13 @@ SILENCE = 2.5
 """Seconds without a sign of life after which a worker's batches go to others."""
 
 HANG = 120.0
-"""Seconds that a worker may compute one batch, or make a modality ready, before it is replaced."""
+"""Seconds that a worker may compute one batch before it is replaced."""
+
+PREPARE = 1800.0
+"""Seconds that a worker may make a modality ready before it is replaced."""
+
+MUTE = 20.0
+"""Seconds after which a worker that fell silent is replaced: it may never speak again."""
 
 BatchKey = tuple[str, int]  # key of the run in its pipeline, batch number
 
@@ -50,9 +58,8 @@ class Pool:
         self.leases: Leases[BatchKey] = Leases(SILENCE)
         self._runs: dict[str, RunPipeline] = {}
         self._turn = 0
-        self._told: set[tuple[str, str]] = set()  # (worker, setup key) that were sent
-        self._preparing: dict[str, str] = {}  # setup key -> the first worker that was told
-        self._blind: set[str] = set()  # workers that do not see the log
+        self._briefing = Briefing()
+        self._silent: dict[str, float] = {}  # workers that fell silent, and when
         self._unclear: Counter[str] = Counter()
 
     def add(self, key: str, run: RunPipeline) -> None:
@@ -62,9 +69,12 @@ class Pool:
     def remove(self, key: str) -> None:
         """Stop serving a run that is over."""
         run = self._runs.pop(key, None)
-        self._told = {told for told in self._told if not told[1].startswith(f"{key}/")}
+        for worker in self._briefing.forget_run(key):
+            self._send(worker.encode(), lane.FORGET, key)
         if run is not None and run.master is not None:
             self.late.leave({(key, number) for number in run.master.out})
+            for number in run.master.out:
+                self.leases.forget((key, number))
 
     def receive(self, limit: int = 256) -> bool:
         """Take what workers have sent; return whether there was anything."""
@@ -87,27 +97,28 @@ class Pool:
         now = time.monotonic()
         kind = message[0]
         if kind == lane.ALIVE:
-            worker, busy = str(message[1]), float(message[2])
+            worker, busy, preparing = str(message[1]), float(message[2]), bool(message[3])
             known = self.leases.heard(worker, now)
             self._send(identity, lane.BEAT, self.epoch, known)
-            if known and busy > self.hang_after:
-                log.error("worker %s computes one batch for %.0f s; it is replaced", worker, busy)
+            if known and busy > (PREPARE if preparing else self.hang_after):
+                log.error("worker %s is at one batch for %.0f s; it is replaced", worker, busy)
                 self.gone(worker)
                 self.restart(worker)
             return
         worker = identity.decode()
-        match kind:
-            case lane.JOIN:
-                self._forget(worker)
-                self._lost(self.leases.join(worker, int(message[1]), now), blame=False)
-            case lane.BYE:
-                self._forget(worker)
-                self._lost(self.leases.leave(worker), blame=False)
-            case lane.PAGE | lane.COLUMNS:
-                self._result(worker, *message, more=more)
-            case lane.NEED | lane.UNREAD | lane.REFUSED | lane.LATE:
-                self._returned(worker, now, *message)
-        self.leases.heard(worker, now)
+        if kind == lane.JOIN:
+            self._silent.pop(worker, None)
+            self._briefing.forget_worker(worker)
+            self._lost(self.leases.join(worker, int(message[1]), now), blame=False)
+        elif not self.leases.heard(worker, now):
+            return  # a stranger, or one whose batches went to others; it will join anew
+        elif kind == lane.BYE:
+            self._briefing.forget_worker(worker)
+            self._lost(self.leases.leave(worker), blame=False)
+        elif kind in (lane.PAGE, lane.COLUMNS):
+            self._result(worker, *message, more=more)
+        elif kind in (lane.NEED, lane.UNREAD, lane.REFUSED, lane.LATE):
+            self._returned(worker, now, *message)
 
     def _result(
         self,
@@ -119,7 +130,7 @@ class Pool:
         *said: Any,
         more: list[bytes],
     ) -> None:
-        self._preparing.pop(key, None)
+        self._briefing.ready(key)
         run_key = key.rpartition("/")[0]
         batch = (run_key, number)
         self.leases.end(batch, worker, attempt)
@@ -163,36 +174,54 @@ class Pool:
         if not self.leases.end((run_key, number), worker, attempt):
             return  # it is no longer this worker's
         run = self._runs.get(run_key)
-        self._preparing.pop(key, None)
-        if kind in (lane.NEED, lane.REFUSED):
-            self._told.discard((worker, key))  # send what it needs with the next batch
-        elif kind == lane.UNREAD and worker not in self._blind:
-            log.warning("worker %s cannot read the log (%s); it gets columns", worker, reason)
-            self._blind.add(worker)
         if run is None or run.master is None:
             return
         if kind == lane.REFUSED:
-            run.refused(number, reason)
+            refused = self._briefing.refuse(worker, key)
+            everybody = refused.issuperset(self.leases.workers)
+            self._guarded(run, partial(run.refused, number, reason, len(refused), everybody))
         elif kind == lane.LATE:
+            self._briefing.ready(key)
             self.late.report((run_key, number), reason, progress, now)
         else:
+            self._briefing.untold(worker, key)  # send what it needs with the next batch
+            if kind == lane.UNREAD and self._briefing.blind(worker, run_key):
+                log.warning("worker %s cannot read the log (%s); it gets columns", worker, reason)
             run.master.again(number)
+
+    def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
+        """Do something to a run; if that fails it must not end the others."""
+        try:
+            action()
+        except LogError as error:
+            run.abandon(f"its derived run cannot be written: {error}")
+        except Exception as error:
+            log.debug("run %s", run.raw.uid, exc_info=True)
+            run.abandon(f"{type(error).__name__}: {error}")
 
     def gone(self, worker: str) -> None:
         """Drop a worker whose Dask worker has left."""
-        self._forget(worker)
+        self._silent.pop(worker, None)
+        self._briefing.forget_worker(worker)
         self._lost(self.leases.leave(worker))
 
     def expire(self) -> None:
-        """Drop workers that were silent too long."""
-        for worker, lost in self.leases.expire(time.monotonic()).items():
+        """Drop workers that were silent too long; have those replaced that stay silent."""
+        now = time.monotonic()
+        for worker, lost in self.leases.expire(now).items():
             log.warning("worker %s is silent; %d batches go to others", worker, len(lost))
-            self._forget(worker)
-            self._lost(lost, blame=False)  # it may be slow, or stopped: no batch is to blame
-
-    def _forget(self, worker: str) -> None:
-        self._preparing = {k: w for k, w in self._preparing.items() if w != worker}
-        self._told = {told for told in self._told if told[0] != worker}
+            self._briefing.forget_worker(worker)
+            self._silent[worker] = now
+            for place, (key, number) in enumerate(lost):
+                run = self._runs.get(key)
+                # It may be slow, or stopped, through no fault of its first batch. But a batch
+                # over which several fall silent keeps them from speaking.
+                silencing = place == 0 and run is not None and run.silenced(number)
+                self._lost([(key, number)], blame=silencing)
+        for worker in [w for w, since in self._silent.items() if now - since > MUTE]:
+            log.error("worker %s stays silent; it is replaced", worker)
+            del self._silent[worker]
+            self.restart(worker)
 
     def _lost(self, batches: list[BatchKey], *, blame: bool = True) -> None:
         """Give batches to others; the first one of a dead worker may have killed it."""
@@ -201,7 +230,7 @@ class Pool:
             if run is None or run.master is None:
                 continue
             if blame and place == 0:
-                run.lost(number)
+                self._guarded(run, partial(run.lost, number))
             else:
                 run.master.again(number)
 
@@ -212,18 +241,27 @@ class Pool:
             if master is not None:
                 master.again(number)
         workers = len(self.leases.workers)
-        for worker in self.leases.idle():
+        barred: set[str] = set()  # workers that may have nothing of what there is
+        for worker in self.leases.idle(barred):
+            withheld = False
             for key in self._in_turn():
                 run = self._runs[key]
-                try:
+                leased = False
+
+                def offer(run: RunPipeline = run, key: str = key, worker: str = worker) -> None:
+                    nonlocal leased, withheld
                     batch = run.next_batch(workers)
-                    if batch is not None and self._lease(worker, key, run, batch):
-                        break
-                except Exception as error:  # one run must not end the others
-                    log.debug("run %s", key, exc_info=True)
-                    run.abandon(f"{type(error).__name__}: {error}")
+                    if batch is not None:
+                        leased = self._lease(worker, key, run, batch)
+                        withheld = withheld or not leased
+
+                self._guarded(run, offer)
+                if leased:
+                    break
             else:
-                return
+                if not withheld:
+                    return
+                barred.add(worker)
 
     def _in_turn(self) -> Iterator[str]:
         keys = list(self._runs)
@@ -236,19 +274,14 @@ class Pool:
         assert run.master is not None
         suspect = run.master.suspect(batch.number)
         setup_key = f"{key}/{batch.revision}"
-        # While one worker makes a modality ready, the others go on with the other runs.
-        preparing = self._preparing.get(setup_key, worker) != worker
-        if (suspect and self.leases.load(worker)) or preparing:
+        if (suspect and self.leases.load(worker)) or not self._briefing.may_have(worker, setup_key):
             run.master.again(batch.number)
             return False
-        news = (worker, setup_key) not in self._told
+        news = self._briefing.tell(worker, setup_key)
         # Nothing is to wait in a worker behind a batch that may kill it, or a slow `prepare`.
         lease = self.leases.grant((key, batch.number), worker, alone=suspect or news)
         record = None
         if news:
-            if not any(known == setup_key for _, known in self._told):
-                self._preparing[setup_key] = worker
-            self._told.add((worker, setup_key))
             setup = run.settings(batch.revision)
             record = lane.setup_record(
                 run.modality,
@@ -267,7 +300,7 @@ class Pool:
             batch.resources(run.raw.resources),
             self.late.is_final((key, batch.number)),
             record,
-            self._carried(run, batch) if worker in self._blind else None,
+            self._carried(run, batch) if self._briefing.is_blind(worker, key) else None,
         )
         if not sent:
             self.gone(worker)

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 REFUSALS = 3
-"""Times that a modality may fail to get ready on workers before its derived run ends."""
+"""Workers that a modality may fail to get ready on before its derived run ends."""
 
 LookBack = Callable[[DerivedRun], Earlier | None]
 """Return what the log holds of a derived run, if a pipeline was restarted."""
@@ -84,7 +84,6 @@ class RunPipeline:
         self._wish: Revision | None = None
         self._warned = False
         self._refused = 0  # documents that could not be used
-        self._refusals = 0  # workers that could not make the modality ready
 
     @property
     def over(self) -> bool:
@@ -208,6 +207,7 @@ class RunPipeline:
             largest=self._largest(self._setups.outline(initial).outputs),
             known=history,
             skip=skip,
+            published=earlier.rows,
             last=earlier.last_raw_uid,
             size=self.size,
         )
@@ -228,7 +228,9 @@ class RunPipeline:
         boundary = self.master.boundary()
         if boundary is not None:
             revision, row, raw_uid = boundary
-            self.emit(*self.derived.revise(revision, self._setups.adopt(revision), row, raw_uid))
+            setup = self._setups.adopt(revision)
+            self.master.largest = self._largest(setup.outputs)
+            self.emit(*self.derived.revise(revision, setup, row, raw_uid))
         return self.master.batch(workers)
 
     def stream(self, revision: int) -> Stream:
@@ -279,15 +281,19 @@ class RunPipeline:
             failed = invalid(len(batch.rows), reason)
             self._take(batch, Page(batch.revision, batch.rows, failed))
 
-    def refused(self, number: int, reason: str) -> None:
-        """Take a batch back from a worker that could not make the modality ready.
+    def silenced(self, number: int) -> bool:
+        """Note that a worker fell silent over a batch; return whether the batch is to blame."""
+        return self.master is not None and self.master.silenced(number)
 
-        Others try; when `REFUSALS` could not, the derived run ends with the reason.
+    def refused(self, number: int, reason: str, workers: int, everybody: bool) -> None:
+        """Take a batch back that a worker could not make the modality ready for.
+
+        Others try. When `REFUSALS` of them could not, or everybody who is there, the
+        derived run ends with the reason.
         """
         if self.over or self.derived is None or self.master is None:
             return
-        self._refusals += 1
-        if self._refusals < REFUSALS:
+        if workers < REFUSALS and not everybody:
             self.master.again(number)
             return
         self._fail(reason)
@@ -295,8 +301,8 @@ class RunPipeline:
     def _fail(self, reason: str) -> None:
         assert self.derived is not None
         log.error("run %s: %s cannot start: %s", self.raw.uid, self.modality.name, reason)
+        self.ended = True  # also if this cannot be written
         self.emit(*self.derived.stop("fail", reason))
-        self.ended = True
 
     def abandon(self, reason: str) -> None:
         """Leave the run as it is, because its derived run cannot be written."""

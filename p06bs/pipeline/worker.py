@@ -5,7 +5,6 @@ sends the results back. It ends when the pipeline says so or falls silent.
 """
 
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -20,7 +19,7 @@ from p06bs.bus.frames import Frames
 from p06bs.bus.framing import LogError, frame_of, read_frame
 from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
-from p06bs.model.gather import NotYetError, gather
+from p06bs.model.gather import NotYetError, UnreadableError, gather
 from p06bs.model.page import Stream, compose_page
 from p06bs.model.reference import load
 from p06bs.pipeline import collector, lane
@@ -30,7 +29,7 @@ log = logging.getLogger(__name__)
 BEAT = 0.4
 SILENCE = 5.0
 CREDIT = 2
-SETUPS = 32
+SETUPS = 256
 PAGES = 4
 
 
@@ -78,6 +77,7 @@ class _Pulse:
         self.ended = ""
         self.rejoin = threading.Event()
         self.computing_since: float | None = None
+        self.preparing = False
         self._stop = threading.Event()
         self._args = (context, address, worker, epoch)
         self._thread = threading.Thread(target=self._run, name=f"pulse-{worker}", daemon=True)
@@ -93,7 +93,7 @@ class _Pulse:
             while not self._stop.is_set():
                 since = self.computing_since
                 busy = 0.0 if since is None else time.monotonic() - since
-                socket.send(lane.encode(lane.ALIVE, worker, busy))
+                socket.send(lane.encode(lane.ALIVE, worker, busy, self.preparing))
                 if socket.poll(int(BEAT * 1000)):
                     kind, said, known = lane.decode(socket.recv())
                     if kind != lane.BEAT or said != epoch:
@@ -133,7 +133,6 @@ class _Loop:
         self.socket.setsockopt(zmq.IDENTITY, worker.encode())
         self.socket.connect(address)
         self.setups: OrderedDict[str, _Ready] = OrderedDict()
-        self.logs: OrderedDict[str, int] = OrderedDict()
         self.pages: OrderedDict[tuple[str | None, int], Document] = OrderedDict()
 
     def run(self) -> str:
@@ -149,6 +148,8 @@ class _Loop:
                 if message[0] == lane.STOP:
                     self._send(lane.BYE)
                     return "the pipeline stopped it"
+                if message[0] == lane.FORGET:
+                    self._forget(message[1])
                 if message[0] == lane.BATCH:
                     self.pulse.computing_since = time.monotonic()
                     self._batch(*message[1:])
@@ -157,8 +158,6 @@ class _Loop:
         finally:
             for ready in self.setups.values():
                 ready.frames.close()
-            for fd in self.logs.values():
-                os.close(fd)
             self.socket.close()
 
     def _send(self, *message: Any) -> None:
@@ -192,7 +191,10 @@ class _Loop:
 
         def read_events(where: tuple[int, int]) -> Document:
             if carried is not None:
-                return frame_of(carried[str(where[0])]).document
+                try:
+                    return frame_of(carried[str(where[0])]).document
+                except LogError as error:
+                    raise UnreadableError(str(error)) from error
             return self._page(ready.log, where)
 
         ready.frames.final = final
@@ -227,10 +229,20 @@ class _Loop:
         self.socket.send_multipart([head, packed.body, *lane.pieces(packed.buffers)])
 
     def _prepare(self, key: str, record: dict[str, Any]) -> None:
-        setup = lane.make_setup(record)
+        self.pulse.preparing = True
+        try:
+            setup = lane.make_setup(record)
+        finally:
+            self.pulse.preparing = False
+            self.pulse.computing_since = time.monotonic()
         self.setups[key] = _Ready(setup, Stream(**record["stream"]), record["log"], Frames())
         while len(self.setups) > SETUPS:
             self.setups.popitem(last=False)[1].frames.close()
+
+    def _forget(self, run: str) -> None:
+        """Let go of what belongs to a run that is over."""
+        for key in [key for key in self.setups if key.rpartition("/")[0] == run]:
+            self.setups.pop(key).frames.close()
 
     def _page(self, path: str | None, where: tuple[int, int]) -> Document:
         """Read one frame of a run's log; neighbouring batches often share one."""
@@ -239,11 +251,7 @@ class _Loop:
         if page is None:
             if path is None:
                 raise WireError("a batch without a log must carry its columns")
-            if path not in self.logs:
-                self.logs[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-                while len(self.logs) > SETUPS:
-                    os.close(self.logs.popitem(last=False)[1])
-            page = read_frame(self.logs[path], offset, nbytes).document
+            page = read_frame(path, offset, nbytes).document  # opened afresh, see bus.reader
             self.pages[path, offset] = page
             while len(self.pages) > PAGES:
                 self.pages.popitem(last=False)
