@@ -161,3 +161,41 @@ def test_memory_of_delivered_documents_is_let_go(size):
             rows.take(size)
     held = rows._feeds["primary"].segments
     assert len(held) <= 2 + size // 10 + 1
+
+
+@pytest.mark.parametrize("lag", [0, 1, 7])
+def test_memory_of_joined_documents_is_let_go_although_one_lags_or_lacks_rows(lag):
+    rows = Rows(binding(x=bound("primary", "x"), frame=bound("frames", "det", external=True)))
+    for number in range(1000):
+        rows.add(EVENTS, "event", {"uid": f"e{number}", "seq_num": number + 1, "time": 0.0})
+        frame = number - lag
+        if frame >= 0 and frame % 100:  # each hundredth frame was not taken
+            rows.add(FRAMES, "stream_datum", datum(f"d{frame}", frame, frame + 1))
+        while rows.take(5) is not None:
+            pass
+    assert rows.taken >= 980 - lag
+    assert len(rows._feeds["primary"].segments) <= lag + 3
+    rows.add(FRAMES, "stream_datum", datum("d500", 500, 501))  # it comes after all
+    rows.finish()
+    taken = rows.take(5)
+    assert taken is not None
+    assert taken.uids == ["e500"]
+
+
+def test_rows_without_a_partner_cost_the_same_each():
+    """Thousands of rows that wait are not judged again with every document."""
+    rows = Rows(binding(x=bound("primary", "x"), frame=bound("frames", "det", external=True)))
+    judged = 0
+    judge = rows._pairing._judge
+
+    def counting(new: Any, final: bool) -> Any:
+        nonlocal judged
+        judged += len(new.seqs)
+        return judge(new, final)
+
+    rows._pairing._judge = counting
+    for number in range(5000):
+        rows.add(EVENTS, "event", {"uid": f"e{number}", "seq_num": number + 1, "time": 0.0})
+    rows.add(FRAMES, "stream_datum", datum("d", 0, 5000))
+    assert rows.available == 5000
+    assert judged < 5000 * 1100

@@ -50,7 +50,8 @@ class Backlog:
         self._since = since
         self._wanted = wanted
         self._readers: dict[str, RunReader] = {}  # unfinished runs
-        self._behind: dict[str, int] = {}  # run -> bytes to read up to; oldest first
+        self._behind: dict[str, int] = {}  # run -> bytes to read up to; whose turn it is first
+        self._unreadable: set[str] = set()  # runs that were complained of
         self._over: set[str] = set()  # finished, damaged, removed or not wanted
         self._dormant: set[str] = set()  # older than `since`
         self._list_at = 0.0
@@ -75,7 +76,11 @@ class Backlog:
     def catch_up(self, run: str) -> bool:
         """Note that a run is behind; return whether its log holds anything new."""
         reader = self._readers[run]
-        size = _size(reader.path)
+        try:
+            size = _size(reader.path)
+        except OSError as error:
+            self._complain(run, error)
+            return False
         if size is None:
             logger.warning("%s was removed; run %s is not followed any more", reader.path, run)
             self._end(run)
@@ -100,8 +105,9 @@ class Backlog:
                 self._admit(run, self._since)
 
     def fill(self) -> list[Entry]:
-        """Read a part of the oldest run that is behind."""
+        """Read a part of a run that is behind; the runs take turns."""
         run, size = next(iter(self._behind.items()))
+        del self._behind[run]
         reader = self._readers[run]
         try:
             entries = reader.read(FILL_BYTES)
@@ -109,12 +115,21 @@ class Backlog:
             logger.error("run %s is followed no further: %s", run, error)
             self._end(run)
             return []
+        except OSError as error:
+            self._complain(run, error)
+            return []
         # Up to `size` only, which has an end: a run that is written faster than it
         # is consumed must not hold up the others.
-        if not entries or reader.offset >= size:
-            self._behind.pop(run)
+        if entries and reader.offset < size:
+            self._behind[run] = size
         self.finish(reader)
         return entries
+
+    def _complain(self, run: str, error: OSError) -> None:
+        """Say once that a log cannot be read; `look` tries it again, others go on."""
+        if run not in self._unreadable:
+            self._unreadable.add(run)
+            logger.warning("the log of run %s cannot be read and is tried again: %s", run, error)
 
     def finish(self, reader: RunReader) -> None:
         """Forget the reader of a run if its stop document was delivered."""

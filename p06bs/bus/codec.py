@@ -137,15 +137,14 @@ class _Buffers:
     def __init__(self) -> None:
         self.pieces: list[Buffer] = []
         self.nbytes = 0
-        self._encoded: dict[int, Any] = {}  # by id: the document keeps its arrays alive
+        self._encoded: dict[int, tuple[Any, Any]] = {}  # by id; kept alive, so that it stays it
 
     def encode(self, obj: Any) -> Any:
         if type(obj) is not np.ndarray:
             return _encode(obj)
-        encoded = self._encoded.get(id(obj))
-        if encoded is None:
-            encoded = self._encoded[id(obj)] = self._array(obj)
-        return encoded
+        if id(obj) not in self._encoded:
+            self._encoded[id(obj)] = (obj, self._array(obj))
+        return self._encoded[id(obj)][1]
 
     def _array(self, obj: npt.NDArray[Any]) -> Any:
         if obj.nbytes < LARGE or obj.dtype.hasobject or obj.dtype.kind == "T":

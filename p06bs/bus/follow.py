@@ -34,9 +34,9 @@ LIVE_BYTES = 1 << 24
 class Follower(Closing):
     """Deliver every document of every run exactly once, in the order of its run.
 
-    Runs that are in the directory come first, oldest first. A slow consumer
-    loses nothing and costs no memory: what 0MQ dropped meanwhile is read from
-    the log when it is asked for.
+    What is in the logs already comes in parts, run by run in turn, so that no run
+    waits for another to be read to its end. A slow consumer loses nothing and costs
+    no memory: what 0MQ dropped meanwhile is read from the log when it is asked for.
 
     Parameters
     ----------
@@ -53,8 +53,8 @@ class Follower(Closing):
         Only messages with this prefix wake the follower; all, if empty. (The
         logs hold all runs: use `runs` to choose.)
     arrays : bool
-        False leaves the large arrays of documents in the log: a `LoggedArray` stands
-        for each.
+        False leaves the large arrays of events in the log: a `LoggedArray` stands for
+        each.
 
     Attributes
     ----------

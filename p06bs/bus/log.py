@@ -93,6 +93,12 @@ class DocumentLog(Closing):
                 raise LogError(f"{log.path} has its stop document; nothing may follow")
             return log
 
+    def release(self, run: str) -> None:
+        """Close the log of a run that is not written any further here, finished or not."""
+        with self._lock:
+            if run in self._open:
+                self._drop(self._open[run])
+
     def path(self, run: str) -> Path:
         """Return the path of a run's log, whether it exists or not.
 

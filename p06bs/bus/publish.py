@@ -175,11 +175,8 @@ class Publisher(Closing):
             name, kept, _ = self._pending[0]
             try:
                 self._publish(name, kept if isinstance(kept, Packed) else codec.unpack(kept))
-            except OSError:
-                raise
-            except Exception:  # refused for good: it must not block those behind it
-                self._pending_bytes -= self._pending.popleft()[-1]
-                raise
+            except (LogError, TypeError):  # refused for good: it must not block those behind it
+                logger.exception("a document that waited in memory was refused")
             self._pending_bytes -= self._pending.popleft()[-1]
             if not self._pending:
                 logger.warning("%s can be written again", self.log.directory)
@@ -218,8 +215,6 @@ class Publisher(Closing):
                     self._flush()
                 except OSError as error:
                     logger.debug("still not writable: %s", error)
-                except (LogError, TypeError):
-                    logger.exception("a document that waited in memory was refused")
 
     def _ask_to_pause(self) -> None:
         """Ask from a thread of its own: we are in the RunEngine's loop, which must take it up."""

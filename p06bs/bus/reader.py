@@ -49,8 +49,8 @@ class RunReader:
         Seconds for which unreadable bytes with frames behind them count as "not
         yet": a network file system may show a later block before an earlier one.
     arrays : bool
-        False leaves the large arrays of documents in the log: a `LoggedArray` stands
-        for each. They are not read then, nor is their checksum looked at.
+        False leaves the large arrays of events in the log: a `LoggedArray` stands for
+        each. They are not read then, nor is their checksum looked at.
 
     Attributes
     ----------
@@ -154,13 +154,15 @@ class RunReader:
 
     def _read_alone(self, fd: int, header: Header) -> Entry | None:
         """Return the entry of the frame at `offset`; None if not all of it is there yet."""
-        if self.arrays or not header.buffers:
-            data = os.pread(fd, header.nbytes, self.offset)
-            return whole_frame(header, data, self.offset) if len(data) == header.nbytes else None
-        if os.fstat(fd).st_size < self.offset + header.nbytes:
-            return None
-        envelope = os.pread(fd, header.envelope, self.offset + HEADER.size)
-        return parse_frame(header, memoryview(envelope), None, self.offset)
+        if header.buffers and not self.arrays:
+            if os.fstat(fd).st_size < self.offset + header.nbytes:
+                return None
+            envelope = os.pread(fd, header.envelope, self.offset + HEADER.size)
+            entry = parse_frame(header, memoryview(envelope), None, self.offset)
+            if entry.name in ("event", "event_page"):
+                return entry
+        data = os.pread(fd, header.nbytes, self.offset)
+        return whole_frame(header, data, self.offset) if len(data) == header.nbytes else None
 
     def _confirm(self, fd: int) -> None:
         """Make sure that the next frame is where the messages said, else look for it."""

@@ -9,6 +9,7 @@ are joined by equal seq_num only if the start document lists the streams under
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,8 +20,8 @@ from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput, Input, Modality
 from p06bs.model.units import canonical, unit_scale
 
-BASELINE = "baseline"
-"""Name of the stream in which bluesky records devices before and after a scan."""
+ASIDE = re.compile(r"baseline|interruptions|.*_monitor")
+"""Streams in which bluesky records what goes on beside a scan; only explicit inputs use them."""
 
 
 class BindingError(LookupError):
@@ -93,8 +94,9 @@ def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Can
             for key in keys
         }
         for key, described in descriptor["data_keys"].items():
-            if (stream, key) in seen:
-                continue
+            external = str(described.get("external", ""))
+            if (stream, key) in seen or (external and not external.startswith("STREAM:")):
+                continue  # data of resource and datum documents cannot be read
             seen.add((stream, key))
             device = owner.get(key, described.get("object_name", key))
             configuration = (descriptor.get("configuration") or {}).get(device, {}).get("data", {})
@@ -102,7 +104,7 @@ def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Can
                 stream=stream,
                 data_key=key,
                 role=_role(key, device, devices, configuration),
-                external=str(described.get("external", "")).startswith("STREAM:"),
+                external=bool(external),
                 shape=_shape(described),
                 dims=tuple(described.get("dims") or ()),
                 dtype=_dtype(described),
@@ -122,8 +124,7 @@ def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -
     """
     every = list(candidates(start, descriptors))
     asked = {explicit.rpartition("/")[0] for explicit in modality.inputs.values()}
-    # A device in the baseline is read there before and after the scan; that is not the scan.
-    found = [c for c in every if c.stream != BASELINE or BASELINE in asked]
+    found = [c for c in every if c.stream in asked or not ASIDE.fullmatch(c.stream)]
     bound: dict[str, BoundInput] = {}
     problems: list[str] = []
     aligned = aligned_streams(start)

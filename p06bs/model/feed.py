@@ -4,7 +4,8 @@ A row is named by a *ref*, the number of its document and its place in it, packe
 into one integer, so that a million rows cost a few arrays.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -65,6 +66,7 @@ class Feed:
 
     def __init__(self) -> None:
         self.segments: dict[int, Segment] = {}
+        self._aside: dict[int, Segment] = {}  # of rows that may never be asked for
         self.top = 0
         self.last = 0
         self.before = -1
@@ -176,4 +178,13 @@ class Feed:
         counts = np.diff(np.concatenate([[0], breaks, [len(refs)]]))
         for ref, count in zip(firsts.tolist(), counts.tolist(), strict=True):
             if count:
-                yield self.segments[ref >> ROW_BITS], ref & ROW_MASK, count
+                number = ref >> ROW_BITS
+                segment = self.segments.get(number) or self._aside[number]
+                yield segment, ref & ROW_MASK, count
+
+    def forget(self, bound: int, kept: Mapping[int, int] = MappingProxyType({})) -> None:
+        """Let go of the documents before number `bound`, but for those in `kept`."""
+        while self.segments and (number := next(iter(self.segments))) < bound:
+            segment = self.segments.pop(number)
+            if kept.get(number, 0) > 0:
+                self._aside[number] = segment

@@ -12,14 +12,18 @@ that came `a` times in the primary source and `b` times in another,
   before them, which are superseded, belong together nobody can tell: they are left out.
 """
 
+from collections import Counter, deque
 from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.feed import Feed, Indices, New
+from p06bs.model.feed import ROW_BITS, Feed, Indices, New
 
 Flags = npt.NDArray[np.bool_]
+
+AT_ONCE = 1024
+"""Rows that are judged in one go; most that wait are behind the first that is not settled."""
 
 
 class Pairing:
@@ -35,16 +39,22 @@ class Pairing:
     def __init__(self, primary: Feed, partners: Mapping[str, Feed]) -> None:
         self._primary = primary
         self._partners = dict(partners)
-        self._waiting: list[New] = []
+        self._waiting: deque[New] = deque()
         self._passed_over: dict[int, list[New]] = {}  # may still get a partner that is late
+        self._kept: Counter[int] = Counter()  # documents of those
         self._left = 0
         self._behind: set[str] = set()  # partners without news since the primary went back
         self._primary_behind: set[str] = set()  # partners that went back since the primary had news
 
     @property
-    def waits(self) -> bool:
-        """Whether rows wait, or have been passed over and might still be paired."""
-        return bool(self._waiting or self._passed_over)
+    def oldest(self) -> int:
+        """Ref of the first row that waits; beyond all refs if none does."""
+        return int(self._waiting[0].refs[0]) if self._waiting else 1 << 62
+
+    @property
+    def kept(self) -> Mapping[int, int]:
+        """Documents of the rows that were passed over and may still be paired."""
+        return self._kept
 
     @property
     def unpaired(self) -> int:
@@ -64,32 +74,53 @@ class Pairing:
         if self._partners[name].legs > legs:
             self._primary_behind.add(name)
         for seq in set(new.seqs.tolist()) & self._passed_over.keys():
-            self._waiting.extend(self._passed_over.pop(seq))
+            for row in self._passed_over.pop(seq):
+                self._kept[_document(row)] -= 1
+                self._waiting.append(row)
 
     def settle(self, *, final: bool = False) -> tuple[Indices, Indices, dict[str, Indices]] | None:
         """Return (seq_nums, primary refs, partners' refs) of the rows that are settled, in order.
 
         `final`: no more documents come.
         """
-        if not self._waiting:
+        parts: list[tuple[Indices, Indices, dict[str, Indices]]] = []
+        while self._waiting:
+            rows = self._head()
+            ready, late, gone = self._judge(rows, final)
+            settled = ready | late | gone
+            stop = len(settled) if settled.all() else int(np.argmin(settled))
+            self._left += int(gone[:stop].sum())
+            for i in np.flatnonzero(late[:stop]).tolist():
+                one = New(*(part[i : i + 1] for part in rows))
+                self._passed_over.setdefault(int(rows.seqs[i]), []).append(one)
+                self._kept[_document(one)] += 1
+            chosen = np.flatnonzero(ready[:stop])
+            if len(chosen):
+                parts.append(self._use(*(part[chosen] for part in rows)))
+            if stop < len(settled):
+                self._waiting.appendleft(New(*(part[stop:] for part in rows)))
+                break
+        if not parts:
             return None
-        rows = (
-            self._waiting[0]
-            if len(self._waiting) == 1
-            else New(*(np.concatenate(parts) for parts in zip(*self._waiting, strict=True)))
+        seqs, refs, found = zip(*parts, strict=True)
+        return (
+            np.concatenate(seqs),
+            np.concatenate(refs),
+            {name: np.concatenate([f[name] for f in found]) for name in self._partners},
         )
-        ready, late, gone = self._judge(rows, final)
-        settled = ready | late | gone
-        stop = len(settled) if settled.all() else int(np.argmin(settled))
-        self._left += int(gone[:stop].sum())
-        for i in np.flatnonzero(late[:stop]).tolist():
-            one = New(*(part[i : i + 1] for part in rows))
-            self._passed_over.setdefault(int(rows.seqs[i]), []).append(one)
-        self._waiting = [New(*(part[stop:] for part in rows))] if stop < len(settled) else []
-        chosen = np.flatnonzero(ready[:stop])
-        if not len(chosen):
-            return None
-        seqs, refs, occurrence, _ = (part[chosen] for part in rows)
+
+    def _head(self) -> New:
+        """Take the first rows that wait, not more than are worth judging in one go."""
+        rows = [self._waiting.popleft()]
+        while self._waiting and sum(len(r.seqs) for r in rows) < AT_ONCE:
+            rows.append(self._waiting.popleft())
+        if len(rows) == 1:
+            return rows[0]
+        return New(*(np.concatenate(parts) for parts in zip(*rows, strict=True)))
+
+    def _use(
+        self, seqs: Indices, refs: Indices, occurrence: Indices, _: Indices
+    ) -> tuple[Indices, Indices, dict[str, Indices]]:
         found = {
             name: feed.use(seqs, self._wanted(feed, seqs, occurrence)[0])
             for name, feed in self._partners.items()
@@ -131,3 +162,7 @@ class Pairing:
     def _was_passed(self, name: str, feed: Feed) -> bool:
         """Return whether the primary is beyond all that a partner had before it went back."""
         return name not in self._primary_behind and self._primary.last > feed.before
+
+
+def _document(row: New) -> int:
+    return int(row.refs[0]) >> ROW_BITS

@@ -233,13 +233,15 @@ class Rows:
         return times
 
     def _forget(self, last: int) -> None:
-        """Let go of the primary's segments that were handed out entirely."""
-        if self._pairing is not None and self._pairing.waits:
-            return
-        segments = self._feeds[self._primary].segments
-        first = self._ready[0][1][self._primary][0] >> ROW_BITS if self._ready else last + 1
-        while segments and (number := next(iter(segments))) < min(int(first), last):
-            del segments[number]
+        """Let go of the primary's documents before `last` of which all rows were handed out."""
+        feed = self._feeds[self._primary]
+        bound = last
+        if self._ready:
+            bound = min(bound, int(self._ready[0][1][self._primary][0]) >> ROW_BITS)
+        if self._pairing is None:
+            feed.forget(bound)
+        else:
+            feed.forget(min(bound, self._pairing.oldest >> ROW_BITS), self._pairing.kept)
 
 
 def _concatenate(parts: Iterable[Indices]) -> Indices:

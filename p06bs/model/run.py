@@ -47,6 +47,7 @@ class RawRun:
         self._held: list[tuple[str, Document, Any]] = []
         self._orphans: defaultdict[str, list[tuple[str, Document, Any]]] = defaultdict(list)
         self._tried = 0
+        self.refused: list[tuple[str, Exception]] = []  # documents that could not be used
         self.problem = ""  # why the inputs are not bound yet, if that was tried
         self._found: Binding | None = None  # until the first events say what it leaves open
         self._first: dict[str, _Numbers] = {}
@@ -117,7 +118,10 @@ class RawRun:
         self.rows = Rows(self.binding)
         held, self._held = self._held, []
         for name, document, where in held:
-            self._enter(name, document, where)
+            try:
+                self._enter(name, document, where)
+            except Exception as error:  # whatever it holds, those behind it are entered
+                self.refused.append((name, error))
 
     def _look_at(self, found: Binding, name: str, document: Document) -> None:
         """Remember an event's value of each input whose descriptor leaves something open."""

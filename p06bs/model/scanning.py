@@ -5,6 +5,7 @@ before the row that is superseded, so the rows that count are those of a scan th
 never interrupted.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,9 @@ import numpy.typing as npt
 from p06bs.model.compute import Array, Result, Setup, check_outputs, invalid, join
 
 MEMORY = 1 << 26
-"""Bytes of columns that are kept, so that a rewind can go back to any event in them."""
+"""Bytes of columns and states that are kept, so that a rewind can go back to events in them."""
+SMALL = 1024
+"""Bytes of a state that is kept in any case: a rewind can go back to it however far it is."""
 
 
 @dataclass(slots=True)
@@ -37,8 +40,8 @@ class Scanning:
     Parameters
     ----------
     memory : int
-        Bytes of columns to keep. A rewind to an event before them, and not to the
-        first one of a batch, makes the events that follow invalid.
+        Bytes of columns and states to keep. A rewind to an event before them, and not
+        to the first one of a batch, makes the events that follow invalid.
     """
 
     def __init__(self, memory: int = MEMORY) -> None:
@@ -92,12 +95,15 @@ class Scanning:
             reasons[row] = reason
         kept = {name: column[scanned.valid] for name, column in rows.columns.items()}
         good[good] = scanned.valid
-        nbytes = sum(column.nbytes for column in kept.values())
+        nbytes = sum(column.nbytes for column in kept.values()) + size_of(before)
         self._steps.append(_Step(seq, good, before, self._broken, setup, kept, nbytes))
         self._kept += nbytes
         while self._kept > self._memory and self._forgotten < len(self._steps) - 1:
-            self._kept -= self._steps[self._forgotten].nbytes
-            self._steps[self._forgotten].columns = None
+            step = self._steps[self._forgotten]
+            self._kept -= step.nbytes
+            step.columns = None
+            if size_of(step.before) > SMALL:
+                step.before, step.broken = None, "its state is not in memory any more"
             self._forgotten += 1
         return Result(reasons, scanned.columns)
 
@@ -138,15 +144,27 @@ class Scanning:
             keep = step.seq < seq
             if not keep.any():
                 continue
-            if step.columns is None:
+            if step.columns is None and not self._broken:
                 kept = replace(step, seq=step.seq[keep], good=step.good[keep], nbytes=0)
                 self._steps.append(kept)
                 self._broken = (
                     f"the scan went back to event {seq}, and what came before it is not in "
                     "memory any more"
                 )
+            if step.columns is None:
                 return
             chosen = keep[step.good]
             columns = {name: column[chosen] for name, column in step.columns.items()}
             reasons = ["" if good else "invalid" for good in step.good[keep].tolist()]
             self._advance(step.setup, step.seq[keep], Result(reasons, columns))
+
+
+def size_of(state: Any) -> int:
+    """Return about how many bytes a state takes."""
+    if isinstance(state, np.ndarray):
+        return int(state.nbytes)
+    if isinstance(state, Mapping):
+        return sum(size_of(item) for item in state.values())
+    if isinstance(state, list | tuple):
+        return sum(size_of(item) for item in state)
+    return sys.getsizeof(state)

@@ -61,6 +61,8 @@ class Derivation:
 
     def add(self, name: str, document: Document) -> None:
         self.raw.add(name, document)
+        for _, error in self.raw.refused:
+            raise error
         self.work(final=name == "stop")
 
     def work(self, *, final: bool) -> None:

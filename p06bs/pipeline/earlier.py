@@ -19,14 +19,19 @@ class Earlier:
 
     start: Document
     descriptors: list[Document] = field(default_factory=list)
-    pages: list[tuple[str, list[bool]]] = field(default_factory=list)  # descriptor, valid
+    pages: list[tuple[str, list[str]]] = field(default_factory=list)  # descriptor, reasons
     last_raw_uid: str | None = None
     ended: bool = False
 
     @property
     def rows(self) -> int:
         """Number of rows that are in the log."""
-        return sum(len(valid) for _, valid in self.pages)
+        return len(self.reasons)
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why each row is invalid; "" for valid ones."""
+        return [reason for _, reasons in self.pages for reason in reasons]
 
     @classmethod
     def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":
@@ -40,8 +45,13 @@ class Earlier:
             elif name == "descriptor":
                 earlier.descriptors.append(document)
             elif name == "event_page":
-                valid = [bool(v) for v in document["data"]["valid"]]
-                earlier.pages.append((document["descriptor"], valid))
+                reasons = [
+                    "" if valid else str(reason) or "unknown"
+                    for valid, reason in zip(
+                        document["data"]["valid"], document["data"]["invalid_reason"], strict=True
+                    )
+                ]
+                earlier.pages.append((document["descriptor"], reasons))
                 earlier.last_raw_uid = document["data"]["raw_uid"][-1]
             elif name == "stop":
                 earlier.ended = True

@@ -7,6 +7,7 @@ Dask worker that joins a loop of its own.
 """
 
 import logging
+import queue
 import threading
 import uuid
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class Engine:
         self._cluster: Any = None
         self._client: Any = None
         self._places: dict[str, _Place] = {}
-        self._hung: set[str] = set()
+        self._hung: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
@@ -83,7 +84,7 @@ class Engine:
 
     def restart(self, loop: str) -> None:
         """Have the process of a loop that hangs replaced. Any thread."""
-        self._hung.add(loop)
+        self._hung.put(loop)
 
     def _run(self) -> None:
         try:
@@ -134,10 +135,15 @@ class Engine:
         """Give each joined worker a loop; forget those that left."""
         if self._cluster is not None and len(self._cluster.worker_spec) != self.size:
             self._cluster.scale(self.size)
-        hung = [a for a, place in self._places.items() if place.loop in self._hung]
+        loops = set()
+        while not self._hung.empty():
+            loops.add(self._hung.get())
+        hung = [address for address, place in self._places.items() if place.loop in loops]
         if hung:
-            self._hung.clear()
-            self._client.restart_workers(hung, timeout=30, raise_for_error=False)
+            try:
+                self._client.restart_workers(hung, timeout=30, raise_for_error=False)
+            except Exception as error:  # a worker without a nanny, whom Dask cannot replace
+                log.error("workers %s cannot be replaced: %s", ", ".join(hung), error)
         there = set(self._client.scheduler_info(n_workers=-1)["workers"])
         for address in [a for a in self._places if a not in there]:
             place = self._places.pop(address)

@@ -1,10 +1,13 @@
 """Results of one run in, in any order; derived event pages out, in acquisition order."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from p06bs.bus.codec import Packed
+from p06bs.model.compute import Result
 from p06bs.model.derived import DerivedRun, Page
 from p06bs.model.documents import Document
 from p06bs.model.rows import RowNames
@@ -36,8 +39,9 @@ class FanIn:
         Takes ``(name, document)``; pages that workers have composed stay encoded.
     first : int
         Row with which it begins.
-    published : int
-        Rows that an earlier process has published: not emitted again.
+    published : list of str
+        Rows that an earlier process has published, with the reason why each is invalid
+        or "": they are not emitted again, and one that was invalid stays so.
     """
 
     def __init__(
@@ -47,7 +51,7 @@ class FanIn:
         emit: Emit,
         *,
         first: int = 0,
-        published: int = 0,
+        published: Sequence[str] = (),
     ) -> None:
         self._derived = derived
         self._setups = setups
@@ -58,8 +62,8 @@ class FanIn:
 
     @property
     def next(self) -> int:
-        """The first row that has not come yet."""
-        return self._order.next
+        """The first row that is not emitted yet."""
+        return self._unscanned[0].rows.first if self._unscanned else self._order.next
 
     @property
     def waiting(self) -> int:
@@ -100,7 +104,22 @@ class FanIn:
             if setup is None:
                 return
             self._unscanned.popleft()
-            name, document = self._derived.page(page, setup)
-            already = self._published - page.rows.first
+            name, document = self._derived.page(self._as_published(page), setup)
+            already = len(self._published) - page.rows.first
             if already < len(page.rows):
                 self._emit(name, without(document, already) if already > 0 else document)
+
+    def _as_published(self, page: Page) -> Page:
+        """Return a page whose rows are invalid where they were when they were published.
+
+        A row that its file lacked then may be there now; state must not know it.
+        """
+        said = self._published[page.rows.first : page.rows.first + len(page.rows)]
+        if not any(said):
+            return page
+        said = [*said, *[""] * (len(page.rows) - len(said))]
+        valid = page.result.valid
+        keep = np.array([not reason for reason in said])[valid]
+        columns = {name: column[keep] for name, column in page.result.columns.items()}
+        reasons = [new or old for new, old in zip(page.result.reasons, said, strict=True)]
+        return replace(page, result=Result(reasons, columns if keep.any() else {}))

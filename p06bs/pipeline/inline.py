@@ -218,7 +218,8 @@ def callback(modality: Modality, *subscribers: Subscriber) -> Callable[[str, Doc
     else goes wrong, in the modality or in a subscriber, is logged, and the other
     subscribers go on: a Bluesky plan never stops because of analysis.
     """
-    worker = Worker(modality, *map(_guarded, subscribers), batch_size=1)
+    # No deadline: the RunEngine must not wait for a detector's file.
+    worker = Worker(modality, *map(_guarded, subscribers), batch_size=1, deadline=0.0)
 
     def analyse(name: str, document: Document) -> None:
         try:

@@ -34,6 +34,8 @@ from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.run import RunPipeline
+from p06bs.pipeline.setups import fulfil
+from p06bs.pipeline.worker import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,7 @@ class Pipelines:
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._working: set[str] = set()  # uids of the derived runs that are being made
         self._wishes: dict[str, Revision] = {}  # by pipeline, until the process ends
         self._stop = threading.Event()
 
@@ -110,9 +113,6 @@ class Pipelines:
 
         `ready` is called when the first worker has joined.
         """
-        self.engine.start()
-        for pipeline in self.pipelines:
-            pipeline.modality.warm_up()
         waiting = True
         poller = zmq.Poller()
         poller.register(self.pool.socket, zmq.POLLIN)
@@ -121,6 +121,8 @@ class Pipelines:
         expired = time.monotonic()
         busy = False
         try:
+            self.engine.start()
+            warm_up(type(p.modality) for p in self.pipelines)
             while not self._stop.is_set():
                 if not busy:
                     poller.poll(20)
@@ -194,7 +196,7 @@ class Pipelines:
             except LogError as error:
                 run.abandon(f"its derived run cannot be written: {error}")
             except Exception as error:  # whatever a document holds, the other runs go on
-                run.refuse(entry.name, entry.index, error)
+                run.refuse(entry.name, error)
                 log.debug("pipeline %s", name, exc_info=True)
 
     def _begin(self, pipeline: Pipeline, entry: Entry) -> RunPipeline:
@@ -202,7 +204,7 @@ class Pipelines:
             future: Future[Setup] = Future()
             # A daemon: however long an author's prepare takes, the process can end.
             threading.Thread(
-                target=_fulfil, args=(future, make), name="prepare", daemon=True
+                target=fulfil, args=(future, make), name="prepare", daemon=True
             ).start()
             future.add_done_callback(lambda _: self._requests.put(partial(self._advance, run)))
             return future
@@ -223,6 +225,9 @@ class Pipelines:
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
         """Return what the log holds of a derived run that an earlier process has begun."""
+        if derived.uid in self._working:
+            raise LogError(f"another pipeline of this process makes derived run {derived.uid}")
+        self._working.add(derived.uid)
         if not self.documents.path(derived.uid).exists():
             return None
         earlier = Earlier.read(self.documents.read(derived.uid))
@@ -234,8 +239,11 @@ class Pipelines:
     def _tidy(self) -> None:
         """Let go of runs that are over in every pipeline."""
         for uid in [u for u, runs in self._runs.items() if all(r.over for r in runs.values())]:
-            for name in self._runs.pop(uid):
+            for name, run in self._runs.pop(uid).items():
                 self.pool.remove(f"{name}:{uid}")
+                if run.derived is not None:
+                    self._working.discard(run.derived.uid)
+                    self.documents.release(run.derived.uid)
 
     def _close(self) -> None:
         self.pool.stop_workers(2.0)
@@ -246,10 +254,3 @@ class Pipelines:
         if self._owns_log:
             self.documents.close()
         self._context.term()
-
-
-def _fulfil(future: "Future[Setup]", make: Callable[[], Setup]) -> None:
-    try:
-        future.set_result(make())
-    except Exception as error:  # an author's code may raise anything
-        future.set_exception(error)

@@ -100,6 +100,8 @@ class RunPipeline:
             self.left = str(reason)
             log.info("run %s: %s", self.raw.uid, reason)
             return
+        while self.raw.refused:
+            self.refuse(*self.raw.refused.pop())
         if self.raw.problem and not self._warned:
             self._warned = True
             log.warning("run %s: so far %s", self.raw.uid, self.raw.problem)
@@ -113,15 +115,14 @@ class RunPipeline:
                 return
         self._finish()
 
-    def refuse(self, name: str, index: int, error: Exception) -> None:
+    def refuse(self, name: str, error: Exception) -> None:
         """Leave out a document that cannot be used; the first one is told."""
         self._refused += 1
         if self._refused == 1:
             log.error(
-                "run %s: %s leaves out document %d (%s), which cannot be used: %s: %s",
+                "run %s: %s leaves out a document (%s), which cannot be used: %s: %s",
                 self.raw.uid,
                 self.modality.name,
-                index,
                 name,
                 type(error).__name__,
                 error,
@@ -194,12 +195,13 @@ class RunPipeline:
             streams[document["uid"]] = document["name"]
         scans = self.modality.scan is not None
         if not scans:
-            for descriptor, valid in earlier.pages:
-                self.derived.count(streams[descriptor], len(valid), valid.count(False))
+            for descriptor, reasons in earlier.pages:
+                invalid_rows = len(reasons) - reasons.count("")
+                self.derived.count(streams[descriptor], len(reasons), invalid_rows)
         # State carried from event to event is not in the log: a scan begins at the first row.
         skip = 0 if scans else earlier.rows
         self._fan_in = FanIn(
-            self.derived, self._setups, self.emit, first=skip, published=earlier.rows
+            self.derived, self._setups, self.emit, first=skip, published=earlier.reasons
         )
         self.master = Master(
             self.raw,

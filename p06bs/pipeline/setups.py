@@ -21,13 +21,18 @@ class SetupError(RuntimeError):
     """A modality could not be made ready for a run."""
 
 
+def fulfil(future: "Future[Setup]", make: Callable[[], Setup]) -> None:
+    """Make a setup for a future."""
+    try:
+        future.set_result(make())
+    except (Exception, SystemExit) as error:  # an author's code may raise anything
+        future.set_exception(error)
+
+
 def at_once(make: Callable[[], Setup]) -> "Future[Setup]":
     """Make a setup here and now."""
     future: Future[Setup] = Future()
-    try:
-        future.set_result(make())
-    except Exception as error:  # an author's code may raise anything
-        future.set_exception(error)
+    fulfil(future, make)
     return future
 
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,7 @@ from p06bs.bus.framing import LogError, frame_of, read_frame
 from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
 from p06bs.model.gather import NotYetError, UnreadableError, gather
+from p06bs.model.modality import Modality
 from p06bs.model.page import Stream, compose_page
 from p06bs.model.reference import load
 from p06bs.pipeline import collector, lane
@@ -33,6 +34,15 @@ SETUPS = 256
 PAGES = 4
 
 
+def warm_up(modalities: Iterable[str | type[Modality]]) -> None:
+    """Warm modalities up; what goes wrong is only told, because no run needs it yet."""
+    for modality in modalities:
+        try:
+            (load(modality) if isinstance(modality, str) else modality).warm_up()
+        except Exception as error:  # it is refused, with this reason, when a run needs it
+            log.warning("cannot warm up %s: %s", modality, error)
+
+
 def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) -> str:
     """Do a worker's `work` in a process that is there for nothing else.
 
@@ -41,11 +51,7 @@ def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str]
     modalities : sequence of str
         ``module:Class`` of what will probably be computed, to be warmed up.
     """
-    for path in modalities:
-        try:
-            load(path).warm_up()
-        except Exception as error:  # it is refused, with this reason, when a run needs it
-            log.warning("cannot warm up %s: %s", path, error)
+    warm_up(modalities)
     collector.calm()
     return work(address, worker, epoch)
 
