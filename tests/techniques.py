@@ -48,15 +48,27 @@ class Total(Modality):
 
     x = Input(role="counter")
 
+    class Settings(ModalitySettings):
+        """What an event counts, and whether there is another output."""
+
+        factor: float = 1.0
+        square: bool = False
+
     def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
-        return {"total": Output(unit="counts")}
+        made = {"total": Output(unit="counts")}
+        if settings.square:
+            made["square"] = Output(unit="1")
+        return made
 
     def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
-        return {"x": columns["x"]}
+        return {"x": setup.factor * columns["x"]}
 
     def scan(self, setup: Any, state: Any, columns: Any) -> Any:
         total = np.cumsum(columns["x"]) + (state or 0.0)
-        return float(total[-1]), {"total": total}
+        made = {"total": total}
+        if setup.square:
+            made["square"] = total**2
+        return float(total[-1]), made
 
 
 class Deadly(Modality):
@@ -98,7 +110,7 @@ class Brightness(Modality):
 class Fussy(Total):
     """Refuse settings in `prepare` only, where no validation sees it; wait for a file first."""
 
-    class Settings(ModalitySettings):
+    class Settings(Total.Settings):
         """What is refused, and what is waited for."""
 
         start: float = 0.0

@@ -102,12 +102,12 @@ class World:
             self.leases.heard(alive, self.now)
             for lost in self.leases.expire(self.now).values():
                 self.lost(lost)
-        elif act == "settings" and isinstance(self.modality, Scale):
+        elif act == "settings":
             settings = {
                 "factor": float(self.chance.randint(3, 9)),
                 "square": self.chance.random() < 0.3,
             }
-            self.run.revise(Revision(0, Scale.validate(settings), "tester", self.now))
+            self.run.revise(Revision(0, self.modality.validate(settings), "tester", self.now))
         elif act == "restart" and self.chance.random() < 0.15:
             self.begin()
 
