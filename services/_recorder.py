@@ -77,10 +77,10 @@ class Recorder:
     def stopped(self, raw: str, modalities: Collection[str]) -> bool:
         """Return whether a raw run and its derived runs by these modalities have stopped."""
         derived = self.derived(raw)
-        uids = [raw, *derived.values()]
-        return derived.keys() >= set(modalities) and all(
-            uid in self.runs and self.runs[uid].stopped for uid in uids
-        )
+        if not derived.keys() >= set(modalities):
+            return False
+        uids = [raw, *(derived[name] for name in modalities)]
+        return all(uid in self.runs and self.runs[uid].stopped for uid in uids)
 
     def wait(self, until: Callable[[], bool], seconds: float) -> bool:
         """Wait for a condition, which is asked after each document; return whether it holds."""
