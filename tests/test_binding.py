@@ -256,3 +256,23 @@ def test_a_dtype_that_numpy_does_not_know_is_left_open(said):
     found = bind(Frame(), {"uid": "r"}, [described]).bound["image"]
     assert found.dtype == ""
     assert np.prod(found.shape) == 4
+
+
+def test_streams_that_only_go_on_beside_the_scan_feed_nothing_unless_asked():
+    class Reading(Modality):
+        x = Input(role="counter")
+
+    aside = [descriptor({"x": key()}, name=n) for n in ("x_monitor", "baseline", "interruptions")]
+    scan = descriptor({"x": key()})
+    assert where(Reading(inputs={"x": "x"}), {}, *aside, scan) == {"x": "primary/x"}
+    start = {"devices": {"x": "counter"}}
+    assert where(Reading(), start, *aside, scan) == {"x": "primary/x"}
+    assert where(Reading(inputs={"x": "x_monitor/x"}), {}, scan, *aside) == {"x": "x_monitor/x"}
+
+
+def test_data_of_resource_documents_are_not_taken_for_values():
+    class Reading(Modality):
+        x = Input(role="counter")
+
+    with pytest.raises(BindingError, match="which is not there"):
+        where(Reading(inputs={"x": "x"}), {}, descriptor({"x": key(external="FILESTORE:")}))

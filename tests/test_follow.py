@@ -474,3 +474,26 @@ def test_addresses_beyond_this_host_are_refused(tmp_path, address):
         Follower(address, tmp_path)
     with pytest.raises(ValueError, match="space"):
         Follower(None, tmp_path, prefix=b"a b")
+
+
+def test_a_log_that_cannot_be_read_is_tried_again_and_holds_up_nobody(tmp_path, caplog):
+    documents = run_documents(5)
+    with DocumentLog(tmp_path) as log, Follower(None, tmp_path) as follower:
+        (tmp_path / "odd.doclog").mkdir()  # opening it raises another OSError than "not there"
+        for document in documents[:-1]:
+            log.append(*document)
+        entries = take(follower, len(documents) - 1)
+        log.append(*documents[-1])
+        assert_complete(entries + take(follower, 1), documents)
+    assert caplog.text.count("the log of run odd cannot be read") == 1
+
+
+def test_a_long_log_does_not_hold_up_the_others(tmp_path):
+    long, short = run_documents(20_000), run_documents(3)
+    with DocumentLog(tmp_path) as log:
+        for document in [*long, *short]:
+            log.append(*document)
+    with Follower(None, tmp_path) as follower:
+        first = follower.entries(1.0) + follower.entries(1.0)
+        assert {e.run for e in first} == {long[0][1]["uid"], short[0][1]["uid"]}
+        assert len(first) < len(long) // 2

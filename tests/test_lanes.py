@@ -308,3 +308,24 @@ def test_rubbish_changes_nothing_and_is_logged_once_per_kind(tmp_path, caplog):
             served.pool.stop_workers(PATIENCE)
     said = [r for r in caplog.records if "message on the lane is dropped" in r.getMessage()]
     assert 1 <= len(said) <= 5
+
+
+def test_a_damaged_page_makes_its_events_invalid_and_the_run_ends(tmp_path, caplog):
+    raw = raw_run({"x": np.arange(30.0), "image": np.zeros((30, 80, 80))}, page=10)
+    made = Lane(tmp_path / "log", scale(), raw, 10)
+    try:
+        file = made.documents.path(raw[0][1]["uid"])
+        second = [e for e in made.documents.entries(file.stem) if e.name == "event_page"][1]
+        with file.open("r+b") as damaged:
+            damaged.seek(second.offset + second.nbytes - 1000)
+            damaged.write(b"\xff")
+        with loop(made.pool.address, "a", made.pool.epoch):
+            made.until(lambda: made.run.over)
+            made.pool.stop_workers(PATIENCE)
+    finally:
+        made.pool.close()
+        made.documents.close()
+        made.context.term()
+    valid = [r[3] for r in rows_of(made.derived, "valid")]
+    assert valid == [True] * 10 + [False] * 10 + [True] * 10
+    assert made.derived[-1][1]["num_events"] == {"primary": 30}

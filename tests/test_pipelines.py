@@ -402,3 +402,30 @@ def test_up_stops_everything_on_sigterm(tmp_path, unused_port):
         assert up.returncode == 0
     assert len(children) >= 3
     assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.logs_errors
+def test_large_arrays_in_start_and_configuration_are_values(tmp_path):
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(20.0)}, page=10, scan={"mask": np.zeros((100, 200))})
+    described = raw[1][1]
+    described["configuration"] = {
+        "x": {
+            "data": {"x-table": np.arange(20_000.0)},
+            "timestamps": {"x-table": 0.0},
+            "data_keys": {"x-table": {"source": "", "dtype": "array", "shape": [20_000]}},
+        }
+    }
+    # A second pipeline that binds alike would write the same derived run.
+    twin = Pipeline(modality=Scale(inputs={"x": "primary/x"}), name="twin")
+    with (
+        proxy(tmp_path) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, tmp_path / "log", [modality, twin])),
+        Publisher(inbound, tmp_path / "log") as publish,
+        Listener(outbound, tmp_path / "log") as listener,
+    ):
+        for document in raw:
+            publish(*document)
+        online = listener.wait(raw[0][1]["uid"], "scale")
+    assert_equal(online, modality, raw)
+    assert online[0][1]["scan"]["mask"].shape == (100, 200)

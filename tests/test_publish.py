@@ -145,3 +145,16 @@ def test_documents_that_cannot_travel_are_refused_at_once(begun):
     with pytest.raises(TypeError, match=r"event\['data'\]\['x'\]"):
         begun("event", {"uid": "e", "descriptor": "d", "data": {"x": threading.Lock()}})
     assert begun.append(*event(1)) is not None
+
+
+@pytest.mark.logs_errors
+def test_a_document_that_is_refused_later_takes_no_other_along(begun, tmp_path, caplog):
+    with full_disk(begun.log.path("run")):
+        begun(*event(1))
+        name, orphan = event(2)
+        begun(name, orphan | {"descriptor": "of no run"})  # kept unseen
+        begun._retrying.join(0.0)
+    begun(*event(3))
+    begun.close()
+    assert uids(tmp_path) == ["run", "d", "1", "3"]
+    assert "was refused" in caplog.text

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs import process
+from p06bs import Output, process
 from p06bs.bus.codec import Packed, pack_document
-from p06bs.model.compute import Result, compute, make_ready
+from p06bs.model.compute import Result, compute, invalid, make_ready
 from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
 from p06bs.model.page import compose_page
@@ -284,3 +284,76 @@ def test_batches_are_as_large_as_they_are_worth():
     world.run.master.again(first.number)
     world.run.master.again(second.number)
     world.finish()
+
+
+def test_rows_that_were_published_as_invalid_stay_so_after_a_restart():
+    raw = raw_run({"x": np.ones(8)}, page=4)
+    world = World(Total(inputs={"x": "x"}), raw, random.Random(0), 4)
+    for name, document in raw[:3]:
+        world.run.add(name, document, document)
+    first = world.run.next_batch(1)
+    assert first is not None
+    world.run.result(first.number, invalid(4, "its file was late"))
+    world.begin()  # now the rows are there
+    world.finish()
+    rows = rows_of(world.log, "valid", "invalid_reason", "total")
+    assert [r[3] for r in rows] == [False] * 4 + [True] * 4
+    assert [r[5] for r in rows[4:]] == [1, 2, 3, 4]
+    assert world.log[-1][1]["num_invalid"] == {"primary": 4}
+
+
+def test_settings_after_a_restart_begin_behind_what_was_published():
+    raw = raw_run({"x": np.ones(12)}, page=4)
+    world = World(Total(inputs={"x": "x"}), raw, random.Random(0), 4)
+    for name, document in raw[:3]:
+        world.run.add(name, document, document)
+    world.leases.join("w", 2, 0.0)
+    world.lease(once=False)
+    world.result(*world.out.pop())
+    world.begin()
+    world.run.revise(Revision(0, Total.validate({"factor": 100.0}), "Ada", 1.0))
+    world.finish()
+    assert [r[3] for r in rows_of(world.log, "total")] == [1, 2, 3, 4] + [
+        4 + 100 * n for n in range(1, 9)
+    ]
+    _, history = settings_history(world.log)
+    assert history == [(raw[3][1]["uid"][0], {"factor": 100.0, "square": False})]
+
+
+def test_new_settings_with_large_outputs_make_smaller_batches():
+    class Images(Scale):
+        def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+            made = super().outputs(settings, bound)
+            return {**made, "image": Output(shape=(1024, 1024))} if settings.square else made
+
+    raw = raw_run({"x": np.ones(400)}, page=100)
+    world = World(Images(inputs={"x": "x"}), raw, random.Random(0), 50)
+    for name, document in raw[:-1]:
+        world.run.add(name, document, document)
+    sizes = []
+    for square in (False, True, False):
+        world.run.revise(Revision(0, Images.validate({"square": square}), "", 1.0))
+        batch = world.run.next_batch(1)
+        assert batch is not None
+        sizes.append(len(batch.rows))
+    assert sizes == [50, 3, 50]  # an image has 8 MiB, a batch 32 at most
+
+
+def test_a_held_document_that_is_malformed_costs_itself_only(caplog):
+    raw = raw_run({"x": np.arange(6.0)}, aligned_streams=["primary", "late"])
+    other = {**raw[1][1], "uid": "late", "name": "late", "data_keys": {}}
+    bad = {k: v for k, v in raw[3][1].items() if k != "time"}
+    world = World(
+        Scale(inputs={"x": "x"}),
+        [*raw[:3], ("event", bad), *raw[4:6], ("descriptor", other), *raw[6:]],
+        random.Random(0),
+        2,
+    )
+    world.finish()
+    assert [r[3] for r in rows_of(world.log, "raw_seq_num")] == [1, 3, 4, 5, 6]
+    assert "leaves out a document (event)" in caplog.text
+
+
+test_a_held_document_that_is_malformed_costs_itself_only = pytest.mark.logs_errors(
+    test_a_held_document_that_is_malformed_costs_itself_only
+)

@@ -5,6 +5,7 @@ import datetime
 import math
 import pickle
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -310,3 +311,20 @@ def test_notices_of_what_is_not_there_are_refused(appended, changed):
     fields = asdict(wire.unpack_payload(payload)) | changed
     with pytest.raises(codec.WireError):
         wire.deserialize(codec.pack(list(fields.values())))
+
+
+class Lazy(Sequence):
+    """A sequence that makes its items when it is asked for them."""
+
+    def __len__(self):
+        return 300
+
+    def __getitem__(self, index):
+        if not 0 <= index < 300:
+            raise IndexError(index)
+        return np.full(3, index)
+
+
+def test_arrays_that_are_made_while_they_are_encoded_are_told_apart():
+    got = pack_document("event", {"data": {"x": Lazy()}}).unpack()["data"]["x"]
+    assert [item.tolist() for item in got] == [[n] * 3 for n in range(300)]

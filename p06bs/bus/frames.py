@@ -159,7 +159,7 @@ class FrameReader(Closing):
                 if late.progress != reached:
                     begun = time.monotonic()
                     reached = late.progress
-                if time.monotonic() - begun > self.deadline:
+                if time.monotonic() - begun >= self.deadline:
                     self._given_up[late.place] = late.progress
                     raise FramesMissingError(f"{late} within {self.deadline:g} s") from None
             time.sleep(INTERVAL)
