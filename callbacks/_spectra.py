@@ -12,9 +12,6 @@ from p06bs.model.modality import INVALID, Bound, Columns, Output
 Array = npt.NDArray[Any]
 Faults = npt.NDArray[np.uint8]
 
-RESERVED = {"", "valid", "invalid", "invalid_reason", "raw_seq_num", "raw_uid", "seq_num", "time"}
-"""Names that columns of a derived run may not have."""
-
 
 class Fault(IntEnum):
     """What is wrong with a detector element in an event."""

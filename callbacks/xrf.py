@@ -18,7 +18,6 @@ from p06bs.callbacks._fluorescence import (
 from p06bs.callbacks._linear_fit import Fit, Floats, sum_elements
 from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._spectra import (
-    RESERVED,
     Array,
     Fault,
     ceiling,
@@ -31,7 +30,7 @@ from p06bs.callbacks._spectra import (
     require,
     whole_counts,
 )
-from p06bs.model.modality import Bound, Columns, Input, Modality, ModalitySettings, Output
+from p06bs.model.modality import RESERVED, Bound, Columns, Input, Modality, ModalitySettings, Output
 
 BLOCK = 2**19
 """Values that are converted to floats at a time, so that memory stays small."""
@@ -77,7 +76,7 @@ class RegionSums(Modality):
         @classmethod
         def _proper(cls, regions: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
             for name, (low, high) in regions.items():
-                if name != name.strip() or name in RESERVED or set(name) & set("./"):
+                if not name or name != name.strip() or name in RESERVED or set(name) & set("./"):
                     raise ValueError(f"{name!r} is no name for a column of a derived run")
                 if not low <= high:
                     raise ValueError(f"region {name!r} is empty: {low:g} is above {high:g}")

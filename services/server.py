@@ -13,10 +13,10 @@ from types import FrameType
 from typing import Annotated
 
 import typer
-from pydantic import ByteSize, TypeAdapter
 
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
+from p06bs.config import parse_bytes
 from p06bs.server.app import LoopbackServer, build_app, check_key, key_of
 from p06bs.server.feed import Feed
 from p06bs.server.sink import Sink
@@ -39,7 +39,7 @@ def run(
 ) -> None:
     """Serve the newest runs until SIGTERM or SIGINT comes."""
     try:
-        nbytes = int(TypeAdapter(ByteSize).validate_python(budget))
+        nbytes = int(parse_bytes(budget))
         key, origin = _key(api_key_file)
         sink = Sink(nbytes)
         failed = threading.Event()

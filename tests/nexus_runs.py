@@ -195,7 +195,7 @@ def derived_run(rows: list[tuple[int, float, bool]], revise_after: int | None = 
             "derived_from": ["0f0f0f0f-0000-4000-8000-000000000000"],
             "process": {
                 "name": "xrf", "version": "1", "modality": "p06bs.callbacks.xrf:RegionSums",
-                "settings_digest": "ab", "inputs": {}, "reprocessing": 0,
+                "settings": "{}", "settings_digest": "ab", "inputs": {}, "reprocessing": 0,
             },
             "shape": SHAPE, "snaking": True, "extents": [[0.0, 20.0], [5.0, 35.0]],
             "motors": ["stage-y", "stage-x"], "scan": {"units": "um"}, "beamtime_id": "11012345",

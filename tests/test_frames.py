@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from p06bs import process
-from p06bs.bus.frames import OPEN_FILES, FrameReader, FramesMissingError, file_path
+from p06bs.bus.frames import OPEN_FILES, FrameReader, FramesMissingError, dataset_of
 from p06bs.model.modality import BoundInput
 from tests.documents import frame_documents, raw_run, rows_of
 from tests.techniques import Brightness
@@ -253,7 +253,8 @@ def test_what_cannot_be_read_is_said(tmp_path, changed, message):
 
 
 def test_a_uri_with_a_host_and_escapes_is_a_path():
-    assert file_path("file://localhost/data/a%20b%23.h5") == Path("/data/a b#.h5")
+    found = dataset_of({**resource(Path("x")), "uri": "file://localhost/data/a%20b%23.h5"})
+    assert found[0] == Path("/data/a b#.h5")
 
 
 def joined(tmp_path: Path, files: list[int], per: int = 1) -> tuple[Any, list[Any]]:

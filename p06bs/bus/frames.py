@@ -24,18 +24,25 @@ class FramesMissingError(TimeoutError):
     """The rows that a stream_datum announced were not in the file by the deadline."""
 
 
-def file_path(uri: str) -> Path:
-    """Return the path of a ``file:`` URI.
+def dataset_of(resource: Document) -> tuple[Path, str]:
+    """Return the HDF5 file and the dataset that a stream resource names.
 
     Raises
     ------
     ValueError
-        If the URI names no file.
+        If it names none.
     """
+    uri, mimetype = resource["uri"], resource.get("mimetype")
+    if mimetype not in ("application/x-hdf5", "application/x-hdf5-swmr"):
+        raise ValueError(f"cannot read {mimetype}; only HDF5 is supported")
     parsed = urlparse(uri)
     if parsed.scheme not in ("file", ""):
         raise ValueError(f"cannot read {uri!r}: only file: URIs are supported")
-    return Path(unquote(parsed.path))
+    parameters = resource.get("parameters") or {}
+    name = parameters.get("dataset") or parameters.get("path")
+    if not isinstance(name, str):
+        raise ValueError(f"the stream resource of {uri} names no dataset")
+    return Path(unquote(parsed.path)), name
 
 
 class Frames(Closing):
@@ -49,7 +56,7 @@ class Frames(Closing):
 
     def __init__(self) -> None:
         self.final = False
-        self._open: OrderedDict[str, hdf5.SharedFile] = OrderedDict()
+        self._open: OrderedDict[Path, hdf5.SharedFile] = OrderedDict()
 
     def __call__(
         self, resource: Document, start: int, count: int, bound: BoundInput
@@ -65,16 +72,10 @@ class Frames(Closing):
         OSError, ValueError
             If the file cannot be read or does not hold what is described.
         """
-        if resource["mimetype"] not in ("application/x-hdf5", "application/x-hdf5-swmr"):
-            raise ValueError(f"cannot read {resource['mimetype']}; only HDF5 is supported")
-        uri = resource["uri"]
-        parameters = resource["parameters"]
-        name = parameters.get("dataset") or parameters.get("path")
-        if not name:
-            raise ValueError(f"the stream resource of {uri} names no dataset")
+        path, name = dataset_of(resource)
         try:
             with hdf5.lock:
-                dataset = self._dataset(uri, str(name))
+                dataset = self._dataset(path, name)
                 per_event = _rows_per_event(dataset, bound.source_shape)
                 first, last = start * per_event, (start + count) * per_event
                 progress = _progress(dataset)
@@ -82,37 +83,37 @@ class Frames(Closing):
                 if there >= last:
                     rows: npt.NDArray[Any] = dataset[first:last]
                     return rows.reshape((count, per_event, *dataset.shape[1:]))
-            problem = f"row {there} of {name} in {file_path(uri)} was not written"
+            problem = f"row {there} of {name} in {path} was not written"
         except (OSError, KeyError) as error:
             # Not there yet, or created but not yet opened for SWMR by its writer.
-            self._open_anew(uri)
+            self._open_anew(path)
             progress = (-1, -1)
-            problem = f"{name} in {file_path(uri)} could not be opened: {error}"
+            problem = f"{name} in {path} could not be opened: {error}"
         if self.final:
             raise FramesMissingError(problem)
-        raise NotYetError(f"{uri}#{name}", progress, problem)
+        raise NotYetError(f"{path}#{name}", progress, problem)
 
-    def _dataset(self, uri: str, name: str) -> h5py.Dataset:
-        shared = self._open.get(uri)
+    def _dataset(self, path: Path, name: str) -> h5py.Dataset:
+        shared = self._open.get(path)
         if shared is not None and not shared.is_open:
-            self._release(uri)
+            self._release(path)
             shared = None
         if shared is None:
-            shared = self._open[uri] = hdf5.acquire(file_path(uri))
+            shared = self._open[path] = hdf5.acquire(path)
             while len(self._open) > OPEN_FILES:
                 self._release(next(iter(self._open)))
-        self._open.move_to_end(uri)
+        self._open.move_to_end(path)
         return shared.dataset(name)
 
-    def _open_anew(self, uri: str) -> None:
+    def _open_anew(self, path: Path) -> None:
         """Close a file for all readers, because its writer may have opened it again."""
         with hdf5.lock:
-            if uri in self._open:
-                self._open[uri].close()
-                self._release(uri)
+            if path in self._open:
+                self._open[path].close()
+                self._release(path)
 
-    def _release(self, uri: str) -> None:
-        hdf5.release(file_path(uri), self._open.pop(uri))
+    def _release(self, path: Path) -> None:
+        hdf5.release(path, self._open.pop(path))
 
     def close(self) -> None:
         """Close all files."""

@@ -111,10 +111,6 @@ class RunReader:
         self.sequence.take(entry.epoch, entry.index, entry.name)
         self._doubtful_since = None
 
-    def read_at(self, offset: int, nbytes: int) -> Entry:
-        """Read the frame at `offset`; see `read_frame`."""
-        return read_frame(self.path, offset, nbytes)
-
     def _read_block(self, fd: int, entries: list[Entry]) -> bool:
         """Append the entries of a block; return whether there were any.
 

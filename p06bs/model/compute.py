@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding
-from p06bs.model.modality import INVALID, Columns, Modality, ModalitySettings, Output
+from p06bs.model.modality import INVALID, RESERVED, Columns, Modality, ModalitySettings, Output
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +59,7 @@ def make_ready(modality: Modality, settings: ModalitySettings, binding: Binding)
     """Return the setup of a modality; slow, so call it once for a run and its settings."""
     prepared = modality.prepare(settings, binding.bound)
     outputs = dict(modality.outputs(settings, binding.bound))
-    reserved = {"raw_seq_num", "raw_uid", "valid", "invalid_reason", INVALID} & set(outputs)
+    reserved = RESERVED & set(outputs)
     if reserved:
         raise ValueError(f"{modality.name} may not call outputs {', '.join(sorted(reserved))}")
     return Setup(modality, settings, binding, prepared, outputs)

@@ -21,6 +21,12 @@ INVALID = "invalid"
 """The reserved column: per event the reason why it is invalid, "" where it is valid."""
 
 
+RESERVED = frozenset(
+    {"raw_seq_num", "raw_uid", "valid", "invalid_reason", INVALID, "seq_num", "time", "uid"}
+)
+"""Names that no output may have: each derived stream has columns of these names, or like them."""
+
+
 class SettingsError(ValueError):
     """Settings that a modality does not accept; the message names field, value and range."""
 

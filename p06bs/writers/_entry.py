@@ -11,8 +11,9 @@ from typing import Any
 
 import h5py
 
+from p06bs.model.documents import Document, is_derived
 from p06bs.writers._h5 import JSON, Names, field, group, json_text
-from p06bs.writers._streams import Document, Stream
+from p06bs.writers._streams import Stream
 
 INSTRUMENT_CLASSES = frozenset(
     {
@@ -60,11 +61,6 @@ def write_entry(
         _process(entry, start, streams)
     else:
         _instrument(entry, start, streams)
-
-
-def is_derived(start: Document) -> bool:
-    """Return whether a run was derived from another by p06bs (not: has a sample that was baked)."""
-    return "original_run_uid" in start and isinstance(start.get("process"), Mapping)
 
 
 def _title(start: Document) -> str:

@@ -7,14 +7,14 @@ from typing import Any
 import h5py
 import numpy as np
 
+from p06bs.model.documents import Document
 from p06bs.model.maps import Grid, axis, grid_map, grid_of, newest
+from p06bs.model.page import BOOKKEEPING
 from p06bs.writers._columns import Column
 from p06bs.writers._h5 import Array, Names, group
-from p06bs.writers._streams import Document, Stream
+from p06bs.writers._streams import Stream
 
 log = logging.getLogger(__name__)
-
-BOOKKEEPING = frozenset({"raw_seq_num", "raw_uid", "valid", "invalid_reason"})
 
 
 def write_plots(entry: h5py.Group, start: Document, streams: Sequence[Stream]) -> bool:

@@ -5,17 +5,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import h5py
 import numpy as np
 
+from p06bs.bus.frames import dataset_of
+from p06bs.model.documents import Document
 from p06bs.writers._columns import Column, Table
 from p06bs.writers._h5 import Array, Names, field, group, json_text
 
 log = logging.getLogger(__name__)
-
-Document = Mapping[str, Any]
 
 _PAIR = {"dtype": "array", "dtype_numpy": "<i8", "shape": [2]}
 _TEXT = {"dtype": "string", "shape": []}
@@ -84,14 +83,10 @@ def _dataset(resource: Document) -> tuple[Path, str] | str:
     A link to a file that is not there would make the NeXus file invalid, and a
     virtual dataset over one would read as zeros.
     """
-    uri = urlparse(resource["uri"])
-    parameters = resource.get("parameters") or {}
-    dataset = parameters.get("dataset", parameters.get("path"))
-    if resource.get("mimetype") != "application/x-hdf5" or not isinstance(dataset, str):
-        return f"{resource['uri']} ({resource.get('mimetype')}) names no HDF5 dataset"
-    if uri.scheme not in ("file", ""):
-        return f"{resource['uri']} is no file"
-    path = Path(unquote(uri.path))
+    try:
+        path, dataset = dataset_of(resource)
+    except ValueError as error:
+        return str(error)
     try:
         # The detector may write it still: a reader of its SWMR file sees what is flushed.
         with h5py.File(path, "r", swmr=True) as file:
