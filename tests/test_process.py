@@ -242,3 +242,21 @@ def test_missing_frames_leave_out_their_events_and_are_counted(tmp_path):
     there = [i for i in range(18) if i not in (6, 7, 8)]
     assert [r[3:] for r in rows] == [(6 * i, i + 1) for i in there]
     assert documents[-1][1]["source_counts"] == {"frames/det": 18, "primary": 23}
+
+
+def test_a_device_that_is_configured_anew_is_told_of_in_the_stop_document():
+    raw = raw_run({"x": np.arange(4.0)})
+    start, first, *events, stop = raw
+
+    def configured(uid: str, gain: float) -> Any:
+        data = {"x-gain": gain}
+        configuration = {"x": {"data": data, "timestamps": data, "data_keys": {}}}
+        return "descriptor", {**first[1], "uid": uid, "configuration": configuration}
+
+    for gain, said in ((1.0, None), (2.0, ["x"])):
+        again = [(n, {**d, "descriptor": "again"}) for n, d in events[2:]]
+        documents = [start, configured(first[1]["uid"], 1.0), *events[:2]]
+        documents += [configured("again", gain), *again, stop]
+        derived = process(Scale(inputs={"x": "x"}), documents)
+        assert derived[-1][1].get("reconfigured_inputs") == said
+        assert [r[3] for r in rows_of(derived, "y")] == [0, 2, 4, 6]

@@ -9,10 +9,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.binding import Binding, BindingError, aligned_streams, bind, squeezed
+from p06bs.model.binding import (
+    Binding,
+    BindingError,
+    Candidate,
+    aligned_streams,
+    bind,
+    candidates,
+    squeezed,
+)
 from p06bs.model.documents import Document, LoggedArray
 from p06bs.model.modality import BoundInput, Modality
 from p06bs.model.rows import Rows, Source
+from p06bs.model.units import unit_scale
 
 HELD_DOCUMENTS = 10_000
 """How many documents wait for the descriptors of the announced streams before they go unheard."""
@@ -47,6 +56,7 @@ class RawRun:
         self._held: list[tuple[str, Document, Any]] = []
         self._orphans: defaultdict[str, list[tuple[str, Document, Any]]] = defaultdict(list)
         self._tried = 0
+        self.reconfigured: set[str] = set()  # inputs whose device was configured anew
         self.refused: list[tuple[str, Exception]] = []  # documents that could not be used
         self.problem = ""  # why the inputs are not bound yet, if that was tried
         self._found: Binding | None = None  # until the first events say what it leaves open
@@ -58,6 +68,7 @@ class RawRun:
             case "descriptor":
                 if document["uid"] not in self.descriptors:
                     self.descriptors[document["uid"]] = document
+                    self._compare(document)
                     self._adopt(document["uid"])
             case "stream_resource":
                 self.resources[document["uid"]] = document
@@ -72,6 +83,16 @@ class RawRun:
                     self.rows.finish()
             case _:
                 pass
+
+    def _compare(self, descriptor: Document) -> None:
+        """Note inputs of which a further descriptor says another unit or configuration."""
+        if self.binding is None:
+            return
+        again = {(c.stream, c.data_key): c for c in candidates(self.start, [descriptor])}
+        for name, bound in self.binding.bound.items():
+            said = again.get((bound.stream, bound.data_key))
+            if said is not None and not _is_alike(said, bound):
+                self.reconfigured.add(name)
 
     def _row(self, name: str, document: Document, where: Any) -> None:
         if self.rows is not None:
@@ -165,7 +186,8 @@ class RawRun:
         return sum(map(len, self._orphans.values()))
 
     def losses(self) -> dict[str, Any]:
-        """Return what did not become rows: differing counts, rows without partner, orphans.
+        """Return what did not become rows, or not as it should: counts that differ, rows
+        without partner, orphans, inputs whose device was configured anew meanwhile.
 
         Only what is not as it should be has a field, so an empty dict is the rule.
         """
@@ -178,6 +200,8 @@ class RawRun:
                 found["unpaired_rows"] = self.rows.unpaired
         if self.orphans:
             found["orphan_documents"] = self.orphans
+        if self.reconfigured:
+            found["reconfigured_inputs"] = sorted(self.reconfigured)
         return found
 
 
@@ -213,3 +237,13 @@ def _numbers(value: Any) -> _Numbers | None:
     except ValueError:  # ragged
         return None
     return array if array.dtype.kind in "biufc" else None
+
+
+def _is_alike(said: Candidate, bound: BoundInput) -> bool:
+    """Return whether a descriptor says of an input what the one says that it was bound by."""
+    now, before = said.configuration, bound.configuration
+    return (
+        now.keys() == before.keys()
+        and all(np.array_equal(now[key], before[key]) for key in now)
+        and unit_scale(said.unit, bound.unit) in (bound.scale, None)
+    )

@@ -82,7 +82,8 @@ class RunPipeline:
         self._fan_in: FanIn | None = None
         self._initial = Revision(0, modality.settings)
         self._wish: Revision | None = None
-        self._warned = False
+        self._warned = False  # of inputs that are not bound yet
+        self._told = False  # of inputs that were configured anew
         self._refused = 0  # documents that could not be used
 
     @property
@@ -105,6 +106,14 @@ class RunPipeline:
         if self.raw.problem and not self._warned:
             self._warned = True
             log.warning("run %s: so far %s", self.raw.uid, self.raw.problem)
+        if self.raw.reconfigured and not self._told:
+            self._told = True
+            log.warning(
+                "run %s: %s was configured anew; %s goes on with the first configuration",
+                self.raw.uid,
+                ", ".join(sorted(self.raw.reconfigured)),
+                self.modality.name,
+            )
         if self.derived is None and self.raw.rows is not None:
             try:
                 self._begin()
