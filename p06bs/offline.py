@@ -94,7 +94,7 @@ def process_run(
         "modality": modality.name,
         "settings_digest": start["process"]["settings_digest"],
         "exit_status": stop["exit_status"],
-        "events": sum(stop["num_events"].values()),
+        "events": sum(stop["num_events"][stream] for stream in stop["num_invalid"]),
         "invalid": sum(stop["num_invalid"].values()),
         "columns": _statistics(derived),
         "files": [str(f) for f in files],

@@ -125,3 +125,29 @@ class Fussy(Total):
 
     def scan(self, setup: Any, state: Any, columns: Any) -> Any:
         return super().scan(setup, setup.start if state is None else state, columns)
+
+
+class Histogram(Scale):
+    """Count values in bins over the whole run; with `wide` there are twice as many bins."""
+
+    class Settings(Scale.Settings):
+        """How many bins there are."""
+
+        wide: bool = False
+
+    def results(self, settings: Any, bound: Any) -> dict[str, Output]:
+        bins = 16 if settings.wide else 8
+        return {
+            "counts": Output(unit="counts", dtype="int64", shape=(bins,), dims=("bin",)),
+            "total": Output(unit="counts"),
+        }
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        made = super().process(setup, **columns)
+        good = np.array([not r for r in made.get("invalid", [""] * len(columns["x"]))], bool)
+        bins = 16 if setup.wide else 8
+        counts = np.bincount(columns["x"][good].astype(int) % bins, minlength=bins)
+        return {**made, "part": {"counts": counts, "total": float(made["y"][good].sum())}}
+
+    def fold(self, setup: Any, state: Any, part: Any) -> Any:
+        return part if state is None else {k: state[k] + part[k] for k in part}

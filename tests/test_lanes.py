@@ -205,7 +205,7 @@ def answer(socket: Any, message: list[Any]) -> None:
         setup.binding, len(rows), rows.spans, resources, read, lambda *_: None
     )
     result = lane.encode_result(compute(setup, columns, reasons))
-    again = lane.encode(lane.COLUMNS, key, number, attempt, *result, 0.01)
+    again = lane.encode(lane.COLUMNS, key, number, attempt, *result, 0.01, [])
     socket.send(again)
     socket.send(again)  # as after a lease that ended too early
 
@@ -268,7 +268,7 @@ def test_a_loop_says_what_it_lacks_and_takes_columns(tmp_path):
             send(*batch[:7], record, None)
             assert "No such file" in heard(lane.UNREAD)[4]
             send(*batch[:7], None, frames)
-            *_, count, invalid, _, body = heard(lane.PAGE)
+            *_, count, invalid, _, _, body = heard(lane.PAGE)
             assert (count, invalid) == (4, 0)
             page = codec.unpack(body)
             assert page["data"]["y"].tolist() == [0, 2, 4, 6]
@@ -286,12 +286,12 @@ RUBBISH = [
     [lane.encode("nonsense", 1)],
     [lane.encode(lane.JOIN, "many")],
     [lane.encode(lane.JOIN, None)],
-    [lane.encode(lane.COLUMNS, 1, 2, 3, 4, 5, 6)],
-    [lane.encode(lane.COLUMNS, "one/0", 10**6, 1, [], {}, 0.1)],
-    [lane.encode(lane.COLUMNS, "one/0", [1], {}, "", 7, 8)],
-    [lane.encode(lane.PAGE, "one/0", 0, 1, 4, 0, 0.1)],
-    [lane.encode(lane.PAGE, "one/0", 0, 1, 3, 0, 0.1), b"\x80"],
-    [lane.encode(lane.PAGE, "one/0", 0, 1, "4", None, 0.1), b"\x80"],
+    [lane.encode(lane.COLUMNS, 1, 2, 3, 4, 5, 6, 7)],
+    [lane.encode(lane.COLUMNS, "one/0", 10**6, 1, [], {}, 0.1, [])],
+    [lane.encode(lane.COLUMNS, "one/0", [1], {}, "", 7, 8, 9)],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, 4, 0, 0.1, [])],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, 3, 0, 0.1, []), b"\x80"],
+    [lane.encode(lane.PAGE, "one/0", 0, 1, "4", None, 0.1, []), b"\x80"],
     [lane.encode(lane.NEED, "other/0", 0, 0)],
     [lane.encode(lane.BYE)],
     [lane.encode(lane.BATCH, *range(8))],

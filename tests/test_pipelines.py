@@ -26,7 +26,7 @@ from p06bs.services._recorder import Recorder
 from p06bs.services.proxy import Proxy
 from p06bs.services.up import Services, commands
 from tests.documents import frame_documents, raw_run, rows_of, validate
-from tests.techniques import Brightness, Deadly, Fussy, Scale, Total
+from tests.techniques import Brightness, Deadly, Fussy, Histogram, Scale, Total
 
 REPOSITORY = Path(__file__).parents[1]
 PATIENCE = 60.0
@@ -98,16 +98,26 @@ def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[Name
     initial, history = settings_history(online)
     again = type(modality)(inputs=modality.inputs, **initial)
     reference = process(again, raw, history)
-    keys = [k for n, d in reference if n == "descriptor" for k in d["data_keys"]]
+    described = [d for n, d in reference if n == "descriptor" and d["configuration"]]
+    keys = [k for d in described for k in d["data_keys"]]
     for key in dict.fromkeys(keys):
-        streams = {d["name"] for n, d in reference if n == "descriptor" and key in d["data_keys"]}
+        streams = {d["name"] for d in described if key in d["data_keys"]}
         ours = [r for r in rows_of([x for x in online if _has(x, key)], key) if r[0] in streams]
         theirs = rows_of([x for x in reference if _has(x, key)], key)
         assert [r[:3] for r in ours] == [r[:3] for r in theirs]
         a, b = (np.array([r[3] for r in rows]) for rows in (ours, theirs))
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), key
-    for key in ("num_events", "num_invalid", "exit_status"):
-        assert online[-1][1][key] == reference[-1][1][key]
+    stop, expected = online[-1][1], reference[-1][1]
+    for key in ("num_invalid", "exit_status"):
+        assert stop[key] == expected[key]
+    for stream in stop["num_invalid"]:
+        assert stop["num_events"][stream] == expected["num_events"][stream]
+    ours, theirs = ([d["data"] for n, d in x if n == "event"][-1:] for x in (online, reference))
+    for snapshot, other in zip(ours, theirs, strict=True):
+        assert snapshot["final"]
+        assert {k: np.asarray(v).tolist() for k, v in snapshot.items()} == {
+            k: np.asarray(v).tolist() for k, v in other.items()
+        }
 
 
 def _has(item: NamedDocument, key: str) -> bool:
@@ -118,6 +128,7 @@ def _has(item: NamedDocument, key: str) -> bool:
 def test_online_equals_offline(tmp_path, size):
     modality = Scale(inputs={"x": "x"}, bad=[17.0, 400.0], flagged=[5.0])
     total = Total(inputs={"x": "x"})
+    histogram = Histogram(inputs={"x": "x"}, flagged=[5.0])
     seqs = [*range(1, 301), *range(250, 601)]  # a rewind
     raw = raw_run({"x": np.arange(len(seqs), dtype=float)}, seqs=seqs, page=20)
     log = tmp_path / "log"
@@ -128,7 +139,7 @@ def test_online_equals_offline(tmp_path, size):
                 inbound,
                 outbound,
                 log,
-                [Pipeline(modality=m, batch_size=size) for m in (modality, total)],
+                [Pipeline(modality=m, batch_size=size) for m in (modality, total, histogram)],
             )
         ),
         Publisher(inbound, log) as publish,
@@ -136,7 +147,7 @@ def test_online_equals_offline(tmp_path, size):
     ):
         for document in raw:
             publish(*document)
-        for each in (modality, total):
+        for each in (modality, total, histogram):
             assert_equal(listener.wait(raw[0][1]["uid"], each.name), each, raw)
 
 
@@ -317,6 +328,9 @@ modality = "tests.techniques:Deadly"
 settings = {{ seconds = 0.002 }}
 inputs = {{ x = "x" }}
 [[pipelines]]
+modality = "tests.techniques:Histogram"
+inputs = {{ x = "x" }}
+[[pipelines]]
 modality = "tests.techniques:Total"
 inputs = {{ x = "x" }}
 batch_size = 7
@@ -354,7 +368,8 @@ def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
                 if number % 100 == 99 and kills:
                     listener.wait(uid, "deadly", rows=(number - 60) * 5)
                     _kill(services, kills.pop(0))
-            for modality in (Deadly(inputs={"x": "x"}), Total(inputs={"x": "x"})):
+            for kind in (Deadly, Total, Histogram):
+                modality = kind(inputs={"x": "x"})
                 assert_equal(listener.wait(uid, modality.name), modality, raw)
     except BaseException:
         print("\n".join(lines))

@@ -68,7 +68,7 @@ class Lane:
         self, socket: "zmq.Socket[bytes]", batch: list[Any], columns: dict[str, Any]
     ) -> None:
         _, key, number, attempt, *_ = batch
-        self.say(socket, lane.COLUMNS, key, number, attempt, [], columns, 0.01)
+        self.say(socket, lane.COLUMNS, key, number, attempt, [], columns, 0.01, [])
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_a_stranger_cannot_end_a_run(lanes):
     stranger = lanes.worker("stranger")
     lanes.say(stranger, lane.REFUSED, key, number, attempt, "no")
     assert not lanes.run.over
-    lanes.say(socket, lane.COLUMNS, key, number, attempt, [], good(), 0.01)
+    lanes.say(socket, lane.COLUMNS, key, number, attempt, [], good(), 0.01, [])
     assert lanes.published[-1][1]["exit_status"] == "success"
 
 

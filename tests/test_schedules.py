@@ -24,7 +24,7 @@ from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch, batch_size
 from p06bs.pipeline.run import RunPipeline
 from tests.documents import raw_run, rows_of, validate
-from tests.techniques import Scale, Total
+from tests.techniques import Histogram, Scale, Total
 
 SILENCE = 5.0
 
@@ -107,6 +107,8 @@ class World:
                 "factor": float(self.chance.randint(3, 9)),
                 "square": self.chance.random() < 0.3,
             }
+            if isinstance(self.modality, Histogram) and self.chance.random() < 0.3:
+                settings["wide"] = True
             self.run.revise(Revision(0, self.modality.validate(settings), "tester", self.now))
         elif act == "restart" and self.chance.random() < 0.15:
             self.begin()
@@ -144,7 +146,7 @@ class World:
             page = compose_page(stream, setup.outputs, batch.rows, result, self.now)
             packed = pack_document("event_page", page)
             invalid = sum(map(bool, result.reasons))
-            self.run.composed(batch.number, len(batch.rows), invalid, packed)
+            self.run.composed(batch.number, len(batch.rows), invalid, packed, result.parts)
         else:
             self.run.result(batch.number, result)
         self.leases.forget(batch.number)
@@ -184,31 +186,42 @@ def acquisition(legs: list[tuple[int, int]]) -> list[int]:
     return seqs
 
 
+def rows_counted(stop: Any) -> dict[str, int]:
+    return {s: n for s, n in stop["num_events"].items() if not s.startswith("snapshots")}
+
+
+def last_snapshots(documents: list[NamedDocument]) -> list[Any]:
+    found = [d["data"] for n, d in documents if n == "event" and d["data"]["final"]]
+    assert len({d["uid"] for n, d in documents if n == "event"}) == len(
+        [d for n, d in documents if n == "event"]
+    )
+    return found
+
+
 @given(
     legs=rewinds,
     seed=st.integers(0, 10**9),
     page=st.sampled_from([0, 1, 4]),
     size=st.sampled_from([None, 1, 3, 7]),
     steps=st.integers(0, 150),
-    total=st.booleans(),
+    kind=st.sampled_from([Scale, Total, Histogram]),
 )
-def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, total):
+def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, kind):
     seqs = acquisition(legs)
     x = np.arange(len(seqs), dtype=float)
     raw = raw_run({"x": x}, seqs=seqs, page=page)
-    settings: dict[str, Any] = {} if total else {"bad": [3.0], "flagged": [5.0]}
-    kind = Total if total else Scale
+    settings: dict[str, Any] = {} if kind is Total else {"bad": [3.0], "flagged": [5.0]}
     world = World(kind(inputs={"x": "x"}, **settings), raw, random.Random(seed), size)
     for _ in range(steps):
         world.step()
     world.finish()
 
-    validate(world.log)
+    validate([document for document in world.log if document[0] != "event"])
     initial, history = settings_history(world.log)
     reference = process(kind(inputs={"x": "x"}, **initial), raw, history)
     keys = ("raw_seq_num", "raw_uid", "valid", "invalid_reason")
     assert rows_of(world.log, *keys) == rows_of(reference, *keys)
-    column = "total" if total else "y"
+    column = "total" if kind is Total else "y"
     assert np.array_equal(
         np.array([r[3] for r in rows_of(world.log, column)]),
         np.array([r[3] for r in rows_of(reference, column)]),
@@ -216,8 +229,14 @@ def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, total):
     )
     assert [r[3] for r in rows_of(world.log, "raw_seq_num")] == seqs
     stop, expected = world.log[-1][1], reference[-1][1]
-    for key in ("num_events", "num_invalid", "exit_status", "uid"):
+    for key in ("num_invalid", "exit_status", "uid"):
         assert stop[key] == expected[key]
+    assert rows_counted(stop) == rows_counted(expected)
+    for ours, theirs in zip(last_snapshots(world.log), last_snapshots(reference), strict=True):
+        assert ours["counts"].tolist() == theirs["counts"].tolist()
+        assert ours["total"] == pytest.approx(theirs["total"], rel=1e-9)
+        for key in ("raw_seq_num", "rows"):
+            assert ours[key] == theirs[key]
     # Nothing is left: no batch is out, none is leased, no page waits.
     assert world.run.master is None or world.run.master.queued == 0
     assert world.leases.leased == 0

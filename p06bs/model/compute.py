@@ -13,7 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import Binding
-from p06bs.model.modality import INVALID, RESERVED, Columns, Modality, ModalitySettings, Output
+from p06bs.model.modality import (
+    INVALID,
+    PART,
+    RESERVED,
+    Columns,
+    Modality,
+    ModalitySettings,
+    Output,
+)
 
 Array = npt.NDArray[Any]
 
@@ -31,10 +39,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a batch gave: a reason per event ("" if valid), and columns of the valid ones."""
+    """What a batch gave: a reason per event ("" if valid), and columns of the valid ones.
+
+    `parts` are what it contributes to `fold`: more than one if it was halved.
+    """
 
     reasons: list[str]
     columns: dict[str, Array]
+    parts: tuple[Any, ...] = ()
 
     def __len__(self) -> int:
         return len(self.reasons)
@@ -97,7 +109,7 @@ def compute(setup: Setup, columns: Mapping[str, Array | None], reasons: list[str
     merged = list(reasons)
     for i, reason in zip(np.flatnonzero(good).tolist(), part.reasons, strict=True):
         merged[i] = reason
-    return Result(merged, part.columns)
+    return Result(merged, part.columns, part.parts)
 
 
 def _halving(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Result:
@@ -120,12 +132,18 @@ def join(parts: Sequence[Result]) -> Result:
     columns = (
         {k: np.concatenate([p.columns[k] for p in made]) for k in made[0].columns} if (made) else {}
     )
-    return Result([r for p in parts for r in p.reasons], columns)
+    folded = tuple(part for p in parts for part in p.parts)
+    return Result([r for p in parts for r in p.reasons], columns, folded)
 
 
 def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Result:
     made = dict(setup.modality.process(setup.prepared, **columns))
     flags = made.pop(INVALID, None)
+    parts: tuple[Any, ...] = ()
+    if setup.modality.fold is not None:
+        if PART not in made:
+            raise ValueError(f"process of {setup.modality.name} returned no {PART!r} to fold")
+        parts = (made.pop(PART),)
     if setup.modality.scan is None:
         made = check_outputs(setup, made, count)
     else:
@@ -134,14 +152,14 @@ def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Resu
         if short:
             raise ValueError(f"process made columns of wrong length: {', '.join(short)}")
     if flags is None:
-        return Result([""] * count, made)
+        return Result([""] * count, made, parts)
     reasons = [_text(str(f)) for f in np.asarray(flags).tolist()]
     if len(reasons) != count:
         raise ValueError(f"process flagged {len(reasons)} events of a batch of {count}")
     keep = np.array([not r for r in reasons], bool)
     if not keep.all():
         made = {k: c[keep] for k, c in made.items()} if keep.any() else {}
-    return Result(reasons, made)
+    return Result(reasons, made, parts)
 
 
 def check_outputs(setup: Setup, made: Columns, count: int) -> dict[str, Array]:

@@ -6,7 +6,7 @@ derived run looks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +21,7 @@ from p06bs.model.documents import (
     run_uid,
     settings_json,
 )
+from p06bs.model.folding import Snapshot
 from p06bs.model.modality import Modality, Output
 from p06bs.model.page import BOOKKEEPING, Stream, compose_page
 from p06bs.model.reference import reference_to
@@ -46,6 +47,9 @@ COPIED = (
     "beamtime_folder",
 )
 """Fields of the raw start document that a derived run repeats, so that it is found by them."""
+
+SNAPSHOTS = "snapshots"
+"""Stream of the results of the whole run so far."""
 
 Clock = Callable[[], float]
 
@@ -84,6 +88,7 @@ class DerivedRun:
     uid: str = field(init=False)
     _streams: dict[int, Stream] = field(init=False, default_factory=dict)
     _setups: dict[int, Setup] = field(init=False, default_factory=dict)
+    _snapshots: Stream | None = field(init=False, default=None)
     _latest: int | None = field(init=False, default=None)
     _events: Counter[str] = field(init=False, default_factory=Counter)
     _invalid: Counter[str] = field(init=False, default_factory=Counter)
@@ -135,7 +140,7 @@ class DerivedRun:
         elif revision.number:
             # The first row came under changed settings already; primary is the initial ones'.
             before = self.modality.outputs(self.initial.settings, self.binding.bound)
-        if _same(before, setup.outputs):
+        if same_outputs(before, setup.outputs):
             name, start = ("primary", 0) if last is None else (last.name, last.first)
         else:
             name, start = f"primary_r{revision.number}", first
@@ -183,6 +188,64 @@ class DerivedRun:
         self.count(stream.name, len(page.rows), sum(map(bool, result.reasons)))
         return "event_page", document
 
+    @property
+    def snapshots(self) -> str:
+        """Name of the stream that snapshots go to; "" before the first."""
+        return "" if self._snapshots is None else self._snapshots.name
+
+    def resume_snapshots(self, events: Mapping[str, int]) -> None:
+        """Go on behind the snapshots that an earlier process has published, by stream."""
+        self._events.update(events)
+
+    def folds(self, number: int, outputs: Mapping[str, Output]) -> Iterator[NamedDocument]:
+        """Yield the descriptor of the snapshots that begin with a revision, if that is news."""
+        name = SNAPSHOTS if self._snapshots is None else f"{SNAPSHOTS}_r{number}"
+        self._snapshots = Stream(self.uid, name, part_uid(self.uid, name), 0)
+        if name in self._events:
+            return  # an earlier process has recorded it
+        self._events[name] = 0
+        process = self.modality.name
+        keys = {k: _described(process, o) for k, o in outputs.items()}
+        for key, dtype in (("raw_seq_num", "<i8"), ("rows", "<i8"), ("final", "|b1")):
+            kind = "boolean" if dtype == "|b1" else "integer"
+            described = {"source": "p06bs", "object_name": process, "shape": []}
+            keys[key] = {**described, "dtype": kind, "dtype_numpy": dtype}
+        yield (
+            "descriptor",
+            {
+                "uid": self._snapshots.descriptor,
+                "run_start": self.uid,
+                "time": self.clock(),
+                "name": name,
+                "data_keys": keys,
+                "object_keys": {process: list(keys)},
+                "hints": {},
+                "configuration": {},
+            },
+        )
+
+    def snapshot(self, snapshot: Snapshot) -> NamedDocument:
+        """Return the event of a snapshot."""
+        assert self._snapshots is not None
+        stream = self._snapshots
+        number = self._events[stream.name] + 1
+        self._events[stream.name] = number
+        now = self.clock()
+        data: dict[str, Any] = {
+            **snapshot.values,
+            "raw_seq_num": snapshot.raw_seq_num,
+            "rows": snapshot.rows,
+            "final": snapshot.final,
+        }
+        return "event", {
+            "descriptor": stream.descriptor,
+            "uid": part_uid(self.uid, stream.name, "final" if snapshot.final else number),
+            "seq_num": number,
+            "time": now,
+            "data": data,
+            "timestamps": dict.fromkeys(data, now),
+        }
+
     def count(self, stream: str, rows: int, invalid: int) -> None:
         """Count events for the stop document (those of an earlier writer included)."""
         self._events[stream] += rows
@@ -207,12 +270,23 @@ class DerivedRun:
             "exit_status": exit_status,
             "reason": reason,
             "num_events": dict(self._events),
-            "num_invalid": {stream: self._invalid[stream] for stream in self._events},
+            "num_invalid": {
+                stream: self._invalid[stream]
+                for stream in self._events
+                if not stream.startswith(SNAPSHOTS)
+            },
         }
         return "stop", document
 
 
-def _same(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool:
+def is_snapshots(descriptor: Document) -> bool:
+    """Return whether a derived descriptor is of snapshots, and of no rows."""
+    name = str(descriptor.get("name", ""))
+    return name == SNAPSHOTS or name.startswith(f"{SNAPSHOTS}_r")
+
+
+def same_outputs(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool:
+    """Return whether outputs have the same names, shapes and dtypes."""
     return {k: (o.shape, np.dtype(o.dtype)) for k, o in one.items()} == {
         k: (o.shape, np.dtype(o.dtype)) for k, o in other.items()
     }

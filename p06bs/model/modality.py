@@ -21,8 +21,11 @@ INVALID = "invalid"
 """The reserved column: per event the reason why it is invalid, "" where it is valid."""
 
 
+PART = "part"
+"""The reserved key under which `process` returns what a batch contributes to `fold`."""
+
 RESERVED = frozenset(
-    {"raw_seq_num", "raw_uid", "valid", "invalid_reason", INVALID, "seq_num", "time", "uid"}
+    {"raw_seq_num", "raw_uid", "valid", "invalid_reason", INVALID, PART, "seq_num", "time", "uid"}
 )
 """Names that no output may have: each derived stream has columns of these names, or like them."""
 
@@ -219,6 +222,29 @@ class Modality:
     None at first and must not be changed in place. A restarted pipeline computes
     a run with such a state again from its first event.
     """
+
+    fold: ClassVar[Any] = None
+    """Optional method ``fold(setup, state, part) -> state``, for results of the whole run.
+
+    `part` is what `process` returned under the reserved key ``part`` for a batch
+    (arrays, numbers, lists and dicts of them), made of the events that it did not flag.
+    Called in acquisition order, in one place; `state` is None at first and must not be
+    changed in place. Results must not depend on how batches are cut.
+    """
+
+    @property
+    def is_stateful(self) -> bool:
+        """Whether state is carried through a run, so that what carries it must be made ready."""
+        return self.scan is not None or self.fold is not None
+
+    def results(self, settings: Any, bound: Bound) -> Mapping[str, Output]:
+        """Return the results of the whole run that `snapshot` makes; needed with `fold`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement results()")
+
+    def snapshot(self, setup: Any, state: Any) -> Columns:
+        """Return the results of a state of `fold`, by name; by default the state is they."""
+        found: Columns = state
+        return found
 
     @classmethod
     def warm_up(cls) -> None:

@@ -91,6 +91,8 @@ def settings_history(
             process = document["process"]["name"]
             initial = json.loads(document["process"]["settings"])
         elif name == "descriptor" and process:
+            if process not in document["configuration"]:
+                continue  # snapshots of results, under whatever settings are in force
             data = recorded(document, process)
             if data["revision"]:
                 changes.append((data["first_raw_uid"], json.loads(data["settings"])))

@@ -10,7 +10,7 @@ documents alone, so everyone who reads the same log counts alike.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -86,6 +86,27 @@ class Taken(RowNames):
     """Rows that were taken as work, and where each source's columns of them lie."""
 
     spans: Mapping[str, tuple[Span, ...]]
+
+
+def cut(rows: Taken, start: int, stop: int) -> Taken:
+    """Return rows `start` to `stop - 1` of taken rows."""
+    return replace(
+        rows,
+        first=rows.first + start,
+        seq=rows.seq[start:stop],
+        uids=rows.uids[start:stop],
+        times=rows.times[start:stop],
+        spans={key: tuple(_cut(spans, start, stop)) for key, spans in rows.spans.items()},
+    )
+
+
+def _cut(spans: Iterable[Span], start: int, stop: int) -> Iterator[Span]:
+    at = 0
+    for span in spans:
+        low, high = max(start, at), min(stop, at + span.count)
+        if low < high:
+            yield Span(span.where, span.start + low - at, high - low)
+        at += span.count
 
 
 class Rows:

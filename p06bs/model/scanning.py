@@ -78,7 +78,7 @@ class Scanning:
             columns = {name: column[cut] for name, column in result.columns.items()}
             part = Result(result.reasons[start:stop], columns)
             parts.append(self._advance(setup, seq[start:stop], part))
-        return join(parts)
+        return replace(join(parts), parts=result.parts)
 
     def _advance(self, setup: Setup, seq: npt.NDArray[np.int64], rows: Result) -> Result:
         """Scan the valid ones of some rows from the present state on, and remember them."""

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from p06bs.model.compute import Setup, compute, make_ready, rows_within
+from p06bs.model.compute import Result, Setup, compute, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
 from p06bs.model.gather import ReadFrames, gather
 from p06bs.model.modality import Modality, Output
+from p06bs.model.results import Results
 from p06bs.model.revisions import Revision
 from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
@@ -54,6 +55,7 @@ class Derivation:
         self.clock = clock
         self.raw = RawRun(modality, start)
         self.derived: DerivedRun | None = None
+        self.results: Results | None = None
         self.setup: Setup | None = None
         self.revision = Revision(0, modality.settings)
         self.batch = 0
@@ -79,6 +81,8 @@ class Derivation:
                 self.reprocessing,
             )
             self.emit(*self.derived.start())
+            if self.modality.fold is not None:
+                self.results = Results(self.derived)
             self._fit(self.modality.outputs(self.revision.settings, self.raw.binding.bound))
         while rows.available >= self.size or (final and rows.available):
             self._revise(next(rows.next_uids(1)))
@@ -127,27 +131,42 @@ class Derivation:
         if number % of != mine:
             self.derived.pass_over(self.revision.number, len(taken))
             return
+        result = self._computed(self.setup, taken)
+        self.emit(*self.derived.page(Page(self.revision.number, taken, result)))
+        if self.results is not None:
+            number = self.revision.number
+            for document in self.results.add(number, self.setup, taken, result.parts):
+                self.emit(*document)
+
+    def _computed(self, setup: Setup, taken: Taken) -> Result:
         columns, reasons = gather(
-            self.setup.binding,
+            setup.binding,
             len(taken),
             taken.spans,
             self.raw.resources,
             _identity,
             self.read_frames,
         )
-        result = compute(self.setup, columns, reasons)
-        self.emit(*self.derived.page(Page(self.revision.number, taken, result)))
+        return compute(setup, columns, reasons)
 
     def _stop(self) -> None:
         assert self.derived is not None
         assert self.raw.rows is not None
+        if self.results is not None:
+            again = self.results.again()
+            made = [
+                (setup, len(rows), self._computed(setup, rows).parts) for _, setup, rows in again
+            ]
+            for last in self.results.finish(made if again else None):
+                self.emit(*last)
         stop = self.raw.stop or {
             "exit_status": "abort",
             "reason": "the raw run has no stop document",
         }
-        name, document = self.derived.stop(
-            stop["exit_status"], stop.get("reason", ""), self.raw.losses()
-        )
+        losses = self.raw.losses()
+        if self.results is not None:
+            losses |= self.results.losses()
+        name, document = self.derived.stop(stop["exit_status"], stop.get("reason", ""), losses)
         self.emit(name, document)
 
     def fail(self, reason: str) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import Entry, LogError
+from p06bs.model.derived import is_snapshots
 from p06bs.model.documents import Document, NamedDocument, is_derived
 from p06bs.pipeline.declared import Pipeline
 
@@ -20,6 +21,8 @@ class Earlier:
     start: Document
     descriptors: list[Document] = field(default_factory=list)
     pages: list[tuple[str, list[str]]] = field(default_factory=list)  # descriptor, reasons
+    snapshots: dict[str, int] = field(default_factory=dict)  # stream -> events
+    finals: set[str] = field(default_factory=set)  # streams whose last snapshot is there
     last_raw_uid: str | None = None
     ended: bool = False
 
@@ -37,13 +40,22 @@ class Earlier:
     def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":
         """Return what the documents of a derived run's log say; None if there are none."""
         earlier: Earlier | None = None
+        streams: dict[str, str] = {}  # descriptors of snapshots
         for name, document in documents:
             if name == "start":
                 earlier = cls(document)
             elif earlier is None:
                 return None
+            elif name == "descriptor" and is_snapshots(document):
+                streams[document["uid"]] = document["name"]
+                earlier.snapshots[document["name"]] = 0
             elif name == "descriptor":
                 earlier.descriptors.append(document)
+            elif name == "event":
+                stream = streams[document["descriptor"]]
+                earlier.snapshots[stream] += 1
+                if document["data"]["final"]:
+                    earlier.finals.add(stream)
             elif name == "event_page":
                 reasons = [
                     "" if valid else str(reason) or "unknown"

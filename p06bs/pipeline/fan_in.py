@@ -3,16 +3,18 @@
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from p06bs.bus.codec import Packed
-from p06bs.model.compute import Result
+from p06bs.model.compute import Result, Setup
 from p06bs.model.derived import DerivedRun, Page
 from p06bs.model.documents import Document
-from p06bs.model.rows import RowNames
+from p06bs.model.results import Results
+from p06bs.model.rows import Taken
 from p06bs.pipeline.setups import Setups
-from p06bs.pipeline.sorter import Order, without
+from p06bs.pipeline.sorter import Order
 
 Emit = Callable[[str, Document | Packed], object]
 
@@ -25,16 +27,18 @@ class Composed:
     rows: int
     invalid: int
     page: Packed
+    parts: tuple[Any, ...] = ()
 
 
 class FanIn:
-    """Emit the pages of one derived run.
+    """Emit the pages of one derived run, and the snapshots of its results.
 
     Parameters
     ----------
     derived : DerivedRun
     setups : Setups
-        Of the same run; a page waits until its setup is ready, if there is a scan.
+        Of the same run. Where there is state (scan or fold), a page waits until its
+        setup is ready.
     emit : callable
         Takes ``(name, document)``; pages that workers have composed stay encoded.
     first : int
@@ -42,6 +46,8 @@ class FanIn:
     published : list of str
         Rows that an earlier process has published, with the reason why each is invalid
         or "": they are not emitted again, and one that was invalid stays so.
+    results : Results, optional
+        Of a modality with fold.
     """
 
     def __init__(
@@ -52,74 +58,84 @@ class FanIn:
         *,
         first: int = 0,
         published: Sequence[str] = (),
+        results: Results | None = None,
     ) -> None:
         self._derived = derived
         self._setups = setups
         self._emit = emit
         self._published = published
-        self._order: Order[Page | Composed] = Order(first)
-        self._unscanned: deque[Page] = deque()  # in order, until their setup is ready
+        self._results = results
+        self._order: Order[tuple[Taken, Page | Composed]] = Order(first)
+        self._held: deque[tuple[Taken, Page | Composed]] = deque()  # in order, to be emitted
 
     @property
     def next(self) -> int:
         """The first row that is not emitted yet."""
-        return self._unscanned[0].rows.first if self._unscanned else self._order.next
+        return self._held[0][0].first if self._held else self._order.next
 
     @property
     def waiting(self) -> int:
         """Number of pages that wait for an earlier one, or for their setup."""
-        return self._order.waiting + len(self._unscanned)
+        return self._order.waiting + len(self._held)
 
-    def take(self, rows: RowNames, page: Page | Composed) -> None:
+    def take(self, rows: Taken, page: Page | Composed) -> None:
         """Take a batch's result, and emit the pages whose turn has come with it.
 
         Raises
         ------
         SetupError
-            If the modality could not be made ready to scan.
+            If the modality could not be made ready for its state.
         """
-        for ready, skip in self._order.accept(rows.first, len(rows), page):
+        for ready, skip in self._order.accept(rows.first, len(rows), (rows, page)):
             assert skip == 0, "batches of one run never overlap"
-            if isinstance(ready, Composed):
-                stream = self._derived.stream(ready.revision).name
-                self._derived.count(stream, ready.rows, ready.invalid)
-                self._emit("event_page", replace(ready.page, run=self._derived.uid))
-            elif self._derived.modality.scan is None:
-                self._emit(*self._derived.page(ready))
-            else:
-                self._unscanned.append(ready)
-        self.scan()
+            self._held.append(ready)
+        self.go_on()
 
-    def scan(self) -> None:
-        """Scan and emit the pages whose setup is ready.
+    def go_on(self) -> None:
+        """Emit the pages whose setup is ready.
 
         Raises
         ------
         SetupError
-            If the modality could not be made ready.
+            If the modality could not be made ready for its state.
         """
-        while self._unscanned:
-            page = self._unscanned[0]
-            setup = self._setups.ready(page.revision)
-            if setup is None:
-                return
-            self._unscanned.popleft()
-            name, document = self._derived.page(self._as_published(page), setup)
-            already = len(self._published) - page.rows.first
-            if already < len(page.rows):
-                self._emit(name, without(document, already) if already > 0 else document)
+        while self._held:
+            rows, page = self._held[0]
+            setup = self._setups[page.revision]
+            if setup.modality.is_stateful:
+                ready = self._setups.ready(page.revision)
+                if ready is None:
+                    return
+                setup = ready
+            self._held.popleft()
+            parts = page.parts if isinstance(page, Composed) else page.result.parts
+            self._show(rows, page, setup)
+            if self._results is not None:
+                for document in self._results.add(page.revision, setup, rows, parts):
+                    self._emit(*document)
 
-    def _as_published(self, page: Page) -> Page:
-        """Return a page whose rows are invalid where they were when they were published.
+    def _show(self, rows: Taken, page: Page | Composed, setup: Setup) -> None:
+        said = self._published[rows.first : rows.first + len(rows)]
+        assert len(said) in (0, len(rows)), "a batch ends where the published rows do"
+        if isinstance(page, Composed):
+            stream = self._derived.stream(page.revision).name
+            invalid = sum(map(bool, said)) if said else page.invalid
+            self._derived.count(stream, page.rows, invalid)
+            document: Document | Packed = replace(page.page, run=self._derived.uid)
+        else:
+            _, document = self._derived.page(_as_published(page, said), setup)
+        if not said:
+            self._emit("event_page", document)
 
-        A row that its file lacked then may be there now; state must not know it.
-        """
-        said = self._published[page.rows.first : page.rows.first + len(page.rows)]
-        if not any(said):
-            return page
-        said = [*said, *[""] * (len(page.rows) - len(said))]
-        valid = page.result.valid
-        keep = np.array([not reason for reason in said])[valid]
-        columns = {name: column[keep] for name, column in page.result.columns.items()}
-        reasons = [new or old for new, old in zip(page.result.reasons, said, strict=True)]
-        return replace(page, result=Result(reasons, columns if keep.any() else {}))
+
+def _as_published(page: Page, said: Sequence[str]) -> Page:
+    """Return a page whose rows are invalid where they were when they were published.
+
+    A row that its file lacked then may be there now; state must not know it.
+    """
+    if not any(said):
+        return page
+    keep = np.array([not reason for reason in said])[page.result.valid]
+    columns = {name: column[keep] for name, column in page.result.columns.items()}
+    reasons = [new or old for new, old in zip(page.result.reasons, said, strict=True)]
+    return replace(page, result=Result(reasons, columns if keep.any() else {}, page.result.parts))

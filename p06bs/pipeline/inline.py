@@ -61,10 +61,10 @@ class Worker:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
         if not 0 <= share[0] < share[1]:
             raise ValueError(f"share is {share}, it must be (k, n) with 0 <= k < n")
-        if share[1] > 1 and modality.scan is not None:
+        if share[1] > 1 and modality.is_stateful:
             raise ValueError(
-                f"{modality.name} carries state from event to event (scan), "
-                "so one worker must compute all of a run"
+                f"{modality.name} carries state through a run (scan or fold), "
+                "so one worker must compute all of it"
             )
         self.modality = modality
         self.subscribers = list(subscribers)

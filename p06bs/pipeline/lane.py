@@ -34,8 +34,8 @@ BEAT, BATCH, FORGET, STOP = "beat", "batch", "forget", "stop"
 LENGTHS: Mapping[str, int] = {
     JOIN: 2,
     ALIVE: 4,
-    PAGE: 7,
-    COLUMNS: 7,
+    PAGE: 8,
+    COLUMNS: 8,
     NEED: 4,
     UNREAD: 5,
     REFUSED: 5,
@@ -156,7 +156,9 @@ def encode_result(result: Result) -> tuple[list[str], dict[str, Any]]:
     return result.reasons if any(result.reasons) else [], result.columns
 
 
-def decode_result(reasons: list[str], columns: dict[str, Any], count: int) -> Result:
+def decode_result(
+    reasons: list[str], columns: dict[str, Any], parts: list[Any], count: int
+) -> Result:
     """Return the result of a batch of `count` events.
 
     Raises
@@ -164,7 +166,7 @@ def decode_result(reasons: list[str], columns: dict[str, Any], count: int) -> Re
     WireError
         If its lengths do not agree with the batch.
     """
-    result = Result(reasons or [""] * count, columns)
+    result = Result(reasons or [""] * count, columns, tuple(parts))
     valid = sum(not r for r in result.reasons)
     if len(result) != count or any(len(c) != valid for c in columns.values()):
         raise WireError(f"a result does not have the {count} events of its batch")

@@ -6,14 +6,13 @@ backlog costs a few bytes per event.
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from p06bs.bus.reader import LogError
 from p06bs.model.documents import Document
 from p06bs.model.revisions import Revision
-from p06bs.model.rows import Span, Taken
+from p06bs.model.rows import Taken, cut
 from p06bs.model.run import RawRun
 
 LARGEST = 1024
@@ -120,6 +119,7 @@ class Master:
         self._again: list[tuple[int, int]] = []  # (first row, batch number)
         self._deaths: dict[int, int] = {}
         self._silences: dict[int, int] = {}
+        self.halved: dict[int, tuple[int, int]] = {}  # batch -> the numbers of its halves
         self._row_seconds = WORTH  # how long one row takes, averaged over batches
         self.delivered = 0  # rows that the sorter has delivered; it holds what is beyond
 
@@ -214,6 +214,12 @@ class Master:
         self._out[batch.number] = batch
         return batch
 
+    def extra(self, revision: int, rows: Taken) -> int:
+        """Queue rows that were computed before once more; return the number of their batch."""
+        batch = self._put(revision, rows)
+        self.again(batch.number)
+        return batch.number
+
     def batch_out(self, number: int) -> Batch | None:
         """Return a batch that is out; None if its result came."""
         return self._out.get(number)
@@ -264,8 +270,9 @@ class Master:
         if len(batch.rows) == 1:
             return f"{DEATHS} workers died or fell silent while they computed this event"
         del self._out[number], self._deaths[number]
-        for half in halves(batch.rows):
-            part = self._put(batch.revision, half)
+        parts = [self._put(batch.revision, half) for half in halves(batch.rows)]
+        self.halved[number] = (parts[0].number, parts[1].number)
+        for part in parts:
             # One more death halves again: it is known that somewhere here is a killer.
             self._deaths[part.number] = DEATHS - 1
             self.again(part.number)
@@ -281,21 +288,5 @@ class Master:
 def halves(rows: Taken) -> Iterator[Taken]:
     """Yield the two halves of a batch's rows."""
     middle = len(rows) // 2
-    for start, stop in ((0, middle), (middle, len(rows))):
-        yield replace(
-            rows,
-            first=rows.first + start,
-            seq=rows.seq[start:stop],
-            uids=rows.uids[start:stop],
-            times=rows.times[start:stop],
-            spans={key: tuple(_cut(spans, start, stop)) for key, spans in rows.spans.items()},
-        )
-
-
-def _cut(spans: Sequence[Span], start: int, stop: int) -> Iterator[Any]:
-    at = 0
-    for span in spans:
-        low, high = max(start, at), min(stop, at + span.count)
-        if low < high:
-            yield Span(span.where, span.start + low - at, high - low)
-        at += span.count
+    yield cut(rows, 0, middle)
+    yield cut(rows, middle, len(rows))

@@ -140,11 +140,11 @@ class Pool:
             return  # it came before, from another worker
         try:
             if kind == lane.PAGE:
-                count, invalid, seconds = said
-                run.composed(number, count, invalid, lane.packed_page(more))
+                count, invalid, seconds, parts = said
+                run.composed(number, count, invalid, lane.packed_page(more), parts)
             else:
-                reasons, columns, seconds = said
-                run.result(number, lane.decode_result(reasons, columns, len(out.rows)))
+                reasons, columns, seconds, parts = said
+                run.result(number, lane.decode_result(reasons, columns, parts, len(out.rows)))
             if run.master is not None:
                 run.master.took(len(out.rows), float(seconds))
         except LogError as error:

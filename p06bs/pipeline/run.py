@@ -5,7 +5,7 @@ Decisions only; sockets, files and workers are in `pipeline`.
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -18,11 +18,13 @@ from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality, Output
 from p06bs.model.page import Stream
+from p06bs.model.results import Results
 from p06bs.model.revisions import Revision, recorded
 from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Composed, Emit, FanIn
 from p06bs.pipeline.master import LARGEST, Batch, Master
+from p06bs.pipeline.refold import Refold
 from p06bs.pipeline.setups import SetupError, Setups, Submit, at_once
 
 log = logging.getLogger(__name__)
@@ -80,6 +82,8 @@ class RunPipeline:
         self._submit = submit
         self._setups: Setups | None = None  # known with the binding
         self._fan_in: FanIn | None = None
+        self._results: Results | None = None
+        self._refold: Refold | None = None
         self._initial = Revision(0, modality.settings)
         self._wish: Revision | None = None
         self._warned = False  # of inputs that are not bound yet
@@ -160,7 +164,7 @@ class RunPipeline:
                     "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, problem
                 )
         if self._fan_in is not None:
-            self._deliver(self._fan_in.scan)
+            self._deliver(self._fan_in.go_on)
 
     def _begin(self) -> None:
         assert self.raw.binding is not None
@@ -177,7 +181,8 @@ class RunPipeline:
             start = derived.start()
             self.master = Master(self.raw, self._initial, size=self.size, largest=largest)
             self.derived = derived
-            self._fan_in = FanIn(derived, self._setups, self.emit)
+            self._results = None if self.modality.fold is None else Results(derived)
+            self._fan_in = FanIn(derived, self._setups, self.emit, results=self._results)
             self.emit(*start)
         else:
             self.derived = derived
@@ -202,15 +207,23 @@ class RunPipeline:
             history[data["first_row"]] = revision
             self.derived.revise(revision, self._setups.adopt(revision), data["first_row"], "")
             streams[document["uid"]] = document["name"]
-        scans = self.modality.scan is not None
-        if not scans:
+        again = self.modality.is_stateful
+        if not again:
             for descriptor, reasons in earlier.pages:
                 invalid_rows = len(reasons) - reasons.count("")
                 self.derived.count(streams[descriptor], len(reasons), invalid_rows)
-        # State carried from event to event is not in the log: a scan begins at the first row.
-        skip = 0 if scans else earlier.rows
+        # State is not in the log: what carries it begins at the first row.
+        skip = 0 if again else earlier.rows
+        if self.modality.fold is not None:
+            self.derived.resume_snapshots(earlier.snapshots)
+            self._results = Results(self.derived, published=earlier.finals)
         self._fan_in = FanIn(
-            self.derived, self._setups, self.emit, first=skip, published=earlier.reasons
+            self.derived,
+            self._setups,
+            self.emit,
+            first=skip,
+            published=earlier.reasons,
+            results=self._results,
         )
         self.master = Master(
             self.raw,
@@ -260,13 +273,17 @@ class RunPipeline:
         batch = None if self.master is None or self.over else self.master.batch_out(number)
         if batch is None or self.master is None:
             return
+        if self._refolded(number, result.parts):
+            return
         if result.columns and self.modality.scan is None:
             valid = sum(not r for r in result.reasons)
             check_outputs(self.settings(batch.revision), result.columns, valid)
         self.master.returned(number)
         self._take(batch, Page(batch.revision, batch.rows, result))
 
-    def composed(self, number: int, rows: int, invalid: int, page: Packed) -> None:
+    def composed(
+        self, number: int, rows: int, invalid: int, page: Packed, parts: Sequence[Any] = ()
+    ) -> None:
         """Take a batch's event page, which the worker has composed and encoded.
 
         Raises
@@ -277,10 +294,12 @@ class RunPipeline:
         batch = None if self.master is None or self.over else self.master.batch_out(number)
         if batch is None or self.master is None:
             return
+        if self._refolded(number, parts):
+            return
         if rows != len(batch.rows):
             raise ValueError(f"a page has {rows} rows, its batch {len(batch.rows)}")
         self.master.returned(number)
-        self._take(batch, Composed(batch.revision, rows, invalid, page))
+        self._take(batch, Composed(batch.revision, rows, invalid, page, tuple(parts)))
 
     def lost(self, number: int) -> None:
         """Take a batch back whose worker died."""
@@ -288,7 +307,7 @@ class RunPipeline:
             return
         reason = self.master.lost(number)
         batch = self.master.returned(number) if reason else None
-        if batch is not None:
+        if batch is not None and not self._refolded(number, ()):
             failed = invalid(len(batch.rows), reason)
             self._take(batch, Page(batch.revision, batch.rows, failed))
 
@@ -338,11 +357,33 @@ class RunPipeline:
     def _finish(self) -> None:
         if self.master is None or not self.master.done or self.over or self.raw.stop is None:
             return
-        if self._fan_in is None or self._fan_in.waiting:
+        if self._fan_in is None or self._fan_in.waiting or not self._finish_results():
             return
         assert self.derived is not None
         stop = self.raw.stop
-        self.emit(
-            *self.derived.stop(stop["exit_status"], stop.get("reason", ""), self.raw.losses())
-        )
+        losses = self.raw.losses() | (self._results.losses() if self._results else {})
+        self.emit(*self.derived.stop(stop["exit_status"], stop.get("reason", ""), losses))
         self.ended = True
+
+    def _finish_results(self) -> bool:
+        """Emit the last snapshot; return False while it has to be computed again for that."""
+        if self._results is None or self.master is None:
+            return True
+        if self._refold is None:
+            again = self._results.again()
+            numbers = [self.master.extra(revision, rows) for revision, _, rows in again]
+            self._refold = Refold(again, numbers, self.master.halved)
+        if not self._refold.complete:
+            return False
+        for document in self._results.finish(self._refold.parts):
+            self.emit(*document)
+        return True
+
+    def _refolded(self, number: int, parts: Sequence[Any]) -> bool:
+        """Take what a batch contributes that is only computed again; False if it is another."""
+        if self._refold is None or self.master is None:
+            return False
+        self.master.returned(number)
+        self._refold.take(number, parts)
+        self._finish()
+        return True

@@ -66,7 +66,7 @@ class Setups:
         if revision.number not in self._outlines:
             self._outlines[revision.number] = self.outline(revision.settings)
             self._digests[revision.number] = revision.digest
-            if self.modality.scan is not None:
+            if self.modality.is_stateful:
                 self._make(revision)
         return self._outlines[revision.number]
 
@@ -87,7 +87,7 @@ class Setups:
             yield self._proposed.popleft(), tried.exception()
 
     def ready(self, number: int) -> Setup | None:
-        """Return a revision's setup for `scan`; None while it is being made.
+        """Return a revision's setup for `scan` and `fold`; None while it is being made.
 
         Raises
         ------

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
+from p06bs.model.derived import is_snapshots
 from p06bs.model.documents import Document, is_derived
 from p06bs.model.revisions import recorded
 
@@ -98,6 +99,9 @@ class Sorter:
                     if document["uid"] in run.names:
                         return
                     stream = document.get("name", "primary")
+                    if is_snapshots(document):
+                        yield name, document
+                        return
                     run.names[document["uid"]] = stream
                     run.first.setdefault(stream, recorded(document, run.process)["first_row"])
                     run.invalid.setdefault(stream, 0)
@@ -132,7 +136,8 @@ class Sorter:
         run = self._runs[uid]
         if run.stop is None:
             return
-        if run.order.next < sum(run.stop.get("num_events", {}).values()):
+        counts = run.stop.get("num_events", {})
+        if run.order.next < sum(counts.get(stream, 0) for stream in run.first):
             return
         del self._runs[uid]
         self._ended.add(uid)

@@ -225,13 +225,13 @@ class _Loop:
         lease = (key, number, attempt)
         if ready.setup.modality.scan is not None:
             seconds = time.perf_counter() - begun
-            self._send(lane.COLUMNS, *lease, *lane.encode_result(result), seconds)
+            self._send(lane.COLUMNS, *lease, *lane.encode_result(result), seconds, result.parts)
             return
         page = compose_page(ready.stream, ready.setup.outputs, batch, result, time.time())
         packed = pack_document("event_page", page)
         invalid = sum(map(bool, result.reasons))
         seconds = time.perf_counter() - begun
-        head = lane.encode(lane.PAGE, *lease, len(batch), invalid, seconds)
+        head = lane.encode(lane.PAGE, *lease, len(batch), invalid, seconds, result.parts)
         self.socket.send_multipart([head, packed.body, *lane.pieces(packed.buffers)])
 
     def _prepare(self, key: str, record: dict[str, Any]) -> None:
