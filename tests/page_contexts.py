@@ -18,8 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from p06bs import DocumentLog, Input, Output, Publisher, process
+from p06bs import DocumentLog, Input, Modality, Output, Publisher, process
 from p06bs.callbacks.xrf import Fluorescence, RegionSums
+from p06bs.model.conformance import check, made_up_columns
 from tests.documents import raw_run
 
 Names = dict[str, Any]
@@ -122,7 +123,7 @@ def run_the_services() -> Iterator[Given]:
 @contextmanager
 def write_a_modality() -> Iterator[Given]:
     """Methods and attributes of classes that the page does not repeat."""
-    names: Names = {"Input": Input, "Output": Output, "np": np}
+    names: Names = {"Input": Input, "Modality": Modality, "Output": Output, "np": np}
     yield names, {}
     setup = SimpleNamespace(open_beam=1.0)
     flux = np.array([2.0, 0.0])
@@ -130,6 +131,8 @@ def write_a_modality() -> Iterator[Given]:
     assert made["absorbance"][0] == np.log(2)
     assert made["invalid"].tolist() == ["", "no counts"]
     assert names["scan"](None, None, 1.0, {"x": np.ones(2)})[0] == 3.0
+    summing = names["SumSpectrum"]()
+    assert not [f for f in check(summing, made_up_columns(summing)) if f.problem]
 
 
 @contextmanager

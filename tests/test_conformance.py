@@ -9,7 +9,14 @@ from tests import wrong_techniques
 
 @pytest.mark.parametrize(
     "name",
-    ["counters", "region_sums", "xrf", "tests.techniques:Scale", "tests.techniques:Total"],
+    [
+        "counters",
+        "region_sums",
+        "xrf",
+        "tests.techniques:Scale",
+        "tests.techniques:Total",
+        "tests.techniques:Histogram",
+    ],
 )
 def test_what_is_right_passes(name):
     cls = find_modality(name)
@@ -35,6 +42,7 @@ def test_the_base_of_the_wrong_ones_is_right():
         ("Misshapen", "outputs are as declared", "made y with shape"),
         ("Drifts", "same results in batches of 7", "y differs"),
         ("Scans", "outputs are as declared", "scan: ValueError: scans made columns other than"),
+        ("Folds", "same results in batches of 7", "mean differs in 1 of 1 values"),
         ("Needy", "works without more", "TypeError"),
         ("Prepares", "works without more", "KeyError"),
         ("Refuses", "prepare and outputs", "NotImplementedError"),

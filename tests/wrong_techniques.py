@@ -117,3 +117,21 @@ class Forgets(Right):
 
         def model_post_init(self, context: Any) -> None:
             object.__setattr__(self, "number", self.number + 1)
+
+
+class Folds(Modality):
+    """Fold in a way that depends on how batches are cut."""
+
+    x = Input(role="counter")
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"y": Output()}
+
+    def results(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"mean": Output()}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        return {"y": columns["x"], "part": columns["x"].mean()}
+
+    def fold(self, setup: Any, state: Any, part: Any) -> Any:
+        return {"mean": part if state is None else (state["mean"] + part) / 2}

@@ -8,7 +8,8 @@ import numpy as np
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Array, Result, Setup, compute, join, make_ready
 from p06bs.model.documents import settings_digest
-from p06bs.model.modality import BoundInput, Modality, SettingsError
+from p06bs.model.folding import Folding
+from p06bs.model.modality import BoundInput, Modality, Output, SettingsError
 from p06bs.model.scanning import Scanning
 
 AXIS = 64
@@ -85,10 +86,9 @@ def check(modality: Modality, columns: Mapping[str, Array]) -> Iterator[Finding]
     yield Finding("same results twice", _difference(setup, whole, _run(setup, columns, [count])))
     for size in (1, 7):
         cuts = [min(size, count - i) for i in range(0, count, size)]
-        yield Finding(
-            f"same results in batches of {size}",
-            _difference(setup, whole, _run(setup, columns, cuts)),
-        )
+        part = _run(setup, columns, cuts)
+        problem = _difference(setup, whole, part) or _other_results(setup, whole, part)
+        yield Finding(f"same results in batches of {size}", problem)
     optional = [n for n, i in modality.declared.items() if i.optional and n in columns]
     for name in optional:
         rest = {n: c for n, c in columns.items() if n != name}
@@ -135,6 +135,29 @@ def _run(setup: Setup, columns: Mapping[str, Array], cuts: list[int]) -> Result:
     return join(parts)
 
 
+def _other_results(setup: Setup, one: Result, other: Result) -> str:
+    """Return where the results of a whole run differ that two ways of cutting it give."""
+    if setup.modality.fold is None:
+        return ""
+    outputs = setup.modality.results(setup.settings, setup.binding.bound)
+    shown = []
+    for result in (one, other):
+        folding = Folding(outputs)
+        folding.fold(setup, result.parts, len(result))
+        snapshot = folding.snapshot(setup, final=True)
+        if folding.problem:
+            return folding.problem
+        shown.append({} if snapshot is None else snapshot.values)
+    first, second = shown
+    if first.keys() != second.keys():
+        return "one way of cutting gives results, the other does not"
+    for name, value in first.items():
+        problem = _apart(name, outputs[name], value, second[name])
+        if problem:
+            return problem
+    return ""
+
+
 def _difference(setup: Setup, one: Result, other: Result) -> str:
     """Return where two results differ by more than the declared tolerances."""
     if one.reasons != other.reasons:
@@ -143,13 +166,21 @@ def _difference(setup: Setup, one: Result, other: Result) -> str:
         a, b = one.columns.get(name), other.columns.get(name)
         if a is None or b is None:
             continue
-        if a.dtype.kind in "fc":
-            close = np.isclose(a, b, rtol=output.rtol, atol=output.atol, equal_nan=True)
-        else:
-            close = a == b
-        if not close.all():
-            return f"{name} differs in {int((~close).sum())} of {close.size} values{_worst(a, b)}"
+        problem = _apart(name, output, a, b)
+        if problem:
+            return problem
     return ""
+
+
+def _apart(name: str, output: Output, one: Array, other: Array) -> str:
+    """Return by how much values differ beyond the declared tolerances."""
+    if one.dtype.kind in "fc":
+        close = np.isclose(one, other, rtol=output.rtol, atol=output.atol, equal_nan=True)
+    else:
+        close = np.asarray(one == other)
+    if close.all():
+        return ""
+    return f"{name} differs in {int((~close).sum())} of {close.size} values{_worst(one, other)}"
 
 
 def _worst(one: Array, other: Array) -> str:

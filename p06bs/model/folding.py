@@ -62,7 +62,7 @@ class Folding:
         self._top = max(self._top, int(rows.seq.max(initial=0)))
         # Where the columns lie is kept, not the columns: they may be needed again.
         self._batches.append((number, setup, replace(rows, uids=[""] * len(rows), times=[])))
-        self._fold(setup, parts, len(rows))
+        self.fold(setup, parts, len(rows))
 
     def again(self) -> Iterator[tuple[int, Setup, Taken]]:
         """Yield what has to be computed again: revision, setup and rows that count, in order."""
@@ -81,9 +81,10 @@ class Folding:
         """Fold what `again` asked for: setup, number of rows and parts of each batch, in order."""
         self._state, self._rows, self.rewound = None, 0, False
         for setup, rows, made in parts:
-            self._fold(setup, made, rows)
+            self.fold(setup, made, rows)
 
-    def _fold(self, setup: Setup, parts: Sequence[Any], rows: int) -> None:
+    def fold(self, setup: Setup, parts: Sequence[Any], rows: int) -> None:
+        """Fold parts that so many rows contribute."""
         if self.problem:
             return
         try:
