@@ -92,8 +92,8 @@ class World:
             self.result(*(self.out[at] if act == "double" else self.out.pop(at)))
         elif act == "lose" and self.out:
             worker, attempt, batch, _ = self.out.pop(self.chance.randrange(len(self.out)))
-            if self.leases.end(batch.number, worker, attempt) and self.run.master:
-                self.run.master.again(batch.number)
+            if self.leases.end(batch.number, worker, attempt) and self.run.going:
+                self.run.going.master.again(batch.number)
         elif act == "die" and workers and self.chance.random() < 0.5:
             self.lost(self.leases.leave(self.chance.choice(workers)))
         elif act == "hang" and self.chance.random() < 0.3:
@@ -121,7 +121,8 @@ class World:
 
     def lease(self, *, once: bool) -> None:
         for worker in self.leases.idle():
-            batch = self.run.next_batch(len(self.leases.workers))
+            work = self.run.going
+            batch = None if work is None else work.next_batch(len(self.leases.workers))
             if batch is None:
                 return
             lease = self.leases.grant(batch.number, worker)
@@ -130,7 +131,7 @@ class World:
                 return
 
     def compute(self, batch: Batch) -> Result:
-        settings = self.run.settings(batch.revision)
+        settings = self.run.work.setups[batch.revision]
         setup = make_ready(self.modality, settings.settings, settings.binding)
         columns, reasons = gather(
             setup.binding, len(batch.rows), batch.rows.spans, {}, lambda where: where, no_frames
@@ -139,22 +140,26 @@ class World:
 
     def result(self, worker: str, attempt: int, batch: Batch, result: Result) -> None:
         self.leases.end(batch.number, worker, attempt)
-        if self.run.master is None or self.run.master.batch_out(batch.number) is None:
+        work = self.run.going
+        if work is None or work.master.batch_out(batch.number) is None:
             return
         if self.modality.scan is None:  # as a worker does: it composes the page
-            stream, setup = self.run.stream(batch.revision), self.run.settings(batch.revision)
+            stream, setup = (
+                work.derived.stream(batch.revision),
+                work.setups[batch.revision],
+            )
             page = compose_page(stream, setup.outputs, batch.rows, result, self.now)
             packed = pack_document("event_page", page)
             invalid = sum(map(bool, result.reasons))
-            self.run.composed(batch.number, len(batch.rows), invalid, packed, result.parts)
+            work.composed(batch.number, len(batch.rows), invalid, packed, result.parts)
         else:
-            self.run.result(batch.number, result)
+            work.result(batch.number, result)
         self.leases.forget(batch.number)
 
     def lost(self, batches: list[int]) -> None:
         for number in batches:
-            if self.run.master is not None and not self.run.over:
-                self.run.master.again(number)
+            if self.run.going is not None:
+                self.run.going.master.again(number)
 
     def finish(self) -> None:
         """Let one good worker do the rest."""
@@ -238,9 +243,9 @@ def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, kind):
         for key in ("raw_seq_num", "rows"):
             assert ours[key] == theirs[key]
     # Nothing is left: no batch is out, none is leased, no page waits.
-    assert world.run.master is None or world.run.master.queued == 0
+    assert world.run.work is None or world.run.work.master.queued == 0
     assert world.leases.leased == 0
-    assert world.run._fan_in is None or world.run._fan_in.waiting == 0
+    assert world.run.work is None or world.run.work.fan_in.waiting == 0
 
 
 def test_a_batch_that_kills_its_workers_is_halved_until_one_event_is_invalid():
@@ -252,13 +257,13 @@ def test_a_batch_that_kills_its_workers_is_halved_until_one_event_is_invalid():
     while not world.run.over:
         world.leases.join(f"w{deaths}", 1, 0.0)
         for worker in world.leases.idle():
-            batch = world.run.next_batch(1)
+            batch = world.run.going.next_batch(1)
             assert batch is not None
             lease = world.leases.grant(batch.number, worker)
             if world.raw[2][1]["uid"][5] in batch.rows.uids:
                 deaths += 1
                 for number in world.leases.leave(worker):
-                    world.run.lost(number)
+                    world.run.work.lost(number)
             else:
                 world.result(worker, lease.attempt, batch, world.compute(batch))
             break
@@ -275,8 +280,8 @@ def test_a_backlog_costs_names_only(size):
     )
     while world.fed < len(world.raw):
         world.feed()
-    assert world.run.master is not None
-    assert world.run.master.queued == 500
+    assert world.run.work is not None
+    assert world.run.work.master.queued == 500
     world.finish()
     assert world.log[-1][1]["num_events"] == {"primary": 500}
 
@@ -291,17 +296,17 @@ def test_batches_are_as_large_as_they_are_worth():
     world = World(Scale(inputs={"x": "x"}), raw_run({"x": np.arange(64.0)}), random.Random(1), None)
     while world.fed < len(world.raw):
         world.feed()
-    first = world.run.next_batch(2)
+    first = world.run.going.next_batch(2)
     assert first is not None
     assert len(first.rows) == 16
-    assert world.run.master is not None
+    assert world.run.work is not None
     for _ in range(20):
-        world.run.master.took(16, 16e-5)
-    second = world.run.next_batch(2)
+        world.run.work.master.took(16, 16e-5)
+    second = world.run.going.next_batch(2)
     assert second is not None
     assert len(second.rows) == 48  # all there is
-    world.run.master.again(first.number)
-    world.run.master.again(second.number)
+    world.run.work.master.again(first.number)
+    world.run.work.master.again(second.number)
     world.finish()
 
 
@@ -310,9 +315,9 @@ def test_rows_that_were_published_as_invalid_stay_so_after_a_restart():
     world = World(Total(inputs={"x": "x"}), raw, random.Random(0), 4)
     for name, document in raw[:3]:
         world.run.add(name, document, document)
-    first = world.run.next_batch(1)
+    first = world.run.going.next_batch(1)
     assert first is not None
-    world.run.result(first.number, invalid(4, "its file was late"))
+    world.run.work.result(first.number, invalid(4, "its file was late"))
     world.begin()  # now the rows are there
     world.finish()
     rows = rows_of(world.log, "valid", "invalid_reason", "total")
@@ -352,7 +357,7 @@ def test_new_settings_with_large_outputs_make_smaller_batches():
     sizes = []
     for square in (False, True, False):
         world.run.revise(Revision(0, Images.validate({"square": square}), "", 1.0))
-        batch = world.run.next_batch(1)
+        batch = world.run.going.next_batch(1)
         assert batch is not None
         sizes.append(len(batch.rows))
     assert sizes == [50, 3, 50]  # an image has 8 MiB, a batch 32 at most

@@ -6,7 +6,7 @@ derived run looks.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,6 @@ from p06bs.model.documents import (
     run_uid,
     settings_json,
 )
-from p06bs.model.folding import Snapshot
 from p06bs.model.modality import Modality, Output
 from p06bs.model.page import BOOKKEEPING, Stream, compose_page
 from p06bs.model.reference import reference_to
@@ -47,9 +46,6 @@ COPIED = (
     "beamtime_folder",
 )
 """Fields of the raw start document that a derived run repeats, so that it is found by them."""
-
-SNAPSHOTS = "snapshots"
-"""Stream of the results of the whole run so far."""
 
 Clock = Callable[[], float]
 
@@ -88,7 +84,6 @@ class DerivedRun:
     uid: str = field(init=False)
     _streams: dict[int, Stream] = field(init=False, default_factory=dict)
     _setups: dict[int, Setup] = field(init=False, default_factory=dict)
-    _snapshots: Stream | None = field(init=False, default=None)
     _latest: int | None = field(init=False, default=None)
     _events: Counter[str] = field(init=False, default_factory=Counter)
     _invalid: Counter[str] = field(init=False, default_factory=Counter)
@@ -150,7 +145,7 @@ class DerivedRun:
         self._setups[revision.number] = setup
         process = self.modality.name
         now = self.clock()
-        keys = {k: _described(process, o) for k, o in setup.outputs.items()}
+        keys = {k: described(process, o) for k, o in setup.outputs.items()}
         keys.update(
             {k: {**d, "source": "p06bs", "object_name": process} for k, d in BOOKKEEPING.items()}
         )
@@ -188,64 +183,6 @@ class DerivedRun:
         self.count(stream.name, len(page.rows), sum(map(bool, result.reasons)))
         return "event_page", document
 
-    @property
-    def snapshots(self) -> str:
-        """Name of the stream that snapshots go to; "" before the first."""
-        return "" if self._snapshots is None else self._snapshots.name
-
-    def resume_snapshots(self, events: Mapping[str, int]) -> None:
-        """Go on behind the snapshots that an earlier process has published, by stream."""
-        self._events.update(events)
-
-    def folds(self, number: int, outputs: Mapping[str, Output]) -> Iterator[NamedDocument]:
-        """Yield the descriptor of the snapshots that begin with a revision, if that is news."""
-        name = SNAPSHOTS if self._snapshots is None else f"{SNAPSHOTS}_r{number}"
-        self._snapshots = Stream(self.uid, name, part_uid(self.uid, name), 0)
-        if name in self._events:
-            return  # an earlier process has recorded it
-        self._events[name] = 0
-        process = self.modality.name
-        keys = {k: _described(process, o) for k, o in outputs.items()}
-        for key, dtype in (("raw_seq_num", "<i8"), ("rows", "<i8"), ("final", "|b1")):
-            kind = "boolean" if dtype == "|b1" else "integer"
-            described = {"source": "p06bs", "object_name": process, "shape": []}
-            keys[key] = {**described, "dtype": kind, "dtype_numpy": dtype}
-        yield (
-            "descriptor",
-            {
-                "uid": self._snapshots.descriptor,
-                "run_start": self.uid,
-                "time": self.clock(),
-                "name": name,
-                "data_keys": keys,
-                "object_keys": {process: list(keys)},
-                "hints": {},
-                "configuration": {},
-            },
-        )
-
-    def snapshot(self, snapshot: Snapshot) -> NamedDocument:
-        """Return the event of a snapshot."""
-        assert self._snapshots is not None
-        stream = self._snapshots
-        number = self._events[stream.name] + 1
-        self._events[stream.name] = number
-        now = self.clock()
-        data: dict[str, Any] = {
-            **snapshot.values,
-            "raw_seq_num": snapshot.raw_seq_num,
-            "rows": snapshot.rows,
-            "final": snapshot.final,
-        }
-        return "event", {
-            "descriptor": stream.descriptor,
-            "uid": part_uid(self.uid, stream.name, "final" if snapshot.final else number),
-            "seq_num": number,
-            "time": now,
-            "data": data,
-            "timestamps": dict.fromkeys(data, now),
-        }
-
     def count(self, stream: str, rows: int, invalid: int) -> None:
         """Count events for the stop document (those of an earlier writer included)."""
         self._events[stream] += rows
@@ -260,8 +197,13 @@ class DerivedRun:
         exit_status: str = "success",
         reason: str = "",
         losses: Mapping[str, Any] | None = None,
+        more_events: Mapping[str, int] | None = None,
     ) -> NamedDocument:
-        """Return the stop document; `losses` say what of the raw run did not become rows."""
+        """Return the stop document.
+
+        `losses` say what of the raw run did not become rows, `more_events` how many
+        events there are in streams of no rows.
+        """
         document = {
             **(losses or {}),
             "uid": part_uid(self.uid, "stop"),
@@ -269,20 +211,10 @@ class DerivedRun:
             "time": self.clock(),
             "exit_status": exit_status,
             "reason": reason,
-            "num_events": dict(self._events),
-            "num_invalid": {
-                stream: self._invalid[stream]
-                for stream in self._events
-                if not stream.startswith(SNAPSHOTS)
-            },
+            "num_events": {**self._events, **(more_events or {})},
+            "num_invalid": {stream: self._invalid[stream] for stream in self._events},
         }
         return "stop", document
-
-
-def is_snapshots(descriptor: Document) -> bool:
-    """Return whether a derived descriptor is of snapshots, and of no rows."""
-    name = str(descriptor.get("name", ""))
-    return name == SNAPSHOTS or name.startswith(f"{SNAPSHOTS}_r")
 
 
 def same_outputs(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool:
@@ -292,10 +224,11 @@ def same_outputs(one: Mapping[str, Output], other: Mapping[str, Output]) -> bool
     }
 
 
-def _described(process: str, output: Output) -> dict[str, Any]:
+def described(process: str, output: Output) -> dict[str, Any]:
+    """Return the data key of an output."""
     dtype = np.dtype(output.dtype)
     kind = {"b": "boolean", "i": "integer", "u": "integer", "f": "number", "U": "string"}
-    described: dict[str, Any] = {
+    key: dict[str, Any] = {
         "source": f"p06bs {process}",
         "object_name": process,
         "dtype": "array" if output.shape else kind.get(dtype.kind, "number"),
@@ -304,5 +237,5 @@ def _described(process: str, output: Output) -> dict[str, Any]:
         "units": output.unit,
     }
     if output.dims:
-        described["dims"] = list(output.dims)
-    return described
+        key["dims"] = list(output.dims)
+    return key

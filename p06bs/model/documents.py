@@ -73,6 +73,16 @@ def is_derived(start: Document) -> bool:
     )
 
 
+SNAPSHOTS = "snapshots"
+"""Stream of a derived run for results of the whole run so far."""
+
+
+def is_snapshots(descriptor: Document) -> bool:
+    """Return whether a derived descriptor is of snapshots, and of no rows."""
+    name = str(descriptor.get("name", ""))
+    return name == SNAPSHOTS or name.startswith(f"{SNAPSHOTS}_r")
+
+
 def settings_json(settings: BaseModel) -> str:
     """Return settings as canonical JSON: sorted keys, no white space."""
     return json.dumps(settings.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))

@@ -1,17 +1,22 @@
 """The snapshots of one derived run: when they are made, and the documents that they are in."""
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from typing import Any
 
 from p06bs.model.compute import Setup
-from p06bs.model.derived import DerivedRun, same_outputs
-from p06bs.model.documents import NamedDocument
-from p06bs.model.folding import Folding
+from p06bs.model.derived import DerivedRun, described, same_outputs
+from p06bs.model.documents import SNAPSHOTS, NamedDocument, part_uid
+from p06bs.model.folding import Folding, Snapshot
+from p06bs.model.modality import Output
 from p06bs.model.rows import Taken
 
 EVERY = 2.0
 """Seconds between two snapshots while the run goes on."""
+
+ABOUT = {"raw_seq_num": "int64", "rows": "int64", "final": "bool"}
+"""Data keys of a snapshot beside the results, and their dtypes."""
 
 
 class Results:
@@ -21,15 +26,30 @@ class Results:
     ----------
     derived : DerivedRun
         Of a modality with `fold`.
+    events : mapping of str to int
+        Snapshots that an earlier process has published, by stream.
     published : set of str
-        Streams of which an earlier process has published the last snapshot already.
+        Streams of which it has published the last snapshot.
+
+    Attributes
+    ----------
+    events : Counter
+        Snapshots so far, by stream; for the stop document.
     """
 
-    def __init__(self, derived: DerivedRun, *, published: AbstractSet[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        derived: DerivedRun,
+        *,
+        events: Mapping[str, int] | None = None,
+        published: AbstractSet[str] = frozenset(),
+    ) -> None:
+        self.events: Counter[str] = Counter(events or {})
         self._derived = derived
         self._published = published
         self._folding = Folding()
         self._setup: Setup | None = None
+        self._stream = ""
         self._shown = derived.clock()
 
     def losses(self) -> dict[str, str]:
@@ -45,7 +65,7 @@ class Results:
         if self._setup is None or not same_outputs(outputs, self._folding.outputs):
             yield from self._show(final=True)
             self._folding.begin(outputs)
-            yield from self._derived.folds(number, outputs)
+            yield from self._begin(number, outputs)
         self._setup = setup
         self._folding.add(number, setup, rows, parts)
         if self._derived.clock() - self._shown >= EVERY:
@@ -63,10 +83,52 @@ class Results:
             self._folding.refold(parts)
         yield from self._show(final=True)
 
+    def _begin(self, number: int, outputs: Mapping[str, Output]) -> Iterator[NamedDocument]:
+        """Begin a stream, and yield its descriptor if no earlier process has recorded it."""
+        self._stream = f"{SNAPSHOTS}_r{number}" if self._stream else SNAPSHOTS
+        if self._stream in self.events:
+            return
+        self.events[self._stream] = 0
+        process = self._derived.modality.name
+        about = {name: Output(dtype=dtype) for name, dtype in ABOUT.items()}
+        keys = {name: described(process, o) for name, o in {**outputs, **about}.items()}
+        yield (
+            "descriptor",
+            {
+                "uid": part_uid(self._derived.uid, self._stream),
+                "run_start": self._derived.uid,
+                "time": self._derived.clock(),
+                "name": self._stream,
+                "data_keys": keys,
+                "object_keys": {process: list(keys)},
+                "hints": {},
+                "configuration": {},
+            },
+        )
+
     def _show(self, *, final: bool) -> Iterator[NamedDocument]:
         self._shown = self._derived.clock()
-        if self._setup is None or (final and self._derived.snapshots in self._published):
+        if self._setup is None or (final and self._stream in self._published):
             return
         snapshot = self._folding.snapshot(self._setup, final=final)
         if snapshot is not None:
-            yield self._derived.snapshot(snapshot)
+            yield "event", self._event(snapshot)
+
+    def _event(self, snapshot: Snapshot) -> dict[str, Any]:
+        self.events[self._stream] += 1
+        number = self.events[self._stream]
+        data: dict[str, Any] = {
+            **snapshot.values,
+            "raw_seq_num": snapshot.raw_seq_num,
+            "rows": snapshot.rows,
+            "final": snapshot.final,
+        }
+        run = self._derived.uid
+        return {
+            "descriptor": part_uid(run, self._stream),
+            "uid": part_uid(run, self._stream, "final" if snapshot.final else number),
+            "seq_num": number,
+            "time": self._shown,
+            "data": data,
+            "timestamps": dict.fromkeys(data, self._shown),
+        }

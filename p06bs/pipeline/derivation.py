@@ -166,7 +166,10 @@ class Derivation:
         losses = self.raw.losses()
         if self.results is not None:
             losses |= self.results.losses()
-        name, document = self.derived.stop(stop["exit_status"], stop.get("reason", ""), losses)
+        events = None if self.results is None else self.results.events
+        name, document = self.derived.stop(
+            stop["exit_status"], stop.get("reason", ""), losses, events
+        )
         self.emit(name, document)
 
     def fail(self, reason: str) -> None:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import Entry, LogError
-from p06bs.model.derived import is_snapshots
-from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
 from p06bs.pipeline.declared import Pipeline
 
 log = logging.getLogger(__name__)

@@ -6,14 +6,16 @@ pipeline passes on as they are. Nothing is pickled; a modality travels as
 ``module:Class`` and must be importable where the worker runs.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from p06bs.bus.codec import Buffer, Packed, WireError, pack, unpack
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Result, Setup, make_ready
-from p06bs.model.modality import BoundInput, Modality, ModalitySettings
+from p06bs.model.modality import BoundInput
 from p06bs.model.page import Stream
 from p06bs.model.reference import load, reference_to
 from p06bs.model.rows import Span, Taken
@@ -69,24 +71,32 @@ def decode(data: bytes) -> Message:
     return message
 
 
-def setup_record(
-    modality: Modality,
-    settings: ModalitySettings,
-    binding: Binding,
-    *,
-    stream: Stream,
-    log: str | None,
-) -> dict[str, Any]:
+def setup_record(setup: Setup, stream: Stream, log: Path) -> dict[str, Any]:
     """Return all that a worker needs to make a modality ready for a run, and compose its pages."""
+    binding = setup.binding
     return {
-        "modality": reference_to(modality),
-        "inputs": dict(modality.inputs),
-        "settings": settings.model_dump(mode="json"),
+        "modality": reference_to(setup.modality),
+        "inputs": dict(setup.modality.inputs),
+        "settings": setup.settings.model_dump(mode="json"),
         "bound": {name: asdict(bound) for name, bound in binding.bound.items()},
         "primary": binding.primary,
         "stream": asdict(stream),
-        "log": log,
+        "log": str(log.resolve()),
     }
+
+
+def carried(log: Path, rows: Taken) -> dict[str, bytes]:
+    """Return the log's frames that rows lie in, for a worker that does not see the log."""
+    fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return {
+            str(span.where[0]): os.pread(fd, span.where[1], span.where[0])
+            for spans in rows.spans.values()
+            for span in spans
+            if isinstance(span.where, tuple)
+        }
+    finally:
+        os.close(fd)
 
 
 def make_setup(record: Mapping[str, Any]) -> Setup:

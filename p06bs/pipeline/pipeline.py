@@ -241,9 +241,9 @@ class Pipelines:
         for uid in [u for u, runs in self._runs.items() if all(r.over for r in runs.values())]:
             for name, run in self._runs.pop(uid).items():
                 self.pool.remove(f"{name}:{uid}")
-                if run.derived is not None:
-                    self._working.discard(run.derived.uid)
-                    self.documents.release(run.derived.uid)
+                if run.work is not None:
+                    self._working.discard(run.work.derived.uid)
+                    self.documents.release(run.work.derived.uid)
 
     def _close(self) -> None:
         self.pool.stop_workers(2.0)

@@ -1,7 +1,6 @@
 """The lane: lease batches of all pipelines of a process to one pool of workers over 0MQ."""
 
 import logging
-import os
 import time
 import uuid
 from collections import Counter
@@ -19,6 +18,7 @@ from p06bs.pipeline.late import Late
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
 from p06bs.pipeline.run import RunPipeline
+from p06bs.pipeline.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -71,10 +71,11 @@ class Pool:
         run = self._runs.pop(key, None)
         for worker in self._briefing.forget_run(key):
             self._send(worker.encode(), lane.FORGET, key)
-        if run is not None and run.master is not None:
-            self.late.leave({(key, number) for number in run.master.out})
-            for number in run.master.out:
-                self.leases.forget((key, number))
+        if run is not None and run.work is not None:
+            batches = {(key, number) for number in run.work.master.out}
+            self.late.leave(batches)
+            for batch in batches:
+                self.leases.forget(batch)
 
     def receive(self, limit: int = 256) -> bool:
         """Take what workers have sent; return whether there was anything."""
@@ -135,25 +136,25 @@ class Pool:
         batch = (run_key, number)
         self.leases.end(batch, worker, attempt)
         run = self._runs.get(run_key)
-        out = None if run is None or run.master is None else run.master.batch_out(number)
-        if run is None or out is None:
+        work = None if run is None else run.going
+        out = None if work is None else work.master.batch_out(number)
+        if run is None or work is None or out is None:
             return  # it came before, from another worker
         try:
             if kind == lane.PAGE:
                 count, invalid, seconds, parts = said
-                run.composed(number, count, invalid, lane.packed_page(more), parts)
+                work.composed(number, count, invalid, lane.packed_page(more), parts)
             else:
                 reasons, columns, seconds, parts = said
-                run.result(number, lane.decode_result(reasons, columns, parts, len(out.rows)))
-            if run.master is not None:
-                run.master.took(len(out.rows), float(seconds))
+                work.result(number, lane.decode_result(reasons, columns, parts, len(out.rows)))
+            work.master.took(len(out.rows), float(seconds))
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
         except Exception as error:  # a result that does not fit, whatever is wrong with it
-            if run.master is None or run.master.batch_out(number) is None:
+            if work.master.batch_out(number) is None:
                 run.abandon(f"{type(error).__name__}: {error}")
             else:
-                run.lost(number)
+                work.lost(number)
                 raise
         self.leases.forget(batch)
         self.late.done(batch)
@@ -174,12 +175,13 @@ class Pool:
         if not self.leases.end((run_key, number), worker, attempt):
             return  # it is no longer this worker's
         run = self._runs.get(run_key)
-        if run is None or run.master is None:
+        work = None if run is None else run.going
+        if run is None or work is None:
             return
         if kind == lane.REFUSED:
             refused = self._briefing.refuse(worker, key)
             everybody = refused.issuperset(self.leases.workers)
-            self._guarded(run, partial(run.refused, number, reason, len(refused), everybody))
+            self._guarded(run, partial(work.refused, number, reason, len(refused), everybody))
         elif kind == lane.LATE:
             self._briefing.ready(key)
             self.late.report((run_key, number), reason, progress, now)
@@ -187,7 +189,7 @@ class Pool:
             self._briefing.untold(worker, key)  # send what it needs with the next batch
             if kind == lane.UNREAD and self._briefing.blind(worker, run_key):
                 log.warning("worker %s cannot read the log (%s); it gets columns", worker, reason)
-            run.master.again(number)
+            work.master.again(number)
 
     def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
         """Do something to a run; if that fails it must not end the others."""
@@ -214,9 +216,10 @@ class Pool:
             self._silent[worker] = now
             for place, (key, number) in enumerate(lost):
                 run = self._runs.get(key)
+                work = None if run is None else run.going
                 # It may be slow, or stopped, through no fault of its first batch. But a batch
                 # over which several fall silent keeps them from speaking.
-                silencing = place == 0 and run is not None and run.silenced(number)
+                silencing = place == 0 and work is not None and work.master.silenced(number)
                 self._lost([(key, number)], blame=silencing)
         for worker in [w for w, since in self._silent.items() if now - since > MUTE]:
             log.error("worker %s stays silent; it is replaced", worker)
@@ -227,32 +230,36 @@ class Pool:
         """Give batches to others; the first one of a dead worker may have killed it."""
         for place, (key, number) in enumerate(batches):
             run = self._runs.get(key)
-            if run is None or run.master is None:
+            work = None if run is None else run.going
+            if run is None or work is None:
                 continue
             if blame and place == 0:
-                self._guarded(run, partial(run.lost, number))
+                self._guarded(run, partial(work.lost, number))
             else:
-                run.master.again(number)
+                work.master.again(number)
 
     def lease(self) -> None:
         """Lease batches as long as there are work and idle workers, run by run in turn."""
         for key, number in self.late.due(time.monotonic()):
-            master = self._runs[key].master if key in self._runs else None
-            if master is not None:
-                master.again(number)
+            work = self._runs[key].going if key in self._runs else None
+            if work is not None:
+                work.master.again(number)
         workers = len(self.leases.workers)
         barred: set[str] = set()  # workers that may have nothing of what there is
         for worker in self.leases.idle(barred):
             withheld = False
             for key in self._in_turn():
                 run = self._runs[key]
+                work = run.going
+                if work is None:
+                    continue
                 leased = False
 
-                def offer(run: RunPipeline = run, key: str = key, worker: str = worker) -> None:
+                def offer(work: Work = work, key: str = key, worker: str = worker) -> None:
                     nonlocal leased, withheld
-                    batch = run.next_batch(workers)
+                    batch = work.next_batch(workers)
                     if batch is not None:
-                        leased = self._lease(worker, key, run, batch)
+                        leased = self._lease(worker, key, work, batch)
                         withheld = withheld or not leased
 
                 self._guarded(run, offer)
@@ -269,27 +276,18 @@ class Pool:
         for i in range(len(keys)):
             yield keys[(self._turn + i) % len(keys)]
 
-    def _lease(self, worker: str, key: str, run: RunPipeline, batch: Batch) -> bool:
-        """Lease a batch; return False if it has to wait for a worker of its own."""
-        assert run.master is not None
-        suspect = run.master.suspect(batch.number)
+    def _lease(self, worker: str, key: str, work: Work, batch: Batch) -> bool:
+        """Lease a batch; return False if it has to wait for a worker of its own, or another."""
+        suspect = work.master.suspect(batch.number)
         setup_key = f"{key}/{batch.revision}"
         if (suspect and self.leases.load(worker)) or not self._briefing.may_have(worker, setup_key):
-            run.master.again(batch.number)
+            work.master.again(batch.number)
             return False
         news = self._briefing.tell(worker, setup_key)
         # Nothing is to wait in a worker behind a batch that may kill it, or a slow `prepare`.
         lease = self.leases.grant((key, batch.number), worker, alone=suspect or news)
-        record = None
-        if news:
-            setup = run.settings(batch.revision)
-            record = lane.setup_record(
-                run.modality,
-                setup.settings,
-                setup.binding,
-                stream=run.stream(batch.revision),
-                log=str(self.documents.path(run.raw.uid).resolve()),
-            )
+        path = self.documents.path(work.raw.uid)
+        setup, stream = work.setups[batch.revision], work.derived.stream(batch.revision)
         sent = self._send(
             worker.encode(),
             lane.BATCH,
@@ -297,27 +295,14 @@ class Pool:
             batch.number,
             lease.attempt,
             lane.encode_rows(batch.rows),
-            batch.resources(run.raw.resources),
+            batch.resources(work.raw.resources),
             self.late.is_final((key, batch.number)),
-            record,
-            self._carried(run, batch) if self._briefing.is_blind(worker, key) else None,
+            lane.setup_record(setup, stream, path) if news else None,
+            lane.carried(path, batch.rows) if self._briefing.is_blind(worker, key) else None,
         )
         if not sent:
             self.gone(worker)
         return True
-
-    def _carried(self, run: RunPipeline, batch: Batch) -> dict[str, bytes]:
-        """Return the log's frames that a batch names, for a worker that does not see the log."""
-        fd = os.open(self.documents.path(run.raw.uid), os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return {
-                str(span.where[0]): os.pread(fd, span.where[1], span.where[0])
-                for spans in batch.rows.spans.values()
-                for span in spans
-                if isinstance(span.where, tuple)
-            }
-        finally:
-            os.close(fd)
 
     def _send(self, identity: bytes, *message: Any) -> bool:
         try:

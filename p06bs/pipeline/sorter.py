@@ -8,8 +8,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from p06bs.model.derived import is_snapshots
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document, is_derived, is_snapshots
 from p06bs.model.revisions import recorded
 
 Item = TypeVar("Item")
