@@ -1,5 +1,6 @@
 """Computing a batch: one bad event costs one row, and what is declared is what comes out."""
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class Made(Modality):
             x[0] = 1.0
         if act == "raise" or (act == "one" and 3.0 in x):
             raise KeyError("what")
+        if act == "exit":
+            sys.exit("enough")
         made: dict[str, Any] = {"i": np.zeros(len(x), "i4"), "u": np.zeros(len(x), "u2")}
         made.update(b=x > 0, s=["text"] * len(x), f=x, pair=np.stack([x, -x], axis=1))
         match act:
@@ -79,6 +82,7 @@ def derived(act: str, x: Any = (0.0, 1, 2, 3, 4), **kwargs: Any) -> list[NamedDo
     ("act", "reason"),
     [
         ("raise", "KeyError: 'what'"),
+        ("exit", "SystemExit: enough"),
         ("missing", "missing ['pair'], not declared []"),
         ("extra", "missing [], not declared ['more']"),
         ("length", "made i with shape (0,), declared is (1,)"),

@@ -115,7 +115,7 @@ def compute(setup: Setup, columns: Mapping[str, Array | None], reasons: list[str
 def _halving(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Result:
     try:
         return _once(setup, columns, count)
-    except Exception as error:  # an author's code may raise anything; the event is to blame
+    except (Exception, SystemExit) as error:  # whatever an author's code raises, for this event
         if count == 1:
             return invalid(1, f"{type(error).__name__}: {error}")
     half = count // 2

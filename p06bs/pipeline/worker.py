@@ -183,7 +183,7 @@ class _Loop:
         if record is not None and key not in self.setups:
             try:
                 self._prepare(key, record)
-            except Exception as error:  # whatever an author's prepare raises is its refusal
+            except (Exception, SystemExit) as error:  # whatever prepare raises is its refusal
                 log.warning("cannot prepare %s: %s", record["modality"], error, exc_info=True)
                 said = f"{type(error).__name__}: {error}"
                 self._send(lane.REFUSED, key, number, attempt, said)
