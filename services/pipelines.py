@@ -57,6 +57,7 @@ def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> 
         collector.calm()
         print(f"pipelines ready: {names}", flush=True)
 
+    collector.calm()  # a restart reads what it missed before the workers are there
     try:
         pipelines.run(ready)
     except RuntimeError as error:

@@ -7,7 +7,7 @@ whose stop document was appended or whose log was closed.
 
 import os
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +76,12 @@ class DocumentLog(Closing):
                 self._drop(log)
             return appended
 
-    def reopen(self, run: str) -> RunLog:
+    def reopen(
+        self, run: str, visit: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> RunLog:
         """Continue the log of a run that another writer left unfinished.
+
+        `visit` is called with each document behind the start document, which are read anyway.
 
         Raises
         ------
@@ -87,7 +91,7 @@ class DocumentLog(Closing):
         with self._lock:
             if not self.path(run).exists():
                 raise LogError(f"run {run} has no log in {self.directory}")
-            log = self._open.get(run) or self._open_log(run)
+            log = self._open.get(run) or self._open_log(run, visit)
             if log.complete:
                 self._drop(log)
                 raise LogError(f"{log.path} has its stop document; nothing may follow")
@@ -187,8 +191,10 @@ class DocumentLog(Closing):
             raise LogError(f"{name} {document.get('uid')} does not say which run it belongs to")
         return self._open.get(run) or self.reopen(run)
 
-    def _open_log(self, run: str) -> RunLog:
-        log = RunLog(self.path(run))
+    def _open_log(
+        self, run: str, visit: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> RunLog:
+        log = RunLog(self.path(run), visit)
         self._open[run] = log
         self._runs.update(dict.fromkeys(log.uids, run))
         if self._syncing is None:

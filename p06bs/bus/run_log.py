@@ -9,14 +9,22 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from p06bs.bus.codec import Buffer, Packed, pack_document
 from p06bs.bus.envelope import pack_envelope
-from p06bs.bus.framing import BLOCK, HEADER, LogError, frame_header
+from p06bs.bus.framing import (
+    BLOCK,
+    HEADER,
+    Entry,
+    LogCorruptError,
+    LogError,
+    frame_header,
+    read_frame,
+)
 from p06bs.bus.reader import RunReader
 
 logger = logging.getLogger(__name__)
@@ -54,6 +62,9 @@ class RunLog:
     ----------
     path : str or Path
         ``<run uid>.doclog``; created if need be.
+    visit : callable, optional
+        Called with ``(name, document)`` of what is there, behind the start document;
+        large arrays of events are left out.
 
     Attributes
     ----------
@@ -74,7 +85,9 @@ class RunLog:
         If a frame is damaged and intact ones follow. (A torn last frame is cut off.)
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(
+        self, path: str | Path, visit: Callable[[str, dict[str, Any]], None] | None = None
+    ) -> None:
         self.path = Path(path)
         self.run = self.path.stem
         self.uids: set[str] = set()
@@ -84,7 +97,7 @@ class RunLog:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
             self._lock()
-            self._recover()
+            self._recover(visit)
         except BaseException:
             os.close(self._fd)
             raise
@@ -150,16 +163,23 @@ class RunLog:
                 "a run has one writer: end that one first"
             ) from None
 
-    def _recover(self) -> None:
+    def _recover(self, visit: Callable[[str, dict[str, Any]], None] | None) -> None:
         """Find the last intact frame, cut off what is behind it, take the next epoch."""
-        reader = RunReader(self.path)
+        # A damaged array in the middle is for its readers to find; the last frame is looked at.
+        reader = RunReader(self.path, arrays=False)
         self.complete = False
+        last = None
         while entries := reader.read(BLOCK):
+            last = entries[-1]
             for entry in entries:
                 self._note(entry.name, entry.document)
+                if visit is not None and entry.index:
+                    visit(entry.name, entry.document)
         self.epoch = reader.sequence.epoch + 1
         self.index = reader.sequence.index
         self._end = reader.offset
+        if last is not None and not _is_whole(self._fd, last):
+            self.index, self._end = last.index, last.offset
         torn = os.fstat(self._fd).st_size - self._end
         if torn:
             logger.warning("%s: cut off %d bytes of an unfinished document", self.path, torn)
@@ -186,6 +206,15 @@ class RunLog:
             os.ftruncate(self._fd, self._end)
             raise
         return wanted
+
+
+def _is_whole(fd: int, entry: Entry) -> bool:
+    """Return whether the arrays of a frame are there, too."""
+    try:
+        read_frame(fd, entry.offset, entry.nbytes)
+    except LogCorruptError:
+        return False
+    return True
 
 
 def _sync_directory(directory: Path) -> None:

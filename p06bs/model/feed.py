@@ -72,6 +72,7 @@ class Feed:
         self.before = -1
         self.legs = 0
         self._made = 0
+        self._low = 0  # the first document that was not let go
         self._newest: Indices = np.full(FIRST_ROWS, -1, np.int64)
         self._count: Indices = np.zeros(FIRST_ROWS, np.int64)
         self._used: Indices = np.full(FIRST_ROWS, -1, np.int64)
@@ -86,7 +87,11 @@ class Feed:
         """
         if not len(seqs):
             return None
-        repeated = int(seqs[0]) <= self.top or not bool((seqs[1:] > seqs[:-1]).all())
+        high = first = int(seqs[0])
+        repeated = first <= self.top
+        if len(seqs) > 1:
+            high = int(seqs.max())
+            repeated = repeated or not bool((seqs[1:] > seqs[:-1]).all())
         fingerprints = (
             [hash((segment.uids, segment.base))]
             if isinstance(segment.uids, str)
@@ -105,6 +110,7 @@ class Feed:
             seqs = seqs[fresh]
             if not len(seqs):
                 return None
+            high = int(seqs.max())
         if self._seen is None:
             self._fingerprints.extend(fingerprints)
         else:
@@ -112,15 +118,16 @@ class Feed:
         refs = rows + (self._made << ROW_BITS)
         self.segments[self._made] = segment
         self._made += 1
-        occurrence = leg = np.zeros(len(seqs), np.int64)
-        if index:
-            occurrence, leg = self._count_in(seqs, refs, repeated)
-        self.top = max(self.top, int(seqs.max()))
-        return New(seqs, refs, occurrence, leg)
+        self.top = max(self.top, high)
+        if not index:
+            return New(seqs, refs, rows, rows)  # nobody asks for occurrence and leg
+        return New(seqs, refs, *self._count_in(seqs, refs, high, repeated))
 
-    def _count_in(self, seqs: Indices, refs: Indices, repeated: bool) -> tuple[Indices, Indices]:
+    def _count_in(
+        self, seqs: Indices, refs: Indices, high: int, repeated: bool
+    ) -> tuple[Indices, Indices]:
         """Count the occurrence of each seq_num and remember where the newest one lies."""
-        self._reach(int(seqs.max()))
+        self._reach(high)
         if not repeated:
             self._newest[seqs] = refs
             self._count[seqs] = 1
@@ -184,7 +191,8 @@ class Feed:
 
     def forget(self, bound: int, kept: Mapping[int, int] = MappingProxyType({})) -> None:
         """Let go of the documents before number `bound`, but for those in `kept`."""
-        while self.segments and (number := next(iter(self.segments))) < bound:
+        for number in range(self._low, min(bound, self._made)):
             segment = self.segments.pop(number)
             if kept.get(number, 0) > 0:
                 self._aside[number] = segment
+        self._low = max(self._low, min(bound, self._made))

@@ -22,6 +22,7 @@ class Earlier:
     pages: list[tuple[str, list[str]]] = field(default_factory=list)  # descriptor, reasons
     snapshots: dict[str, int] = field(default_factory=dict)  # stream -> events
     finals: set[str] = field(default_factory=set)  # streams whose last snapshot is there
+    streams: dict[str, str] = field(default_factory=dict)  # descriptors of snapshots
     last_raw_uid: str | None = None
     ended: bool = False
 
@@ -39,34 +40,37 @@ class Earlier:
     def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":
         """Return what the documents of a derived run's log say; None if there are none."""
         earlier: Earlier | None = None
-        streams: dict[str, str] = {}  # descriptors of snapshots
         for name, document in documents:
-            if name == "start":
+            if earlier is not None:
+                earlier.take(name, document)
+            elif name == "start":
                 earlier = cls(document)
-            elif earlier is None:
+            else:
                 return None
-            elif name == "descriptor" and is_snapshots(document):
-                streams[document["uid"]] = document["name"]
-                earlier.snapshots[document["name"]] = 0
-            elif name == "descriptor":
-                earlier.descriptors.append(document)
-            elif name == "event":
-                stream = streams[document["descriptor"]]
-                earlier.snapshots[stream] += 1
-                if document["data"]["final"]:
-                    earlier.finals.add(stream)
-            elif name == "event_page":
-                reasons = [
-                    "" if valid else str(reason) or "unknown"
-                    for valid, reason in zip(
-                        document["data"]["valid"], document["data"]["invalid_reason"], strict=True
-                    )
-                ]
-                earlier.pages.append((document["descriptor"], reasons))
-                earlier.last_raw_uid = document["data"]["raw_uid"][-1]
-            elif name == "stop":
-                earlier.ended = True
         return earlier
+
+    def take(self, name: str, document: Document) -> None:
+        """Take a document that follows the start document."""
+        if name == "descriptor" and is_snapshots(document):
+            self.streams[document["uid"]] = document["name"]
+            self.snapshots[document["name"]] = 0
+        elif name == "descriptor":
+            self.descriptors.append(document)
+        elif name == "event":
+            stream = self.streams[document["descriptor"]]
+            self.snapshots[stream] += 1
+            if document["data"]["final"]:
+                self.finals.add(stream)
+        elif name == "event_page":
+            data = document["data"]
+            reasons = [
+                "" if valid else str(reason) or "unknown"
+                for valid, reason in zip(data["valid"], data["invalid_reason"], strict=True)
+            ]
+            self.pages.append((document["descriptor"], reasons))
+            self.last_raw_uid = data["raw_uid"][-1]
+        elif name == "stop":
+            self.ended = True
 
 
 class EarlierRuns:

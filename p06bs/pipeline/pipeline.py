@@ -230,10 +230,15 @@ class Pipelines:
         self._working.add(derived.uid)
         if not self.documents.path(derived.uid).exists():
             return None
-        earlier = Earlier.read(self.documents.read(derived.uid))
-        if earlier is not None and not earlier.ended:
-            # Takes the lock: nobody else may be writing this run.
-            self.documents.reopen(derived.uid)
+        first, last = self.documents.ends(derived.uid)
+        if first is None:
+            return None
+        earlier = Earlier(first.document)
+        if last is not None and last.name == "stop":
+            earlier.ended = True
+        else:
+            # Takes the lock, nobody else may be writing this run; and reads it only once.
+            self.documents.reopen(derived.uid, earlier.take)
         return earlier
 
     def _tidy(self) -> None:

@@ -104,14 +104,16 @@ class RunPipeline:
             anew = ", ".join(sorted(self.raw.reconfigured))
             name = self.modality.name
             self._warn("device", f"{anew} was configured anew; {name} goes on with the first")
-        if self.work is None and self.raw.rows is not None:
+        begins = self.work is None and self.raw.rows is not None
+        if begins:
             try:
                 self._begin()
             except LogError:
                 raise
             except Exception as error:  # an author's code may raise anything
                 self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
-        self.advance()
+        if begins or self.raw.stop is not None:
+            self.advance()
 
     def _warn(self, kind: str, text: str) -> None:
         if kind not in self._warned:
