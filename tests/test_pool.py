@@ -216,3 +216,13 @@ def test_what_is_no_message_is_dropped(lanes, data):
     lanes.pool.leases.drain("stranger")
     lanes.result(socket, lanes.batch(socket), good())
     assert len(rows_of(lanes.published)) == 6
+
+
+@pytest.mark.logs_errors
+def test_a_prepare_that_kills_its_workers_ends_the_derived_run(lanes):
+    for name in ("a", "b", "c"):
+        lanes.batch(lanes.worker(name))
+        assert not lanes.run.over
+        lanes.pool.gone(name)  # what the engine says of a worker that has left
+    assert lanes.published[-1][1]["exit_status"] == "fail"
+    assert "died while it made the modality ready" in lanes.published[-1][1]["reason"]

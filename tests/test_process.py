@@ -260,3 +260,21 @@ def test_a_device_that_is_configured_anew_is_told_of_in_the_stop_document():
         derived = process(Scale(inputs={"x": "x"}), documents)
         assert derived[-1][1].get("reconfigured_inputs") == said
         assert [r[3] for r in rows_of(derived, "y")] == [0, 2, 4, 6]
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+@pytest.mark.parametrize(
+    "odd", [2 + 1j, np.datetime64("2026-11-26"), np.timedelta64(3, "s"), "text", None, [1.0, 2.0]]
+)
+def test_a_value_of_another_kind_costs_its_own_event_only(odd, size):
+    raw = raw_run({"x": np.arange(4.0)})
+    raw[3][1]["data"]["x"] = odd
+    derived = process(Scale(inputs={"x": "x"}), raw, batch_size=size)
+    assert [r[3] for r in rows_of(derived, "valid")] == [True, False, True, True]
+
+
+def test_an_event_page_whose_parts_differ_in_length_is_refused():
+    raw = raw_run({"x": np.arange(3.0)}, page=3)
+    raw[2][1]["uid"].pop()
+    with pytest.raises(ValueError, match="differ in length"):
+        process(Scale(inputs={"x": "x"}), raw)

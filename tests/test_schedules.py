@@ -24,7 +24,7 @@ from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch, batch_size
 from p06bs.pipeline.run import RunPipeline
 from tests.documents import raw_run, rows_of, validate
-from tests.techniques import Histogram, Scale, Total
+from tests.techniques import Fussy, Histogram, Scale, Total
 
 SILENCE = 5.0
 
@@ -381,3 +381,30 @@ def test_a_held_document_that_is_malformed_costs_itself_only(caplog):
 test_a_held_document_that_is_malformed_costs_itself_only = pytest.mark.logs_errors(
     test_a_held_document_that_is_malformed_costs_itself_only
 )
+
+
+@pytest.mark.logs_errors
+def test_settings_that_a_run_refuses_leave_those_before_them_also_for_later_runs():
+    asked = [Revision(0, Fussy.validate(s), "", 1.0) for s in ({"start": 5.0}, {"start": -1.0})]
+    unfit: list[Revision] = []
+    raw = raw_run({"x": np.ones(6)}, page=3)
+    log: list[NamedDocument] = []
+    run = RunPipeline(
+        Fussy(inputs={"x": "x"}),
+        raw[0][1],
+        lambda n, d: log.append((n, d)),
+        lambda derived: None,
+        lambda: 0.0,
+        wishes=asked,
+        unfit=unfit.append,
+    )
+    for name, document in raw:
+        run.add(name, document, document)
+    assert unfit == asked[1:]
+    while run.going is not None:
+        batch = run.going.next_batch(1)
+        assert batch is not None
+        run.going.result(
+            batch.number, Result([""] * len(batch.rows), {"x": np.ones(len(batch.rows))})
+        )
+    assert [r[3] for r in rows_of(log, "total")] == [6, 7, 8, 9, 10, 11]

@@ -153,7 +153,11 @@ def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Resu
             raise ValueError(f"process made columns of wrong length: {', '.join(short)}")
     if flags is None:
         return Result([""] * count, made, parts)
-    reasons = [_text(str(f)) for f in np.asarray(flags).tolist()]
+    said = np.asarray(flags)
+    if said.dtype == np.bool_:
+        reasons = ["flagged" if flag else "" for flag in said.tolist()]
+    else:
+        reasons = [_text(str(flag)) for flag in said.tolist()]
     if len(reasons) != count:
         raise ValueError(f"process flagged {len(reasons)} events of a batch of {count}")
     keep = np.array([not r for r in reasons], bool)

@@ -50,6 +50,16 @@ ReadEvents = Callable[[Any], Document]
 """Return the event or event_page document that lies at a span's `where`."""
 
 
+_KINDS = {
+    **dict.fromkeys("biuf", "biuf"),
+    "c": "biufc",
+    "m": "m",
+    "M": "M",
+    **dict.fromkeys("US", "US"),
+}
+"""Kind of dtype that a data key is described with -> kinds that its values may have."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Unread:
     """Stands for a value that could not be had; no input of whatever dtype takes it for one."""
@@ -143,7 +153,7 @@ def _column(
     name: str, bound: BoundInput, pieces: list[Array | list[Any]], reasons: list[str]
 ) -> Array:
     """Put pieces together to one column; rows that do not fit get a reason instead."""
-    kinds = "US" if np.dtype(bound.dtype or "f8").kind in "US" else "biufcmM"
+    kinds = _KINDS[np.dtype(bound.dtype or "f8").kind]
     try:
         if len(pieces) == 1:
             whole = np.asarray(pieces[0])

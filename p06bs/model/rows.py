@@ -149,6 +149,9 @@ class Rows:
             else:
                 segment = Segment(place, 0, list(document["uid"]), list(document["time"]))
                 seqs = np.asarray(document["seq_num"], np.int64)
+                lengths = {len(document[k]) for k in ("uid", "time", "seq_num")}
+                if len(lengths) > 1:
+                    raise ValueError("uid, time and seq_num of an event_page differ in length")
         feed = self._feeds[key]
         legs = feed.legs
         new = feed.add(segment, seqs, index=self._pairing is not None)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.binding import (
+    ASIDE,
     Binding,
     BindingError,
     Candidate,
@@ -100,7 +101,8 @@ class RawRun:
             return
         self._held.append((name, document, where))
         final = len(self._held) > HELD_DOCUMENTS
-        news = len(self.descriptors) > self._tried and self._announced()
+        scanned = any(not ASIDE.fullmatch(d.get("name", "")) for d in self.descriptors.values())
+        news = scanned and len(self.descriptors) > self._tried and self._announced()
         if self._found is not None:
             self._look_at(self._found, name, document)
         if final or news or self._found is not None:

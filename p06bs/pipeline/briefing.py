@@ -32,6 +32,10 @@ class Briefing:
         self._told.add((worker, setup))
         return True
 
+    def prepares(self, worker: str) -> set[str]:
+        """Return the setups that a worker is the first to make ready."""
+        return {setup for setup, first in self._preparing.items() if first == worker}
+
     def ready(self, setup: str) -> None:
         """Note that somebody has made it ready."""
         self._preparing.pop(setup, None)

@@ -9,6 +9,7 @@ Dask worker that joins a loop of its own.
 import logging
 import queue
 import threading
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from p06bs.pipeline.worker import own_process
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.25
+MISSING = 8.0
+"""Seconds after which workers that are missing are not waited for any more."""
 
 
 @dataclass
@@ -70,6 +73,7 @@ class Engine:
         self._client: Any = None
         self._places: dict[str, _Place] = {}
         self._hung: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._short_since: float | None = None  # when workers began to be missing
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.failure: BaseException | None = None
@@ -149,11 +153,41 @@ class Engine:
             place = self._places.pop(address)
             place.future.cancel(force=True)
             self.gone(place.loop)
+        self._mend(there)
         for address in there:
             if address not in self._places:
                 self._places[address] = self._submit(address, 0)
             elif self._places[address].future.done():
                 self._replace(address, self._places[address])
+
+    def _mend(self, there: set[str]) -> None:
+        """Replace workers of a local cluster that do not come back.
+
+        A nanny that was told to stop, or could not start its worker again, is done,
+        and the cluster goes on counting it.
+        """
+        if self._cluster is None or len(there) >= self.size:
+            self._short_since = None
+            return
+        now = time.monotonic()
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < MISSING:
+            return
+        self._short_since = None
+        lost = [
+            name
+            for name, nanny in dict(self._cluster.workers).items()
+            if nanny.worker_address not in there
+        ]
+        log.error("%d of %d workers are missing; they are replaced", len(lost), self.size)
+        self._cluster.sync(self._forget, lost)
+        self._cluster.scale(self.size)
+
+    async def _forget(self, names: Sequence[Any]) -> None:
+        """Take workers out of the cluster's wishes; in its own event loop."""
+        for name in names:
+            self._cluster.worker_spec.pop(name, None)
 
     def _replace(self, address: str, place: _Place) -> None:
         """Submit a loop again that ended, later and later if it fails."""

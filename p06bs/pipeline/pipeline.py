@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
@@ -105,7 +106,8 @@ class Pipelines:
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._working: set[str] = set()  # uids of the derived runs that are being made
-        self._wishes: dict[str, Revision] = {}  # by pipeline, until the process ends
+        # Settings that were asked for, by pipeline, the newest last; until the process ends
+        self._wishes: defaultdict[str, list[Revision]] = defaultdict(list)
         self._stop = threading.Event()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -173,7 +175,7 @@ class Pipelines:
         self._requests.put(partial(self.pool.gone, loop))
 
     def _revise(self, pipeline: str, revision: Revision) -> None:
-        self._wishes[pipeline] = revision
+        self._wishes[pipeline].append(revision)
         for runs in self._runs.values():
             if pipeline in runs:
                 runs[pipeline].revise(revision)
@@ -209,6 +211,12 @@ class Pipelines:
             future.add_done_callback(lambda _: self._requests.put(partial(self._advance, run)))
             return future
 
+        wishes = self._wishes[pipeline.name]
+
+        def unfit(revision: Revision) -> None:
+            if revision in wishes:
+                wishes.remove(revision)
+
         run = RunPipeline(
             pipeline.modality,
             entry.document,
@@ -217,9 +225,9 @@ class Pipelines:
             time.time,
             size=pipeline.batch_size,
             submit=submit,
+            wishes=wishes,
+            unfit=unfit,
         )
-        if pipeline.name in self._wishes:
-            run.revise(self._wishes[pipeline.name])
         self.pool.add(f"{pipeline.name}:{entry.run}", run)
         return run
 

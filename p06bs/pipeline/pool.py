@@ -204,8 +204,19 @@ class Pool:
     def gone(self, worker: str) -> None:
         """Drop a worker whose Dask worker has left."""
         self._silent.pop(worker, None)
+        preparing = self._briefing.prepares(worker)
         self._briefing.forget_worker(worker)
-        self._lost(self.leases.leave(worker))
+        for key, number in self.leases.leave(worker):
+            work = self._runs[key].going if key in self._runs else None
+            batch = None if work is None else work.master.batch_out(number)
+            setup = "" if batch is None else f"{key}/{batch.revision}"
+            if work is not None and setup in preparing:
+                reason = "the worker died while it made the modality ready"
+                refused = self._briefing.refuse(worker, setup)
+                action = partial(work.refused, number, reason, len(refused), False)
+                self._guarded(self._runs[key], action)
+            else:
+                self._lost([(key, number)], blame=not preparing)
 
     def expire(self) -> None:
         """Drop workers that were silent too long; have those replaced that stay silent."""

@@ -1,7 +1,7 @@
 """One raw run in one pipeline: raw documents in, and what becomes of them out of `Work`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from p06bs.bus.codec import Packed
@@ -42,6 +42,11 @@ class RunPipeline:
         Fixed batch size; by default it follows the backlog.
     submit : callable
         Makes setups, where this need not wait for them; call `advance` when one is made.
+    wishes : sequence of Revision
+        Settings that were asked for before the run, the newest last: the newest that fits
+        holds.
+    unfit : callable
+        Told of settings that this run refuses.
 
     Attributes
     ----------
@@ -61,6 +66,8 @@ class RunPipeline:
         *,
         size: int | None = None,
         submit: Submit = at_once,
+        wishes: Sequence[Revision] = (),
+        unfit: Callable[[Revision], None] = lambda revision: None,
     ) -> None:
         self.modality = modality
         self.raw = RawRun(modality, start)
@@ -72,7 +79,8 @@ class RunPipeline:
         self.work: Work | None = None
         self.left: str | None = None
         self._was_done = False  # an earlier process has finished the derived run
-        self._wish: Revision | None = None
+        self._wishes = list(wishes)
+        self._unfit = unfit
         self._warned: set[str] = set()  # what was said once
 
     @property
@@ -142,11 +150,28 @@ class RunPipeline:
             self._was_done = True
             return
         setups = Setups(self.modality, self.raw.binding, self.submit)
-        self.work = Work(self.raw, derived, setups, self._emit, size=self.size, earlier=earlier)
+        self.work = Work(
+            self.raw,
+            derived,
+            setups,
+            self._emit,
+            size=self.size,
+            earlier=earlier,
+            unfit=self._refused,
+        )
         if earlier is None:
             self.work.start()
-        if self._wish is not None:
-            self.work.propose(self._wish)
+        if self._wishes:
+            self.work.propose(self._wishes[-1])
+
+    def _refused(self, revision: Revision) -> None:
+        """Take settings back that do not fit this run; those before them hold."""
+        newest = self._wishes and self._wishes[-1] is revision
+        self._wishes = [wish for wish in self._wishes if wish is not revision]
+        self._unfit(revision)
+        begun = self.raw.rows is not None and self.raw.rows.taken > 0
+        if newest and self._wishes and not begun and self.work is not None:
+            self.work.setups.propose(self._wishes[-1])
 
     def _emit(self, name: str, document: Document | Packed) -> None:
         self.emit(name, document)
@@ -157,7 +182,7 @@ class RunPipeline:
         They are tried on this run first. Settings that do not fit it are refused
         with an error in the log; the old ones stay in force.
         """
-        self._wish = revision
+        self._wishes.append(revision)
         if self.going is not None:
             self.going.propose(revision)
 

@@ -45,6 +45,8 @@ class Work:
         Fixed batch size; by default it follows the backlog.
     earlier : Earlier, optional
         What an earlier process has published: it is gone on with.
+    unfit : callable
+        Told of proposed settings that this run refuses.
 
     Attributes
     ----------
@@ -61,11 +63,13 @@ class Work:
         *,
         size: int | None = None,
         earlier: Earlier | None = None,
+        unfit: Callable[[Revision], None] = lambda revision: None,
     ) -> None:
         self.raw = raw
         self.modality = derived.modality
         self.setups = setups
         self.emit = emit
+        self.unfit = unfit
         self.ended = False
         self._refold: Refold | None = None
         known = {} if earlier is None else self._recorded(earlier)
@@ -138,10 +142,11 @@ class Work:
         for revision, problem in self.setups.judged():
             if problem is None:
                 self.master.revise(revision)
-            else:
-                log.error(
-                    "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, problem
-                )
+                continue
+            log.error(
+                "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, problem
+            )
+            self.unfit(revision)
         self._deliver(self.fan_in.go_on)
 
     def next_batch(self, workers: int) -> Batch | None:
