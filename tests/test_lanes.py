@@ -122,9 +122,9 @@ def test_workers_share_a_run_and_end_when_they_are_told(tmp_path):
 
 
 def test_a_worker_that_is_drained_while_it_computes_delivers_first(tmp_path):
-    with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.05), count=4) as served:
+    with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.05), count=8) as served:
         with loop(served.pool.address, "a", served.pool.epoch) as ended:
-            served.until(lambda: served.pool.leases.leased == 1)  # all there is
+            served.until(lambda: served.pool.leases.leased == 2)  # all there is
             served.pool.stop_workers(PATIENCE)
         assert ended == ["the pipeline stopped it"]
         served.finish()
@@ -266,6 +266,8 @@ def test_a_loop_says_what_it_lacks_and_takes_columns(tmp_path):
             send(*batch[:7], {**record, "modality": "tests.techniques:Nothing"}, None)
             assert "cannot import modality" in heard(lane.REFUSED)[4]
             send(*batch[:7], record, None)
+            assert heard(lane.READY)[1:] == batch[1:4]
+            send(*batch[:7], None, None)
             assert "No such file" in heard(lane.UNREAD)[4]
             send(*batch[:7], None, frames)
             *_, count, invalid, _, _, body = heard(lane.PAGE)

@@ -255,8 +255,9 @@ def test_a_file_that_is_late_holds_up_no_other_run(tmp_path):
     assert_equal(online, bright, frames)
 
 
-def test_a_batch_that_kills_workers_costs_one_event(tmp_path):
-    modality = Deadly(inputs={"x": "x"}, poison=13.0)
+@pytest.mark.parametrize("poison", [0.0, 13.0])
+def test_a_batch_that_kills_workers_costs_one_event(tmp_path, poison):
+    modality = Deadly(inputs={"x": "x"}, poison=poison)
     raw = raw_run({"x": np.arange(40.0)}, page=8)
     with (
         proxy(tmp_path) as (inbound, outbound),
@@ -272,8 +273,8 @@ def test_a_batch_that_kills_workers_costs_one_event(tmp_path):
             publish(*document)
         online = listener.wait(raw[0][1]["uid"], "deadly")
     rows = rows_of(online, "valid", "invalid_reason")
-    assert [r[3] for r in rows] == [i != 13 for i in range(40)]
-    assert "workers died" in rows[13][4]
+    assert [r[3] for r in rows] == [i != poison for i in range(40)]
+    assert "workers died" in rows[int(poison)][4]
 
 
 def test_a_run_without_the_inputs_is_left_and_others_go_on(tmp_path, caplog):

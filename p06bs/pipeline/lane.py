@@ -29,7 +29,7 @@ PART = 1 << 21
 JOIN, ALIVE, BYE = "join", "alive", "bye"
 PAGE, COLUMNS = "page", "columns"  # results: a composed event page, or what scan has to see
 NEED, UNREAD, REFUSED = "need", "unread", "refused"  # setup missing, log unseen, setup failed
-LATE = "late"  # rows of a file are not there yet
+LATE, READY = "late", "ready"  # rows of a file are not there yet; a setup is made
 # pipeline to worker
 BEAT, BATCH, FORGET, STOP = "beat", "batch", "forget", "stop"
 
@@ -44,6 +44,7 @@ LENGTHS: Mapping[str, int] = {
     BYE: 1,
     BEAT: 3,
     LATE: 6,
+    READY: 4,
     BATCH: 9,
     FORGET: 2,
     STOP: 1,

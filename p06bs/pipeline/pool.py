@@ -118,7 +118,7 @@ class Pool:
             self._lost(self.leases.leave(worker), blame=False)
         elif kind in (lane.PAGE, lane.COLUMNS):
             self._result(worker, *message, more=more)
-        elif kind in (lane.NEED, lane.UNREAD, lane.REFUSED, lane.LATE):
+        elif kind in (lane.NEED, lane.UNREAD, lane.REFUSED, lane.LATE, lane.READY):
             self._returned(worker, now, *message)
 
     def _result(
@@ -182,6 +182,9 @@ class Pool:
             refused = self._briefing.refuse(worker, key)
             everybody = refused.issuperset(self.leases.workers)
             self._guarded(run, partial(work.refused, number, reason, len(refused), everybody))
+        elif kind == lane.READY:
+            self._briefing.ready(key)
+            work.master.again(number)
         elif kind == lane.LATE:
             self._briefing.ready(key)
             self.late.report((run_key, number), reason, progress, now)
@@ -206,17 +209,17 @@ class Pool:
         self._silent.pop(worker, None)
         preparing = self._briefing.prepares(worker)
         self._briefing.forget_worker(worker)
-        for key, number in self.leases.leave(worker):
+        for place, (key, number) in enumerate(self.leases.leave(worker)):
             work = self._runs[key].going if key in self._runs else None
             batch = None if work is None else work.master.batch_out(number)
             setup = "" if batch is None else f"{key}/{batch.revision}"
-            if work is not None and setup in preparing:
-                reason = "the worker died while it made the modality ready"
-                refused = self._briefing.refuse(worker, setup)
-                action = partial(work.refused, number, reason, len(refused), False)
-                self._guarded(self._runs[key], action)
-            else:
-                self._lost([(key, number)], blame=not preparing)
+            if work is None or setup not in preparing:
+                self._lost([(key, number)], blame=place == 0)
+                continue
+            refused = self._briefing.refuse(worker, setup)
+            reason = "the worker died while it made the modality ready"
+            action = partial(work.refused, number, reason, len(refused), False)
+            self._guarded(self._runs[key], action)
 
     def expire(self) -> None:
         """Drop workers that were silent too long; have those replaced that stay silent."""

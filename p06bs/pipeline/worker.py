@@ -188,6 +188,9 @@ class _Loop:
                 said = f"{type(error).__name__}: {error}"
                 self._send(lane.REFUSED, key, number, attempt, said)
                 return
+            # The batch is given back first: who dies over it from now on dies of its events.
+            self._send(lane.READY, key, number, attempt)
+            return
         if key not in self.setups:
             self._send(lane.NEED, key, number, attempt)
             return
