@@ -110,12 +110,14 @@ class Pool:
         if kind == lane.JOIN:
             self._silent.pop(worker, None)
             self._briefing.forget_worker(worker)
-            self._lost(self.leases.join(worker, int(message[1]), now), blame=False)
+            for batch in self.leases.join(worker, int(message[1]), now):
+                self._again(batch)
         elif not self.leases.heard(worker, now):
             return  # a stranger, or one whose batches went to others; it will join anew
         elif kind == lane.BYE:
             self._briefing.forget_worker(worker)
-            self._lost(self.leases.leave(worker), blame=False)
+            for batch in self.leases.leave(worker):
+                self._again(batch)
         elif kind in (lane.PAGE, lane.COLUMNS):
             self._result(worker, *message, more=more)
         elif kind in (lane.NEED, lane.UNREAD, lane.REFUSED, lane.LATE, lane.READY):
@@ -210,16 +212,20 @@ class Pool:
         preparing = self._briefing.prepares(worker)
         self._briefing.forget_worker(worker)
         for place, (key, number) in enumerate(self.leases.leave(worker)):
-            work = self._runs[key].going if key in self._runs else None
-            batch = None if work is None else work.master.batch_out(number)
-            setup = "" if batch is None else f"{key}/{batch.revision}"
-            if work is None or setup not in preparing:
-                self._lost([(key, number)], blame=place == 0)
+            work = self._work(key)
+            if work is None:
                 continue
-            refused = self._briefing.refuse(worker, setup)
-            reason = "the worker died while it made the modality ready"
-            action = partial(work.refused, number, reason, len(refused), False)
-            self._guarded(self._runs[key], action)
+            batch = work.master.batch_out(number)
+            setup = "" if batch is None else f"{key}/{batch.revision}"
+            if setup in preparing:
+                refused = self._briefing.refuse(worker, setup)
+                reason = "the worker died while it made the modality ready"
+                action = partial(work.refused, number, reason, len(refused), False)
+                self._guarded(self._runs[key], action)
+            elif place == 0:  # the one that it computed, and may have died of
+                self._guarded(self._runs[key], partial(work.lost, number))
+            else:
+                work.master.again(number)
 
     def expire(self) -> None:
         """Drop workers that were silent too long; have those replaced that stay silent."""
@@ -229,35 +235,36 @@ class Pool:
             self._briefing.forget_worker(worker)
             self._silent[worker] = now
             for place, (key, number) in enumerate(lost):
-                run = self._runs.get(key)
-                work = None if run is None else run.going
+                work = self._work(key)
+                if work is None:
+                    continue
                 # It may be slow, or stopped, through no fault of its first batch. But a batch
                 # over which several fall silent keeps them from speaking.
-                silencing = place == 0 and work is not None and work.master.silenced(number)
-                self._lost([(key, number)], blame=silencing)
+                if place == 0 and work.master.silenced(number):
+                    self._guarded(self._runs[key], partial(work.lost, number))
+                else:
+                    work.master.again(number)
         for worker in [w for w, since in self._silent.items() if now - since > MUTE]:
             log.error("worker %s stays silent; it is replaced", worker)
             del self._silent[worker]
             self.restart(worker)
 
-    def _lost(self, batches: list[BatchKey], *, blame: bool = True) -> None:
-        """Give batches to others; the first one of a dead worker may have killed it."""
-        for place, (key, number) in enumerate(batches):
-            run = self._runs.get(key)
-            work = None if run is None else run.going
-            if run is None or work is None:
-                continue
-            if blame and place == 0:
-                self._guarded(run, partial(work.lost, number))
-            else:
-                work.master.again(number)
+    def _work(self, key: str) -> Work | None:
+        """Return the work of a run that is served and under way."""
+        run = self._runs.get(key)
+        return None if run is None else run.going
+
+    def _again(self, batch: BatchKey) -> None:
+        """Give a batch to others, through no fault of its own."""
+        key, number = batch
+        work = self._work(key)
+        if work is not None:
+            work.master.again(number)
 
     def lease(self) -> None:
         """Lease batches as long as there are work and idle workers, run by run in turn."""
-        for key, number in self.late.due(time.monotonic()):
-            work = self._runs[key].going if key in self._runs else None
-            if work is not None:
-                work.master.again(number)
+        for due in self.late.due(time.monotonic()):
+            self._again(due)
         workers = len(self.leases.workers)
         barred: set[str] = set()  # workers that may have nothing of what there is
         for worker in self.leases.idle(barred):
