@@ -11,6 +11,16 @@ import numpy as np
 from p06bs.model.documents import NamedDocument
 
 
+def acquisition(legs: list[tuple[int, int]]) -> list[int]:
+    """Return seq_nums of a scan that goes on n points, then back by m, and so on."""
+    seqs: list[int] = []
+    at = 0
+    for forward, back in legs:
+        seqs += range(at + 1, at + forward + 1)
+        at = max(0, at + forward - back)
+    return seqs
+
+
 def raw_run(
     columns: dict[str, Any],
     *,

@@ -14,7 +14,7 @@ from p06bs.model.maps import newest
 from p06bs.server.sink import Sink
 from p06bs.writers import nexus
 from p06bs.writers.validate import validate as nexus_errors
-from tests.documents import raw_run, rows_of, validate
+from tests.documents import acquisition, raw_run, rows_of, validate
 from tests.techniques import Histogram
 
 
@@ -52,11 +52,7 @@ legs = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max
 
 @given(legs=legs, size=st.sampled_from([1, 3, 64]), page=st.sampled_from([0, 4]))
 def test_after_a_rewind_it_is_that_of_the_newest_rows(legs, size, page):
-    seqs: list[int] = []
-    at = 0
-    for forward, back in legs:
-        seqs += range(at + 1, at + forward + 1)
-        at = max(0, at + forward - back)
+    seqs = acquisition(legs)
     x = np.arange(1.0, len(seqs) + 1)
     derived = process(
         Histogram(inputs={"x": "x"}), raw_run({"x": x}, seqs=seqs, page=page), batch_size=size

@@ -92,6 +92,21 @@ class Listener:
         self.recorder.__exit__()
 
 
+@contextmanager
+def beamline(
+    folder: Path, pipelines: list[Modality | Pipeline], **options: Any
+) -> Iterator[tuple[Pipelines, Publisher, Listener]]:
+    """Run a proxy and pipelines, with a publisher before and a listener behind them."""
+    log = folder / "log"
+    with (
+        proxy(folder) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, log, pipelines, **options)) as served,
+        Publisher(inbound, log) as publish,
+        Listener(outbound, log) as listener,
+    ):
+        yield served, publish, listener
+
+
 def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[NamedDocument]) -> None:
     """Compare with what a fresh computation of the raw documents gives."""
     validate(online)
@@ -131,20 +146,10 @@ def test_online_equals_offline(tmp_path, size):
     histogram = Histogram(inputs={"x": "x"}, flagged=[5.0])
     seqs = [*range(1, 301), *range(250, 601)]  # a rewind
     raw = raw_run({"x": np.arange(len(seqs), dtype=float)}, seqs=seqs, page=20)
-    log = tmp_path / "log"
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(
-            Pipelines(
-                inbound,
-                outbound,
-                log,
-                [Pipeline(modality=m, batch_size=size) for m in (modality, total, histogram)],
-            )
-        ),
-        Publisher(inbound, log) as publish,
-        Listener(outbound, log) as listener,
-    ):
+    pipelines: list[Modality | Pipeline] = [
+        Pipeline(modality=m, batch_size=size) for m in (modality, total, histogram)
+    ]
+    with beamline(tmp_path, pipelines) as (_, publish, listener):
         for document in raw:
             publish(*document)
         for each in (modality, total, histogram):
@@ -155,12 +160,7 @@ def test_settings_change_at_an_exact_event(tmp_path):
     modality = Scale(inputs={"x": "x"})
     raw = raw_run({"x": np.arange(400.0)}, page=10)
     uid = raw[0][1]["uid"]
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [modality])) as pipelines,
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [modality]) as (pipelines, publish, listener):
         for document in raw[:12]:
             publish(*document)
         listener.wait(uid, "scale", rows=50)
@@ -187,12 +187,7 @@ def test_settings_that_do_not_fit_the_run_are_refused_and_the_old_ones_stay(tmp_
     modality = Fussy(inputs={"x": "x"}, start=100.0)
     raw = raw_run({"x": np.ones(40)}, page=10)
     uid = raw[0][1]["uid"]
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [modality])) as pipelines,
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [modality]) as (pipelines, publish, listener):
         for document in raw[:4]:
             publish(*document)
         listener.wait(uid, "fussy", rows=20)
@@ -212,12 +207,7 @@ def test_a_slow_prepare_holds_up_no_other_pipeline(tmp_path):
     quick = Scale(inputs={"x": "x"})
     raw = raw_run({"x": np.arange(40.0)}, page=10)
     uid = raw[0][1]["uid"]
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [slow, quick])),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [slow, quick]) as (_, publish, listener):
         for document in raw:
             publish(*document)
         assert_equal(listener.wait(uid, "scale"), quick, raw)
@@ -236,14 +226,7 @@ def test_a_file_that_is_late_holds_up_no_other_run(tmp_path):
         *frame_documents(start["uid"], file, 9, (4, 5), stream="primary"),
         ("stop", {"uid": "s", "run_start": start["uid"], "time": 2.0, "exit_status": "success"}),
     ]
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(
-            Pipelines(inbound, outbound, tmp_path / "log", [bright, quick], workers=1, deadline=600)
-        ),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [bright, quick], workers=1, deadline=600) as (_, publish, listener):
         for document in [*frames, *raw]:
             publish(*document)
         assert_equal(listener.wait(raw[0][1]["uid"], "scale"), quick, raw)
@@ -259,16 +242,7 @@ def test_a_file_that_is_late_holds_up_no_other_run(tmp_path):
 def test_a_batch_that_kills_workers_costs_one_event(tmp_path, poison):
     modality = Deadly(inputs={"x": "x"}, poison=poison)
     raw = raw_run({"x": np.arange(40.0)}, page=8)
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(
-            Pipelines(
-                inbound, outbound, tmp_path / "log", [Pipeline(modality=modality, batch_size=4)]
-            )
-        ),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [Pipeline(modality=modality, batch_size=4)]) as (_, publish, listener):
         for document in raw:
             publish(*document)
         online = listener.wait(raw[0][1]["uid"], "deadly")
@@ -278,12 +252,7 @@ def test_a_batch_that_kills_workers_costs_one_event(tmp_path, poison):
 
 
 def test_a_run_without_the_inputs_is_left_and_others_go_on(tmp_path, caplog):
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [Scale(inputs={"x": "x"})])),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [Scale(inputs={"x": "x"})]) as (_, publish, listener):
         left = raw_run({"other": np.arange(5.0)})
         for document in left:
             publish(*document)
@@ -299,12 +268,7 @@ def test_a_modality_that_cannot_be_imported_is_refused_with_a_reason(tmp_path):
         pass
 
     raw = raw_run({"x": np.arange(5.0)})
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [Local(inputs={"x": "x"})])),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [Local(inputs={"x": "x"})]) as (_, publish, listener):
         for document in raw:
             publish(*document)
         online = listener.wait(raw[0][1]["uid"], "local")
@@ -434,12 +398,7 @@ def test_large_arrays_in_start_and_configuration_are_values(tmp_path):
     }
     # A second pipeline that binds alike would write the same derived run.
     twin = Pipeline(modality=Scale(inputs={"x": "primary/x"}), name="twin")
-    with (
-        proxy(tmp_path) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, tmp_path / "log", [modality, twin])),
-        Publisher(inbound, tmp_path / "log") as publish,
-        Listener(outbound, tmp_path / "log") as listener,
-    ):
+    with beamline(tmp_path, [modality, twin]) as (_, publish, listener):
         for document in raw:
             publish(*document)
         online = listener.wait(raw[0][1]["uid"], "scale")

@@ -12,7 +12,7 @@ from p06bs.model.compute import Result, make_ready
 from p06bs.model.conformance import bind_columns
 from p06bs.model.maps import newest
 from p06bs.model.scanning import Scanning
-from tests.documents import raw_run, rows_of
+from tests.documents import acquisition, raw_run, rows_of
 from tests.techniques import Total
 
 
@@ -74,11 +74,8 @@ legs = st.lists(st.tuples(st.integers(1, 9), st.integers(0, 9)), min_size=1, max
 
 @given(legs=legs, size=st.sampled_from([1, 3, 64]), bad=st.sets(st.integers(0, 30), max_size=5))
 def test_the_rows_that_count_are_those_of_an_uninterrupted_run(legs, size, bad):
-    seqs: list[int] = []
-    at = 0
-    for forward, back in legs:
-        seqs += range(at + 1, at + forward + 1)
-        at = max(0, at + forward - back)
+    seqs = acquisition(legs)
+    at = max(0, seqs[-1] - legs[-1][1])
     seqs += range(at + 1, max(seqs) + 2)  # in the end it gets beyond where it had been
     x = np.array([float("nan") if i in bad else float(i + 1) for i in range(len(seqs))])
     kind = Picky(inputs={"x": "x"})

@@ -23,7 +23,7 @@ from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch, batch_size
 from p06bs.pipeline.run import RunPipeline
-from tests.documents import raw_run, rows_of, validate
+from tests.documents import acquisition, raw_run, rows_of, validate
 from tests.techniques import Fussy, Histogram, Scale, Total
 
 SILENCE = 5.0
@@ -179,16 +179,6 @@ def no_frames(*_: Any) -> Any:
 
 
 rewinds = st.lists(st.tuples(st.integers(1, 12), st.integers(0, 4)), min_size=1, max_size=5)
-
-
-def acquisition(legs: list[tuple[int, int]]) -> list[int]:
-    """Return seq_nums of a scan that goes on n points, then back by m, and so on."""
-    seqs: list[int] = []
-    at = 0
-    for forward, back in legs:
-        seqs += range(at + 1, at + forward + 1)
-        at = max(0, at + forward - back)
-    return seqs
 
 
 def rows_counted(stop: Any) -> dict[str, int]:
