@@ -6,57 +6,46 @@ reference of what may stand in it.
 
 import importlib.metadata
 import json
-import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
-from p06bs.bus.sockets import zmq_address
+from p06bs.config.base import (
+    Address,
+    ConfigurationError,
+    Section,
+    loopback,
+    parse_bytes,
+)
+from p06bs.config.server import Server
 from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.reference import load as load_modality
+
+__all__ = [
+    "Bus",
+    "Configuration",
+    "ConfigurationError",
+    "PipelineSection",
+    "Server",
+    "Workers",
+    "find_modality",
+    "load",
+    "make_modality",
+    "modalities",
+    "parse_bytes",
+    "parse_settings",
+    "schema",
+]
 
 MODALITIES = "p06bs.modalities"
 
 
-class ConfigurationError(ValueError):
-    """A configuration, or the name of something in it, that cannot be used; says why."""
-
-
-def _loopback(address: str) -> str:
-    """Accept what everybody on this host can connect to: ipc, and tcp on the loopback interface."""
-    endpoint = zmq_address(address)
-    if "://" not in address or endpoint.startswith("inproc:") or endpoint.endswith(":*"):
-        raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
-    return address
-
-
 def _local_or_address(on: str) -> str:
     """Accept "local" or a scheduler on the loopback interface, which its workers must be on too."""
-    return on if on == "local" else _loopback(on)
-
-
-def parse_bytes(value: Any) -> Any:
-    """Return a number of bytes; accepts text like ``512MB`` or ``2 GiB``."""
-    if not isinstance(value, str):
-        return value
-    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]?)(i?)B?\s*", value)
-    if not found:
-        raise ValueError(f"{value!r} is no number of bytes; write for example 512MB or 2GiB")
-    power = " KMGT".index(found[2].upper() or " ")
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
-
-
-Address = Annotated[str, AfterValidator(_loopback)]
-Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    return on if on == "local" else loopback(on)
 
 
 class Bus(Section):
@@ -65,17 +54,6 @@ class Bus(Section):
     inbound: Address = Field("tcp://127.0.0.1:5567", description="where the proxy takes documents")
     outbound: Address = Field("tcp://127.0.0.1:5568", description="where the proxy gives documents")
     log: Path = Field(Path("var/log"), description="directory of the document logs")
-
-
-class Server(Section):
-    """The Tiled server."""
-
-    host: str = Field("127.0.0.1", description="address to listen on; loopback only")
-    port: int = Field(8000, ge=0, le=65535)
-    budget: Bytes = Field(512_000_000, description="bytes of memory for the newest runs")
-    api_key_file: Path = Field(
-        Path("var/api-key"), description="file with the API key; made with mode 0600 if missing"
-    )
 
 
 class PipelineSection(Section):

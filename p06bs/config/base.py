@@ -1,0 +1,41 @@
+"""What sections of a configuration have in common: strictness, addresses, numbers of bytes."""
+
+import re
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from p06bs.bus.sockets import zmq_address
+
+
+class ConfigurationError(ValueError):
+    """A configuration, or the name of something in it, that cannot be used; says why."""
+
+
+def loopback(address: str) -> str:
+    """Accept what everybody on this host can connect to: ipc, and tcp on the loopback interface."""
+    endpoint = zmq_address(address)
+    if "://" not in address or endpoint.startswith("inproc:") or endpoint.endswith(":*"):
+        raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+    return address
+
+
+def parse_bytes(value: Any) -> Any:
+    """Return a number of bytes; accepts text like ``512MB`` or ``2 GiB``."""
+    if not isinstance(value, str):
+        return value
+    found = re.fullmatch(r"\s*([\d.]+)\s*([kKMGT]?)(i?)B?\s*", value)
+    if not found:
+        raise ValueError(f"{value!r} is no number of bytes; write for example 512MB or 2GiB")
+    power = " KMGT".index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
+
+
+Address = Annotated[str, AfterValidator(loopback)]
+Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown fields are refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
