@@ -5,8 +5,9 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
 from p06bs.server.retention import Retention
 from p06bs.server.stream import Stream, StreamView, node_name, page_of, plain, size_of
@@ -16,6 +17,29 @@ logger = logging.getLogger(__name__)
 
 class DocumentError(ValueError):
     """A document that does not fit what came before; it left no trace in the sink."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What became different in the sink.
+
+    Attributes
+    ----------
+    run : str
+        Uid of the run.
+    stream : str or None
+        Name of the stream, as in `RunView.streams`; None where the whole run is meant.
+    kind : str
+        ``run`` began, ``stream`` has a new descriptor, ``rows`` came, ``stop`` came, the
+        run is ``gone`` from memory.
+    """
+
+    run: str
+    stream: str | None
+    kind: Literal["run", "stream", "rows", "stop", "gone"]
+
+
+Listener = Callable[[Change], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +53,7 @@ class RunView:
 
 class _Run:
     def __init__(self, start: Document) -> None:
+        self.uid: str = start["uid"]
         self.metadata: dict[str, Any] = {"start": start}
         self.streams: dict[str, Stream] = {}
         self.discarded = False
@@ -60,6 +85,9 @@ class Sink:
         self._streams: dict[str, tuple[_Run, Stream]] = {}
         self._resources: dict[str, tuple[_Run, Document]] = {}
         self._evicted_running: dict[str, _Run] = {}
+        self._feeding = threading.Lock()  # one document at a time
+        self._listeners: tuple[Listener, ...] = ()
+        self._changes: list[Change] = []
 
     @property
     def budget(self) -> int:
@@ -79,6 +107,39 @@ class Sink:
         DocumentError
             If it does not fit what came before, or names what never came.
         """
+        with self._feeding:
+            try:
+                self._put(name, document)
+            finally:
+                changes, self._changes = self._changes, []
+                for change in changes:
+                    self._tell(change)
+
+    def subscribe(self, listener: Listener) -> Callable[[], None]:
+        """Call `listener` after each change; return what ends that. From any thread.
+
+        It is called in the thread that feeds, when the change can be seen, with no
+        lock that readers need: it may look at the sink, should return soon, and must
+        not feed. What it raises is logged.
+        """
+        with self._lock:
+            self._listeners = (*self._listeners, listener)
+
+        def unsubscribe() -> None:
+            with self._lock:
+                self._listeners = tuple(one for one in self._listeners if one is not listener)
+
+        return unsubscribe
+
+    def _tell(self, change: Change) -> None:
+        for listener in self._listeners:
+            try:
+                listener(change)
+            except Exception:
+                # The documents must go on for everybody else.
+                logger.exception("a listener failed at %s", change)
+
+    def _put(self, name: str, document: Document) -> None:
         try:
             if name == "event_page":
                 self._append(document)
@@ -95,6 +156,11 @@ class Sink:
         """Return the uids of the runs, in the order of their start times."""
         with self._lock:
             return sorted(self._runs, key=lambda uid: self._runs[uid].metadata["start"]["time"])
+
+    def folders(self) -> dict[str, str | None]:
+        """Return the beamtime folder of each run, in the order of their start times."""
+        with self._lock:
+            return {uid: folder_of(self._runs[uid].metadata["start"]) for uid in self.runs()}
 
     def __len__(self) -> int:
         return len(self._runs)
@@ -150,6 +216,7 @@ class Sink:
         start = plain(document)
         start["time"] = float(start["time"])
         run = self._runs[uid] = _Run(start)
+        self._changes.append(Change(uid, None, "run"))
         self._account(run, size_of(start))
 
     def _descriptor(self, document: Document) -> None:
@@ -161,11 +228,12 @@ class Sink:
         if stream is None:
             for key in descriptor["data_keys"]:
                 node_name(key)
-            stream = run.streams[name] = Stream(descriptor)
+            stream = run.streams[name] = Stream(name, descriptor)
         else:
             stream.update(descriptor)
         self._streams[uid] = run, stream
         run.routes.append(uid)
+        self._changes.append(Change(run.uid, name, "stream"))
         self._count(run, stream)
 
     def _append(self, page: Document) -> None:
@@ -175,6 +243,7 @@ class Sink:
         columns = stream.put(page)
         with self._lock:
             stream.commit(columns, len(page["seq_num"]))
+            self._changes.append(Change(run.uid, stream.name, "rows"))
             self._count(run, stream)
 
     def _stream_datum(self, document: Document) -> None:
@@ -184,6 +253,7 @@ class Sink:
             return
         indices = document["indices"]
         stream.announce(resource["data_key"], resource, indices["start"], indices["stop"])
+        self._changes.append(Change(run.uid, stream.name, "rows"))
         self._count(run, stream)
 
     def _stop(self, document: Document) -> None:
@@ -196,6 +266,7 @@ class Sink:
             self._resources.pop(route, None)
         self._evicted_running.pop(uid, None)
         self._retention.finished(uid)
+        self._changes.append(Change(uid, None, "stop"))
 
     def _run(self, uid: str) -> _Run:
         return self._evicted_running.get(uid) or self._runs[uid]
@@ -213,6 +284,7 @@ class Sink:
         uid = run.metadata["start"]["uid"]
         for leaving in self._retention.added(uid, nbytes, self._clock()):
             gone = self._runs.pop(leaving)
+            self._changes.append(Change(leaving, None, "gone"))
             if "stop" not in gone.metadata:
                 gone.discarded = True
                 self._evicted_running[leaving] = gone

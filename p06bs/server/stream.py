@@ -29,7 +29,8 @@ class StreamView:
 class Stream:
     """One stream of a run: metadata of its descriptors and its columns."""
 
-    def __init__(self, descriptor: Document) -> None:
+    def __init__(self, name: str, descriptor: Document) -> None:
+        self.name = name
         self.metadata = {k: v for k, v in descriptor.items() if k not in ("name", "run_start")}
         self.rows = 0
         self.counted = 0  # bytes that retention knows of

@@ -16,6 +16,8 @@ from tiled.queries import Like, QueryValueError
 from tiled.structures.core import Spec
 from tiled.utils import OneShotCachedMap
 
+from p06bs.metadata import folder_of
+from p06bs.server.access import Viewer, Visible
 from p06bs.server.arrays import ColumnAdapter, TableAdapter, Touch
 from p06bs.server.columns import View
 from p06bs.server.sink import RunView, Sink
@@ -33,21 +35,61 @@ class StreamAdapter(MapAdapter):
         return self._mapping[key] if key in self._mapping else self._columns[key]
 
 
+class RunAdapter(MapAdapter):
+    """Serve a run: its streams, and what else is made of them.
+
+    Attributes
+    ----------
+    folder : str or None
+        The beamtime folder; who may read it may see the run.
+    """
+
+    def __init__(self, *args: Any, folder: str | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.folder = folder
+
+    def new_variation(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the run with other children."""
+        return super().new_variation(*args, folder=self.folder, **kwargs)
+
+
 class RunsAdapter(MapAdapter):
-    """Serve the runs of the sink, in the order of their start times."""
+    """Serve the runs of the sink, in the order of their start times.
+
+    Attributes
+    ----------
+    viewer : Viewer or None
+        Who looks, where a `Visible` query has filtered the runs.
+    """
+
+    def __init__(self, *args: Any, viewer: Viewer | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.viewer = viewer
+
+    def new_variation(self, *args: Any, **kwargs: Any) -> Any:
+        """Return other runs, or another order, for the same viewer."""
+        return super().new_variation(*args, **{"viewer": self.viewer, **kwargs})
 
     def search(self, query: Any) -> Any:
-        """Return the runs whose metadata match.
+        """Return the runs whose metadata match, or that somebody may see.
 
         Raises
         ------
         QueryValueError
             If the query compares what cannot be compared.
         """
+        if isinstance(query, Visible):
+            return self._visible_to(query.viewer)
         try:
             return _like(query, self) if isinstance(query, Like) else super().search(query)
         except TypeError as error:
             raise QueryValueError(f"cannot compare with that value: {error}") from error
+
+    def _visible_to(self, viewer: Viewer) -> "RunsAdapter":
+        shown: RunsAdapter = self.new_variation(
+            mapping=_Visible(self._mapping, viewer), viewer=viewer
+        )
+        return shown
 
     def sort(self, sorting: Any) -> "RunsAdapter":
         """Return the runs sorted by metadata (``start.time``), "" and "_" being the given order."""
@@ -84,14 +126,26 @@ def _like(query: Like, tree: RunsAdapter) -> RunsAdapter:
     return matching
 
 
-class _Runs(Mapping[str, MapAdapter]):
+Children = Mapping[str, Callable[[], Any]]
+"""What makes each child of a run, by its name."""
+
+Extra = Callable[[RunView], Children]
+"""Says which children a run has beside its streams."""
+
+
+def _nothing_more(run: RunView) -> Children:
+    return {}
+
+
+class _Runs(Mapping[str, RunAdapter]):
     """The sink as a mapping; each look finds what is there at that moment."""
 
-    def __init__(self, sink: Sink) -> None:
+    def __init__(self, sink: Sink, extra: Extra) -> None:
         self._sink = sink
+        self._extra = extra
 
-    def __getitem__(self, uid: str) -> MapAdapter:
-        return run_adapter(self._sink.view(uid))
+    def __getitem__(self, uid: str) -> RunAdapter:
+        return run_adapter(self._sink.view(uid), self._extra)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sink.runs())
@@ -99,19 +153,66 @@ class _Runs(Mapping[str, MapAdapter]):
     def __len__(self) -> int:
         return len(self._sink)
 
+    def folders(self) -> dict[str, str | None]:
+        """Return the beamtime folder of each run, in order."""
+        return self._sink.folders()
 
-def runs_adapter(sink: Sink) -> RunsAdapter:
-    """Return the tree of all runs of the sink."""
-    return RunsAdapter(_Runs(sink), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+
+class _Visible(Mapping[str, RunAdapter]):
+    """The runs of another mapping that somebody may see; asks once per listing."""
+
+    def __init__(self, runs: Mapping[str, RunAdapter], viewer: Viewer) -> None:
+        self._runs = runs
+        self._viewer = viewer
+
+    def __getitem__(self, uid: str) -> RunAdapter:
+        run = self._runs[uid]
+        if not self._viewer.may_see(run.folder):
+            raise KeyError(uid)
+        return run
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.folders())
+
+    def __len__(self) -> int:
+        return len(self.folders())
+
+    def folders(self) -> dict[str, str | None]:
+        """Return the beamtime folder of each run that may be seen, in order."""
+        folders = _folders(self._runs)
+        named = {folder for folder in folders.values() if folder is not None}
+        visible = self._viewer.visible(named) if named else frozenset()
+        rest = None in folders.values() and self._viewer.may_see(None)
+        return {
+            uid: folder
+            for uid, folder in folders.items()
+            if (rest if folder is None else folder in visible)
+        }
 
 
-def run_adapter(run: RunView) -> MapAdapter:
-    """Return the tree of one run; its streams are made when asked for."""
+def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:
+    if isinstance(runs, _Runs | _Visible):
+        return runs.folders()
+    return {uid: run.folder for uid, run in runs.items()}
+
+
+def runs_adapter(sink: Sink, extra: Extra = _nothing_more) -> RunsAdapter:
+    """Return the tree of all runs of the sink.
+
+    `extra` says which children a run has beside its streams; where it names one as a
+    stream is named, the stream stays.
+    """
+    return RunsAdapter(_Runs(sink, extra), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+
+
+def run_adapter(run: RunView, extra: Extra = _nothing_more) -> RunAdapter:
+    """Return the tree of one run; its children are made when asked for."""
     streams = {name: partial(_stream_of, view, run.touch) for name, view in run.streams.items()}
-    return MapAdapter(
-        OneShotCachedMap(streams),
+    return RunAdapter(
+        OneShotCachedMap({**extra(run), **streams}),
         metadata=dict(run.metadata),
         specs=[Spec("BlueskyRun", version="3.0")],
+        folder=folder_of(run.metadata["start"]),
     )
 
 
