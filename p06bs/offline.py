@@ -2,9 +2,10 @@
 
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from p06bs.model.documents import Document, NamedDocument, is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.inline import History, process
+from p06bs.recorded import Runs
 
 NAMING = ("uid", "run_start", "descriptor", "stream_resource", "resource")
 """Fields by which a document names itself or another document of its run."""
@@ -34,15 +36,15 @@ class Like:
     reprocessing: int
 
     @classmethod
-    def read(cls, directory: Path, uid: str) -> "Like":
-        """Read it from a derived run's log.
+    def of(cls, derived: Iterable[NamedDocument]) -> "Like":
+        """Read it from a derived run's documents.
 
         Raises
         ------
         ValueError
             If the run is no derived run.
         """
-        documents = list(DocumentLog(directory).read(uid))
+        documents = list(derived)
         settings, history = settings_history(documents)
         start = documents[0][1]
         process = start["process"]
@@ -58,17 +60,19 @@ class Like:
 
 def process_run(
     modality: Modality,
-    directory: Path,
+    runs: Runs,
     uid: str,
     *,
     history: History = (),
     out: Path | None = None,
+    store: bool = False,
     batch_size: int = 256,
     reprocessing: int = 0,
 ) -> dict[str, Any]:
     """Process one recorded run and return a summary.
 
     With `out`, the derived run's document log and NeXus file are left there.
+    With `store`, the derived run is kept where the raw run is.
 
     Raises
     ------
@@ -78,14 +82,21 @@ def process_run(
         If `out` holds this derived run already.
     LogError
         If the run's log holds no run.
+    RunError
+        If the derived run is stored already, or cannot be.
     """
-    documents = DocumentLog(directory)
     derived = process(
-        modality, documents.read(uid), history, batch_size=batch_size, reprocessing=reprocessing
+        modality, runs.documents(uid), history, batch_size=batch_size, reprocessing=reprocessing
     )
     if not derived:
-        raise LogError(f"the log of run {uid} in {directory} does not begin with a start document")
+        raise LogError(f"what is recorded of run {uid} does not begin with a start document")
     files = [] if out is None else _write(derived, out)
+    stored = None
+    if store:
+        with tempfile.TemporaryDirectory(
+            prefix=".derived-", dir=getattr(runs, "directory", None)
+        ) as directory:
+            stored = runs.store(_write_log(derived, Path(directory)))
     start = derived[0][1]
     stop = derived[-1][1]
     return {
@@ -98,20 +109,24 @@ def process_run(
         "invalid": sum(stop["num_invalid"].values()),
         "columns": _statistics(derived),
         "files": [str(f) for f in files],
+        "stored": stored,
     }
 
 
 def _write(derived: Sequence[NamedDocument], out: Path) -> list[Path]:
     from p06bs.writers import nexus
 
-    uid = derived[0][1]["uid"]
-    with DocumentLog(out) as log:
-        path = log.path(uid)
+    return [_write_log(derived, out), *nexus.export(derived, out)["all"]]
+
+
+def _write_log(derived: Sequence[NamedDocument], directory: Path) -> Path:
+    with DocumentLog(directory) as log:
+        path = log.path(derived[0][1]["uid"])
         if path.exists():
             raise FileExistsError(f"{path} is there already; remove it or choose another --out")
         for name, document in derived:
             log.append(name, document)
-    return [path, *nexus.export(derived, out)["all"]]
+    return path
 
 
 def _statistics(derived: Sequence[NamedDocument]) -> dict[str, dict[str, Any]]:

@@ -246,7 +246,7 @@ def test_an_error_is_one_line(run, recorded, words: Any, said):
     ("words", "said"),
     [
         (("nothing",), "No such command 'nothing'; see p06bs --help"),
-        (("process",), "Missing argument 'log'; see p06bs process --help"),
+        (("process",), "Missing argument 'RUN'; see p06bs process --help"),
         (("log", "ls", "--al"), "No such option: --al"),
         (("demo", "--nx", "1"), "'--nx'"),
     ],

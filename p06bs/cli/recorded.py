@@ -1,19 +1,37 @@
 """``p06bs process`` and ``p06bs replay``: what can be done with recorded runs."""
 
 import json
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from p06bs.cli.errors import UsageError, one_line
 from p06bs.cli.modalities import InputPairs, SettingPairs, complete_modality
-from p06bs.cli.runs import LogPath, RunOption, complete_run, run_of, runs_of
+from p06bs.cli.runs import LogPath, RunOption, complete_run, runs_of
+from p06bs.cli.server import (
+    DEFAULT_KEY_FILE,
+    DEFAULT_SERVER,
+    KeyFileOption,
+    ServerOption,
+    connect,
+)
 from p06bs.cli.terminal import AsJson, progress_bar, remark, show_result
+
+if TYPE_CHECKING:
+    from p06bs.recorded import Runs
 
 
 def process(
-    log: LogPath,
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="RUN",
+            help="uid (or its beginning) of a run in --log or on --server; or a run's log file, "
+            "or a directory of logs",
+        ),
+    ],
     modality: Annotated[
         str,
         typer.Option(
@@ -27,7 +45,7 @@ def process(
     like: Annotated[
         str,
         typer.Option(
-            help="derived run in the same directory to make again: its raw run, modality, inputs "
+            help="derived run in the same place to make again: its raw run, modality, inputs "
             "and settings history, except for what other options say",
             autocompletion=complete_run,
         ),
@@ -35,60 +53,103 @@ def process(
     out: Annotated[
         Path | None, typer.Option(help="directory for the derived log and NeXus file")
     ] = None,
+    store: Annotated[
+        bool, typer.Option("--store", help="keep the derived run where the raw run is")
+    ] = False,
+    log: Annotated[Path, typer.Option(help="directory of logs to look for a uid in")] = Path(
+        "var/log"
+    ),
+    server: ServerOption = "",
+    api_key_file: KeyFileOption = DEFAULT_KEY_FILE,
     batch_size: Annotated[int, typer.Option(min=1, help="events per batch")] = 256,
     as_json: AsJson = False,
 ) -> None:
-    """Compute a modality on recorded runs, with the same code and numbers as online."""
+    """Compute a modality on recorded runs, with the same code and numbers as online.
+
+    A uid is looked for in the directory of logs, and then on the server; with --server
+    on the server only.
+    """
     from p06bs import config
     from p06bs.bus.reader import LogError
     from p06bs.model.binding import BindingError
     from p06bs.offline import Like, process_run
 
-    made = config.parse_settings(settings)
-    bindings = {k: str(v) for k, v in config.parse_settings(inputs).items()}
-    history: list[tuple[str, dict[str, Any]]] = []
-    reprocessing = 0
-    if like:
-        directory = log.parent if log.is_file() else log
-        same = Like.read(directory, run_of(directory, like))
-        history = [(uid, {**changed, **made}) for uid, changed in same.history]
-        made = {**same.settings, **made}
-        bindings = {**same.inputs, **bindings}
-        modality = modality or same.modality
-        reprocessing = same.reprocessing
-        run = run or same.raw
-    if not modality:
-        raise UsageError("say which modality with --modality, or which derived run with --like")
-    directory, uids = runs_of(log, run)
-    chosen = config.make_modality(modality, made, bindings)
-    results = []
-    damaged = 0
-    with progress_bar() as progress:
-        for uid in progress.track(uids, description=chosen.name):
-            try:
-                result = process_run(
-                    chosen,
-                    directory,
-                    uid,
-                    history=history,
-                    out=out,
-                    batch_size=batch_size,
-                    reprocessing=reprocessing,
-                )
-            except (BindingError, LogError) as reason:
-                if len(uids) == 1:
-                    raise
-                damaged += isinstance(reason, LogError)
-                remark(f"run {uid} left out: {one_line(reason)}")
-            else:
-                results.append(result)
-    if as_json and results:
-        print(json.dumps(results, indent=2))
-    for result in results if not as_json else ():
-        show_result(result)
-    _complain_of(damaged, uids)
-    if not results:
-        raise UsageError(f"no run in {log} has what {chosen.name} needs")
+    runs, uids = _chosen(source, run, like, log, server, api_key_file)
+    with closing(runs):
+        made = config.parse_settings(settings)
+        bindings = {k: str(v) for k, v in config.parse_settings(inputs).items()}
+        history: list[tuple[str, dict[str, Any]]] = []
+        reprocessing = 0
+        if like:
+            same = Like.of(runs.documents(runs.find(like)))
+            history = [(uid, {**changed, **made}) for uid, changed in same.history]
+            made = {**same.settings, **made}
+            bindings = {**same.inputs, **bindings}
+            modality = modality or same.modality
+            reprocessing = same.reprocessing
+            uids = uids or [same.raw]
+        if not modality:
+            raise UsageError("say which modality with --modality, or which derived run with --like")
+        chosen = config.make_modality(modality, made, bindings)
+        results = []
+        damaged = 0
+        with progress_bar() as progress:
+            for uid in progress.track(uids, description=chosen.name):
+                try:
+                    result = process_run(
+                        chosen,
+                        runs,
+                        uid,
+                        history=history,
+                        out=out,
+                        store=store,
+                        batch_size=batch_size,
+                        reprocessing=reprocessing,
+                    )
+                except (BindingError, LogError) as reason:
+                    if len(uids) == 1:
+                        raise
+                    damaged += isinstance(reason, LogError)
+                    remark(f"run {uid} left out: {one_line(reason)}")
+                else:
+                    results.append(result)
+        if as_json and results:
+            print(json.dumps(results, indent=2))
+        for result in results if not as_json else ():
+            show_result(result)
+        _complain_of(damaged, uids)
+        if not results:
+            raise UsageError(f"no run in {source} has what {chosen.name} needs")
+
+
+def _chosen(
+    source: str, run: str, like: str, log: Path, server: str, key_file: Path
+) -> tuple["Runs", list[str]]:
+    """Return where recorded runs are, and which; none where --like will say."""
+    from p06bs.bus.reader import SUFFIX
+    from p06bs.recorded import LogDirectory, RunError
+
+    path = Path(source)
+    if server:
+        remote = connect(server, key_file)
+        return remote, [remote.find(source)]
+    if path.exists() or "/" in source or path.suffix == SUFFIX:
+        if like and not run and path.is_dir():
+            return LogDirectory(path), []
+        directory, uids = runs_of(path, run)
+        return LogDirectory(directory), uids
+    missing = f"{log} does not exist"
+    if log.is_dir():
+        try:
+            local = LogDirectory(log)
+            return local, [local.find(source)]
+        except RunError as reason:
+            missing = str(reason)
+    try:
+        remote = connect(DEFAULT_SERVER, key_file)
+        return remote, [remote.find(source)]
+    except RunError as reason:
+        raise UsageError(f"{missing}; {reason}") from reason
 
 
 def replay(

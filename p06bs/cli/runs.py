@@ -19,8 +19,8 @@ def complete_run(ctx: typer.Context, incomplete: str) -> Iterator[str]:
     from p06bs.bus.log import DocumentLog
 
     # Typer has not sorted the words into arguments yet when an option is being completed.
-    words = [word for word in (ctx.params.get("log"), *ctx.args) if word is not None]
-    for directory in [path for path in map(Path, words) if path.is_dir()][:1]:
+    words = [ctx.params.get("source"), *ctx.args, ctx.params.get("log")]
+    for directory in [path for path in map(Path, filter(None, words)) if path.is_dir()][:1]:
         uids = reversed(DocumentLog(directory).runs())
         yield from (uid for uid in uids if uid.startswith(incomplete))
 

@@ -1,0 +1,84 @@
+"""Where recorded runs are kept: a directory of logs here, or a server (`p06bs.remote`)."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from p06bs.bus.log import DocumentLog
+from p06bs.model.documents import NamedDocument
+
+
+class RunError(ValueError):
+    """A run that is not there, or cannot be kept; says what and where."""
+
+
+class Runs(Protocol):
+    """Recorded runs, wherever they are."""
+
+    def find(self, beginning: str) -> str:
+        """Return the one uid that begins like this; else raise RunError."""
+
+    def documents(self, uid: str) -> Iterator[NamedDocument]:
+        """Yield a run's documents in the order of its log."""
+
+    def store(self, file: Path) -> str:
+        """Keep a derived run's log file; return where it is now."""
+
+    def close(self) -> None:
+        """Give up what is open."""
+
+
+class LogDirectory:
+    """The runs of a directory of logs.
+
+    Parameters
+    ----------
+    directory : Path
+        Must exist.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._log = DocumentLog(directory)
+
+    def find(self, beginning: str) -> str:
+        """Return the uid of the one run whose uid begins like this.
+
+        Raises
+        ------
+        RunError
+            If there is none, or more than one.
+        """
+        found = [uid for uid in self._log.runs() if uid.startswith(beginning)]
+        if len(found) != 1:
+            raise RunError(f"{len(found)} runs in {self.directory} begin with {beginning!r}")
+        return found[0]
+
+    def documents(self, uid: str) -> Iterator[NamedDocument]:
+        """Yield the documents in a run's log; see `DocumentLog.read`."""
+        return self._log.read(uid)
+
+    def store(self, file: Path) -> str:
+        """Put a derived run's log file beside the others, whole or not at all.
+
+        Parameters
+        ----------
+        file : Path
+            On the same file system.
+
+        Raises
+        ------
+        RunError
+            If the run is there already.
+        """
+        path = self._log.path(file.stem)
+        try:
+            os.link(file, path)
+        except FileExistsError:
+            raise RunError(f"{path} is there already; the run has been stored before") from None
+        return str(path)
+
+    def close(self) -> None:
+        """Give up what is open."""
+        self._log.close()

@@ -1,0 +1,172 @@
+"""Runs on a server: find them, read their documents, store derived ones."""
+
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from p06bs.model.documents import NamedDocument
+from p06bs.recorded import RunError
+
+TREES = ("live", "archive")
+"""Where a server keeps runs: the newest in memory, all of them in the offline DB, which wins."""
+
+RUNS_ROUTE = "/api/p06bs/v1/runs"
+BLOCK = 1 << 20
+RECORD = "\x1e"
+
+
+class ServerError(RunError):
+    """The server is not there, has no such run, or refused; says what to do."""
+
+
+class Server:
+    """A server's runs, seen through a token.
+
+    Parameters
+    ----------
+    url : str
+        ``http://host:port``.
+    api_key : str or None
+        Token of a user or a service.
+
+    Raises
+    ------
+    ServerError
+        If nobody answers there, or the token is not accepted.
+    """
+
+    def __init__(self, url: str, api_key: str | None) -> None:
+        import httpx
+        from tiled.client import from_uri
+
+        self.url = url.rstrip("/")
+        with _plainly(f"cannot use the server at {url}"):
+            # Tiled's client would try for most of a minute whether anybody answers.
+            httpx.get(f"{self.url}/healthz").raise_for_status()
+            self._root: Any = from_uri(url, api_key=api_key)
+        self._trees: dict[str, str] = {}
+
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._root.context.close()
+
+    def find(self, beginning: str) -> str:
+        """Return the uid of the one run whose uid begins like this.
+
+        Raises
+        ------
+        ServerError
+            If there is none, or more than one.
+        """
+        from tiled.queries import Like
+
+        found: dict[str, str] = {}  # uid -> tree
+        with _plainly(f"cannot search the server at {self.url}"):
+            for tree in TREES:
+                if tree not in self._root:
+                    continue
+                runs = self._root[tree].search(Like("start.uid", f"{beginning}%"))
+                # "_" is any character to LIKE.
+                uids = (uid for uid in runs.keys().head(100) if uid.startswith(beginning))
+                found.update(dict.fromkeys(uids, tree))
+        if len(found) != 1:
+            raise ServerError(f"{len(found)} runs at {self.url} begin with {beginning!r}")
+        self._trees.update(found)
+        return next(iter(found))
+
+    def documents(self, uid: str) -> Iterator[NamedDocument]:
+        """Yield the documents of a run as they are in its log, arrays as lists.
+
+        Raises
+        ------
+        ServerError
+            If the server does not give them.
+        """
+        if uid not in self._trees:
+            self.find(uid)
+        path = f"{self._trees[uid]}/{uid}"
+        client = self._root.context.http_client
+        url = f"{self._root.context.api_uri}container/full/{path}"
+        with (
+            _plainly(f"cannot read run {path} from {self.url}"),
+            client.stream("GET", url, params={"format": "application/json-seq"}) as response,
+        ):
+            if response.is_error:
+                response.read()
+                raise ServerError(f"{self.url} does not give run {path}: {_reason(response)}")
+            yield from records(response.iter_text(BLOCK))
+
+    def store(self, file: Path) -> str:
+        """Give a derived run's log file to the server, which keeps it as if written there.
+
+        Raises
+        ------
+        ServerError
+            If the server refuses it: it has the run already, the token lacks the
+            scopes, or the file is not a whole log of a derived run.
+        """
+        context = self._root.context
+        with (
+            _plainly(f"cannot store {file.name} at {self.url}"),
+            file.open("rb") as content,
+        ):
+            response = context.http_client.put(
+                context.api_uri.copy_with(path=f"{RUNS_ROUTE}/{file.stem}"),
+                content=iter(lambda: content.read(BLOCK), b""),
+                headers={"Content-Type": "application/octet-stream"},
+            )
+        if response.is_error:
+            raise ServerError(f"{self.url} does not store {file.stem}: {_reason(response)}")
+        return self.url
+
+
+def records(blocks: Iterable[str]) -> Iterator[NamedDocument]:
+    """Yield ``(name, document)`` of a JSON text sequence (RFC 7464) that comes in blocks."""
+    rest = ""
+    for block in blocks:
+        *lines, rest = (rest + block).split("\n")
+        yield from map(_record, filter(str.strip, lines))
+    if rest.strip():
+        yield _record(rest)
+
+
+def _record(line: str) -> NamedDocument:
+    record = json.loads(line.strip().lstrip(RECORD))
+    return record["name"], record["doc"]
+
+
+@contextmanager
+def _plainly(what: str) -> Iterator[None]:
+    """Turn what goes wrong between here and the server into a ServerError."""
+    import httpx
+    from tiled.client.utils import ClientError
+
+    try:
+        yield
+    except ServerError:
+        raise
+    except (httpx.HTTPError, ClientError, OSError, ValueError) as error:
+        said = _reason(error.response) if isinstance(error, ClientError) else str(error)
+        raise ServerError(f"{what}: {said or type(error).__name__}") from error
+
+
+def _reason(response: Any) -> str:
+    try:
+        detail = response.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = response.text.strip()
+    return f"{response.status_code} {detail or response.reason_phrase}"

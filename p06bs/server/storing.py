@@ -1,0 +1,94 @@
+"""Take derived runs that were computed elsewhere, as the log files that they are."""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import anyio
+from anyio import to_thread
+from fastapi import APIRouter, Depends, HTTPException, Request, Security
+from tiled.server.authentication import check_scopes, get_current_principal
+
+from p06bs.bus.codec import WireError
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import LogError, read_log
+from p06bs.model.documents import is_derived
+
+
+def storing_router(log: DocumentLog, limit: int) -> APIRouter:
+    """Return the route ``PUT /api/p06bs/v1/runs/UID``, which takes a derived run's log file.
+
+    The file is checked frame by frame, and appears in the directory of the logs
+    whole or not at all; from there it comes to the sink and into the offline DB
+    like any run. For services, and for the single user; a token needs the scopes
+    ``create:node`` and ``write:data``.
+
+    Parameters
+    ----------
+    log : DocumentLog
+        Where runs are kept.
+    limit : int
+        Bytes that a file may have.
+    """
+    router = APIRouter(prefix="/api/p06bs/v1")
+
+    @router.put("/runs/{uid}", status_code=201)
+    async def store(
+        request: Request,
+        uid: str,
+        principal: Annotated[Any, Depends(get_current_principal)],
+        _: Annotated[None, Security(check_scopes, scopes=["create:node", "write:data"])],
+    ) -> dict[str, str]:
+        if principal is not None and principal.type.value != "service":
+            raise HTTPException(403, "Runs are stored by services, with a service's token.")
+        try:
+            path = log.path(uid)
+        except LogError as reason:
+            raise HTTPException(400, str(reason)) from reason
+        if path.exists():
+            raise HTTPException(409, f"Run {uid} is here already.")
+        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=log.directory) as directory:
+            incoming = Path(directory) / path.name
+            await _receive(incoming, request.stream(), limit)
+            await to_thread.run_sync(_check, incoming, uid)
+            try:
+                os.link(incoming, path)  # atomic, and never over a run that is there
+            except FileExistsError:
+                raise HTTPException(409, f"Run {uid} is here already.") from None
+        return {"uid": uid}
+
+    return router
+
+
+async def _receive(path: Path, blocks: AsyncIterator[bytes], limit: int) -> None:
+    """Write a request's body to a file, which is on the disk afterwards."""
+    size = 0
+    try:
+        async with await anyio.open_file(path, "wb") as file:
+            async for block in blocks:
+                size += len(block)
+                if size > limit:
+                    raise HTTPException(413, f"The file may have {limit} bytes.")
+                await file.write(block)
+            await file.flush()
+            await to_thread.run_sync(os.fsync, file.wrapped.fileno())
+    except OSError as error:
+        raise HTTPException(507, f"The log directory takes no more: {error.strerror}") from error
+
+
+def _check(path: Path, uid: str) -> None:
+    """Raise an HTTPException unless the file is the whole log of the derived run `uid`."""
+    name, size = "", 0
+    try:
+        for entry in read_log(path):
+            if not name and not (entry.name == "start" and is_derived(entry.document)):
+                raise HTTPException(422, "The file is not the log of a derived run.")
+            if entry.name == "start" and entry.document["uid"] != uid:
+                raise HTTPException(422, f"The file holds run {entry.document['uid']}.")
+            name, size = entry.name, entry.offset + entry.nbytes
+    except (LogError, WireError) as error:
+        raise HTTPException(422, f"The file is damaged: {error}") from error
+    if name != "stop" or size != path.stat().st_size:
+        raise HTTPException(422, "The file does not end with the run's stop document.")
