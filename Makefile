@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+# What some tests need beyond Python; without them these tests are skipped and say so.
+PACKAGES := acl chromium chromium-driver postgresql
 
-.PHONY: env demo test test-all bench lint docs clean help
+.PHONY: env system demo test test-all bench lint docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -16,6 +18,10 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
+
+system: ## Debian packages of the tests with real databases and a browser (as root)
+	apt-get update --quiet=2
+	DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(PACKAGES)
 
 demo: env ## a simulated scan with live derived runs: make demo ARGS="--once --out DIR"
 	$(BIN)/p06bs demo $(ARGS)
