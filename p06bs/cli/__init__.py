@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p06bs.cli import logs, modalities, recorded, services
+from p06bs.cli import logs, modalities, recorded, services, token
 from p06bs.cli.errors import one_line, wrong_usage
 
 app = typer.Typer(
@@ -30,6 +30,14 @@ log = typer.Typer(no_args_is_help=True, help="Look into document logs.")
 log.command()(logs.ls)
 log.command()(logs.show)
 app.add_typer(log, name="log")
+
+tokens = typer.Typer(
+    no_args_is_help=True, help="Make, list and revoke tokens, on the server's host."
+)
+tokens.command()(token.create)
+tokens.command("list")(token.list_tokens)
+tokens.command()(token.revoke)
+app.add_typer(tokens, name="token")
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
 

@@ -1,0 +1,188 @@
+"""``p06bs token``: make, list and revoke tokens on the server's host."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Column, Table
+
+from p06bs.cli.errors import UsageError
+from p06bs.cli.terminal import AsJson, console, remark
+
+if TYPE_CHECKING:
+    from p06bs.server.tokens import Owner, Token, Tokens
+
+DEFAULT_LIFE = "90d"
+
+
+def complete_purpose(incomplete: str) -> Iterator[tuple[str, str]]:
+    """Yield what tokens are for, and the scopes of each."""
+    from p06bs.server.tokens import PURPOSES
+
+    for purpose, scopes in PURPOSES.items():
+        if purpose.startswith(incomplete):
+            yield purpose, " ".join(scopes)
+
+
+def complete_token(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    """Yield the tokens that there are, and whose they are."""
+    try:
+        tokens = _tokens(ctx.params.get("config") or DEFAULT_CONFIG).find()
+    except (UsageError, ValueError, RuntimeError):
+        return
+    for token in tokens:
+        if token.first_eight.startswith(incomplete):
+            yield token.first_eight, f"{token.kind} {token.owner} {token.note}"
+
+
+DEFAULT_CONFIG = Path("services/p06.toml")
+
+Config = Annotated[Path, typer.Option(help="configuration of the server")]
+User = Annotated[str, typer.Option(help="whose token: name of a user of the system")]
+Service = Annotated[str, typer.Option(help="whose token: name of a service, like lavue")]
+
+
+def create(
+    config: Config = DEFAULT_CONFIG,
+    user: User = "",
+    service: Service = "",
+    purpose: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="reading, subscribing, writing or metrics; by default subscribing for a user, "
+            "reading for a service",
+            autocompletion=complete_purpose,
+        ),
+    ] = "",
+    scopes: Annotated[
+        str, typer.Option(help="scopes instead of --for, like read:metadata,read:data")
+    ] = "",
+    expires: Annotated[
+        str, typer.Option(help="life like 30d, 12h, 2w; or a date like 2027-01-31; or never")
+    ] = DEFAULT_LIFE,
+    note: Annotated[str, typer.Option(help="what it is for, as the list shows it")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a token and print it, once: it is kept nowhere."""
+    from p06bs.server.tokens import parse_expiry
+
+    owner = _owner(user, service)
+    if owner is None:
+        raise UsageError("say whose token with --user NAME or --service NAME")
+    wanted = _scopes(owner, purpose, scopes)
+    until = parse_expiry(expires, datetime.now(UTC))
+    secret, token = _tokens(config).create(owner, wanted, until, note)
+    if as_json:
+        print(json.dumps({"secret": secret, **_plain(token)}))
+    else:
+        remark(
+            f"token {token.first_eight} of {owner}: {' '.join(token.scopes)}; "
+            f"expires {_said(token.expires)}; it is shown only now"
+        )
+        print(secret)
+
+
+def list_tokens(
+    config: Config = DEFAULT_CONFIG, user: User = "", service: Service = "", as_json: AsJson = False
+) -> None:
+    """List tokens: their first eight characters, whose they are, what for, how long."""
+    tokens = _tokens(config).find(_owner(user, service))
+    if as_json:
+        print(json.dumps([_plain(token) for token in tokens]))
+        return
+    heads = ("kind", "for", "note", "created", "expires", "last use")
+    table = Table(Column("token", no_wrap=True), Column("owner", no_wrap=True), *heads)
+    for token in tokens:
+        table.add_row(
+            token.first_eight,
+            escape(token.owner),
+            token.kind,
+            token.purpose,
+            escape(token.note),
+            _said(token.created),
+            "expired" if token.expired else _said(token.expires),
+            _said(token.last_used),
+        )
+    console.print(table)
+
+
+def revoke(
+    token: Annotated[
+        str,
+        typer.Argument(help="first eight characters of the token", autocompletion=complete_token),
+    ] = "",
+    config: Config = DEFAULT_CONFIG,
+    user: User = "",
+    service: Service = "",
+    as_json: AsJson = False,
+) -> None:
+    """Revoke one token, or with --user or --service all of an owner; it ends at once."""
+    owner = _owner(user, service)
+    if bool(token) == bool(owner):
+        raise UsageError("say which token by its first eight characters, or whose tokens")
+    tokens = _tokens(config)
+    gone = tokens.revoke_all(owner) if owner is not None else [tokens.revoke(token)]
+    if as_json:
+        print(json.dumps([_plain(token) for token in gone]))
+        return
+    for old in gone:
+        print(f"revoked {old.first_eight} of {old.kind} {old.owner}")
+
+
+def _tokens(path: Path) -> "Tokens":
+    from p06bs import config
+    from p06bs.server import principals
+    from p06bs.server.authentication import providers_of
+    from p06bs.server.tokens import Tokens
+
+    server = config.load(path).server
+    if server is None:
+        raise UsageError(f"{path} has no [server]: there is nothing that takes tokens")
+    if server.authentication is None:
+        raise UsageError(
+            f"{path} has no [server.authentication]: the server has one user, whose key is in "
+            f"{server.api_key_file}; for tokens add [server.authentication] and [server.access]"
+        )
+    providers = providers_of(server.authentication)
+    principals.prepare(server.authentication.database, providers, server.authentication.admins)
+    return Tokens(server.authentication.database, providers)
+
+
+def _owner(user: str, service: str) -> "Owner | None":
+    from p06bs.server.tokens import Owner
+
+    if user and service:
+        raise UsageError("a token has one owner: --user or --service")
+    if user:
+        return Owner("user", user)
+    return Owner("service", service) if service else None
+
+
+def _scopes(owner: "Owner", purpose: str, scopes: str) -> tuple[str, ...]:
+    from p06bs.server.tokens import DEFAULT_PURPOSE, PURPOSES
+
+    if purpose and scopes:
+        raise UsageError("--for and --scopes exclude each other")
+    if scopes:
+        return tuple(dict.fromkeys(scopes.replace(",", " ").split()))
+    found = PURPOSES.get(purpose or DEFAULT_PURPOSE[owner.kind])
+    if found is None:
+        raise UsageError(f"--for {purpose}: there are {', '.join(PURPOSES)}")
+    return found
+
+
+def _plain(token: "Token") -> dict[str, Any]:
+    plain = asdict(token)
+    for name in ("created", "expires", "last_used"):
+        plain[name] = plain[name] and plain[name].isoformat()
+    return plain
+
+
+def _said(moment: datetime | None) -> str:
+    return "never" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
