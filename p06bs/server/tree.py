@@ -20,11 +20,13 @@ from p06bs.metadata import folder_of
 from p06bs.server.access import Viewer, Visible
 from p06bs.server.arrays import ColumnAdapter, TableAdapter, Touch
 from p06bs.server.columns import View
+from p06bs.server.cursor import Child
+from p06bs.server.live import Live, Watched, numbered
 from p06bs.server.sink import RunView, Sink
 from p06bs.server.stream import TABLE, StreamView
 
 
-class StreamAdapter(MapAdapter):
+class StreamAdapter(Watched, MapAdapter):
     """Serve a stream; columns that are listed in the table are reached by name, too."""
 
     def __init__(self, *args: Any, columns: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -32,10 +34,15 @@ class StreamAdapter(MapAdapter):
         self._columns = columns or {}
 
     def __getitem__(self, key: str) -> Any:
-        return self._mapping[key] if key in self._mapping else self._columns[key]
+        found = self._mapping[key] if key in self._mapping else self._columns[key]
+        return self.handing(key, found)
+
+    def children(self) -> Mapping[str, Child]:
+        """Return table and arrays, numbered from 1 in the order of the listing."""
+        return {key: Child(number) for number, key in enumerate(self._mapping, 1)}
 
 
-class RunAdapter(MapAdapter):
+class RunAdapter(Watched, MapAdapter):
     """Serve a run: its streams, and what else is made of them.
 
     Attributes
@@ -52,8 +59,26 @@ class RunAdapter(MapAdapter):
         """Return the run with other children."""
         return super().new_variation(*args, folder=self.folder, **kwargs)
 
+    def __getitem__(self, key: str) -> Any:
+        return self.handing(key, super().__getitem__(key))
 
-class RunsAdapter(MapAdapter):
+    @property
+    def finished(self) -> bool:
+        """Whether the stop document has come."""
+        return "stop" in self._metadata
+
+    def children(self) -> Mapping[str, Child]:
+        """Return the children by the times of their documents; without one, of the run's."""
+        begun = self._metadata["start"]
+        found = {}
+        for key in self._mapping:
+            metadata = self[key].metadata()
+            changes = metadata.get("_config_updates") or ({},)
+            found[key] = numbered({**begun, **metadata}, changes[-1].get("time"))
+        return found
+
+
+class RunsAdapter(Watched, MapAdapter):
     """Serve the runs of the sink, in the order of their start times.
 
     Attributes
@@ -69,6 +94,25 @@ class RunsAdapter(MapAdapter):
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
         """Return other runs, or another order, for the same viewer."""
         return super().new_variation(*args, **{"viewer": self.viewer, **kwargs})
+
+    def folders(self) -> frozenset[str]:
+        """Return the beamtime folders of the runs."""
+        return frozenset(folder for folder in _folders(self._mapping).values() if folder)
+
+    def __getitem__(self, key: str) -> Any:
+        return self.handing(key, super().__getitem__(key))
+
+    def again(self) -> "RunsAdapter":
+        """Return the runs: each look finds what is there."""
+        return self
+
+    def children(self) -> Mapping[str, Child]:
+        """Return the runs by the times of their start and stop documents."""
+        runs = ((uid, run.metadata()) for uid, run in self.items())
+        return {
+            uid: numbered(documents["start"], documents.get("stop", {}).get("time"))
+            for uid, documents in runs
+        }
 
     def search(self, query: Any) -> Any:
         """Return the runs whose metadata match, or that somebody may see.
@@ -196,13 +240,17 @@ def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:
     return {uid: run.folder for uid, run in runs.items()}
 
 
-def runs_adapter(sink: Sink, extra: Extra = _nothing_more) -> RunsAdapter:
+def runs_adapter(
+    sink: Sink, extra: Extra = _nothing_more, live: Live | None = None
+) -> RunsAdapter:
     """Return the tree of all runs of the sink.
 
     `extra` says which children a run has beside its streams; where it names one as a
-    stream is named, the stream stays.
+    stream is named, the stream stays. Nodes can be subscribed to where there is `live`.
     """
-    return RunsAdapter(_Runs(sink, extra), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+    runs = RunsAdapter(_Runs(sink, extra), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+    runs.live = live
+    return runs
 
 
 def run_adapter(run: RunView, extra: Extra = _nothing_more) -> RunAdapter:
