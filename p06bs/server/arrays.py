@@ -15,6 +15,7 @@ from tiled.structures.table import TableStructure
 
 from p06bs.bus.frames import FramesMissingError
 from p06bs.server.columns import Array, TextView, View
+from p06bs.server.live import Watched
 
 RESPONSE_LIMIT = 300_000_000
 """Bytes of one response; more is refused before it is read, not after."""
@@ -27,7 +28,7 @@ Every = slice
 EVERYTHING = NDSlice()
 
 
-class ColumnAdapter(Adapter[ArrayStructure]):
+class ColumnAdapter(Watched, Adapter[ArrayStructure]):
     """Serve a column as an array; the leading axis is the rows."""
 
     structure_family = StructureFamily.array
@@ -93,7 +94,7 @@ class ColumnAdapter(Adapter[ArrayStructure]):
             )
 
 
-class TableAdapter(Adapter[TableStructure]):
+class TableAdapter(Watched, Adapter[TableStructure]):
     """Serve a stream's one-dimensional columns as a table of one partition."""
 
     structure_family = StructureFamily.table
@@ -106,6 +107,11 @@ class TableAdapter(Adapter[TableStructure]):
         self._touch = touch
         schema = pyarrow.schema((name, _arrow_type(view)) for name, view in columns.items())
         super().__init__(TableStructure.from_schema(schema))
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the columns."""
+        return list(self._columns)
 
     def __getitem__(self, column: str) -> ColumnAdapter:
         if column not in self._columns:

@@ -54,6 +54,7 @@ class RunAdapter(Watched, MapAdapter):
     def __init__(self, *args: Any, folder: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.folder = folder
+        self.finished = "stop" in self._metadata
 
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
         """Return the run with other children."""
@@ -62,19 +63,14 @@ class RunAdapter(Watched, MapAdapter):
     def __getitem__(self, key: str) -> Any:
         return self.handing(key, super().__getitem__(key))
 
-    @property
-    def finished(self) -> bool:
-        """Whether the stop document has come."""
-        return "stop" in self._metadata
-
     def children(self) -> Mapping[str, Child]:
         """Return the children by the times of their documents; without one, of the run's."""
         begun = self._metadata["start"]
         found = {}
         for key in self._mapping:
             metadata = self[key].metadata()
-            changes = metadata.get("_config_updates") or ({},)
-            found[key] = numbered({**begun, **metadata}, changes[-1].get("time"))
+            changes = metadata.get("_config_updates")
+            found[key] = numbered({**begun, **metadata}, changes and changes[-1].get("time"))
         return found
 
 
