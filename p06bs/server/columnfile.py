@@ -1,0 +1,226 @@
+"""Column files: the rows of a stream's columns in an Arrow file, read in part.
+
+Arrow IPC ("Feather") with record batches of equal numbers of rows, compressed: rows and
+columns are read without the rest, a file of any length is written in bounded memory, and
+pandas, R or Julia read it without us. How a column's values lie in it:
+
+=========  ===================  ===================================================
+kind       Arrow type           values
+=========  ===================  ===================================================
+numbers    the same type        numbers and booleans, one per row
+numbers    FixedSizeList of it  arrays of one shape, flattened
+numbers    int64, or lists      times (their count of units), complex (pairs)
+text       string               text
+json       string               everything else, as JSON
+=========  ===================  ===================================================
+
+Shape and numpy's dtype are in `Layout`, which is kept beside the files.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow
+
+from p06bs.bus.closing import Closing
+from p06bs.server.columns import Array
+
+BATCH_BYTES = 1 << 22
+"""Aim of the size of a record batch, bytes before compression."""
+BATCH_ROWS = 1 << 16
+"""Rows of a record batch at most."""
+
+Kind = Literal["numbers", "text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a column holds.
+
+    Attributes
+    ----------
+    dtype : str
+        numpy's name of the type of an element; of text, as wide as the longest one.
+    shape : tuple of int
+        Of one row.
+    """
+
+    kind: Kind
+    dtype: str
+    shape: tuple[int, ...] = ()
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row in memory, about."""
+        return max(1, np.dtype(self.dtype).itemsize * prod(self.shape))
+
+
+def batch_rows(layouts: Mapping[str, Layout]) -> int:
+    """Return how many rows of these columns make a record batch."""
+    row = sum(layout.row_bytes for layout in layouts.values())
+    return int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, row))))
+
+
+class ColumnFileWriter(Closing):
+    """Write columns that get their rows together.
+
+    Parameters
+    ----------
+    path : Path
+        Of the file, which is new.
+    layouts : mapping
+        What the columns hold, by name.
+    """
+
+    def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
+        self._layouts = layouts
+        self._rows_per_batch = batch_rows(layouts)
+        self._waiting: dict[str, list[pyarrow.Array]] = {name: [] for name in layouts}
+        self._count = 0
+        self._schema = pyarrow.schema((n, _arrow_type(one)) for n, one in layouts.items())
+        self._file = pyarrow.OSFile(str(path), "wb")
+        options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+        self._writer = pyarrow.ipc.new_file(self._file, self._schema, options=options)
+
+    def append(self, columns: Mapping[str, Array | Sequence[str]]) -> None:
+        """Append rows: an array of shape ``(n, *shape)``, or `n` texts, for each column."""
+        rows = 0
+        for name, layout in self._layouts.items():
+            values = _arrow_array(columns[name], layout)
+            rows = len(values)
+            self._waiting[name].append(values)
+        self._count += rows
+        if self._count >= self._rows_per_batch:
+            self._flush(self._rows_per_batch)
+
+    def close(self) -> None:
+        """Write the rest and close the file; the caller syncs it."""
+        if self._count:
+            self._flush(1)
+        self._writer.close()
+        self._file.close()
+
+    def _flush(self, least: int) -> None:
+        """Write whole batches while there are `least` rows."""
+        chunks = [pyarrow.chunked_array(waiting) for waiting in self._waiting.values()]
+        table = pyarrow.Table.from_arrays(chunks, schema=self._schema)
+        start = 0
+        while self._count - start >= max(1, least):
+            batch = table.slice(start, self._rows_per_batch).combine_chunks()
+            self._writer.write_table(batch, max_chunksize=self._rows_per_batch)
+            start += len(batch)
+        self._count -= start
+        rest = table.slice(start)
+        for name, waiting in self._waiting.items():
+            # A copy, so that the rest does not keep what was written in memory.
+            waiting[:] = [pyarrow.concat_arrays(rest[name].chunks)] if self._count else []
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnView:
+    """A column in a column file."""
+
+    path: Path
+    name: str
+    layout: Layout
+    rows: int
+    rows_per_chunk: int
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.layout.dtype)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.layout.shape
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows `start` to `stop - 1`; text as fixed-width unicode."""
+        parts = [_numpy_array(part, self.layout) for part in self.parts(start, stop)]
+        if not parts:
+            return np.empty((0, *self.shape), self.dtype)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def parts(self, start: int, stop: int) -> Iterator[pyarrow.Array]:
+        """Yield rows `start` to `stop - 1` as Arrow arrays, one of each batch."""
+        yield from (
+            batch.column(0) for batch in read_batches(self.path, [self.name], start, stop, self)
+        )
+
+
+def read_batches(
+    path: Path, names: Sequence[str], start: int, stop: int, like: ColumnView
+) -> Iterator[pyarrow.RecordBatch]:
+    """Yield rows `start` to `stop - 1` of some columns of a file, in the order of `names`.
+
+    Only the batches that hold them are read, and of these only the columns.
+    """
+    stop = min(stop, like.rows)
+    if start >= stop:
+        return
+    with pyarrow.OSFile(str(path)) as file:
+        schema = pyarrow.ipc.open_file(file).schema
+        fields = sorted(schema.get_field_index(name) for name in names)
+        reader = pyarrow.ipc.open_file(
+            file, options=pyarrow.ipc.IpcReadOptions(included_fields=fields, use_threads=False)
+        )
+        size = like.rows_per_chunk
+        for index in range(start // size, -(-stop // size)):
+            first = index * size
+            batch = reader.get_batch(index).select(list(names))
+            low, high = max(start - first, 0), min(stop - first, len(batch))
+            yield batch.slice(low, high - low)
+
+
+def _arrow_type(layout: Layout) -> pyarrow.DataType:
+    if layout.kind != "numbers":
+        return pyarrow.string()
+    dtype = np.dtype(layout.dtype)
+    if dtype.kind == "c":
+        return pyarrow.list_(_element(dtype), 2 * prod(layout.shape))
+    return pyarrow.list_(_element(dtype), prod(layout.shape)) if layout.shape else _element(dtype)
+
+
+def _element(dtype: np.dtype[Any]) -> pyarrow.DataType:
+    if dtype.kind in "mM":
+        return pyarrow.int64()
+    if dtype.kind == "c":
+        dtype = np.dtype(f"f{dtype.itemsize // 2}")
+    return pyarrow.from_numpy_dtype(dtype)
+
+
+def _arrow_array(values: Array | Sequence[str], layout: Layout) -> pyarrow.Array:
+    kind = _arrow_type(layout)
+    if layout.kind != "numbers":
+        return pyarrow.array(values, kind)
+    dtype = np.dtype(layout.dtype)
+    rows = np.ascontiguousarray(values, dtype)
+    flat = rows.reshape(-1)
+    if dtype.kind in "mM":
+        flat = flat.view(np.int64)
+    elif dtype.kind == "c":
+        flat = flat.view(f"f{dtype.itemsize // 2}")
+    elements = pyarrow.array(flat)
+    if not pyarrow.types.is_fixed_size_list(kind):
+        return elements
+    if not kind.list_size:
+        return pyarrow.array([[]] * len(rows), kind)
+    return pyarrow.FixedSizeListArray.from_arrays(elements, type=kind)
+
+
+def _numpy_array(values: pyarrow.Array, layout: Layout) -> Array:
+    dtype = np.dtype(layout.dtype)
+    if layout.kind != "numbers":
+        return np.array(values.to_pylist(), dtype)
+    count = len(values)
+    if pyarrow.types.is_fixed_size_list(values.type):
+        values = values.flatten()
+    flat = values.to_numpy(zero_copy_only=False)
+    if dtype.kind in "mMc":
+        flat = flat.view(dtype)
+    shaped: Array = flat.astype(dtype, copy=False).reshape((count, *layout.shape))
+    return shaped
