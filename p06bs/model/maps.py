@@ -185,22 +185,92 @@ def regular_map(
     columns = {"x": np.asarray(x, float), "y": np.asarray(y, float)}
     column = np.asarray(values, float)
     _check_lengths(values=column, **columns)
-    row = _nearest(columns["y"], shape[0], extents[0], "y")
-    along = _nearest(columns["x"], shape[1], extents[1], "x")
-    inside = (row >= 0) & (along >= 0) & np.isfinite(column)
-    flat = row[inside] * shape[1] + along[inside]
+    pixel = nearest(columns["x"], columns["y"], shape, extents)
+    inside = (pixel >= 0) & ~np.isnan(column)
     total = np.zeros(shape[0] * shape[1])
     count = np.zeros(shape[0] * shape[1])
-    np.add.at(total, flat, column[inside])
-    np.add.at(count, flat, 1.0)
+    with np.errstate(over="ignore", invalid="ignore"):  # of infinities
+        np.add.at(total, pixel[inside], column[inside])
+    np.add.at(count, pixel[inside], 1.0)
     mean = np.full(shape[0] * shape[1], np.nan)
     np.divide(total, count, out=mean, where=count > 0)
     return mean.reshape(shape)
 
 
+def nearest(
+    x: npt.ArrayLike, y: npt.ArrayLike, shape: tuple[int, int], extents: Extents
+) -> Indices:
+    """Return the flat pixel (C order) with the nearest centre, -1 outside of all pixels.
+
+    Along an axis of one pixel every finite position belongs to it.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (events,)
+        Positions along the fast and the slow axis, in the unit of `extents`.
+    shape : (int, int)
+        ``(ny, nx)``.
+    extents : Extents
+        Centres of the first and last pixel, slow axis first.
+
+    Raises
+    ------
+    ValueError
+        If an axis of several pixels has no extent.
+    """
+    row = _nearest(np.asarray(y, float), shape[0], extents[0], "y")
+    along = _nearest(np.asarray(x, float), shape[1], extents[1], "x")
+    inside = (row >= 0) & (along >= 0)
+    return np.where(inside, row * shape[1] + along, -1)
+
+
 def axis(count: int, extent: tuple[float, float]) -> npt.NDArray[np.float64]:
     """Return the centres of `count` pixels, the first and the last at the extent's ends."""
     return np.linspace(extent[0], extent[1], count)
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """What the finite pixels of a map are like; None where there is none.
+
+    Attributes
+    ----------
+    count : int
+        Number of finite pixels.
+    min, max, mean : float
+    low, high : float
+        Percentiles 1 and 99: a range for colours that single pixels do not spoil. Of
+        more than `SAMPLE` pixels about that many, evenly spaced, are looked at.
+    """
+
+    count: int
+    min: float | None = None
+    max: float | None = None
+    mean: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+SAMPLE = 1 << 16
+
+
+def statistics(values: Map) -> Statistics:
+    """Return the statistics of a map."""
+    finite = values[np.isfinite(values)]
+    if not len(finite):
+        return Statistics(0)
+    sample = finite[:: -(-len(finite) // SAMPLE)]
+    low, high = np.percentile(sample, (1, 99))
+    with np.errstate(over="ignore"):
+        mean = float(finite.mean())
+    return Statistics(
+        len(finite),
+        float(finite.min()),
+        float(finite.max()),
+        mean if np.isfinite(mean) else None,
+        float(low),
+        float(high),
+    )
 
 
 def _nearest(
