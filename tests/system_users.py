@@ -104,16 +104,15 @@ def random_tree(seed, top, users):
                 draw.choice(paths), os.path.relpath(draw.choice(paths), parent), "..", "missing",
                 f"../{path.parent.name}/.", path,
             ])  # fmt: skip
-            path.symlink_to(target)
-            os.lchown(path, draw.choice(owners), 0)
-            # Paths go on through links.
-            paths.append(path)
-            continue
+        else:
+            target = None
         try:
-            path.mkdir()
+            path.mkdir() if target is None else path.symlink_to(target)
         except OSError:
             continue  # below a link that leads nowhere
-        paths.append(path)
+        if target is not None:
+            os.lchown(path, draw.choice(owners), 0)
+        paths.append(path)  # further paths go on through links, too
     for path in reversed(paths[1:]):
         if not path.is_symlink() and path.is_dir():
             os.chown(path, draw.choice(owners), draw.choice(groups))
