@@ -8,8 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p06bs.model.fitting import fitted_grid
-from p06bs.model.gridding import Measured, Placement, Points, Positions, Raster, RunningMap
-from p06bs.model.maps import Grid, grid_map, nearest, newest, regular_map, statistics
+from p06bs.model.gridding import RunningMap
+from p06bs.model.maps import Grid, grid_map, nearest, newest, regular_map
+from p06bs.model.placement import Measured, Placement, Raster
+from p06bs.model.points import Points, Positions
+from p06bs.model.statistics import statistics
 
 EXTENTS = ((0.0, 2.0), (4.0, 0.0))
 shapes = st.tuples(st.integers(1, 6), st.integers(1, 6))

@@ -229,50 +229,6 @@ def axis(count: int, extent: tuple[float, float]) -> npt.NDArray[np.float64]:
     return np.linspace(extent[0], extent[1], count)
 
 
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What the finite pixels of a map are like; None where there is none.
-
-    Attributes
-    ----------
-    count : int
-        Number of finite pixels.
-    min, max, mean : float
-    low, high : float
-        Percentiles 1 and 99: a range for colours that single pixels do not spoil. Of
-        more than `SAMPLE` pixels about that many, evenly spaced, are looked at.
-    """
-
-    count: int
-    min: float | None = None
-    max: float | None = None
-    mean: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-SAMPLE = 1 << 16
-
-
-def statistics(values: Map) -> Statistics:
-    """Return the statistics of a map."""
-    finite = values[np.isfinite(values)]
-    if not len(finite):
-        return Statistics(0)
-    sample = finite[:: -(-len(finite) // SAMPLE)]
-    low, high = np.percentile(sample, (1, 99))
-    with np.errstate(over="ignore"):
-        mean = float(finite.mean())
-    return Statistics(
-        len(finite),
-        float(finite.min()),
-        float(finite.max()),
-        mean if np.isfinite(mean) else None,
-        float(low),
-        float(high),
-    )
-
-
 def _nearest(
     position: npt.NDArray[np.float64], count: int, extent: tuple[float, float], name: str
 ) -> Indices:

@@ -1,0 +1,85 @@
+"""Which columns of a run become maps.
+
+Every scalar number of the streams that go along the scan does, if there is a grid
+for them (`p06bs.model.positions`).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from p06bs.model.page import BOOKKEEPING
+from p06bs.model.positions import Described, Run, Where, families, fields_of, where
+from p06bs.model.units import canonical
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped:
+    """One map.
+
+    Attributes
+    ----------
+    streams : tuple of str
+        The streams whose rows count, one after the other: ``primary``, ``primary_r2``...
+    having : frozenset of str
+        Those of them that have the column in this unit; rows of the others count as NaN.
+    column : str
+    unit : str or None
+    where : Where
+    """
+
+    streams: tuple[str, ...]
+    having: frozenset[str]
+    column: str
+    unit: str | None
+    where: Where
+
+
+def mapped(run: Run, raw: Run | None = None) -> dict[str, Mapped]:
+    """Return the maps of a run by their names, what hints name first, axes last.
+
+    A map has the name of its column. Where a derived run goes on in a stream
+    ``<name>_r<revision>`` its map does, too, unless the unit changed. A further
+    column of the same name is ``<stream>.<column>``.
+
+    Parameters
+    ----------
+    run : Run
+    raw : Run, optional
+        The raw run of a derived one: it may have the positions.
+    """
+    maps: dict[str, Mapped] = {}
+    for streams in families(run):
+        place = where(run, raw, streams)
+        for one in _of_family(run, streams, place) if place is not None else ():
+            further = f"{min(one.having, key=streams.index)}.{one.column}"
+            maps.setdefault(further if one.column in maps else one.column, one)
+    return maps
+
+
+def _of_family(run: Run, streams: tuple[str, ...], place: Where) -> Iterator[Mapped]:
+    """Yield the maps of the columns of streams that continue each other."""
+    having: dict[tuple[str, str | None], list[str]] = {}
+    units: dict[tuple[str, str | None], str | None] = {}
+    hinted: set[str] = set()
+    for stream in streams:
+        described = run.streams[stream]
+        for hint in (described.descriptor.get("hints") or {}).values():
+            hinted.update((hint or {}).get("fields") or ())
+        for column in described.numbers:
+            if _is_signal(column, described):
+                unit = described.key(column).get("units")
+                having.setdefault((column, canonical(unit)), []).append(stream)
+                units.setdefault((column, canonical(unit)), unit)
+    axes = {axis.name for axis in place.axes} | {*fields_of(run.start)}
+    if place.measured is not None:
+        axes |= {place.measured.y, place.measured.x}
+    for key in sorted(having, key=lambda key: (key[0] in axes, key[0] not in hinted)):
+        yield Mapped(streams, frozenset(having[key]), key[0], units[key], place)
+
+
+def _is_signal(column: str, described: Described) -> bool:
+    return not (
+        column in BOOKKEEPING
+        or column in ("seq_num", "time")
+        or (column.startswith("ts_") and described.key(column[3:]))
+    )

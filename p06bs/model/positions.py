@@ -1,0 +1,278 @@
+"""Where the pixels of a run's maps are, and which columns say so.
+
+A start document that declares a raster says it; measured positions, if they fit
+to it, say it better. Without a raster two measured axes make maps, too.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from p06bs.model.binding import ASIDE, aligned_streams, candidates
+from p06bs.model.documents import Document, is_derived
+from p06bs.model.maps import Extents, Grid, grid_of
+from p06bs.model.units import unit_scale
+
+LARGEST = 1 << 24
+"""Pixels of a map, at most; a run with a larger raster has no maps."""
+
+REVISION = re.compile(r"(.*)_r(\d+)")
+"""Name of the stream in which a derived run goes on when settings changed its outputs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What is known of a stream.
+
+    Attributes
+    ----------
+    descriptor : mapping
+        With data_keys, and as far as there are any object_keys, configuration and hints.
+    numbers : collection of str
+        Names of the columns that hold one number a row, in their order.
+    """
+
+    descriptor: Document
+    numbers: Collection[str]
+
+    def key(self, column: str) -> Mapping[str, Any]:
+        """Return the data key of a column, whose name may have been lengthened by ``_``."""
+        keys: Mapping[str, Mapping[str, Any]] = self.descriptor["data_keys"]
+        return keys.get(column) or keys.get(column.removesuffix("_")) or {}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as far as its maps are concerned: its start document and its streams."""
+
+    start: Document
+    streams: Mapping[str, Described]
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis of a map."""
+
+    name: str
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Which columns hold the measured positions.
+
+    Attributes
+    ----------
+    streams : tuple of str
+        The streams that they are in, one after the other.
+    y, x : str
+        Names of the columns.
+    raw : bool
+        Whether the streams are the raw run's.
+    joined : bool
+        Whether rows are found by equal numbers; False where they lie in the values' rows.
+    scale : (float, float)
+        Factors from the units of y and x to those of the grid.
+    units : (str or None, str or None)
+        Units of y and x.
+    """
+
+    streams: tuple[str, ...]
+    y: str
+    x: str
+    raw: bool = False
+    joined: bool = False
+    scale: tuple[float, float] = (1.0, 1.0)
+    units: tuple[str | None, str | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """Where the pixels of a map are, and how values find theirs.
+
+    Attributes
+    ----------
+    kind : str
+        ``raster``: by number on the grid that the start document declares.
+        ``measured``: by position on that grid. ``scattered``: by position on a grid that
+        is fitted to the positions.
+    axes : (Axis, Axis)
+        The slow and the fast one.
+    grid : Grid, optional
+        None for ``scattered``.
+    measured : Measurement, optional
+        None for ``raster``.
+    """
+
+    kind: Literal["raster", "measured", "scattered"]
+    axes: tuple[Axis, Axis]
+    grid: Grid | None = None
+    measured: Measurement | None = None
+
+
+def number_column(run: Run, stream: str) -> str | None:
+    """Return the column of the numbers by which rows of a run are known; None: they are counted."""
+    columns = run.streams[stream].numbers
+    names = ("raw_seq_num", "seq_num") if is_derived(run.start) else ("seq_num",)
+    return next((name for name in names if name in columns), None)
+
+
+def families(run: Run) -> list[tuple[str, ...]]:
+    """Return the streams that go along the scan; streams of one tuple continue each other."""
+    names = [name for name in run.streams if not ASIDE.fullmatch(name)]
+    if not is_derived(run.start):
+        home = "primary" if "primary" in names else next(iter(names), None)
+        aligned = aligned_streams(run.start)
+        group = [n for n in names if n == home or (home in aligned and n in aligned)]
+        return [(name,) for name in sorted(group, key=lambda name: name != home)]
+    families: dict[str, list[tuple[int, str]]] = {}
+    for name in names:
+        if "raw_seq_num" in run.streams[name].numbers:
+            found = REVISION.fullmatch(name)
+            base, revision = (found[1], int(found[2])) if found else (name, -1)
+            families.setdefault(base, []).append((revision, name))
+    return [
+        tuple(name for _, name in sorted(families[base]))
+        for base in sorted(families, key=lambda base: (base != "primary", base))
+    ]
+
+
+def where(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Where | None:
+    start = run.start
+    grid, inorder = grid_of(start), True
+    if grid is None and "spiral_square" in str(start.get("plan_name", "")):
+        # It declares the grid that its positions are on, but goes over it in another order.
+        grid, inorder = grid_of({**start, "plan_name": ""}), False
+    if grid is not None and grid.shape[0] * grid.shape[1] > LARGEST:
+        return None
+    measured = _measurement(run, raw, streams)
+    if grid is not None:
+        axes = _axes(run, raw, grid, measured)
+        fitting = _fitting(start, grid, measured, axes)
+        if fitting is not None:
+            return Where("measured", axes, grid, fitting)
+        if inorder:
+            return Where("raster", axes, grid)
+    if measured is None or (grid is None and not _is_plane(start)):
+        return None
+    names = zip((measured.y, measured.x), measured.units, strict=True)
+    slow, fast = (Axis(name, unit) for name, unit in names)
+    return Where("scattered", (slow, fast), None, measured)
+
+
+def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -> tuple[Axis, Axis]:
+    """Return the axes of a declared grid: named by its motors, in the unit of its extents."""
+    if grid.extents is None:
+        slow, fast = grid.motors or ("y", "x")
+        return Axis(slow, "pixel"), Axis(fast, "pixel")
+    names = grid.motors or ((measured.y, measured.x) if measured else ("y", "x"))
+    scan = run.start.get("scan")
+    said = scan.get("units") if isinstance(scan, Mapping) else None
+    both: list[str | None] = [said, said] if isinstance(said, str) else [None, None]
+    if isinstance(said, list | tuple) and len(said) == 2:
+        both = [str(unit) for unit in said]
+    for i, motor in enumerate(grid.motors or ()):
+        for one in (run, raw) if raw else (run,):
+            described = (s.descriptor["data_keys"].get(motor) for s in one.streams.values())
+            unit = next((key["units"] for key in described if key and key.get("units")), None)
+            if unit:
+                both[i] = str(unit)
+                break
+    if measured is not None:
+        both = [unit or own for unit, own in zip(both, measured.units, strict=True)]
+    return Axis(names[0], both[0]), Axis(names[1], both[1])
+
+
+def _fitting(
+    start: Document, grid: Grid, measured: Measurement | None, axes: tuple[Axis, Axis]
+) -> Measurement | None:
+    """Return the measurement in the units of the grid; None if it does not fit to the grid.
+
+    Extents of relative plans are relative to where the axes were, which no document says.
+    """
+    plan = str(start.get("plan_name", ""))
+    if measured is None or grid.extents is None or plan.startswith("rel"):
+        return None
+    if not _is_extended(grid.shape, grid.extents):
+        return None
+    scales = [unit_scale(have, axis.unit) for have, axis in zip(measured.units, axes, strict=True)]
+    if scales[0] is None or scales[1] is None:
+        return None
+    return replace(measured, scale=(scales[0], scales[1]))
+
+
+def _is_extended(shape: tuple[int, int], extents: Extents) -> bool:
+    return all(
+        n == 1 or 0 < abs(last - first) < float("inf")
+        for n, (first, last) in zip(shape, extents, strict=True)
+    )
+
+
+def _measurement(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Measurement | None:
+    """Return the positions of the same rows, else of other streams, else of the raw run."""
+    for family in sorted(families(run), key=lambda family: family != streams):
+        found = _in_family(run, family)
+        if found is not None:
+            return replace(found, joined=family != streams)
+    for family in families(raw) if raw is not None else ():
+        assert raw is not None
+        found = _in_family(raw, family)
+        if found is not None:
+            return replace(found, joined=True, raw=True)
+    return None
+
+
+def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:
+    """Return the positions that all of the streams have: by role, else as the plan's axes."""
+    first = run.streams[streams[0]]
+    named = [{**first.descriptor, "name": streams[0]}]
+    roles = {c.role: c.data_key for c in candidates(run.start, named) if c.role}
+    pairs = [(roles.get("position_y"), roles.get("position_x")), _plan_axes(run.start)]
+    for y, x in pairs:
+        if y and x and all(y in s.numbers and x in s.numbers for s in _all(run, streams)):
+            units = (first.key(y).get("units"), first.key(x).get("units"))
+            return Measurement(streams, y, x, units=units)
+    return None
+
+
+def _all(run: Run, streams: tuple[str, ...]) -> list[Described]:
+    return [run.streams[name] for name in streams]
+
+
+def _plan_axes(start: Document) -> tuple[str | None, str | None]:
+    """Return the data keys of the slow and the fast axis as the plan says them.
+
+    Plans with a ``shape`` name the slow axis first; those without, bluesky's spirals,
+    name x first. Of plans along one line only lists of points may cover an area.
+    """
+    dimensions = _dimensions(start)
+    fields = fields_of(start)
+    motors = start.get("motors")
+    shaped = isinstance(start.get("shape"), list | tuple) and len(start["shape"]) == 2
+    if dimensions is None and shaped and isinstance(motors, list | tuple) and len(motors) == 2:
+        return str(motors[0]), str(motors[1])
+    if dimensions is not None and len(dimensions) == 2 and len(fields) >= 2:
+        first, second = str(dimensions[0][0]), str(dimensions[1][0])
+        return (first, second) if shaped else (second, first)
+    if len(fields) == 2 and "list" in str(start.get("plan_name", "")):
+        return fields[1], fields[0]
+    return None, None
+
+
+def _dimensions(start: Document) -> list[list[str]] | None:
+    """Return the fields of each dimension in ``hints``; None where it does not say any."""
+    said = (start.get("hints") or {}).get("dimensions")
+    if not isinstance(said, list | tuple):
+        return None
+    return [list(pair[0]) for pair in said if len(pair) == 2 and len(pair[0])]
+
+
+def fields_of(start: Document) -> list[str]:
+    return [str(name) for fields in _dimensions(start) or () for name in fields]
+
+
+def _is_plane(start: Document) -> bool:
+    """Return whether a run may go over an area, as far as its hints say."""
+    dimensions = _dimensions(start)
+    return dimensions is None or len(dimensions) == 2 or len(fields_of(start)) == 2
