@@ -193,7 +193,7 @@ def logs(connection: Connection, *states: State) -> list[Log]:
 def counts(connection: Connection) -> dict[str, int]:
     """Return the number of logs by state."""
     statement = select(LOGS.c.state, func.count()).group_by(LOGS.c.state)
-    return {state: count for state, count in connection.execute(statement)}
+    return {row.state: row[1] for row in connection.execute(statement)}
 
 
 def ask_retry(connection: Connection, run: str) -> bool:

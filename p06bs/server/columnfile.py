@@ -24,10 +24,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow
 
 from p06bs.bus.closing import Closing
-from p06bs.server.columns import Array
+
+Array = npt.NDArray[Any]
 
 BATCH_BYTES = 1 << 22
 """Aim of the size of a record batch, bytes before compression."""
@@ -59,9 +61,13 @@ class Layout:
         return max(1, np.dtype(self.dtype).itemsize * prod(self.shape))
 
 
-def batch_rows(layouts: Mapping[str, Layout]) -> int:
-    """Return how many rows of these columns make a record batch."""
-    row = sum(layout.row_bytes for layout in layouts.values())
+def batch_rows(layouts: Mapping[str, Layout], row_bytes: int = 0) -> int:
+    """Return how many rows of these columns make a record batch.
+
+    `row_bytes` says how long a row of theirs is on average where that is more than the
+    layouts tell, because of text.
+    """
+    row = max(row_bytes, sum(layout.row_bytes for layout in layouts.values()))
     return int(min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, row))))
 
 
@@ -73,12 +79,20 @@ class ColumnFileWriter(Closing):
     path : Path
         Of the file, which is new.
     layouts : mapping
-        What the columns hold, by name.
+        What the columns hold, by name; how wide text is need not be known.
+    rows_per_batch : int
+        Rows of each record batch, the last one excepted.
+
+    Attributes
+    ----------
+    widths : dict of str to int
+        Length of the longest text of each column of text so far.
     """
 
-    def __init__(self, path: Path, layouts: Mapping[str, Layout]) -> None:
+    def __init__(self, path: Path, layouts: Mapping[str, Layout], rows_per_batch: int) -> None:
+        self.widths = {name: 1 for name, one in layouts.items() if one.kind != "numbers"}
         self._layouts = layouts
-        self._rows_per_batch = batch_rows(layouts)
+        self._rows_per_batch = rows_per_batch
         self._waiting: dict[str, list[pyarrow.Array]] = {name: [] for name in layouts}
         self._count = 0
         self._schema = pyarrow.schema((n, _arrow_type(one)) for n, one in layouts.items())
@@ -92,6 +106,8 @@ class ColumnFileWriter(Closing):
         for name, layout in self._layouts.items():
             values = _arrow_array(columns[name], layout)
             rows = len(values)
+            if name in self.widths:
+                self.widths[name] = max(self.widths[name], *map(len, columns[name]))
             self._waiting[name].append(values)
         self._count += rows
         if self._count >= self._rows_per_batch:

@@ -21,8 +21,8 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
-    inspect,
     insert,
+    inspect,
     select,
     text,
 )
@@ -198,7 +198,7 @@ def upgrade(connection: Connection) -> None:
 
 def _rebuild(connection: Connection) -> None:
     kept = ("node_id", "folder_id", "generation", "streams")
-    old = connection.execute(text(f"SELECT {', '.join(kept)} FROM {RUNS.name}")).all()  # noqa: S608
+    old = connection.execute(text(f"SELECT {', '.join(kept)} FROM {RUNS.name}")).all()
     mine = [name for name in inspect(connection).get_table_names() if name.startswith(RUNS.name)]
     for name in sorted(mine, reverse=True):
         connection.execute(text(f"DROP TABLE {name}"))
