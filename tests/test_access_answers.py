@@ -27,7 +27,7 @@ class Asking(RuleBasedStateMachine):
 
     def __init__(self):
         super().__init__()
-        self.answers = Answers(SECONDS, LIMIT)
+        self.answers = Answers(SECONDS, LIMIT, many=3)
         self.now = 0.0
         # When rights were granted (odd) and revoked (even places) last, by user and folder.
         self.history = {(user, folder): [(0.0, False)] for user in USERS for folder in FOLDERS}
@@ -45,25 +45,39 @@ class Asking(RuleBasedStateMachine):
     @rule(
         user=st.sampled_from(USERS),
         folders=st.frozensets(st.sampled_from(FOLDERS)),
-        age=st.sampled_from([None, SECONDS / 2, 1.0, 100.0]),
     )
-    def claim(self, user, folders, age):
-        knew = self.answers.knows(user, folders, self.now, SECONDS if age is None else age)
-        claim = self.answers.claim(user, folders, self.now, age)
+    def look(self, user, folders):
+        oldest = self.answers.oldest(user, folders)
+        claim = self.answers.claim(user, folders, self.now)
         known = folders - claim.ask - claim.awaited
         assert claim.visible <= known
-        if age is None:
-            assert knew == (not claim.ask and not claim.awaited)
-        asked = {f for who, what, *_ in self.running if who == user for f in what}
+        assert (oldest > self.now - SECONDS) == (known == folders)
         # Nobody asks for what is being asked, and what is awaited will be answered.
+        asked = self.asked(user)
         assert not claim.ask & asked
         assert claim.awaited <= asked
-        since = self.now - min(SECONDS, SECONDS if age is None else age)
         for folder in known:
-            assert (folder in claim.visible) in self.truths(user, folder, since)
-        if claim.ask:
-            truth = {f for f in claim.ask if self.history[user, f][-1][1]}
-            self.running.append((user, claim.ask, self.now, truth))
+            assert (folder in claim.visible) in self.truths(user, folder)
+        self.ask(user, claim.ask)
+        assert not self.answers.claim(user, folders, self.now).ask
+
+    @rule(user=st.sampled_from(USERS), folders=st.frozensets(st.sampled_from(FOLDERS)))
+    def renew(self, user, folders):
+        asked = self.asked(user)
+        aging = self.answers.renew(user, folders, self.now)
+        assert aging <= folders - asked
+        if self.answers.oldest(user, folders) > self.now - SECONDS / 2:
+            assert not aging
+        self.ask(user, aging)
+        assert not self.answers.renew(user, folders, self.now)
+
+    def asked(self, user):
+        return {f for who, what, *_ in self.running if who == user for f in what}
+
+    def ask(self, user, folders):
+        if folders:
+            truth = {f for f in folders if self.history[user, f][-1][1]}
+            self.running.append((user, folders, self.now, truth))
 
     @precondition(lambda self: self.running)
     @rule(data=st.data(), fails=st.booleans())
@@ -72,8 +86,9 @@ class Asking(RuleBasedStateMachine):
         user, folders, began, truth = self.running.pop(number)
         self.answers.settle(user, folders, None if fails else truth, began)
 
-    def truths(self, user, folder, since):
-        """Return what has been true at some time after `since`."""
+    def truths(self, user, folder):
+        """Return what has been true while an answer counts."""
+        since = self.now - SECONDS
         history = self.history[user, folder]
         later = {may for time, may in history if time >= since}
         before = [may for time, may in history if time < since]
@@ -92,8 +107,9 @@ def test_an_answer_counts_from_when_it_was_asked():
     answers, data = Answers(10.0, 100), frozenset({"/data"})
     assert answers.claim("ada", data, 0.0).ask == data
     answers.settle("ada", data, data, 0.0)  # however long that took
+    assert answers.renew("ada", data, 4.9) == frozenset()
+    assert answers.renew("ada", data, 5.0) == data
     assert answers.claim("ada", data, 9.9).visible == data
-    assert answers.claim("ada", data, 9.9, age=5.0).ask == data
     answers.settle("ada", data, (), 9.9)
     assert answers.claim("ada", data, 19.8).visible == frozenset()
     assert answers.claim("ada", data, 20.0).ask == data
@@ -137,18 +153,45 @@ def test_rights_are_asked_once_in_a_while_and_revoked_within():
     assert ada.may_see("/a")
     now[0] = 10.0
     assert not ada.may_see("/a")
-    # Half-way, a refresh asks before anybody has to wait.
+
+
+def test_answers_are_renewed_in_the_background_before_they_expire():
+    now = [0.0]
+    rights = Record(ada=["/a"])
+    viewers = Viewers(rights, 10.0, clock=lambda: now[0])
     folders = frozenset({"/a"})
-    now[0] = 14.9
-    assert viewers.is_fresh("ada", folders)
-    now[0] = 15.0
-    assert not viewers.is_fresh("ada", folders)
-    count = len(rights.asked)
-    viewers.refresh("ada", folders)
-    assert len(rights.asked) == count + 1
-    now[0] = 24.9
-    assert not ada.may_see("/a")
-    assert len(rights.asked) == count + 1
+    assert viewers.visible("ada", folders) == folders
+    assert viewers.is_ready("ada", folders)
+    rights.entered.clear()
+    rights.gate = threading.Semaphore(0)
+    now[0] = 9.0
+    assert not viewers.is_ready("ada", folders)
+    assert viewers.visible("ada", folders) == folders  # at once, the old answer counts
+    assert rights.entered.wait(30)
+    rights.may["ada"].clear()
+    rights.gate.release()
+    now[0] = 10.0  # now who looks waits for what is being asked
+    assert viewers.visible("ada", folders) == frozenset()
+    assert len(rights.asked) == 2
+    now[0] = 13.9
+    viewers.visible("ada", folders)
+    assert len(rights.asked) == 2
+
+
+@pytest.mark.logs_errors
+def test_a_renewal_that_fails_is_logged_and_asked_again(caplog):
+    now = [0.0]
+    rights = Record(ada=["/a"])
+    viewers = Viewers(rights, 10.0, clock=lambda: now[0])
+    viewers.visible("ada", ["/a"])
+    rights.entered.clear()
+    rights.failing, now[0] = True, 5.0
+    assert viewers.visible("ada", ["/a"]) == {"/a"}
+    viewers._background.shutdown()
+    assert "rights of ada on 1 folders could not be asked" in caplog.text
+    now[0] = 10.0
+    with pytest.raises(RuntimeError, match="no answer"):
+        viewers.visible("ada", ["/a"])
 
 
 def test_the_same_answer_is_the_same_set():

@@ -180,7 +180,7 @@ class FolderAccess(AccessPolicy):
         if getattr(node, "viewer", viewer) == viewer:
             return ALL_ACCESS
         if hasattr(node, "folders"):
-            await self._refresh(viewer, node.folders())
+            await self._prepare(viewer, node.folders())
         return [Visible(viewer)]
 
     async def allowed_scopes(
@@ -191,7 +191,7 @@ class FolderAccess(AccessPolicy):
         if viewer is None:
             return NO_SCOPES
         if hasattr(node, "folder"):
-            await self._refresh(viewer, frozenset({node.folder} - {None}))
+            await self._prepare(viewer, frozenset({node.folder} - {None}))
             if not viewer.may_see(node.folder):
                 return NO_SCOPES
         if not isinstance(_who(viewer), UserViewer):
@@ -225,13 +225,11 @@ class FolderAccess(AccessPolicy):
             return None
         return self._viewers.viewer_for(names.pop())
 
-    async def _refresh(self, viewer: Viewer, folders: frozenset[str]) -> None:
-        """Ask in a thread for what the synchronous code behind this will want to know."""
+    async def _prepare(self, viewer: Viewer, folders: frozenset[str]) -> None:
+        """Ask in a thread what the synchronous code behind this will want to know."""
         who = _who(viewer)
-        if isinstance(who, UserViewer) and not who.viewers.is_fresh(who.user, folders):
-            await anyio.to_thread.run_sync(
-                who.viewers.refresh, who.user, folders, limiter=self._asking
-            )
+        if isinstance(who, UserViewer) and not who.viewers.is_ready(who.user, folders):
+            await anyio.to_thread.run_sync(who.visible, folders, limiter=self._asking)
 
 
 def _who(viewer: Viewer) -> Viewer:

@@ -1,8 +1,12 @@
 """Answers to who may see what, and until when they count: decides without asking anybody."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+
+LISTINGS = 4
+"""For so many sets of many folders, the last asked for, the result is kept as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +34,8 @@ class _User:
 
     answers: dict[str, tuple[bool, float]] = field(default_factory=dict)
     asking: set[str] = field(default_factory=set)
-    # Of many folders at once: the folders, those visible, and the oldest answer's time.
-    latest: tuple[frozenset[str], frozenset[str], float] | None = None
+    # What was found for many folders at once: those visible, and when the oldest was asked.
+    listings: dict[frozenset[str], tuple[frozenset[str], float]] = field(default_factory=dict)
 
 
 class Answers:
@@ -46,11 +50,14 @@ class Answers:
         For so long an answer counts.
     limit : int
         So many answers are kept; beyond, those of the users leave who came longest ago.
+    many : int
+        The result for so many folders is kept as a whole, for the last few such sets.
     """
 
-    def __init__(self, seconds: float, limit: int) -> None:
+    def __init__(self, seconds: float, limit: int, many: int = 100) -> None:
         self.seconds = seconds
         self._limit = limit
+        self._many = many
         self._users: OrderedDict[str, _User] = OrderedDict()
         self._count = 0
 
@@ -58,46 +65,58 @@ class Answers:
         """Return the number of answers kept."""
         return self._count
 
-    def claim(
-        self, user: str, folders: frozenset[str], now: float, age: float | None = None
-    ) -> Claim:
-        """Return what is known; the rest is the caller's to ask, or awaited.
-
-        `age`, at most `seconds`, is how old answers may be (seconds if absent).
-        """
+    def claim(self, user: str, folders: frozenset[str], now: float) -> Claim:
+        """Return what is known; the rest is the caller's to ask, or awaited."""
         if not folders:
             return Claim(folders)
         about = self._users.setdefault(user, _User())
         self._users.move_to_end(user)
-        since = now - (self.seconds if age is None else min(age, self.seconds))
-        if about.latest is not None:
-            known, visible, oldest = about.latest
-            if oldest > since and (known is folders or known == folders):
-                return Claim(visible)
+        since = now - self.seconds
+        listing = about.listings.get(folders)
+        if listing is not None and listing[1] > since:
+            return Claim(listing[0])
         found = {folder: about.answers.get(folder) for folder in folders}
         fresh = {f: answer for f, answer in found.items() if answer and answer[1] > since}
         seen = frozenset(folder for folder, answer in fresh.items() if answer[0])
-        unknown = folders - fresh.keys()
-        if not unknown:
-            about.latest = folders, seen, min(asked for _, asked in fresh.values())
+        unknown = folders.difference(fresh)
+        if not unknown and len(folders) >= self._many:
+            if len(about.listings) >= LISTINGS:
+                del about.listings[next(iter(about.listings))]
+            about.listings[folders] = seen, min(asked for _, asked in fresh.values())
         awaited = unknown & about.asking
         about.asking |= unknown
         return Claim(seen, unknown - awaited, awaited)
 
-    def knows(self, user: str, folders: frozenset[str], now: float, age: float) -> bool:
-        """Return whether there are answers for all of the folders, younger than `age`."""
+    def renew(self, user: str, folders: frozenset[str], now: float) -> frozenset[str]:
+        """Return the folders that the caller has to ask for before their answers expire.
+
+        These are the ones past half their time that nobody asks for; `settle` them.
+        """
         about = self._users.get(user)
-        if about is None or not folders:
-            return not folders
-        if about.latest is not None and (about.latest[0] is folders or about.latest[0] == folders):
-            return about.latest[2] > now - age
-        found = map(about.answers.get, folders)
-        return all(answer is not None and answer[1] > now - age for answer in found)
+        if about is None or self.oldest(user, folders) > now - self.seconds / 2:
+            return frozenset()
+        since = now - self.seconds / 2
+        aging = {f for f in folders if f in about.answers and about.answers[f][1] <= since}
+        aging -= about.asking
+        about.asking |= aging
+        return frozenset(aging)
+
+    def oldest(self, user: str, folders: frozenset[str]) -> float:
+        """Return when the oldest answer to these was asked; minus infinity if one is missing."""
+        if not folders:
+            return math.inf
+        about = self._users.get(user)
+        if about is None:
+            return -math.inf
+        if folders in about.listings:
+            return about.listings[folders][1]
+        missing = False, -math.inf
+        return min(about.answers.get(folder, missing)[1] for folder in folders)
 
     def settle(
         self, user: str, asked: frozenset[str], visible: Iterable[str] | None, began: float
     ) -> None:
-        """Note the answers to what `claim` told to ask; None where there was no answer.
+        """Note the answers to what `claim` or `renew` told to ask; None if there were none.
 
         `began` is the time just before asking.
         """
@@ -105,7 +124,7 @@ class Answers:
         about.asking -= asked
         if visible is None:
             return
-        about.latest = None
+        about.listings.clear()
         yes, no = (True, began), (False, began)
         seen = frozenset(visible)
         before = len(about.answers)
@@ -120,6 +139,6 @@ class Answers:
                 return
             self._count -= len(about.answers)
             about.answers.clear()
-            about.latest = None
+            about.listings.clear()
             if not about.asking:
                 del self._users[name]

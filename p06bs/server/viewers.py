@@ -1,13 +1,19 @@
 """Viewers of runs that are users of the system; their rights are asked for once in a while."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from p06bs.server.answers import Answers
 from p06bs.server.rights import Rights
 
+logger = logging.getLogger(__name__)
+
+BACKGROUND = 4
+"""So many users' answers are renewed at once."""
 LIMIT = 500_000
 """So many answers (of a user about a folder) are kept: about 100 MB."""
 
@@ -40,6 +46,7 @@ class Viewers:
         self._clock = clock
         self._answers = Answers(seconds, limit)
         self._settled = threading.Condition()
+        self._background = ThreadPoolExecutor(BACKGROUND)
 
     def describe(self) -> str:
         """Return which rights are in force and for how long an answer counts, for the log."""
@@ -50,36 +57,41 @@ class Viewers:
         return UserViewer(self, user)
 
     def visible(self, user: str, folders: Iterable[str]) -> frozenset[str]:
-        """Return those of the folders that the user may see; asks where no answer counts."""
-        return self._visible(user, frozenset(folders), self._seconds)
+        """Return those of the folders that the user may see; asks where no answer counts.
 
-    def is_fresh(self, user: str, folders: frozenset[str]) -> bool:
-        """Return whether `visible` will answer at once for half the time of an answer yet."""
-        with self._settled:
-            return self._answers.knows(user, folders, self._clock(), self._seconds / 2)
-
-    def refresh(self, user: str, folders: frozenset[str]) -> None:
-        """Ask where answers have reached half their age, so that `visible` need not soon.
-
-        Blocks; call it in a thread before code that may not block calls `visible`.
+        Where answers have passed half their time, they are asked for anew in the
+        background: whoever comes at least that often never waits.
         """
-        self._visible(user, folders, self._seconds / 2)
-
-    def _visible(self, user: str, folders: frozenset[str], age: float) -> frozenset[str]:
+        left = frozenset(folders)
         seen: list[frozenset[str]] = []
         while True:
             with self._settled:
-                began = self._clock()
-                claim = self._answers.claim(user, folders, began, age)
+                now = self._clock()
+                claim = self._answers.claim(user, left, now)
                 if claim.awaited and not claim.ask:
                     self._settled.wait()
                     continue
+                aging = self._answers.renew(user, left, now)
+            if aging:
+                self._background.submit(self._renew, user, aging, now)
             seen.append(claim.visible)
             if claim.ask:
-                seen.append(self._ask(user, claim.ask, began))
+                seen.append(self._ask(user, claim.ask, now))
             if not claim.awaited:
                 return frozenset().union(*seen) if len(seen) > 1 else seen[0]
-            folders = claim.awaited
+            left = claim.awaited
+
+    def is_ready(self, user: str, folders: frozenset[str]) -> bool:
+        """Return whether `visible` will answer at once, now and for a tenth of the time yet."""
+        with self._settled:
+            return self._answers.oldest(user, folders) > self._clock() - 0.9 * self._seconds
+
+    def _renew(self, user: str, folders: frozenset[str], began: float) -> None:
+        try:
+            self._ask(user, folders, began)
+        except Exception:
+            # Whoever wants to know next asks again, and gets the error.
+            logger.exception("rights of %s on %d folders could not be asked", user, len(folders))
 
     def _ask(self, user: str, folders: frozenset[str], began: float) -> frozenset[str]:
         visible = None
