@@ -154,31 +154,52 @@ class ColumnView:
     def shape(self) -> tuple[int, ...]:
         return self.layout.shape
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds text; as an array it is as wide as the longest."""
+        return self.layout.kind != "numbers"
+
     def read(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop - 1`; text as fixed-width unicode."""
-        parts = [_numpy_array(part, self.layout) for part in self.parts(start, stop)]
-        if not parts:
-            return np.empty((0, *self.shape), self.dtype)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return np.asarray(self.values(start, stop), self.dtype)
 
-    def parts(self, start: int, stop: int) -> Iterator[pyarrow.Array]:
-        """Yield rows `start` to `stop - 1` as Arrow arrays, one of each batch."""
-        yield from (
-            batch.column(0) for batch in read_batches(self.path, [self.name], start, stop, self)
-        )
+    def values(self, start: int, stop: int) -> Array | list[str]:
+        """Return rows `start` to `stop - 1`; text as a list."""
+        return read_columns({self.name: self}, start, stop)[self.name]
 
 
-def read_batches(
-    path: Path, names: Sequence[str], start: int, stop: int, like: ColumnView
+def read_columns(
+    views: Mapping[str, ColumnView], start: int, stop: int
+) -> dict[str, Array | list[str]]:
+    """Return rows `start` to `stop - 1` of columns of one stream; text as lists."""
+    found: dict[str, Array | list[str]] = {}
+    for path in {view.path for view in views.values()}:
+        same = {name: view for name, view in views.items() if view.path == path}
+        parts = list(_read_batches(list(same.values()), start, stop))
+        for name, view in same.items():
+            arrays = [part.column(view.name) for part in parts]
+            if view.is_text:
+                found[name] = [text for array in arrays for text in array.to_pylist()]
+            else:
+                numbers = [_numpy_array(array, view.layout) for array in arrays]
+                none = np.empty((0, *view.shape), view.dtype)
+                found[name] = numbers[0] if len(numbers) == 1 else np.concatenate([none, *numbers])
+    return found
+
+
+def _read_batches(
+    views: Sequence[ColumnView], start: int, stop: int
 ) -> Iterator[pyarrow.RecordBatch]:
-    """Yield rows `start` to `stop - 1` of some columns of a file, in the order of `names`.
+    """Yield rows `start` to `stop - 1` of columns of one file.
 
     Only the batches that hold them are read, and of these only the columns.
     """
+    like = views[0]
     stop = min(stop, like.rows)
     if start >= stop:
         return
-    with pyarrow.OSFile(str(path)) as file:
+    names = [view.name for view in views]
+    with pyarrow.OSFile(str(like.path)) as file:
         schema = pyarrow.ipc.open_file(file).schema
         fields = sorted(schema.get_field_index(name) for name in names)
         reader = pyarrow.ipc.open_file(
@@ -187,7 +208,7 @@ def read_batches(
         size = like.rows_per_chunk
         for index in range(start // size, -(-stop // size)):
             first = index * size
-            batch = reader.get_batch(index).select(list(names))
+            batch = reader.get_batch(index)
             low, high = max(start - first, 0), min(stop - first, len(batch))
             yield batch.slice(low, high - low)
 
@@ -230,8 +251,6 @@ def _arrow_array(values: Array | Sequence[str], layout: Layout) -> pyarrow.Array
 
 def _numpy_array(values: pyarrow.Array, layout: Layout) -> Array:
     dtype = np.dtype(layout.dtype)
-    if layout.kind != "numbers":
-        return np.array(values.to_pylist(), dtype)
     count = len(values)
     if pyarrow.types.is_fixed_size_list(values.type):
         values = values.flatten()

@@ -21,19 +21,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from p06bs.bus.framing import SUFFIX
 from p06bs.bus.reader import read_log
 from p06bs.model.documents import Document
-from p06bs.server.columnfile import ColumnFileWriter, ColumnView, Layout, batch_rows
+from p06bs.server.columnfile import (
+    Array,
+    ColumnFileWriter,
+    ColumnView,
+    Layout,
+    batch_rows,
+    read_columns,
+)
 from p06bs.server.detector import Roots, detector_view
+from p06bs.server.names import node_name
 from p06bs.server.sink import RunView
-from p06bs.server.stream import StreamView
-from p06bs.server.survey import Pages, StreamSurvey, Survey, column_name, conform
-
-if TYPE_CHECKING:
-    from p06bs.server.columns import View
+from p06bs.server.survey import Page, Pages, StreamSurvey, Survey, conform
 
 CONTENTS = "contents.json"
 FORMAT = 1
@@ -62,6 +66,28 @@ class Location:
     def log(self, uid: str, generation: int) -> Path:
         """Return the file with a run's documents."""
         return self.generation(uid, generation) / f"{uid}{SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStream:
+    """A stream in the archive, as the sink shows one: see `p06bs.server.stream.StreamView`."""
+
+    metadata: Mapping[str, Any]
+    columns: Mapping[str, Any]
+    external: frozenset[str]
+    data_keys: Mapping[str, str | None]
+
+    def description(self, name: str) -> Mapping[str, Any]:
+        """Return what the descriptor says of a column, with its data key where that differs."""
+        key = self.data_keys.get(name)
+        described = self.metadata["data_keys"].get(key)
+        if not isinstance(described, Mapping):
+            return {}
+        return described if key == name else {**described, "data_key": key}
+
+    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, Array | list[str]]:
+        """Return rows `start` to `stop - 1` of several event columns; text as lists."""
+        return read_columns({name: self.columns[name] for name in names}, start, stop)
 
 
 def write_run(log: Path, run: Survey, directory: Path) -> None:
@@ -124,7 +150,7 @@ def read_run(directory: Path, roots: Roots) -> RunView:
     metadata = {"start": contents["start"]}
     if contents["stop"] is not None:
         metadata["stop"] = contents["stop"]
-    streams = {
+    streams: dict[str, Any] = {
         name: partial(_stream_view, directory, stream, contents["resources"], roots)
         for name, stream in contents["streams"].items()
     }
@@ -135,31 +161,16 @@ def untouched() -> None:
     """Take no note that somebody reads: the archive forgets nothing."""
 
 
-def stream_names(run: Survey) -> dict[str, str]:
-    """Return the name that each stream has as a part of a path."""
-    return _path_names(run.streams)
-
-
-def _path_names(names: Iterable[str]) -> dict[str, str]:
-    """Return for each name one that can be a part of a path, all different."""
-    found: dict[str, str] = {}
-    for name in names:
-        part = name.replace("/", "_")
-        if part in ("", ".", ".."):
-            part = f"_{part}"
-        while part in found.values():
-            part += "_"
-        found[name] = part
-    return found
-
-
 class _Writers:
     """The column files of a stream while they are written."""
 
     def __init__(self, directory: Path, stream: StreamSurvey, number: int) -> None:
         self.stream = stream
-        self.names = _path_names([*stream.columns, *map(column_name, stream.external)])
-        self.layouts = {name: column.final() for name, column in stream.columns.items()}
+        self.names = stream.names()
+        self.sources = {self.names[source]: source for source in stream.columns}
+        self.layouts = {
+            self.names[source]: column.final() for source, column in stream.columns.items()
+        }
         scalars = {name: one for name, one in self.layouts.items() if not one.shape}
         groups = [scalars] if scalars else []
         groups += [{name: one} for name, one in self.layouts.items() if one.shape]
@@ -174,11 +185,14 @@ class _Writers:
             self._writers.append((writer, group))
             self.columns.update({name: {"file": file, "batch": rows} for name in group})
 
-    def put(self, page: Mapping[str, Any]) -> None:
-        count = len(page["seq_num"])
+    def put(self, page: Page) -> None:
+        count = len(page["", "seq_num"])
         for writer, group in self._writers:
             writer.append(
-                {name: conform(page.get(name), one, count) for name, one in group.items()}
+                {
+                    name: conform(page.get(self.sources[name]), layout, count)
+                    for name, layout in group.items()
+                }
             )
 
     def close(self) -> None:
@@ -194,9 +208,9 @@ class _Writers:
             "metadata": stream.metadata,
             "rows": stream.rows,
             "columns": {
-                self.names[name]: {
+                name: {
                     **where,
-                    "column": name,
+                    "key": self.sources[name][1] if self.sources[name][0] == "data" else None,
                     "kind": self.layouts[name].kind,
                     "dtype": self.layouts[name].dtype,
                     "shape": self.layouts[name].shape,
@@ -204,14 +218,13 @@ class _Writers:
                 for name, where in self.columns.items()
             },
             "external": {
-                self.names[column_name(key)]: {"data_key": key, "segments": segments}
+                self.names["data", key]: {"key": key, "segments": segments}
                 for key, segments in stream.external.items()
             },
         }
 
 
 def _write_streams(log: Path, run: Survey, directory: Path) -> dict[str, Any]:
-    names = stream_names(run)
     with contextlib.ExitStack() as stack:
         writers = {}
         for number, (name, stream) in enumerate(run.streams.items()):
@@ -225,21 +238,24 @@ def _write_streams(log: Path, run: Survey, directory: Path) -> dict[str, Any]:
                 writers[name].put(page)
         for name, page, _ in pages.rest():
             writers[name].put(page)
-    return {names[name]: writer.contents() for name, writer in writers.items()}
+    return {node_name(name): writer.contents() for name, writer in writers.items()}
 
 
 def _stream_view(
     directory: Path, stream: Mapping[str, Any], resources: Mapping[str, Document], roots: Roots
-) -> StreamView:
-    columns: dict[str, View] = {}
+) -> StoredStream:
+    columns: dict[str, Any] = {}
+    data_keys: dict[str, str | None] = {}
     for name, column in stream["columns"].items():
         layout = Layout(column["kind"], column["dtype"], tuple(column["shape"]))
         columns[name] = ColumnView(
-            directory / column["file"], column["column"], layout, stream["rows"], column["batch"]
+            directory / column["file"], name, layout, stream["rows"], column["batch"]
         )
-    keys = stream["metadata"]["data_keys"]
+        data_keys[name] = column["key"]
+    described = stream["metadata"]["data_keys"]
     for name, external in stream["external"].items():
-        key = external["data_key"]
+        data_keys[name] = key = external["key"]
         segments = [(resources[uid], start, stop) for uid, start, stop in external["segments"]]
-        columns[name] = detector_view(key, keys.get(key) or {}, segments, roots)
-    return StreamView(stream["metadata"], columns, frozenset(stream["external"]))
+        columns[name] = detector_view(key, described.get(key) or {}, segments, roots)
+    external_names = frozenset(stream["external"])
+    return StoredStream(stream["metadata"], columns, external_names, data_keys)

@@ -14,7 +14,7 @@ import numpy as np
 from p06bs.bus.framing import Entry
 from p06bs.model.documents import Document, LoggedArray
 from p06bs.server.columnfile import Array, Layout
-from p06bs.server.stream import RESERVED, page_of, plain
+from p06bs.server.names import node_name
 
 PAGE_ROWS = 1024
 PAGE_BYTES = 1 << 22
@@ -22,8 +22,20 @@ PAGE_BYTES = 1 << 22
 NUMBERS = "biufcmM"
 """numpy's kinds of what columns of numbers hold."""
 
+OWN = ("seq_num", "time", "uid")
+"""Columns that every stream has."""
+
+RESERVED = (*OWN, "internal")
+"""Names that a data key's column cannot have."""
+
+Source = tuple[str, str]
+"""Where in an event a column's values are: "", ``data`` or ``timestamps``, and the key."""
+
 Values = Any
 """Rows of a column in a page: a sequence, an array, or what stands for one."""
+
+
+Page = dict[Source, Values]
 
 
 class RunError(ValueError):
@@ -73,7 +85,7 @@ class StreamSurvey:
     metadata: dict[str, Any]
     rows: int = 0
     nbytes: int = 0
-    columns: dict[str, Column] = field(default_factory=dict)
+    columns: dict[Source, Column] = field(default_factory=dict)
     external: dict[str, list[tuple[str, int, int]]] = field(default_factory=dict)
     """Resource uid, first and last + 1 index, by data key."""
 
@@ -83,17 +95,41 @@ class StreamSurvey:
         self.metadata.setdefault("_config_updates", []).append(news)
         self.metadata["data_keys"] = {**descriptor["data_keys"], **self.metadata["data_keys"]}
 
-    def see(self, page: Mapping[str, Values], nbytes: int) -> None:
+    def see(self, page: Mapping[Source, Values], nbytes: int) -> None:
         """Take the rows of a page into account."""
-        count = len(page["seq_num"])
-        for name, values in page.items():
-            if name not in self.columns:
-                self.columns[name] = Column(gaps=self.rows > 0)
-            self.columns[name].see(values)
-        for name, column in self.columns.items():
-            column.gaps = column.gaps or name not in page
+        count = len(page["", "seq_num"])
+        for source, values in page.items():
+            if source not in self.columns:
+                self.columns[source] = Column(gaps=self.rows > 0)
+            self.columns[source].see(values)
+        for source, column in self.columns.items():
+            column.gaps = column.gaps or source not in page
         self.rows += count
         self.nbytes += nbytes
+
+    def names(self) -> dict[Source, str]:
+        """Return what the columns are called as nodes; sources of external ones are ``data``.
+
+        A data key that is called as a column of every stream has an underscore behind it,
+        as in the sink.
+        """
+        names: dict[Source, str] = {("", key): key for key in OWN}
+        taken = set(RESERVED)
+        keys = [key for part, key in self.columns if part == "data"]
+        for key in dict.fromkeys([*self.metadata["data_keys"], *keys, *self.external]):
+            name = node_name(key)
+            while name in taken:
+                name += "_"
+            taken.add(name)
+            names["data", key] = name
+        for part, key in self.columns:
+            if part == "timestamps":
+                name = node_name(f"ts_{key}")
+                while name in taken:
+                    name += "_"
+                taken.add(name)
+                names[part, key] = name
+        return names
 
     def announce(self, data_key: str, resource: str, start: int, stop: int) -> None:
         """Add rows that lie in a file."""
@@ -170,7 +206,7 @@ class Pages:
         """Return the name of the stream that a document belongs to."""
         return self._streams[entry.document["descriptor"]]
 
-    def take(self, entry: Entry) -> Iterator[tuple[str, dict[str, Values], int]]:
+    def take(self, entry: Entry) -> Iterator[tuple[str, Page, int]]:
         """Yield stream, columns and bytes of the pages that a document completes."""
         document = entry.document
         if entry.name == "descriptor":
@@ -188,44 +224,35 @@ class Pages:
             if len(waiting) >= PAGE_ROWS or self._nbytes[stream] >= PAGE_BYTES:
                 yield from self._flush(stream)
 
-    def rest(self) -> Iterator[tuple[str, dict[str, Values], int]]:
+    def rest(self) -> Iterator[tuple[str, Page, int]]:
         """Yield the pages that nothing completed."""
         for stream in list(self._events):
             yield from self._flush(stream)
 
-    def _flush(self, stream: str) -> Iterator[tuple[str, dict[str, Values], int]]:
+    def _flush(self, stream: str) -> Iterator[tuple[str, Page, int]]:
         events = self._events.pop(stream, [])
         if events:
             yield stream, _joined(events), self._nbytes.pop(stream)
 
 
-def columns_of(page: Document) -> dict[str, Values]:
-    """Return the columns of an event_page, named as the sink names them.
+def columns_of(page: Document) -> Page:
+    """Return the columns of an event_page.
 
     Raises
     ------
     RunError
         If they differ in length.
     """
-    columns: dict[str, Values] = {
-        "seq_num": page["seq_num"],
-        "time": page["time"],
-        "uid": page["uid"],
-    }
-    columns.update((column_name(key), values) for key, values in page["data"].items())
-    for key, values in (page.get("timestamps") or {}).items():
-        columns.setdefault(f"ts_{key}", values)
-    for name, values in columns.items():
+    columns: Page = {("", key): page[key] for key in OWN}
+    columns.update((("data", key), values) for key, values in page["data"].items())
+    stamps = page.get("timestamps") or {}
+    columns.update((("timestamps", key), values) for key, values in stamps.items())
+    for (_, key), values in columns.items():
         if len(values) != len(page["seq_num"]):
             raise RunError(
-                f"column {name} has {len(values)} rows, its page has {len(page['seq_num'])}"
+                f"column {key} has {len(values)} rows, its page has {len(page['seq_num'])}"
             )
     return columns
-
-
-def column_name(data_key: str) -> str:
-    """Return what a data key's column is called: another name where that is taken."""
-    return f"{data_key}_" if data_key in RESERVED else data_key
 
 
 def layout_of(values: Values) -> tuple[Layout | None, bool]:
@@ -271,7 +298,22 @@ def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
 
 def json_text(value: Any) -> str:
     """Return a value as JSON; arrays as lists, what JSON does not know as text."""
-    return json.dumps(plain(value), default=str)
+    return json.dumps(value, default=_listed)
+
+
+def plain(value: Any) -> Any:
+    """Return a document with lists and numbers in place of numpy's."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
 
 
 def _stacked(arrays: Sequence[Any]) -> Layout:
@@ -319,10 +361,8 @@ def _describe(run: Survey, document: Document) -> None:
         run.streams[name] = StreamSurvey(name, {**shown, "data_keys": dict(shown["data_keys"])})
 
 
-def _joined(events: Sequence[Document]) -> dict[str, Values]:
+def _joined(events: Sequence[Document]) -> Page:
     """Return events as columns; None where one has no such key."""
-    if len(events) == 1:
-        return columns_of(page_of(events[0]))
     data = dict.fromkeys(key for event in events for key in event["data"])
     timestamps = dict.fromkeys(key for event in events for key in event.get("timestamps") or ())
     return columns_of(
