@@ -24,14 +24,14 @@ from tiled.server.core import NoEntry
 from tiled.structures.core import Spec, StructureFamily
 from tiled.utils import UnsupportedQueryType
 
-from p06bs.server import tables
+from p06bs.server import schema
 from p06bs.server.access import Viewer, Visible
 from p06bs.server.catalog import RUN_MIMETYPE
 from p06bs.server.detector import Roots
 from p06bs.server.index import FIELDS, Condition, among, condition
 from p06bs.server.runfiles import Location, read_run, untouched
+from p06bs.server.schema import FOLDERS, ITEMS, RUNS
 from p06bs.server.sink import RunView
-from p06bs.server.tables import FOLDERS, ITEMS, RUNS
 from p06bs.server.tree import RunAdapter, run_adapter
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ class Archive:
         """
         await self.stock.startup()
         async with self.stock.context.engine.connect() as connection:
-            await connection.run_sync(tables.check)
+            await connection.run_sync(schema.check)
 
     async def shutdown(self) -> None:
         """Close the connections."""
@@ -282,7 +282,7 @@ class ArchiveAdapter:
         if not segments:
             return self
         rows = []
-        if len(segments[0]) <= tables.LONGEST and "\0" not in segments[0]:
+        if len(segments[0]) <= schema.LONGEST and "\0" not in segments[0]:
             one = (await self._select(RUNS.c.node_id)).where(RUNS.c.uid == segments[0])
             rows = await self._runs(await self._archive.fetch(one))
         if not rows:

@@ -27,8 +27,8 @@ from tiled.utils import ensure_specified_sql_driver
 
 from p06bs.bus.closing import Closing
 from p06bs.metadata import folder_of
-from p06bs.server import tables
-from p06bs.server.tables import FOLDERS, ITEMS, LOGS, RUNS
+from p06bs.server import schema
+from p06bs.server.schema import FOLDERS, ITEMS, LOGS, RUNS
 
 RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
@@ -132,7 +132,7 @@ def initialize(uri: str) -> None:
         Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
     with Database(uri) as database:
         database._runner.run(_initialize_tiled(database._engine))
-        database(tables.create)
+        database(schema.create)
 
 
 async def _initialize_tiled(engine: AsyncEngine) -> None:
@@ -156,7 +156,7 @@ def upgrade(uri: str) -> None:
     """Bring Tiled's tables and ours to the versions that this software needs."""
     upgrade_tiled(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, ensure_specified_sql_driver(uri), "head")
     with Database(uri) as database:
-        database(tables.upgrade)
+        database(schema.upgrade)
 
 
 def put_runs(connection: Connection, records: Iterable[RunRecord]) -> None:
@@ -227,7 +227,7 @@ def _put_run(connection: Connection, record: RunRecord) -> None:
             connection.execute(delete(table).where(table.c.node_id == node_id))
         _forget_data_sources(connection, node_id)
     _put_data_source(connection, node_id, record)
-    tables.put_index(
+    schema.put_index(
         connection,
         record.metadata,
         node_id=node_id,

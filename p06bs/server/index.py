@@ -31,7 +31,7 @@ from tiled.queries import (
 )
 
 from p06bs.metadata import Indexed
-from p06bs.server.tables import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS
+from p06bs.server.schema import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS
 from p06bs.server.words import parse, to_fts5, to_tsquery
 
 MOST_VALUES = 1000

@@ -17,13 +17,13 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from p06bs.bus.framing import SUFFIX
+from p06bs.bus.framing import SUFFIX, Entry
 from p06bs.bus.reader import read_log
 from p06bs.model.documents import Document
 from p06bs.server.columnfile import (
@@ -90,7 +90,10 @@ class StoredStream:
         return read_columns({name: self.columns[name] for name in names}, start, stop)
 
 
-def write_run(log: Path, run: Survey, directory: Path) -> None:
+Read = Callable[[Path], Iterator[Entry]]
+
+
+def write_run(log: Path, run: Survey, directory: Path, read: Read = read_log) -> None:
     """Write the directory of a run: the second pass over its log.
 
     Parameters
@@ -99,6 +102,8 @@ def write_run(log: Path, run: Survey, directory: Path) -> None:
         The run's log; documents that came since the survey are passed over.
     directory : Path
         Must not exist; when it does, it is whole and on the disk.
+    read : callable
+        Yields the entries of the log.
     """
     scratch = directory.with_name(f"{directory.name}.part")
     shutil.rmtree(scratch, ignore_errors=True)
@@ -110,7 +115,7 @@ def write_run(log: Path, run: Survey, directory: Path) -> None:
         "start": run.start,
         "stop": run.stop,
         "resources": run.resources,
-        "streams": _write_streams(log, run, scratch),
+        "streams": _write_streams(read(log), run, scratch),
     }
     (scratch / CONTENTS).write_text(json.dumps(contents, default=str))
     for file in scratch.iterdir():
@@ -224,14 +229,14 @@ class _Writers:
         }
 
 
-def _write_streams(log: Path, run: Survey, directory: Path) -> dict[str, Any]:
+def _write_streams(entries: Iterator[Entry], run: Survey, directory: Path) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
         writers = {}
         for number, (name, stream) in enumerate(run.streams.items()):
             writers[name] = _Writers(directory, stream, number)
             stack.callback(writers[name].close)
         pages = Pages()
-        for entry in read_log(log):
+        for entry in entries:
             if entry.index >= run.documents:
                 break
             for name, page, _ in pages.take(entry):

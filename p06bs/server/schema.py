@@ -1,0 +1,228 @@
+"""Tables of the offline DB beside Tiled's own: the index of runs, their folders, their logs.
+
+Tiled's catalog holds one node per run. What runs are found by (`p06bs.metadata.INDEXED`)
+is in a row of `RUNS` for each node, with real columns and indexes, because a search in
+metadata uses no index on SQLite. The index can be made again from the nodes; `upgrade`
+does so when the list of fields has changed.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    insert,
+    inspect,
+    select,
+    text,
+)
+from tiled.catalog import orm
+
+from p06bs.metadata import INDEXED, Indexed
+
+VERSION = 1
+"""Of these tables; the list of indexed fields is compared apart."""
+
+LONGEST = 512
+"""Characters of a text in the index. Longer ones are not in it (PostgreSQL refuses them)."""
+
+BIGGEST = 2**63 - 1
+"""Integers beyond are not in the index."""
+
+METADATA = MetaData()
+
+
+def _text() -> Any:
+    """Text in the order of its code points on both databases."""
+    return Text().with_variant(Text(collation="C"), "postgresql")
+
+
+SCHEMA = Table(
+    "p06bs_schema",
+    METADATA,
+    Column("version", Integer, nullable=False),
+    Column("indexed", Text, nullable=False),
+)
+
+FOLDERS = Table(
+    "p06bs_folders",
+    METADATA,
+    Column("id", Integer, primary_key=True),
+    Column("path", _text(), nullable=False, unique=True),
+)
+"""Beamtime folders; the path "" is that of runs without one."""
+
+LOGS = Table(
+    "p06bs_logs",
+    METADATA,
+    Column("run", _text(), primary_key=True),
+    Column("state", Text, nullable=False, index=True),
+    Column("nbytes", BigInteger, nullable=False),
+    Column("changed", BigInteger, nullable=False),
+    Column("generation", Integer, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("time", Float, nullable=False),
+)
+"""What became of each log: its state, the size and the time of change (ns) it had then."""
+
+_TYPES: Mapping[str, Any] = {"text": _text(), "integer": BigInteger(), "number": Float()}
+COLUMNS = tuple(field for field in INDEXED if field.kind != "texts")
+LISTS = tuple(field for field in INDEXED if field.kind == "texts")
+
+
+def _runs() -> Table:
+    indexes = [
+        # With time and folder in it, a page of what one may see needs the index only.
+        Index(f"ix_p06bs_runs_{field.column}", field.column, "time", "node_id", "folder_id")
+        for field in COLUMNS
+        if field.column not in ("time", "uid")
+    ]
+    return Table(
+        "p06bs_runs",
+        METADATA,
+        Column(
+            "node_id",
+            ForeignKey(orm.Node.id, ondelete="CASCADE"),
+            primary_key=True,
+            autoincrement=False,
+        ),
+        Column("folder_id", ForeignKey(FOLDERS.c.id), nullable=False),
+        Column("generation", Integer, nullable=False),
+        Column("streams", Text, nullable=False),
+        *(Column(field.column, _TYPES[field.kind]) for field in COLUMNS),
+        Index("ix_p06bs_runs_uid", "uid", unique=True),
+        Index("ix_p06bs_runs_time", "time", "node_id", "folder_id"),
+        Index("ix_p06bs_runs_folder", "folder_id", "time", "node_id"),
+        *indexes,
+    )
+
+
+def _list(field: Indexed) -> Table:
+    return Table(
+        f"p06bs_runs_{field.column}",
+        METADATA,
+        Column("node_id", ForeignKey(orm.Node.id, ondelete="CASCADE"), primary_key=True),
+        Column("value", _text(), primary_key=True),
+        Index(f"ix_p06bs_runs_{field.column}_value", "value", "node_id"),
+    )
+
+
+RUNS = _runs()
+ITEMS = {field.key: _list(field) for field in LISTS}
+"""Table of the items of each field that is a list of text, by the field's key."""
+
+
+def indexed_row(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `RUNS` holds of a run's metadata, by column."""
+    return {field.column: _short(field.of(metadata)) for field in COLUMNS}
+
+
+def indexed_items(metadata: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the items of each field that is a list, by the field's key."""
+    return {
+        field.key: sorted({item for item in field.of(metadata) or () if _short(item) is not None})
+        for field in LISTS
+    }
+
+
+def _short(value: Any) -> Any:
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST else None
+    if isinstance(value, int) and abs(value) > BIGGEST:
+        return None
+    return value
+
+
+class SchemaError(RuntimeError):
+    """The database has no tables of ours, or those of another version; says what to do."""
+
+
+def check(connection: Connection) -> None:
+    """Make sure that the database has these tables, in this version.
+
+    Raises
+    ------
+    SchemaError
+        If it has not.
+    """
+    if not inspect(connection).has_table(SCHEMA.name):
+        raise SchemaError("this database has no index of runs: run p06bs archive init")
+    version, indexed = connection.execute(select(SCHEMA)).one()
+    if version > VERSION:
+        raise SchemaError(
+            f"this database was made by a newer p06bs (index version {version}, "
+            f"this one knows {VERSION})"
+        )
+    if (version, indexed) != (VERSION, _fields()):
+        raise SchemaError(
+            "the index of runs is of another version: stop the server and the ingestion, back up "
+            "the database, then run p06bs archive upgrade"
+        )
+
+
+def create(connection: Connection) -> None:
+    """Make the tables where there are none."""
+    METADATA.create_all(connection)
+    if connection.execute(select(SCHEMA)).first() is None:
+        connection.execute(insert(SCHEMA).values(version=VERSION, indexed=_fields()))
+
+
+def upgrade(connection: Connection) -> None:
+    """Bring the tables to this version: the index is made again from the nodes.
+
+    Raises
+    ------
+    SchemaError
+        If they are of a newer version.
+    """
+    try:
+        check(connection)
+    except SchemaError:
+        if inspect(connection).has_table(SCHEMA.name):
+            version = connection.execute(select(SCHEMA.c.version)).scalar_one()
+            if version > VERSION:
+                raise
+            _rebuild(connection)
+        create(connection)
+
+
+def _rebuild(connection: Connection) -> None:
+    kept = ("node_id", "folder_id", "generation", "streams")
+    old = connection.execute(text(f"SELECT {', '.join(kept)} FROM {RUNS.name}")).all()
+    mine = [name for name in inspect(connection).get_table_names() if name.startswith(RUNS.name)]
+    for name in sorted(mine, reverse=True):
+        connection.execute(text(f"DROP TABLE {name}"))
+    connection.execute(text(f"DROP TABLE {SCHEMA.name}"))
+    create(connection)
+    for row in old:
+        node = dict(zip(kept, row, strict=True))
+        metadata = connection.execute(
+            select(orm.Node.metadata_).where(orm.Node.id == node["node_id"])
+        ).scalar_one()
+        put_index(connection, metadata, **node)
+
+
+def put_index(
+    connection: Connection, metadata: Mapping[str, Any], *, node_id: int, **row: Any
+) -> None:
+    """Insert what the index holds of one node."""
+    connection.execute(insert(RUNS).values(node_id=node_id, **row, **indexed_row(metadata)))
+    for key, items in indexed_items(metadata).items():
+        if items:
+            connection.execute(
+                insert(ITEMS[key]), [{"node_id": node_id, "value": item} for item in items]
+            )
+
+
+def _fields() -> str:
+    return json.dumps([[field.key, field.kind] for field in INDEXED])
