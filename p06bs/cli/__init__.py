@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p06bs.cli import logs, modalities, recorded, services, token
+from p06bs.cli import archive, logs, modalities, recorded, services, token
 from p06bs.cli.errors import one_line, wrong_usage
 
 app = typer.Typer(
@@ -38,6 +38,18 @@ tokens.command()(token.create)
 tokens.command("list")(token.list_tokens)
 tokens.command()(token.revoke)
 app.add_typer(tokens, name="token")
+
+archives = typer.Typer(no_args_is_help=True, help="Look after the offline DB.")
+for command in (
+    archive.init,
+    archive.upgrade,
+    archive.status,
+    archive.ls,
+    archive.retry,
+    archive.ingest,
+):
+    archives.command()(command)
+app.add_typer(archives, name="archive")
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
 

@@ -28,7 +28,7 @@ from tiled.utils import ensure_specified_sql_driver
 from p06bs.bus.closing import Closing
 from p06bs.metadata import folder_of
 from p06bs.server import schema
-from p06bs.server.schema import FOLDERS, ITEMS, LOGS, RUNS
+from p06bs.server.schema import COLUMNS, FOLDERS, ITEMS, LOGS, RUNS
 
 RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
@@ -194,6 +194,13 @@ def counts(connection: Connection) -> dict[str, int]:
     """Return the number of logs by state."""
     statement = select(LOGS.c.state, func.count()).group_by(LOGS.c.state)
     return {row.state: row[1] for row in connection.execute(statement)}
+
+
+def newest(connection: Connection, limit: int) -> list[dict[str, Any]]:
+    """Return what the index says of the runs that began last, the last one last."""
+    fields = (RUNS.c[field.column] for field in COLUMNS)
+    statement = select(*fields).order_by(RUNS.c.time.desc(), RUNS.c.node_id.desc()).limit(limit)
+    return [dict(row) for row in connection.execute(statement).mappings()][::-1]
 
 
 def ask_retry(connection: Connection, run: str) -> bool:
