@@ -18,7 +18,7 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import parse_bytes
 from p06bs.server.app import LoopbackServer, build_app, check_key, key_of
-from p06bs.server.feed import Feed
+from p06bs.server.feed import Feed, Placed
 from p06bs.server.sink import Sink
 
 KEY_VARIABLE = "P06BS_API_KEY"
@@ -61,7 +61,8 @@ def run(
 
     documents = DocumentLog(log)
     since = refill_since(documents, nbytes)
-    feed = Feed(Follower(address, documents, since=since), sink, failed=stop)
+    follower = Follower(address, documents, since=since, arrays=False)
+    feed = Feed(Placed(follower), sink, failed=stop)
     try:
         server.serve_forever()
     finally:

@@ -225,7 +225,7 @@ def _decode(code: int, data: bytes, buffers: Buffer | None = None) -> Any:
         dtype, shape, nbytes = _layout(data[:start])
         place = int.from_bytes(data[start:], "little")
         if buffers is None:
-            return LoggedArray(dtype, shape)
+            return LoggedArray(dtype, shape, place)
         if len(data) != start + 8 or place + nbytes > len(buffers):
             raise WireError(f"{shape} of {dtype} lies beyond {len(buffers)} bytes of buffers")
         return np.ndarray(shape, dtype, buffers, place)

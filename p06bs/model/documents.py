@@ -9,7 +9,7 @@ import json
 import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -36,11 +36,13 @@ NamedDocument = tuple[str, Document]
 class LoggedArray:
     """Stands for an array in a document whose data were left in the document's log.
 
-    It says what the array is, and has no values.
+    It says what the array is and where it begins among the buffers of its document,
+    and has no values.
     """
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    place: int = field(default=0, compare=False)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -49,7 +51,13 @@ class LoggedArray:
         """Return what stands for one item along the leading axis."""
         if not -len(self) <= index < len(self):
             raise IndexError(index)
-        return LoggedArray(self.dtype, self.shape[1:])
+        shape = self.shape[1:]
+        row = self.dtype.itemsize * math.prod(shape)
+        return LoggedArray(self.dtype, shape, self.place + index % len(self) * row)
+
+    def as_row(self) -> "LoggedArray":
+        """Return what stands for an array whose only row this one is."""
+        return LoggedArray(self.dtype, (1, *self.shape), self.place)
 
     @property
     def ndim(self) -> int:

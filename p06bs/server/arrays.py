@@ -1,24 +1,27 @@
-"""Tiled adapters of columns: an array each, and one table per stream."""
+"""Tiled adapter of a column: an array, read in pieces."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
 from typing import Any
 
-import pandas
-import pyarrow
+import numpy as np
 from fastapi import HTTPException
 from tiled.adapters.core import Adapter
 from tiled.adapters.utils import DataNotReadyError
 from tiled.ndslice import NDBlock, NDSlice
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
-from tiled.structures.table import TableStructure
 
 from p06bs.bus.frames import FramesMissingError
-from p06bs.server.columns import Array, TextView, View
+from p06bs.server.columns import Array, View
 from p06bs.server.live import Watched
+from p06bs.server.places import RowsLostError
+from p06bs.server.shares import Shares
 
 RESPONSE_LIMIT = 300_000_000
-"""Bytes of one response; more is refused before it is read, not after."""
+"""Bytes that one request may read; more is refused before it is read, not after."""
+
+DEFAULT_SHARES = Shares(1 << 31)
 
 Touch = Callable[[], None]
 
@@ -33,7 +36,14 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
 
     structure_family = StructureFamily.array
 
-    def __init__(self, view: View, touch: Touch, metadata: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        view: View,
+        touch: Touch,
+        metadata: Mapping[str, Any],
+        shares: Shares = DEFAULT_SHARES,
+    ) -> None:
+        self.shares = shares
         self._view = view
         self._touch = touch
         dims = tuple(metadata.get("dims") or ())
@@ -52,8 +62,13 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         dims: tuple[str, ...] | None = self._structure.dims
         return dims
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return max(1, self._view.dtype.itemsize * prod(self._view.shape))
+
     def read(self, slice: NDSlice = EVERYTHING) -> Array:
-        """Return a slice of the column."""
+        """Return a slice of the column; one that is not small is to be read in `pieces`."""
         return self._read(0, self._view.rows, slice)
 
     def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
@@ -61,87 +76,72 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         rows = block.slice_from_chunks(self._structure.chunks)[0]
         return self._read(rows.start, rows.stop, slice)
 
-    def _read(self, first: int, last: int, slice: NDSlice) -> Array:
-        """Read no more rows than the slice needs."""
+    def shape_of(self, slice: NDSlice) -> tuple[int, ...]:
+        """Return the shape of a slice of the column.
+
+        Raises
+        ------
+        IndexError
+            If it has more axes than the column, or an index is out of range.
+        """
+        shape: tuple[int, ...] = NDSlice(*slice).shape_after_slice(self._structure.shape)
+        return shape
+
+    def pieces(self, slice: NDSlice) -> Iterator[Array]:
+        """Yield a slice of the column in consecutive parts along its first axis."""
         self._touch()
+        return self._pieces(0, self._view.rows, slice)
+
+    def _read(self, first: int, last: int, slice: NDSlice) -> Array:
+        self._touch()
+        shape = NDSlice(*slice).shape_after_slice((last - first, *self._view.shape))
+        nbytes = self._view.dtype.itemsize * prod(shape)
+        if nbytes > max(self.shares.response, self.row_bytes):
+            raise HTTPException(
+                400,
+                f"This needs {nbytes} bytes at once, the limit is {self.shares.response}: "
+                "ask for fewer rows with ?slice=start:stop, or for application/octet-stream.",
+            )
+        parts = list(self._pieces(first, last, slice))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _pieces(self, first: int, last: int, slice: NDSlice) -> Iterator[Array]:
+        """Yield the parts of a slice of rows `first` to `last - 1`; at least one."""
         rows, *rest = NDSlice(*slice).expand_for_shape((last - first, *self._view.shape))
         picked = range(last - first)[rows]
         if isinstance(picked, int):
-            low, high = picked, picked + 1
-            within: int | Every = 0
-        elif not len(picked):
-            low, high, within = 0, 0, rows
-        else:
-            low, high = min(picked), max(picked) + 1
-            within = Every(None, None, picked.step)
-        self._check_size(high - low)
+            self._check_size(1)
+            yield self._rows(first + picked, first + picked + 1)[(0, *rest)]
+            return
+        self._check_size(max(picked) + 1 - min(picked) if picked else 0)
+        # Rows between those that are picked are read, too, where they are close together.
+        step = abs(picked.step)
+        together = max(1, self.shares.piece // self.row_bytes // step)
+        for i in range(0, len(picked), together):
+            part = picked[i : i + together]
+            low, high = min(part[0], part[-1]), max(part[0], part[-1]) + 1
+            yield self._rows(first + low, first + high)[(Every(None, None, part.step), *rest)]
+        if not picked:
+            yield self._rows(first, first)[(Every(None), *rest)]
+
+    def _rows(self, start: int, stop: int) -> Array:
         try:
-            values = self._view.read(first + low, first + high)
-        except FramesMissingError as missing:
+            return self._view.read(start, stop)
+        except (FramesMissingError, RowsLostError) as missing:
             raise DataNotReadyError(str(missing)) from missing
-        picks: Array = values[(within, *rest)]
-        return picks
 
     def _check_size(self, rows: int) -> None:
-        nbytes = rows * self._view.dtype.itemsize
-        for n in self._view.shape:
-            nbytes *= n
-        if nbytes > RESPONSE_LIMIT:
+        """Complain before too much is read."""
+        nbytes = rows * self.row_bytes
+        if nbytes > RESPONSE_LIMIT or (
+            self.row_bytes > max(self.shares.response, self.shares.budget // 8)
+        ):
             raise HTTPException(
                 400,
-                f"This needs {nbytes} bytes at once, the limit is {RESPONSE_LIMIT}: "
+                f"This reads {nbytes} bytes, {self.row_bytes} a row; the limit is "
+                f"{RESPONSE_LIMIT}, and {self.shares.budget // 8} a row: "
                 "ask for fewer rows with ?slice=start:stop.",
             )
-
-
-class TableAdapter(Watched, Adapter[TableStructure]):
-    """Serve a stream's one-dimensional columns as a table of one partition."""
-
-    structure_family = StructureFamily.table
-
-    def __init__(
-        self, columns: Mapping[str, View], arrays: Callable[[str], ColumnAdapter], touch: Touch
-    ) -> None:
-        self._columns = columns
-        self._arrays = arrays
-        self._touch = touch
-        schema = pyarrow.schema((name, _arrow_type(view)) for name, view in columns.items())
-        super().__init__(TableStructure.from_schema(schema))
-
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self._columns)
-
-    def __getitem__(self, column: str) -> ColumnAdapter:
-        if column not in self._columns:
-            raise KeyError(column)
-        return self._arrays(column)
-
-    def read(self, fields: list[str] | None = None) -> pandas.DataFrame:
-        """Return the columns `fields`, all by default."""
-        self._touch()
-        return pandas.DataFrame(
-            {name: _series(self._columns[name]) for name in fields or self._columns}
-        )
-
-    def read_partition(self, partition: int, fields: list[str] | None = None) -> pandas.DataFrame:
-        """Return the columns `fields` of the only partition."""
-        if partition != 0:
-            raise IndexError(partition)
-        return self.read(fields)
-
-
-def _arrow_type(view: View) -> pyarrow.DataType:
-    if view.dtype.kind == "U":
-        return pyarrow.string()
-    return pyarrow.from_numpy_dtype(view.dtype)
-
-
-def _series(view: View) -> Any:
-    if isinstance(view, TextView):
-        return view.texts[: view.rows]
-    return view.read(0, view.rows)
 
 
 def _chunks(rows: int, size: int) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ import numpy as np
 from p06bs.bus.frames import FrameReader
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
-from p06bs.server.columns import Array
+from p06bs.server.values import Array
 
 CHUNK_BYTES = 4 << 20
 
@@ -63,19 +63,22 @@ class ExternalView:
 class ExternalColumn:
     """The rows that stream_datum documents announced, in their order."""
 
-    def __init__(self, data_key: str, description: Document) -> None:
+    SEGMENT_BYTES = 192
+    """What Python keeps about a segment."""
+
+    def __init__(self, data_key: str, description: Document, chunk: int = CHUNK_BYTES) -> None:
         self.data_key = data_key
         self.shape = tuple(int(n) for n in description["shape"])
         self.dtype = np.dtype(description.get("dtype_numpy") or "float64")
         self.rows = 0
         self._segments: list[Segment] = []
         row_bytes = max(1, self.dtype.itemsize * prod(self.shape))
-        self.rows_per_chunk = max(1, CHUNK_BYTES // row_bytes)
+        self.rows_per_chunk = max(1, chunk // row_bytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the references; the rows themselves are in their files."""
-        return 128 * len(self._segments)
+        return self.SEGMENT_BYTES * len(self._segments)
 
     def announce(self, resource: Document, start: int, stop: int) -> None:
         """Add indices `start` to `stop - 1` of `resource`."""

@@ -4,20 +4,52 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
+from p06bs.bus.follow import Follower
 from p06bs.model.documents import Document
+from p06bs.server.places import Place
 from p06bs.server.sink import DocumentError
 
 logger = logging.getLogger(__name__)
 
 
 class Source(Protocol):
-    """Documents without end, until another thread closes it: a Follower."""
+    """Documents without end, until another thread closes it: a Follower, or `Placed`."""
 
-    def __iter__(self) -> Iterator[tuple[str, Document]]: ...
+    def __iter__(self) -> Iterator[tuple[Any, ...]]: ...
 
     def close(self) -> None: ...
+
+
+class Placed:
+    """The documents of a follower, each with its place in the log of its run.
+
+    Parameters
+    ----------
+    follower : Follower
+        Best one that leaves large arrays in the log (``arrays=False``). Closed with this.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._closing = threading.Event()
+
+    def __iter__(self) -> Iterator[tuple[str, Document, Place]]:
+        """Yield ``(name, document, place)`` until `close` is called."""
+        path = run = None
+        while not self._closing.is_set():
+            for entry in self._follower.entries(timeout=60):
+                if self._closing.is_set():
+                    return
+                if path is None or entry.run != run:
+                    path, run = self._follower.log.path(entry.run), entry.run
+                yield entry.name, entry.document, Place(path, entry.offset, entry.nbytes)
+
+    def close(self) -> None:
+        """End the iteration and close the follower; from any thread."""
+        self._closing.set()
+        self._follower.close()
 
 
 class Feed:
@@ -31,7 +63,8 @@ class Feed:
     source : Source
         Closed by `close`.
     sink : callable
-        Takes name and document; raises DocumentError for what does not fit.
+        Takes what the source yields: name, document, and its place where the source says
+        it; raises DocumentError for what does not fit.
     failed : callable, optional
         Called, from the thread, when the source fails and nothing more will come.
     """
@@ -39,7 +72,7 @@ class Feed:
     def __init__(
         self,
         source: Source,
-        sink: Callable[[str, Document], None],
+        sink: Callable[..., None],
         failed: Callable[[], None] | None = None,
     ) -> None:
         self.refused: Counter[str] = Counter()
@@ -64,12 +97,12 @@ class Feed:
 
     def _run(self) -> None:
         try:
-            for name, document in self._source:
+            for item in self._source:
                 self.documents += 1
                 try:
-                    self._sink(name, document)
+                    self._sink(*item)
                 except DocumentError as refusal:
-                    self._refuse(name, refusal)
+                    self._refuse(item[0], refusal)
         except Exception:
             # Whatever ended the source, the server must not go on serving old data as live.
             logger.exception("the documents stopped coming: the source failed")

@@ -1,82 +1,182 @@
-"""Which runs leave the memory of the server when they need more than their budget."""
+"""Which runs give way when the server's memory is full, and how."""
 
 from dataclasses import dataclass
 
 
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The run is to leave memory."""
+
+    run: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drop:
+    """The run is to let its oldest rows go, of about so many bytes; the log has them."""
+
+    run: str
+    nbytes: int
+
+
+class NoRoomError(Exception):
+    """Nothing can give way any more."""
+
+
+class PinError(ValueError):
+    """A run cannot be pinned; says why."""
+
+
 @dataclass(slots=True)
 class _Held:
-    nbytes: int
-    used: tuple[float, int]
+    used: float
+    nbytes: int = 0
+    droppable: int = 0
     finished: bool = False
+    pinned: bool = False
 
 
 class Retention:
-    """Decide which runs leave: finished ones first, the longest untouched first.
+    """Decide what gives way so that all runs together never hold more than `limit` bytes.
 
-    No clock and no I/O: the caller says what happened and when, and evicts what
-    it is told to. A running run leaves only when no finished one is left, so the
-    budget is never exceeded after the caller has done as told. Of two runs used
-    at the same time the one that came first leaves first.
+    The run that nobody has touched for longest gives way first. One that is finished
+    leaves; one that is running lets its oldest rows go, as long as it has rows that can
+    be read from its log, and stays. So a running run that somebody watches outlives idle
+    finished ones, and one that alone is larger than the limit keeps its newest rows.
+    A pinned run never leaves; it lets rows go only while it runs, and when nothing else
+    can give way or pinned runs exceed their share. Only when all this is not enough do
+    running runs leave, those whose rows lie in no log included.
+
+    No clock and no I/O: the caller says what happened and when, and does what it is told.
+    Beginning is a touch; growing is none.
 
     Parameters
     ----------
-    budget : int
+    limit : int
         Bytes that all runs together may hold.
-
-    Raises
-    ------
-    ValueError
-        If the budget is not positive.
+    pinned_limit : int
+        Bytes that pinned runs together may hold for another one to be pinned.
     """
 
-    def __init__(self, budget: int) -> None:
-        if budget <= 0:
-            raise ValueError(f"the budget must be a positive number of bytes, not {budget}")
-        self.budget = budget
+    def __init__(self, limit: int, pinned_limit: int) -> None:
+        self.limit = limit
+        self.pinned_limit = pinned_limit
         self.nbytes = 0
-        self._held: dict[str, _Held] = {}
-        self._turn = 0
+        self.pinned_bytes = 0
+        self._held: dict[str, _Held] = {}  # the longest untouched first
 
-    def added(self, run: str, nbytes: int, now: float) -> list[str]:
-        """Note that `run`, new or known, holds `nbytes` more; return the runs to evict, in order.
+    def started(self, run: str, now: float) -> None:
+        """Note that a run begins to be held."""
+        self._held[run] = _Held(now)
 
-        Growth is no use: a run that only grows ages like one that nobody reads.
-        """
-        held = self._held.get(run)
-        if held is None:
-            held = self._held[run] = _Held(0, self._now(now))
-        held.nbytes += nbytes
-        self.nbytes += nbytes
-        if self.nbytes <= self.budget:
-            return []
-        evicted = []
-        for name in sorted(self._held, key=self._order):
-            evicted.append(name)
-            self.nbytes -= self._held.pop(name).nbytes
-            if self.nbytes <= self.budget:
-                break
-        return evicted
+    def changed(self, run: str, nbytes: int, droppable: int) -> None:
+        """Note how many bytes a run holds now, and how many of them are rows that it may drop."""
+        held = self._held[run]
+        self._count(held, nbytes - held.nbytes)
+        held.nbytes, held.droppable = nbytes, droppable
 
     def touched(self, run: str, now: float) -> None:
-        """Note that somebody read data of `run`."""
-        if run in self._held:
-            self._held[run].used = self._now(now)
+        """Note that somebody read data of a run."""
+        held = self._held.pop(run, None)
+        if held is not None:
+            held.used = now
+            self._held[run] = held
 
     def finished(self, run: str) -> None:
-        """Note that `run` is complete."""
-        if run in self._held:
-            self._held[run].finished = True
+        """Note that a run is complete."""
+        self._held[run].finished = True
+
+    def left(self, run: str) -> None:
+        """Note that a run is not held any more."""
+        held = self._held.pop(run)
+        self._count(held, -held.nbytes)
+
+    def pin(self, run: str) -> None:
+        """Keep a run until it is unpinned.
+
+        Raises
+        ------
+        KeyError
+            If it is not held.
+        PinError
+            If pinned runs would hold more than their share.
+        """
+        held = self._held[run]
+        if held.pinned:
+            return
+        if self.pinned_bytes + held.nbytes > self.pinned_limit:
+            raise PinError(
+                f"pinned runs would hold {self.pinned_bytes + held.nbytes} bytes, they may hold "
+                f"{self.pinned_limit}: unpin another run, or give the server a larger budget"
+            )
+        held.pinned = True
+        self.pinned_bytes += held.nbytes
+
+    def unpin(self, run: str) -> None:
+        """Let a run go again when its turn comes.
+
+        Raises
+        ------
+        KeyError
+            If it is not held.
+        """
+        held = self._held[run]
+        if held.pinned:
+            held.pinned = False
+            self.pinned_bytes -= held.nbytes
+
+    def used(self, run: str) -> float:
+        """Return when somebody touched a run last."""
+        return self._held[run].used
+
+    def is_pinned(self, run: str) -> bool:
+        """Return whether a run is pinned."""
+        return self._held[run].pinned
+
+    def room(self, run: str, nbytes: int) -> Leave | Drop | None:
+        """Return what is to be done next for `run`, new or held, to hold `nbytes` more.
+
+        Ask again when it is done and `changed` or `left` have been told; None: there is room.
+
+        Raises
+        ------
+        NoRoomError
+            If nothing can give way.
+        """
+        grown = self._held.get(run)
+        if grown is not None and grown.pinned and grown.droppable:
+            more = self.pinned_bytes + nbytes - self.pinned_limit
+            if more > 0:
+                return self._drop(run, more)
+        wanted = self.nbytes + nbytes - self.limit
+        if wanted <= 0:
+            return None
+        for name, held in self._held.items():
+            if not held.pinned and held.finished and name != run:
+                return Leave(name)
+            if not held.pinned and not held.finished and held.droppable:
+                return self._drop(name, wanted)
+        for name, held in self._held.items():
+            if held.pinned and not held.finished and held.droppable:
+                return self._drop(name, wanted)
+        for name, held in self._held.items():
+            if not held.pinned and name != run:
+                return Leave(name)
+        raise NoRoomError(
+            f"{nbytes} bytes more for run {run}: runs hold {self.nbytes} of {self.limit} bytes, "
+            f"and none can give way"
+        )
+
+    def _drop(self, run: str, wanted: int) -> Drop:
+        """Let go of some more than is wanted, so that it does not happen at every page."""
+        return Drop(run, max(wanted, self.limit // 64))
+
+    def _count(self, held: _Held, news: int) -> None:
+        self.nbytes += news
+        if held.pinned:
+            self.pinned_bytes += news
 
     def __contains__(self, run: object) -> bool:
         return run in self._held
 
     def __len__(self) -> int:
         return len(self._held)
-
-    def _now(self, now: float) -> tuple[float, int]:
-        self._turn += 1
-        return now, self._turn
-
-    def _order(self, run: str) -> tuple[bool, tuple[float, int]]:
-        held = self._held[run]
-        return not held.finished, held.used

@@ -3,16 +3,27 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from p06bs.bus.framing import LogError
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
-from p06bs.server.retention import Retention
-from p06bs.server.stream import Stream, StreamView, node_name, page_of, plain, size_of
+from p06bs.server.names import node_name
+from p06bs.server.places import LoggedPage, Place
+from p06bs.server.retention import Drop, Leave, NoRoomError, Retention
+from p06bs.server.shares import Shares
+from p06bs.server.stream import PATIENCE_SECONDS, Stream, StreamView, page_of, plain, size_of
 
 logger = logging.getLogger(__name__)
+
+RUN_BYTES = 4096
+ROUTE_BYTES = 512
+"""What Python keeps about a run, and about a uid that other documents refer to."""
+PLACE_BYTES = 64
 
 
 class DocumentError(ValueError):
@@ -51,56 +62,107 @@ class RunView:
     touch: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the sink holds of a run.
+
+    Attributes
+    ----------
+    rows, in_log : int
+        Rows of its events, and how many of them are by reference: in the log, not in memory.
+    external : int
+        Rows that lie in files of detectors.
+    nbytes : int
+        Bytes that it takes in memory.
+    idle : float
+        Seconds since somebody read its data, or since it began to be held.
+    """
+
+    uid: str
+    metadata: Mapping[str, Any]
+    running: bool
+    pinned: bool
+    rows: int
+    in_log: int
+    external: int
+    nbytes: int
+    idle: float
+
+
 class _Run:
     def __init__(self, start: Document) -> None:
         self.uid: str = start["uid"]
         self.metadata: dict[str, Any] = {"start": start}
         self.streams: dict[str, Stream] = {}
-        self.discarded = False
         self.routes: list[str] = []
+        self.document_bytes = RUN_BYTES + size_of(start)
+
+    @property
+    def running(self) -> bool:
+        return "stop" not in self.metadata
+
+    @property
+    def nbytes(self) -> int:
+        return self.document_bytes + sum(stream.nbytes for stream in self.streams.values())
+
+    @property
+    def droppable(self) -> int:
+        return sum(stream.data_bytes for stream in self.streams.values() if stream.logged)
 
 
 class Sink:
     """Keep the newest runs in memory: a plain ``(name, document)`` callable.
 
-    One thread feeds it, any number of threads look at it. When the runs need
-    more than the budget the one whose data nobody has read for longest leaves,
-    finished runs before running ones; later documents of a running run that had
-    to leave are passed over.
+    One thread at a time feeds it, any number of threads look at it. Before runs hold more
+    than their share of the budget something gives way, as `Retention` decides: the run
+    that nobody has read for longest leaves, or lets its oldest rows go if it is running.
+    Such rows stay readable from the log of the run.
 
     Parameters
     ----------
     budget : int
-        Bytes that the runs together may hold: what their arrays have allocated,
-        their text and their documents.
+        Bytes. `Shares` says how much of it runs hold: what their arrays have allocated,
+        their text, their documents, indexes and references.
     clock : callable
-        Returns the time that touches are compared by, s.
+        Returns the time of touches, s.
+
+    Attributes
+    ----------
+    refused : Counter
+        Number of documents that were refused, by kind of document and of error.
     """
 
     def __init__(self, budget: int, clock: Callable[[], float] = time.monotonic) -> None:
-        self._retention = Retention(budget)
+        self.shares = Shares(budget)
+        self.refused: Counter[str] = Counter()
+        self._retention = Retention(self.shares.held, self.shares.pinned)
         self._clock = clock
         self._lock = threading.RLock()
         self._runs: dict[str, _Run] = {}
         self._streams: dict[str, tuple[_Run, Stream]] = {}
         self._resources: dict[str, tuple[_Run, Document]] = {}
-        self._evicted_running: dict[str, _Run] = {}
         self._feeding = threading.Lock()  # one document at a time
         self._listeners: tuple[Listener, ...] = ()
         self._changes: list[Change] = []
 
     @property
     def budget(self) -> int:
-        """Bytes that the runs together may hold."""
-        return self._retention.budget
+        """Bytes that the sink may take, what is in flight included."""
+        return self.shares.budget
 
     @property
     def nbytes(self) -> int:
         """Bytes that the runs hold."""
         return self._retention.nbytes
 
-    def __call__(self, name: str, document: Document) -> None:
+    def __call__(self, name: str, document: Document, place: Place | None = None) -> None:
         """Take one document.
+
+        Parameters
+        ----------
+        place : Place, optional
+            Where it lies in the log of its run. Rows without one cannot be let go while
+            the run goes on.
 
         Raises
         ------
@@ -109,7 +171,7 @@ class Sink:
         """
         with self._feeding:
             try:
-                self._put(name, document)
+                self._put(name, document, place)
             finally:
                 changes, self._changes = self._changes, []
                 for change in changes:
@@ -130,27 +192,6 @@ class Sink:
                 self._listeners = tuple(one for one in self._listeners if one is not listener)
 
         return unsubscribe
-
-    def _tell(self, change: Change) -> None:
-        for listener in self._listeners:
-            try:
-                listener(change)
-            except Exception:
-                # The documents must go on for everybody else.
-                logger.exception("a listener failed at %s", change)
-
-    def _put(self, name: str, document: Document) -> None:
-        try:
-            if name == "event_page":
-                self._append(document)
-            elif name == "event":
-                self._append(page_of(document))
-            else:
-                with self._lock:
-                    self._take(name, document)
-        except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
-            problem = f"{type(error).__name__}: {error}"
-            raise DocumentError(f"{name} document refused: {problem}") from error
 
     def runs(self) -> list[str]:
         """Return the uids of the runs, in the order of their start times."""
@@ -183,12 +224,93 @@ class Sink:
         with self._lock:
             self._retention.touched(uid, self._clock())
 
+    def pin(self, uid: str) -> None:
+        """Keep a run in memory until it is unpinned, or the process ends.
+
+        Raises
+        ------
+        KeyError
+            If the run is not in the sink.
+        PinError
+            If pinned runs would take more than their share.
+        """
+        with self._lock:
+            self._retention.pin(uid)
+
+    def unpin(self, uid: str) -> None:
+        """Let a run give way again when its turn comes.
+
+        Raises
+        ------
+        KeyError
+            If the run is not in the sink.
+        """
+        with self._lock:
+            self._retention.unpin(uid)
+
+    def held(self) -> list[Held]:
+        """Return what is held of each run, in the order of their start times."""
+        with self._lock:
+            now = self._clock()
+            return [self._held(self._runs[uid], now) for uid in self.runs()]
+
+    def _held(self, run: _Run, now: float) -> Held:
+        streams = run.streams.values()
+        return Held(
+            uid=run.uid,
+            metadata=run.metadata,
+            running=run.running,
+            pinned=self._retention.is_pinned(run.uid),
+            rows=sum(stream.rows for stream in streams),
+            in_log=sum(stream.in_log for stream in streams),
+            external=sum(column.rows for s in streams for column in s.external.values()),
+            nbytes=run.nbytes,
+            idle=now - self._retention.used(run.uid),
+        )
+
     def _viewer(self, stream: Stream) -> Callable[[], StreamView]:
         def view() -> StreamView:
             with self._lock:
                 return stream.view()
 
         return view
+
+    def _tell(self, change: Change) -> None:
+        for listener in self._listeners:
+            try:
+                listener(change)
+            except Exception:
+                # The documents must go on for everybody else.
+                logger.exception("a listener failed at %s", change)
+
+    def _put(self, name: str, document: Document, place: Place | None) -> None:
+        try:
+            if name == "event_page":
+                self._append(document, place)
+            elif name == "event":
+                self._append(page_of(document), place)
+            else:
+                self._take(name, document)
+        except (
+            LookupError,
+            TypeError,
+            ValueError,
+            ArithmeticError,
+            AttributeError,
+            LogError,
+            OSError,
+            NoRoomError,
+        ) as error:
+            self.refused[f"{name}: {type(error).__name__}"] += 1
+            self._interrupt(document)
+            problem = f"{type(error).__name__}: {error}"
+            raise DocumentError(f"{name} document refused: {problem}") from error
+
+    def _interrupt(self, document: Any) -> None:
+        """Note in the index of a stream that not all that lies in the log is in its rows."""
+        descriptor = document.get("descriptor") if isinstance(document, Mapping) else None
+        if isinstance(descriptor, str) and descriptor in self._streams:
+            self._streams[descriptor][1].refused()
 
     def _take(self, name: str, document: Document) -> None:
         match name:
@@ -197,9 +319,7 @@ class Sink:
             case "descriptor":
                 self._descriptor(document)
             case "stream_resource":
-                run = self._run(document["run_start"])
-                self._resources[document["uid"]] = run, plain(document)
-                run.routes.append(document["uid"])
+                self._stream_resource(document)
             case "stream_datum":
                 self._stream_datum(document)
             case "stop":
@@ -210,90 +330,159 @@ class Sink:
                 raise ValueError("no such kind of document")
 
     def _start(self, document: Document) -> None:
-        uid = node_name(document["uid"])
+        uid = document["uid"]
+        if not isinstance(uid, str) or not uid or node_name(uid) != uid:
+            raise ValueError(f"{uid!r} cannot be a part of a path")
         if uid in self._runs:
             raise ValueError(f"run {uid} has started before")
         start = plain(document)
         start["time"] = float(start["time"])
-        run = self._runs[uid] = _Run(start)
+        run = _Run(start)
+        self._make_room(uid, run.nbytes)
+        with self._lock:
+            self._runs[uid] = run
+            self._retention.started(uid, self._clock())
+            self._count(run)
         self._changes.append(Change(uid, None, "run"))
-        self._account(run, size_of(start))
 
     def _descriptor(self, document: Document) -> None:
-        run = self._run(document["run_start"])
+        run = self._runs[document["run_start"]]
         descriptor = plain(document)
         uid = descriptor["uid"]
         name = node_name(descriptor.get("name", "primary"))
         stream = run.streams.get(name)
         if stream is None:
-            for key in descriptor["data_keys"]:
-                node_name(key)
-            stream = run.streams[name] = Stream(name, descriptor)
+            new = Stream(name, descriptor, self.shares, self._lock)
+            with self._growing(run, new.nbytes + ROUTE_BYTES):
+                run.streams[name] = stream = new
         else:
-            stream.update(descriptor)
+            with self._growing(run, size_of(descriptor) + ROUTE_BYTES):
+                stream.update(descriptor)
+        self._route(run, uid)
         self._streams[uid] = run, stream
-        run.routes.append(uid)
         self._changes.append(Change(run.uid, name, "stream"))
-        self._count(run, stream)
 
-    def _append(self, page: Document) -> None:
-        run, stream = self._streams[page["descriptor"]]
-        if run.discarded:
-            return
-        columns = stream.put(page)
+    def _stream_resource(self, document: Document) -> None:
+        run = self._runs[document["run_start"]]
+        resource = plain(document)
+        nbytes = size_of(resource)
+        with self._growing(run, nbytes + ROUTE_BYTES):
+            run.document_bytes += nbytes
+            self._route(run, resource["uid"])
+            self._resources[resource["uid"]] = run, resource
+
+    def _route(self, run: _Run, uid: str) -> None:
+        run.routes.append(uid)
+        run.document_bytes += ROUTE_BYTES
+
+    def _append(self, document: Document, place: Place | None) -> None:
+        run, stream = self._streams[document["descriptor"]]
+        page = LoggedPage(document, place, patience=PATIENCE_SECONDS)
+        fitted = stream.fit(page)
+        in_log = stream.logged and place is not None
+        if in_log and stream.needs(fitted) > self.shares.held // 8:
+            self._leave_in_log(run, stream)
+            keep = False
+        else:
+            keep = self._room_for_rows(run, lambda: stream.needs(fitted), in_log)
+        if run.uid not in self._runs:
+            raise NoRoomError(f"run {run.uid} left memory for want of room")
+        if keep:
+            stream.put(fitted)
         with self._lock:
-            stream.commit(columns, len(page["seq_num"]))
-            self._changes.append(Change(run.uid, stream.name, "rows"))
-            self._count(run, stream)
+            if not keep:
+                stream.skip(fitted)
+            stream.commit(fitted, place)
+            self._count(run)
+        self._changes.append(Change(run.uid, stream.name, "rows"))
+
+    def _room_for_rows(self, run: _Run, needs: Callable[[], int], in_log: bool) -> bool:
+        """Make room for rows; return False if they have to stay in the log."""
+        while True:
+            try:
+                # Letting rows go changes what is needed: the last block may be gone.
+                action = self._retention.room(run.uid, needs() + PLACE_BYTES)
+            except NoRoomError:
+                if not in_log:
+                    raise
+                return False
+            if action is None:
+                return True
+            self._give_way(action)
+
+    def _leave_in_log(self, run: _Run, stream: Stream) -> None:
+        """Let all rows of a stream go, because what follows is too large for memory."""
+        with self._lock:
+            stream.drop(stream.data_bytes)
+            self._count(run)
+        self._make_room(run.uid, PLACE_BYTES)
 
     def _stream_datum(self, document: Document) -> None:
         run, stream = self._streams[document["descriptor"]]
         _, resource = self._resources[document["stream_resource"]]
-        if run.discarded:
-            return
         indices = document["indices"]
-        stream.announce(resource["data_key"], resource, indices["start"], indices["stop"])
+        start, stop = int(indices["start"]), int(indices["stop"])
+        if start < 0:
+            raise ValueError(f"indices begin at {start}")
+        with self._growing(run, ROUTE_BYTES):
+            stream.announce(resource["data_key"], resource, start, stop)
         self._changes.append(Change(run.uid, stream.name, "rows"))
-        self._count(run, stream)
 
     def _stop(self, document: Document) -> None:
-        uid = document["run_start"]
-        run = self._run(uid)
-        # A new dict: views hold the old one.
-        run.metadata = {**run.metadata, "stop": plain(document)}
+        run = self._runs[document["run_start"]]
+        stop = plain(document)
+        nbytes = size_of(stop)
+        with self._growing(run, nbytes):
+            # A new dict: views hold the old one.
+            run.metadata = {**run.metadata, "stop": stop}
+            run.document_bytes += nbytes - ROUTE_BYTES * len(run.routes)
+            self._forget_routes(run)
+            self._retention.finished(run.uid)
+        self._changes.append(Change(run.uid, None, "stop"))
+
+    def _forget_routes(self, run: _Run) -> None:
         for route in run.routes:
             self._streams.pop(route, None)
             self._resources.pop(route, None)
-        self._evicted_running.pop(uid, None)
-        self._retention.finished(uid)
-        self._changes.append(Change(uid, None, "stop"))
+        run.routes = []
 
-    def _run(self, uid: str) -> _Run:
-        return self._evicted_running.get(uid) or self._runs[uid]
+    @contextmanager
+    def _growing(self, run: _Run, nbytes: int) -> Iterator[None]:
+        """Make room for what happens to a run within, and count it."""
+        self._make_room(run.uid, nbytes)
+        with self._lock:
+            yield
+            self._count(run)
 
-    def _count(self, run: _Run, stream: Stream) -> None:
-        """Count what a stream holds more than when it was counted last."""
-        news = stream.nbytes - stream.counted
-        stream.counted += news
-        self._account(run, news)
+    def _count(self, run: _Run) -> None:
+        self._retention.changed(run.uid, run.nbytes, run.droppable)
 
-    def _account(self, run: _Run, nbytes: int) -> None:
-        """Count what a run holds more and let the runs leave that have to."""
-        if run.discarded:
-            return
-        uid = run.metadata["start"]["uid"]
-        for leaving in self._retention.added(uid, nbytes, self._clock()):
-            gone = self._runs.pop(leaving)
-            self._changes.append(Change(leaving, None, "gone"))
-            if "stop" not in gone.metadata:
-                gone.discarded = True
-                self._evicted_running[leaving] = gone
-                logger.warning(
-                    "run %s leaves the server's memory while it runs: the budget is %d bytes; "
-                    "its documents are in the log",
-                    leaving,
-                    self.budget,
+    def _make_room(self, uid: str, nbytes: int) -> None:
+        while (action := self._retention.room(uid, nbytes)) is not None:
+            self._give_way(action)
+
+    def _give_way(self, action: Leave | Drop) -> None:
+        run = self._runs[action.run]
+        with self._lock:
+            if isinstance(action, Drop):
+                largest = max(
+                    (stream for stream in run.streams.values() if stream.logged),
+                    key=lambda stream: stream.data_bytes,
                 )
-                for stream in gone.streams.values():
-                    stream.columns.clear()
-                    stream.external.clear()
+                largest.drop(action.nbytes)
+                self._count(run)
+                return
+            del self._runs[run.uid]
+            self._retention.left(run.uid)
+            self._forget_routes(run)
+            # Who reads it this moment is served from the log.
+            for stream in run.streams.values():
+                stream.drop(stream.data_bytes)
+        self._changes.append(Change(run.uid, None, "gone"))
+        if run.running:
+            logger.warning(
+                "run %s leaves memory while it runs, its further documents are refused here: "
+                "the budget of %d bytes is too small for the runs that go on",
+                run.uid,
+                self.budget,
+            )

@@ -18,12 +18,13 @@ from tiled.utils import OneShotCachedMap
 
 from p06bs.metadata import folder_of
 from p06bs.server.access import Viewer, Visible
-from p06bs.server.arrays import ColumnAdapter, TableAdapter, Touch
+from p06bs.server.arrays import DEFAULT_SHARES, ColumnAdapter, Touch
 from p06bs.server.columns import View
 from p06bs.server.cursor import Child
 from p06bs.server.live import Live, Watched, numbered
 from p06bs.server.sink import RunView, Sink
 from p06bs.server.stream import TABLE, StreamView
+from p06bs.server.table import TableAdapter
 
 
 class StreamAdapter(Watched, MapAdapter):
@@ -236,9 +237,7 @@ def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:
     return {uid: run.folder for uid, run in runs.items()}
 
 
-def runs_adapter(
-    sink: Sink, extra: Extra = _nothing_more, live: Live | None = None
-) -> RunsAdapter:
+def runs_adapter(sink: Sink, extra: Extra = _nothing_more, live: Live | None = None) -> RunsAdapter:
     """Return the tree of all runs of the sink.
 
     `extra` says which children a run has beside its streams; where it names one as a
@@ -262,11 +261,10 @@ def run_adapter(run: RunView, extra: Extra = _nothing_more) -> RunAdapter:
 
 def _stream_of(view: Callable[[], StreamView], touch: Touch) -> StreamAdapter:
     stream = view()
-    keys = stream.metadata["data_keys"]
+    shares = DEFAULT_SHARES if stream.stream is None else stream.stream.shares
 
     def array(name: str) -> ColumnAdapter:
-        metadata = keys.get(name) or keys.get(name.removesuffix("_")) or {}
-        return ColumnAdapter(stream.columns[name], touch, metadata)
+        return ColumnAdapter(stream.columns[name], touch, stream.description(name), shares)
 
     table = {
         name: column
@@ -275,7 +273,7 @@ def _stream_of(view: Callable[[], StreamView], touch: Touch) -> StreamAdapter:
     }
     listed: dict[str, Callable[[], Any]] = {}
     if table:
-        listed[TABLE] = partial(TableAdapter, table, array, touch)
+        listed[TABLE] = partial(TableAdapter, table, stream.read, array, touch, shares)
     listed.update((name, partial(array, name)) for name in stream.columns if name not in table)
     return StreamAdapter(
         OneShotCachedMap(listed),

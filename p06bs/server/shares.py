@@ -1,0 +1,67 @@
+"""How the sink's budget is divided: what runs hold, and what is in flight beside it."""
+
+from dataclasses import dataclass
+
+KIB, MIB = 1 << 10, 1 << 20
+_PAGE = 4096
+_ALL_HELD = 16_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Sizes that follow from the budget, bytes.
+
+    A quarter of what the budget has beyond 16 MB is kept back for what is in flight:
+    pages on their way in, and responses that are being made. What runs hold never
+    exceeds the rest.
+
+    Parameters
+    ----------
+    budget : int
+        All of it.
+
+    Raises
+    ------
+    ValueError
+        If the budget is not positive.
+    """
+
+    budget: int
+
+    def __post_init__(self) -> None:
+        if self.budget <= 0:
+            raise ValueError(f"the budget must be a positive number of bytes, not {self.budget}")
+
+    @property
+    def held(self) -> int:
+        """What all runs together may hold."""
+        return self.budget - max(0, self.budget - _ALL_HELD) // 4
+
+    @property
+    def pinned(self) -> int:
+        """What pinned runs together may hold when one is pinned."""
+        return self.held // 2
+
+    @property
+    def response(self) -> int:
+        """What one request may have in memory at a time; larger arrays leave in pieces."""
+        return _between(256 * KIB, self.budget // 32, 64 * MIB)
+
+    @property
+    def piece(self) -> int:
+        """The pieces in which large arrays leave."""
+        return _between(64 * KIB, self.budget // 256, MIB)
+
+    @property
+    def chunk(self) -> int:
+        """A chunk of an array, as clients see it."""
+        return _between(64 * KIB, self.budget // 64, MIB)
+
+    @property
+    def block(self) -> int:
+        """A block in which a column is held and let go: whole pages."""
+        return _between(32 * KIB, self.budget // 1024 // _PAGE * _PAGE, MIB)
+
+
+def _between(low: int, value: int, high: int) -> int:
+    return max(low, min(value, high))

@@ -1,0 +1,79 @@
+"""Values of a page as arrays of numbers or as text, and whether a change of type keeps them."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+NUMBERS = "biufcmM"
+"""Kinds of dtypes that a column of numbers has."""
+
+
+def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
+    """Return what a page holds of one column as an array, or as text.
+
+    Text stays text; None among numbers is NaN; what is no rectangle of numbers
+    (dicts, lists of unequal length) becomes JSON.
+    """
+    if isinstance(values, np.ndarray):
+        array = values
+    elif any(value is None for value in values) and all(
+        value is None or isinstance(value, int | float) for value in values
+    ):
+        array = _numbers_or_nan(values)
+    else:
+        try:
+            array = np.asarray(values)
+        except ValueError:  # lists of unequal length
+            array = np.empty(0, object)
+    if array.dtype.kind in NUMBERS:
+        return array
+    if array.dtype.kind in "SU" and array.ndim == 1:
+        texts: list[str] = array.astype(str).tolist()
+        return texts
+    return [text_of(value) for value in values]
+
+
+def text_of(value: Any) -> str:
+    """Return text as it is, and anything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=_plain)
+
+
+def _numbers_or_nan(values: Sequence[Any]) -> Array:
+    for value in values:
+        if isinstance(value, int) and float(value) != value:
+            raise ValueError(f"{value} beside None would lose digits as a floating-point number")
+    return np.array(values, np.float64)
+
+
+def exactly(array: Array, dtype: np.dtype[Any]) -> Array | None:
+    """Return `array` as `dtype` if no value changes by that, else None."""
+    if array.dtype == dtype:
+        return array
+    if array.dtype.kind in "mM" or dtype.kind in "mM":
+        return array.astype(dtype) if np.can_cast(array.dtype, dtype, "safe") else None
+    # numpy calls int64 to float64 safe, which loses digits beyond 2**53.
+    if np.can_cast(array.dtype, dtype, "safe") and not _may_lose_digits(array.dtype, dtype):
+        return array.astype(dtype)
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        return None
+    with np.errstate(all="ignore"):
+        cast = array.astype(dtype)
+        back = cast.astype(array.dtype)
+        # Both ways: a negative number survives the way through an unsigned type and back.
+        same = (back == array) & (cast == array)
+    if array.dtype.kind in "fc":
+        same |= np.isnan(array) & (dtype.kind in "fc")
+    return cast if bool(np.all(same)) else None
+
+
+def _may_lose_digits(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
+    return old.kind in "iu" and old.itemsize == 8 and new.kind in "fc"
+
+
+def _plain(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
