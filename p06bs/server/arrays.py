@@ -63,6 +63,12 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         return dims
 
     @property
+    def data_sources(self) -> list[Any]:
+        """Where in which files the rows are, as bluesky's TiledWriter says it; none in memory."""
+        describe = getattr(self._view, "data_sources", None)
+        return [] if describe is None else describe(self._structure)
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one row."""
         return max(1, self._view.dtype.itemsize * prod(self._view.shape))

@@ -76,6 +76,7 @@ class StoredStream:
     columns: Mapping[str, Any]
     external: frozenset[str]
     data_keys: Mapping[str, str | None]
+    stream: None = None
 
     def description(self, name: str) -> Mapping[str, Any]:
         """Return what the descriptor says of a column, with its data key where that differs."""
