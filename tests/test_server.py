@@ -28,7 +28,7 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.server.app import LoopbackServer, build_app, key_of
 from p06bs.server.feed import Feed
-from p06bs.server.gate import bounded_slice
+from p06bs.server.growing import bounded_slice
 from p06bs.server.sink import Sink
 from p06bs.services.server import run
 

@@ -1,100 +1,181 @@
-"""What stands before Tiled's routes: a read-only door, and reads of what grows meanwhile."""
+"""What stands before Tiled's routes: who may knock, how often, how loud, and on which doors."""
 
-import re
-from urllib.parse import parse_qsl, urlencode
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from urllib.parse import parse_qs
 
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
-from tiled.ndslice import NDSlice
 
-READ_BY_POST = re.compile(r"/api/v1/(table/(full|partition)|container/full)/")
-"""Reads that clients send as POST when the list of columns is too long for a URL."""
+from p06bs.server import headers
+from p06bs.server.bodies import FORM_LIMIT, Body, RefusedError, replayed, too_large
+from p06bs.server.credentials import check_ascii, check_csrf, digest, shown
+from p06bs.server.door import Door, address
+from p06bs.server.growing import GROWING, bounded_query
+from p06bs.server.keys import bounded_request
+from p06bs.server.logins import FailedLogins, Known, Seats
+from p06bs.server.outgoing import Answer, refusal
+from p06bs.server.routes import API, READING, Routes
+from p06bs.server.sockets import FindKey, SocketGate
 
-BODY_LIMIT = 1 << 20
 
-GROWING = re.compile(r"/api/v1/array/(full|block)/")
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What the gate is told by the configuration.
+
+    Attributes
+    ----------
+    body : int
+        Bytes that a request's body may have.
+    body_seconds : float
+        Time for which a body may come.
+    sockets : int
+        WebSockets that a user and an address may have at once.
+    failed_logins : int
+        Failed logins a minute, of a user and of an address.
+    origins : tuple of str
+        Origins of web pages, beside our own, that may open WebSockets.
+    proxy : bool
+        There is a reverse proxy before us, which sets X-Forwarded-*. Without one
+        these headers are a stranger's and are dropped.
+    """
+
+    body: int = 64_000_000
+    body_seconds: float = 120.0
+    sockets: int = 64
+    failed_logins: int = 10
+    origins: tuple[str, ...] = ()
+    proxy: bool = False
 
 
 class Gate:
-    """Let reads of `app` pass, and nothing else.
-
-    - The tree is fed in the process and written by nobody else, so writing
-      methods end here (405), before Tiled looks at their bodies.
-    - Tiled 0.2.20 serves `/zarr` without asking for a key: 404.
-    - There are no subscriptions yet: WebSockets are refused.
-    - A client that reads an array says which shape it expects from the structure
-      it has. When the array has grown since, Tiled calls that an error; here the
-      read is bounded to the rows that the client knows.
-    """
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        if scope["type"] == "http":
-            refusal = _refusal(scope)
-            if refusal is not None:
-                status, reason = refusal
-                await JSONResponse({"detail": reason}, status)(scope, receive, send)
-                return
-            if GROWING.match(scope["path"]):
-                scope = {**scope, "query_string": bounded_query(scope["query_string"])}
-        await self._app(scope, receive, send)
-
-
-def _refusal(scope: Scope) -> tuple[int, str] | None:
-    path, method = scope["path"], scope["method"]
-    if re.match(r"/+zarr(/|$)", path):
-        return 404, "The Zarr routes are not served."
-    if method in ("GET", "HEAD", "OPTIONS"):
-        return None
-    if method != "POST" or not READ_BY_POST.match(path):
-        return 405, "This server is read-only."
-    length = dict(scope["headers"]).get(b"content-length", b"")
-    if not length.isdigit():
-        return 411, "Say the Content-Length."
-    if int(length) > BODY_LIMIT:
-        return 413, f"The body may have {BODY_LIMIT} bytes."
-    return None
-
-
-def bounded_query(query: bytes) -> bytes:
-    """Return the query of an array read with its slice bounded to the expected shape."""
-    fields = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-    expected = fields.get("expected_shape", "")
-    if not re.fullmatch(r"\d+(,\d+)*", expected):
-        return query
-    bounded = bounded_slice(fields.get("slice", ""), int(expected.split(",")[0]))
-    if bounded is None:
-        return query
-    fields["slice"] = bounded
-    return urlencode(fields).encode("latin-1")
-
-
-def bounded_slice(text: str, rows: int) -> str | None:
-    """Return the slice that takes `rows` rows, or None where that needs no change.
+    """Let what `routes` lists pass to `app`, within limits.
 
     Parameters
     ----------
-    text : str
-        A numpy-style slice as clients send it; "" is everything.
-    rows : int
-        Length of the leading axis of the result that the client expects.
+    app : ASGI application
+    guard : Guard
+    routes : Routes
+    keys : FindKey, optional
+        Where there are several users: API keys make no mightier ones, and a user's
+        WebSockets are counted.
+    clock : callable
+        Seconds, for the rate of failed logins.
     """
-    try:
-        first, *rest = NDSlice.from_numpy_str(text) or (slice(None),)
-    except ValueError:
-        return None  # for Tiled to refuse
-    if not isinstance(first, slice) or rows == 0:
-        return None
-    step = first.step or 1
-    start = 0 if first.start is None and step > 0 else first.start
-    if start is None or start < 0:
-        return None
-    stop = start + rows * step
-    bounded: str = NDSlice(slice(start, stop if stop >= 0 else None, step), *rest).to_numpy_str()
-    return bounded
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        guard: Guard = Guard(),
+        routes: Routes | None = None,
+        keys: FindKey | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app = app
+        self._guard = guard
+        self._routes = routes or Routes()
+        self._keys = keys
+        self._door = Door(FailedLogins(guard.failed_logins), Known(), clock)
+        self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._door, keys)
+
+    @property
+    def failed_logins(self) -> int:
+        """Return how many logins have failed so far."""
+        return self._door.failures.total
+
+    @property
+    def sockets(self) -> int:
+        """Return how many WebSockets are open."""
+        return self._sockets.seats.total
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request or WebSocket (ASGI)."""
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        proxied = headers.behind_proxy if self._guard.proxy else headers.without_forwarded
+        scope = proxied(scope)
+        if scope["type"] == "websocket":
+            admitted = self._routes.admits_socket(scope["path"])
+            await self._sockets(scope, receive, send, admitted)
+            return
+        answer = Answer(scope, send)
+        try:
+            await self._serve(scope, receive, answer)
+        except RefusedError as refused:
+            answer.body = answer.watch = None
+            await refusal(refused)(scope, receive, answer)
+
+    async def _serve(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        path, method = scope["path"], _purpose(scope)
+        if (too_long := headers.oversized(scope)) is not None:
+            raise RefusedError(*too_long)
+        if (closed := self._routes.refusal(method, path)) is not None:
+            raise RefusedError(closed.status, closed.reason)
+        check_ascii(scope)
+        if scope["method"] not in READING:
+            check_csrf(scope)
+        announced = headers.header(scope, b"content-length")
+        if announced.isdecimal() and int(announced[:20]) > self._guard.body:
+            raise too_large(self._guard.body)
+        if method == "POST" and path.startswith(f"{API}/auth/provider/"):
+            await self._login(scope, receive, answer)
+            return
+        body = Body(receive, self._guard.body, self._guard.body_seconds)
+        if keys := shown(scope).api_keys:
+            self._door.check(scope, digest(keys[0]))
+            answer.watch = partial(self._door.note, scope, digest(keys[0]))
+            if method == "POST" and path == f"{API}/auth/apikey":
+                scope, body = await self._minted(scope, receive, keys[0])
+        if GROWING.match(path):
+            scope = {**scope, "query_string": bounded_query(scope["query_string"])}
+        await self._pass(scope, body, answer)
+
+    async def _pass(self, scope: Scope, body: Body, answer: Answer) -> None:
+        answer.body = body
+        try:
+            await self._app(scope, body, answer)
+        except Exception:
+            if body.refused is None:
+                raise
+            # What the application made of the client that seemed to go is of no interest.
+        if body.refused is not None and not answer.started:
+            raise body.refused
+
+    async def _login(self, scope: Scope, receive: Receive, answer: Answer) -> None:
+        """Pass a login on unless too many have failed; count it if it fails."""
+        content = await self._form(receive).whole()
+        who = [("address", address(scope))]
+        media = headers.header(scope, b"content-type").partition(";")[0].strip().lower()
+        if media == "application/x-www-form-urlencoded":
+            names = parse_qs(content.decode("latin-1")).get("username", [])
+            who += [("user", name.casefold()) for name in names[-1:]]
+        elif media.startswith("multipart/"):
+            raise RefusedError(415, "Send the form as application/x-www-form-urlencoded.")
+        self._door.check_login(who)
+        answer.watch = partial(self._door.note_login, who)
+        await self._pass(scope, self._form(replayed(content, receive)), answer)
+
+    async def _minted(self, scope: Scope, receive: Receive, key: str) -> tuple[Scope, Body]:
+        """Return the request for a key, bounded to what the key that asks has."""
+        content = await self._form(receive).whole()
+        parent = await self._keys.find(key) if self._keys is not None else None
+        if parent is not None:
+            content = bounded_request(content, parent, datetime.now(UTC))
+        kept = [(n, v) for n, v in scope["headers"] if n != b"content-length"]
+        length = (b"content-length", str(len(content)).encode())
+        body = self._form(replayed(content, receive))
+        return {**scope, "headers": [*kept, length]}, body
+
+    def _form(self, receive: Receive) -> Body:
+        return Body(receive, FORM_LIMIT, self._guard.body_seconds)
+
+
+def _purpose(scope: Scope) -> str:
+    """Return the method; of a browser's question whether it may, the one that it asks for."""
+    method: str = scope["method"]
+    if method == "OPTIONS" and headers.header(scope, b"origin"):
+        return headers.header(scope, b"access-control-request-method") or method
+    return method

@@ -13,6 +13,8 @@ from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
+from alembic import command
+from alembic.config import Config
 from sqlalchemy import ColumnElement, event, select
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
@@ -101,11 +103,11 @@ def prepare(uri: str, providers: Iterable[str], admins: Iterable[str] = ()) -> N
         revision = asyncio.run(_revision(uri))
         if revision is None:
             asyncio.run(_create(uri))
-            alembic_utils.stamp_head(*_alembic(uri))
+            command.stamp(_alembic(uri), "head")
         elif revision != core.REQUIRED_REVISION:
             if path is not None:
                 _copy(path, path.with_name(f"{path.name}.{revision}"))
-            alembic_utils.upgrade(*_alembic(uri), core.REQUIRED_REVISION)
+            command.upgrade(_alembic(uri), core.REQUIRED_REVISION)
         asyncio.run(_settle(uri, tuple(providers), frozenset(admins)))
     except alembic_utils.UnrecognizedDatabase as error:
         raise DatabaseError(str(error)) from error
@@ -205,12 +207,14 @@ def _enforce_references(connection: Any, record: object) -> None:
     cursor.close()
 
 
-def _alembic(uri: str) -> tuple[str, str, str]:
-    return (
-        alembic_constants.ALEMBIC_INI_TEMPLATE_PATH,
-        alembic_constants.ALEMBIC_DIR,
-        ensure_specified_sql_driver(uri),
-    )
+def _alembic(uri: str) -> Config:
+    config = Config()
+    # Percent signs of a URI would be taken for references to other options.
+    url = ensure_specified_sql_driver(uri).replace("%", "%%")
+    config.set_main_option("sqlalchemy.url", url)
+    config.set_main_option("script_location", alembic_constants.ALEMBIC_DIR)
+    config.set_main_option("path_separator", "os")
+    return config
 
 
 def _file(uri: str) -> Path | None:

@@ -1,0 +1,120 @@
+"""Is it alive, is it ready, and how much of everything: for those who operate the server."""
+
+import inspect
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+Check = Callable[[], bool | Awaitable[bool]]
+
+
+def health_routes(alive: Mapping[str, Check], ready: Mapping[str, Check]) -> APIRouter:
+    """Return the routes ``/health`` and ``/ready``, which need no key.
+
+    Parameters
+    ----------
+    alive : mapping of str to callable
+        By name what must hold as long as the process is of use: where one says False,
+        ``/health`` answers 503, and the process is to be restarted.
+    ready : mapping of str to callable
+        What must hold to serve well, like a full sink and a database that answers: where
+        one says False, ``/ready`` answers 503, and it is to be waited for.
+
+    A check that raises counts as False.
+    """
+    router = APIRouter()
+
+    async def health() -> JSONResponse:
+        return _answer(await _asked(alive), "ok", "failed")
+
+    async def readiness() -> JSONResponse:
+        return _answer({**await _asked(alive), **await _asked(ready)}, "ready", "not ready")
+
+    router.add_api_route("/health", health)
+    router.add_api_route("/ready", readiness)
+    return router
+
+
+async def _asked(checks: Mapping[str, Check]) -> dict[str, bool]:
+    answers = {}
+    for name, check in checks.items():
+        try:
+            answer = check()
+            answers[name] = bool(await answer if inspect.isawaitable(answer) else answer)
+        except Exception:  # whatever is wrong, it is not well; who asks gets to know which
+            answers[name] = False
+    return answers
+
+
+def _answer(answers: Mapping[str, bool], good: str, bad: str) -> JSONResponse:
+    well = all(answers.values())
+    failed = [name for name, answer in answers.items() if not answer]
+    content: dict[str, Any] = {"status": good if well else bad}
+    if failed:
+        content["failed"] = failed
+    return JSONResponse(content, 200 if well else 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """A number that is asked for when metrics are collected.
+
+    Attributes
+    ----------
+    name : str
+        Without prefix, with its unit: ``sink_bytes``.
+    help : str
+    read : callable
+        Returns the number; or numbers by the value of `label`.
+    kind : "gauge" or "counter"
+        A counter only grows.
+    label : str
+    """
+
+    name: str
+    help: str
+    read: Callable[[], float | Mapping[str, float]]
+    kind: Literal["gauge", "counter"] = "gauge"
+    label: str = ""
+
+
+class Metrics:
+    """Prometheus collector of what the server measures of itself, as ``p06bs_NAME``.
+
+    Tiled's ``/api/v1/metrics`` shows it beside its own, to keys with the scope
+    ``metrics``.
+
+    Parameters
+    ----------
+    measures : iterable of Measure
+    registry : prometheus_client.CollectorRegistry
+        Where it is registered until `close`.
+    """
+
+    def __init__(self, measures: Iterable[Measure], registry: CollectorRegistry = REGISTRY) -> None:
+        self._measures = tuple(measures)
+        self._registry = registry
+        registry.register(self)
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the metrics as they are now (prometheus_client's Collector)."""
+        for measure in self._measures:
+            family = GaugeMetricFamily if measure.kind == "gauge" else CounterMetricFamily
+            labels = [measure.label] if measure.label else []
+            metric = family(f"p06bs_{measure.name}", measure.help, labels=labels)
+            value = measure.read()
+            if isinstance(value, Mapping):
+                for label, number in value.items():
+                    metric.add_metric([label], number)
+            else:
+                metric.add_metric([], value)
+            yield metric
+
+    def close(self) -> None:
+        """Be collected no more."""
+        self._registry.unregister(self)

@@ -1,0 +1,162 @@
+"""The server on a loopback address: prompt clients, no access log, an end in good order."""
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+from p06bs.server.headers import BYTES_LIMIT, URL_LIMIT
+
+SHUTDOWN_SECONDS = 10
+"""Time that responses have to end after SIGTERM; then they are cut off."""
+
+HEAD_SECONDS = 20.0
+"""Time in which a request's head has to come; slower clients only hold a place."""
+
+HEAD_LIMIT = 2 * (BYTES_LIMIT + URL_LIMIT)
+"""Bytes of a head that is still incomplete; the parser itself has no limit."""
+
+MESSAGE_LIMIT = 64_000
+"""Bytes of a message from a WebSocket's client, who has little to say."""
+
+
+class PromptProtocol(HttpToolsProtocol):
+    """HTTP of clients that send their requests' heads in time and of a size."""
+
+    def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first head."""
+        super().connection_made(transport)
+        self._head_nbytes = 0
+        self._hurry: asyncio.TimerHandle | None = None
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Wait no more."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and close the connection if a head does not end."""
+        super().data_received(data)
+        if self._hurry is not None and not self.transport.is_closing():
+            self._head_nbytes += len(data)
+            if self._head_nbytes > HEAD_LIMIT:
+                self.transport.close()
+
+    def on_message_begin(self) -> None:
+        """Begin to wait for this head."""
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        """Wait no more: bodies have limits of their own."""
+        self._stop_waiting()
+        super().on_headers_complete()
+
+    def _expect_head(self) -> None:
+        if self._hurry is None:
+            self._head_nbytes = 0
+            self._hurry = self.loop.call_later(HEAD_SECONDS, self.transport.close)
+
+    def _stop_waiting(self) -> None:
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+
+
+class DenyingProtocol(WebSocketsSansIOProtocol):
+    """WebSockets that may be denied with any HTTP status; uvicorn calls that an error."""
+
+    async def send(self, event: Any) -> None:
+        """Send a message, after which a denied handshake is complete."""
+        await super().send(event)
+        last = not event.get("more_body", False)
+        if event["type"] == "websocket.http.response.body" and last:
+            self.handshake_complete = True
+
+
+class LoopbackServer(uvicorn.Server):
+    """Run an application on a loopback address, which is bound when this is made.
+
+    On SIGTERM, SIGINT or `stop` it takes no new connections, tells WebSockets
+    that the service restarts (close code 1012: stock clients come again), lets
+    responses end for `SHUTDOWN_SECONDS`, and ends.
+
+    Parameters
+    ----------
+    app : ASGI application
+    host : str
+        A loopback address or ``localhost``.
+    port : int
+        0 takes a free one.
+    ready : callable
+        Called, with the URL, when requests are answered.
+
+    Raises
+    ------
+    ValueError
+        If the host is no loopback address.
+    OSError
+        If the address is in use.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ready: Callable[[str], None] = lambda url: None,
+        **more: Any,
+    ) -> None:
+        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+        if not address.is_loopback:
+            raise ValueError(
+                f"refusing to listen on {host}: this server has no TLS, only loopback is safe; "
+                "reach it through an SSH tunnel"
+            )
+        family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+        self.socket = socket.create_server((str(address), port), family=family)
+        # Connections inherit it. asyncio sets it only where a socket names its protocol, and
+        # without it a small response waits 40 ms for the client's delayed acknowledgement.
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        bound = self.socket.getsockname()[1]
+        name = f"[{address}]" if address.version == 6 else str(address)
+        self.url = f"http://{name}:{bound}"
+        self._ready = ready
+        settings: dict[str, Any] = {
+            # Access logs would show keys that came as ?api_key=.
+            "access_log": False,
+            "log_level": "warning",
+            "lifespan": "on",
+            "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+            "http": PromptProtocol,
+            # The gate looks at X-Forwarded-*, where the configuration says that there is a proxy.
+            "proxy_headers": False,
+            "server_header": False,
+            "ws": DenyingProtocol,
+            "ws_max_size": MESSAGE_LIMIT,
+            "ws_per_message_deflate": False,
+        }
+        super().__init__(uvicorn.Config(app, **{**settings, **more}))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, and say so."""
+        await super().startup(sockets)
+        self._ready(self.url)
+
+    def serve_forever(self) -> None:
+        """Serve until SIGINT, SIGTERM or `stop`."""
+        try:
+            asyncio.run(self.serve(sockets=[self.socket]))
+        finally:
+            self.socket.close()
+
+    def stop(self) -> None:
+        """End `serve_forever`; from any thread."""
+        self.should_exit = True

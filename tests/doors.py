@@ -1,0 +1,68 @@
+"""Servers to knock at: Tiled with our authentication behind our gate, on a real socket."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pandas as pd
+from tiled.adapters.array import ArrayAdapter
+from tiled.adapters.mapping import MapAdapter
+from tiled.adapters.table import TableAdapter
+from tiled.server.app import build_app
+
+from p06bs.server import errors
+from p06bs.server.authentication import several_users, single_user
+from p06bs.server.gate import Gate, Guard
+from p06bs.server.health import health_routes
+from p06bs.server.keys import Keys
+from p06bs.server.loopback import LoopbackServer
+
+KEY = "k3y"
+
+
+def tree():
+    """A tree with one run, whose numbers are known."""
+    table = pd.DataFrame({"x": np.arange(5.0), "n": np.arange(5)})
+    stream = {
+        "Fe": ArrayAdapter.from_array(np.arange(12.0).reshape(3, 4)),
+        "internal": TableAdapter.from_pandas(table, npartitions=1),
+    }
+    run = MapAdapter(
+        {"primary": MapAdapter(stream)},
+        metadata={"start": {"uid": "run1", "sample": "secretsample"}},
+    )
+    return MapAdapter({"live": MapAdapter({"run1": run}), "archive": MapAdapter({})})
+
+
+class Gated:
+    """Tiled behind the gate; with users if their authentication is given."""
+
+    def __init__(self, authentication=None, guard=None, root=None, ready=None, **settings):
+        guard = guard or Guard()
+        door = single_user(KEY) if authentication is None else several_users(authentication)
+        self.app = build_app(
+            root or tree(),
+            authentication=door.authentication,
+            server_settings={
+                "expose_raw_assets": False, "allow_origins": list(guard.origins),
+                **door.server_settings, **settings,
+            },
+        )  # fmt: skip
+        errors.install(self.app)
+        self.app.include_router(health_routes({"feed": lambda: True}, ready or {}))
+        self.gate = Gate(self.app, guard, keys=Keys(self.app) if authentication else None)
+
+
+@contextlib.contextmanager
+def serving(app):
+    """Serve an application on a free port of the loopback interface; gives the URL."""
+    ready = threading.Event()
+    server = LoopbackServer(app, ready=lambda url: ready.set())
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield server.url
+    finally:
+        server.stop()
+        thread.join()

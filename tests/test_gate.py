@@ -1,0 +1,557 @@
+"""The gate before Tiled's routes, over real sockets; and the holes that it closes."""
+
+import json
+import logging
+import re
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+
+import httpx
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tiled.adapters.array import ArrayAdapter
+from tiled.adapters.mapping import MapAdapter
+from tiled.client import from_uri
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+
+from p06bs.config.server import Authentication
+from p06bs.server import redact
+from p06bs.server.bodies import RefusedError
+from p06bs.server.gate import Gate, Guard
+from p06bs.server.growing import bounded_query
+from p06bs.server.keys import Key, bounded_request
+from p06bs.server.logins import WINDOW, FailedLogins, Known, Seats
+from p06bs.server.routes import ROUTES, Routes
+from p06bs.server.sockets import FIRST_MESSAGE_SECONDS
+from p06bs.server.tokens import Owner, Tokens
+from tests.doors import KEY, Gated, serving
+
+HEADERS = {"Authorization": f"Apikey {KEY}"}
+DATA = "/api/v1/array/full/live/run1/primary/Fe"
+
+
+@pytest.fixture(scope="module")
+def gated():
+    return Gated(guard=Guard(body=100_000, body_seconds=1.0, failed_logins=10**6))
+
+
+@pytest.fixture(scope="module")
+def url(gated):
+    with serving(gated.gate) as url:
+        yield url
+
+
+@pytest.fixture
+def http(url):
+    with httpx.Client(base_url=url, headers=HEADERS, timeout=30) as client:
+        yield client
+
+
+def raw(url, request):
+    """Send bytes and return the status, 0 if the connection is closed without one."""
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        try:
+            connection.sendall(request)
+            answer = connection.makefile("rb").readline()
+        except ConnectionError:
+            return 0
+    return int(answer.split()[1]) if answer else 0
+
+
+def test_stock_client_reads_through_the_gate(url):
+    client = from_uri(url, api_key=KEY)
+    assert np.array_equal(
+        client["live", "run1", "primary", "Fe"].read(), np.arange(12.0).reshape(3, 4)
+    )
+    assert client["live", "run1", "primary", "internal"].read()["n"].tolist() == [0, 1, 2, 3, 4]
+    client.context.close()
+
+
+OPEN = {"/", "/healthz", "/health", "/ready", "/api/v1/", "/ui/{path}", "/tiled-ui-settings"}
+
+
+def test_every_route_of_tiled_is_open_or_closed_on_purpose(gated, http):
+    """A route that a later Tiled adds is closed: it must be listed here to pass."""
+    passed = set()
+    routes = gated.app.openapi()["paths"]
+    assert len(routes) > 30
+    for path, methods in routes.items():
+        for method in methods:
+            place = path.replace("{path}", "live/run1").replace("{uuid}", "0" * 32)
+            verb = method.upper()
+            if Routes().refusal(verb, re.sub(r"\{[^}]*\}", "x", place)) is None:
+                passed.add(f"{verb} {path}")
+            else:
+                answer = http.request(verb, re.sub(r"\{[^}]*\}", "x", place), params={"id": 1})
+                assert answer.status_code in (403, 404, 405), (verb, path)
+    written = {p for p in passed if not p.startswith("GET")}
+    assert written == {
+        "POST /api/v1/metadata/{path}", "PUT /api/v1/metadata/{path}",
+        "PATCH /api/v1/metadata/{path}", "DELETE /api/v1/metadata/{path}",
+        "PUT /api/v1/array/full/{path}", "PATCH /api/v1/array/full/{path}",
+        "PUT /api/v1/array/block/{path}", "PUT /api/v1/table/full/{path}",
+        "PUT /api/v1/table/partition/{path}", "PATCH /api/v1/table/partition/{path}",
+        "DELETE /api/v1/stream/close/{path}",
+        "POST /api/v1/table/full/{path}", "POST /api/v1/table/partition/{path}",
+        "POST /api/v1/container/full/{path}",
+    }  # fmt: skip
+
+
+CLOSED = [
+    ("GET", "/zarr/v2/live/run1/primary/Fe/.zarray", 404),
+    ("GET", "//zarr/v3/live/run1/primary/Fe/zarr.json", 404),
+    ("GET", "/api/v1/asset/bytes/live/run1?id=1", 403),
+    ("GET", "/api/v1/asset/bytes/live/run1?id=1&relative_path=../../etc/passwd", 403),
+    ("GET", "/api/v1/asset/manifest/live/run1?id=1", 403),
+    ("POST", "/api/v1/register/live", 403),
+    ("PUT", "/api/v1/data_source/live/run1", 403),
+    ("POST", "/api/v1/metadata/archive", 405),
+    ("POST", "/api/v1/metadata/", 405),
+    ("POST", "/api/v1/metadata//live", 405),
+    ("POST", "/api/v1/metadata/live/../archive", 404),
+    ("DELETE", "/api/v1/metadata/archive/run1", 405),
+    ("PUT", "/api/v1/array/full/archive/run1", 405),
+    ("PUT", "/api/v1/awkward/full/live/run1", 405),
+    ("PUT", "/api/v1/node/full/live/run1", 405),
+    ("DELETE", "/api/v1/revisions/live/run1?number=1", 405),
+    ("GET", "/custom/anything", 404),
+    ("GET", "/api/v1/webhooks/live", 404),
+    ("GET", "/api/graphql", 404),
+    ("POST", "/api/v1/auth/principal?role=admin", 405),
+    ("PROPFIND", "/api/v1/metadata/live", 405),
+    ("TRACE", "/", 405),
+    ("GET", "/api/v1/metadata/live/%2e%2e/%2E%2E/etc", 404),
+    ("GET", "/ui/..%2f..%2f..%2fetc/passwd", 404),
+    ("GET", "/static/..%5c..%5cetc", 400),
+    ("GET", "/api/v1/metadata/live/%00", 400),
+    ("GET", "/api/v1/metadata/live/%ff%fe", 400),
+    ("GET", "/api/v1/metadata/live/a%0d%0aX-Evil:1", 400),
+]
+
+
+@pytest.mark.parametrize(("method", "path", "status"), CLOSED)
+def test_closed_doors_say_why(url, method, path, status):
+    host = url.removeprefix("http://")
+    with socket.create_connection(tuple(host.split(":")), timeout=30) as connection:
+        # As it stands: clients would resolve the dots.
+        head = f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Apikey {KEY}\r\n"
+        connection.sendall(f"{head}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        answer = connection.makefile("rb").read().decode()
+    assert answer.split()[1] == str(status)
+    assert "passwd" not in answer
+    assert "root:" not in answer
+    assert json.loads(answer.partition("\r\n\r\n")[2])["detail"]
+
+
+def test_stock_tiled_serves_zarr_without_a_key_and_links_to_a_strangers_host():
+    """The holes are there: if one of these fails, Tiled has mended it and a guard may go."""
+    gated = Gated()
+    path = "/zarr/v2/live/run1/primary/Fe/.zarray"
+    forged = {"X-Forwarded-Host": "evil.example", **HEADERS}
+    with serving(gated.app) as bare, serving(gated.gate) as guarded:
+        assert httpx.get(bare + path).status_code != 404
+        assert httpx.get(guarded + path).status_code == 404
+        answers = [
+            httpx.get(f"{u}/api/v1/metadata/live/run1", headers=forged).text
+            for u in (bare, guarded)
+        ]
+    assert ["evil.example" in answer for answer in answers] == [True, False]
+
+
+def test_a_configured_proxy_is_believed_about_itself_only():
+    seen = []
+
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            seen.append((scope["client"][0], scope["scheme"]))
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body"})
+        else:
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+
+    said = {"X-Forwarded-For": "6.6.6.6, 10.0.0.9", "X-Forwarded-Proto": "https"}
+    for proxy in (False, True):
+        with serving(Gate(app, Guard(proxy=proxy))) as url:
+            answer = httpx.get(f"{url}/health", headers=said)
+            assert ("strict-transport-security" in answer.headers) is proxy
+    assert seen == [("127.0.0.1", "http"), ("10.0.0.9", "https")]
+
+
+def test_bodies_end_at_the_limit_announced_or_not(url, http):
+    path = "/api/v1/table/full/live/run1/primary/internal"
+    assert http.post(path, json=["x"]).status_code == 200
+    assert http.post(path, content=b" " * 100_001).status_code == 413
+    assert http.post(path, content=iter([b" " * 60_000] * 2)).status_code == 413
+    answer = http.post(path, content=iter([b'["x"', b"]"]))
+    assert answer.status_code == 200
+    huge = "9" * 5000
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {huge}\r\n\r\n"
+    assert raw(url, head.encode()) == 400
+
+
+def test_slow_bodies_end(url):
+    path = "/api/v1/table/full/live/run1/primary/internal"
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Apikey {KEY}\r\n"
+        "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n["
+    )
+    assert raw(url, head.encode()) == 408
+
+
+def test_long_urls_and_heads_are_refused(url, http):
+    assert http.get(f"{DATA}?{'x' * 20_000}").status_code == 414
+    assert http.get(DATA, headers={f"x-{i}": "y" for i in range(120)}).status_code == 431
+    assert http.get(DATA, headers={"x": "y" * 40_000}).status_code == 431
+    # A head without end: the server hangs up.
+    assert raw(url, b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000) in (0, 431)
+
+
+def test_browsers_are_told_to_protect_their_users(http):
+    for path in ("/", "/docs", "/ui/", DATA, "/api/v1/metadata/nothing", "/zarr/v2/x"):
+        answer = http.get(path)
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert "strict-transport-security" not in answer.headers
+        assert "server" not in answer.headers
+        for cookie in answer.headers.get_list("set-cookie"):
+            assert "httponly" in cookie.lower()
+            assert "samesite=lax" in cookie.lower()
+    assert (
+        "unsafe-inline" not in http.get(DATA).headers["content-security-policy"].split("style")[0]
+    )
+
+
+def test_a_key_leaves_the_url_of_a_page(url):
+    with httpx.Client(base_url=url) as http:
+        for page in ("/", "/ui/browse/live"):
+            answer = http.get(page, params={"api_key": KEY, "tab": "1"})
+            assert (answer.status_code, answer.headers["location"]) == (303, f"{page}?tab=1")
+            assert KEY not in answer.text
+        assert http.get("/api/v1/metadata/live").status_code == 200  # by the cookie
+        # A page of a stranger has the cookie, but not the token.
+        path = "/api/v1/table/full/live/run1/primary/internal"
+        assert http.post(path, json=["x"]).status_code == 403
+        assert http.post(f"{path}?csrf=%C3%A9", json=["x"]).status_code == 403
+        token = {"x-csrf": http.cookies["tiled_csrf"]}
+        assert http.post(path, json=["x"], headers=token).status_code in (200, 403)
+
+
+def test_other_origins_only_by_configuration():
+    page = "https://p06.example"
+    ask = {"Origin": page, "Access-Control-Request-Method": "GET"}
+    for origins in ((), (page,)):
+        with serving(Gated(guard=Guard(origins=origins)).gate) as url:
+            answer = httpx.options(url + DATA, headers=ask)
+            assert ("access-control-allow-origin" in answer.headers) is bool(origins)
+            answer = httpx.get(url + DATA, headers={"Origin": page, **HEADERS})
+            assert ("access-control-allow-origin" in answer.headers) is bool(origins)
+            evil = {**ask, "Origin": "https://evil.example"}
+            answer = httpx.options(url + DATA, headers=evil)
+            assert "access-control-allow-origin" not in answer.headers
+
+
+def test_keys_that_no_key_can_be_are_wrong_not_errors(url):
+    for headers in (
+        {"Authorization": b"Apikey \xff\xfe"},
+        {"Cookie": b"tiled_api_key=\xe9"},
+        {"Authorization": "Apikey " + "x" * 1000},
+        {"Authorization": "Apikey"},
+        {"Cookie": "tiled_api_key=wrong"},
+    ):
+        assert httpx.get(url + DATA, headers=headers).status_code == 401, headers
+    assert httpx.get(f"{url}{DATA}?api_key=%C3%A9").status_code == 401
+    assert httpx.get(url + DATA, headers={"Authorization": "Basic eDp5"}).status_code in (400, 401)
+
+
+def test_guessing_keys_ends_while_those_who_have_one_go_on():
+    now = [0.0]
+    gated = Gated()
+    gate = Gate(gated.app, Guard(failed_logins=5), clock=lambda: now[0])
+    with serving(gate) as url, httpx.Client(base_url=url) as http:
+        assert http.get(DATA, headers=HEADERS).status_code == 200
+        guesses = [http.get(DATA, headers={"Authorization": f"Apikey guess{i}"}) for i in range(8)]
+        assert [g.status_code for g in guesses] == [401] * 5 + [429] * 3
+        assert 0 < int(guesses[-1].headers["retry-after"]) <= WINDOW
+        # By every way that a key comes, also the right one if it was not known before.
+        assert http.get(DATA, params={"api_key": "guess"}).status_code == 429
+        assert http.get(DATA, headers={"Cookie": "tiled_api_key=guess"}).status_code == 429
+        assert http.get(DATA, headers=HEADERS).status_code == 200
+        assert http.get("/health").status_code == 200
+        assert gate.failed_logins == 5
+        now[0] += WINDOW
+        assert http.get(DATA, headers={"Authorization": "Apikey guess"}).status_code == 401
+
+
+def test_an_answer_that_needs_no_key_proves_none():
+    gate = Gate(Gated().app, Guard(failed_logins=2), clock=lambda: 0.0)
+    guess = {"Authorization": "Apikey guess"}
+    with serving(gate) as url, httpx.Client(base_url=url, headers=guess) as http:
+        for path in ("/api/v1/", "/health", "/", "/openapi.json"):
+            assert http.get(path).status_code == 200
+        preflight = {"Origin": "http://x", "Access-Control-Request-Method": "GET"}
+        http.options(DATA, headers=preflight)
+        assert [http.get(DATA).status_code for _ in range(4)] == [401, 401, 429, 429]
+
+
+class Echo(ArrayAdapter):
+    """An array that is subscribed to: says hello, and waits for the client to go."""
+
+    def make_ws_handler(self, websocket, formatter, uri):
+        async def handler(start, already_accepted=False):
+            if not already_accepted:
+                await websocket.accept()
+            await websocket.send_text("hello")
+            while (await websocket.receive())["type"] != "websocket.disconnect":
+                pass
+
+        return handler
+
+
+def echoing(authentication=None, **guard):
+    run = MapAdapter({"Fe": Echo.from_array(np.arange(3.0))})
+    return Gated(authentication, Guard(**guard), MapAdapter({"live": MapAdapter({"run1": run})}))
+
+
+ECHO = "/api/v1/stream/single/live/run1/Fe"
+
+
+def opened(url, path=ECHO, headers=HEADERS, **more):
+    return connect(
+        url.replace("http", "ws", 1) + path, additional_headers=headers, legacy=True, **more
+    )
+
+
+def refused(url, status, path=ECHO, headers=HEADERS, **more):
+    with pytest.raises(InvalidStatus) as why:
+        opened(url, path, headers, **more)
+    assert why.value.response.status_code == status
+    assert b"detail" in why.value.response.body
+
+
+def first_message(url, message):
+    """Send this and return the first answer, or the close code."""
+    with opened(url, headers={}) as one:
+        one.send(message)
+        try:
+            return one.recv()
+        except ConnectionClosed as ended:
+            return ended.rcvd.code
+
+
+def auth(key):
+    return json.dumps({"type": "auth", "api_key": key})
+
+
+def test_sockets_are_few_for_each_address():
+    gated = echoing(sockets=2)
+    with serving(gated.gate) as url, opened(url) as first:
+        assert first.recv() == "hello"
+        with opened(url) as second:
+            assert second.recv() == "hello"
+            assert gated.gate.sockets == 2
+            refused(url, 429)
+        until = time.monotonic() + 30
+        while gated.gate.sockets > 1:  # the server has yet to notice
+            assert time.monotonic() < until
+        with opened(url) as third:
+            assert third.recv() == "hello"
+
+
+def test_sockets_are_authenticated_by_header_or_first_message():
+    now = [0.0]
+    gate = Gate(echoing().app, Guard(failed_logins=4), clock=lambda: now[0])
+    wrong = {"Authorization": "Apikey no"}
+    with serving(gate) as url:
+        assert first_message(url, auth(KEY)) == "hello"
+        for odd in ("no json", "[]", '{"type": "auth"}', auth(5), auth("\xe9"), "[" * 9999):
+            assert first_message(url, odd) in (4001, 4003), odd
+        now[0] += WINDOW
+        for _ in range(2):
+            refused(url, 401, headers=wrong)
+            assert first_message(url, auth("no")) == 4003
+        refused(url, 429, headers=wrong)
+        assert first_message(url, auth("no")) == 1013
+        assert first_message(url, auth(KEY)) == "hello"
+        with opened(url) as one:
+            assert one.recv() == "hello"
+
+
+def test_sockets_of_strange_pages_and_paths_are_refused():
+    with serving(echoing(origins=("https://p06.example",)).gate) as url:
+        for origin in (url, "https://p06.example"):
+            with opened(url, origin=origin) as one:
+                assert one.recv() == "hello"
+        refused(url, 403, origin="http://evil.example")
+        for path in ("/", "/api/v1/stream/many/live", "/api/v1/stream/single/../x"):
+            refused(url, 404, path)
+
+
+def test_who_says_nothing_keeps_no_place(monkeypatch):
+    assert FIRST_MESSAGE_SECONDS <= 10
+    monkeypatch.setattr("p06bs.server.sockets.FIRST_MESSAGE_SECONDS", 0.05)
+    with serving(echoing().gate) as url, opened(url, headers={}) as silent:
+        with pytest.raises(ConnectionClosed) as ended:
+            silent.recv(timeout=30)
+        assert ended.value.rcvd.code == 4001
+
+
+def test_sockets_are_few_for_each_user_whatever_the_key(tmp_path):
+    config = Authentication(
+        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
+    )
+    # A proxy tells addresses apart here, to see whose places they are.
+    gated = echoing(config, sockets=2, proxy=True)
+    tokens = Tokens(config.database, ["token"])
+    scopes = ["read:data", "read:metadata"]
+
+    def shown(name, address):
+        secret, _ = tokens.create(Owner("user", name), scopes, None, "")
+        return {"Authorization": f"Apikey {secret}", "X-Forwarded-For": address}
+
+    with (
+        serving(gated.gate) as url,
+        opened(url, headers=shown("alice", "10.0.0.1")) as first,
+        opened(url, headers=shown("alice", "10.0.0.2")) as second,
+        opened(url, headers=shown("bob", "10.0.0.3")) as third,
+    ):
+        assert [one.recv() for one in (first, second, third)] == ["hello"] * 3
+        refused(url, 429, headers=shown("alice", "10.0.0.4"))
+
+
+@given(
+    limit=st.integers(1, 5),
+    events=st.lists(
+        st.tuples(st.sampled_from("fw"), st.sampled_from("ab"), st.floats(0, 40)), max_size=60
+    ),
+)
+def test_nobody_fails_more_often_than_allowed_within_a_minute(limit, events):
+    logins, now, failures = FailedLogins(limit), 0.0, []
+    for kind, who, passed in events:
+        now += passed
+        wait = logins.wait(now, [who])
+        recent = [t for t, one in failures if one == who and t + WINDOW - now > 0]
+        # Exactly those wait whose failures within the window are as many as allowed.
+        assert (wait > 0) == (len(recent) >= limit)
+        if wait:
+            assert wait <= WINDOW + 1e-9
+            assert logins.wait(now + wait + 1e-9, [who]) == 0
+        elif kind == "f":
+            logins.failed(now, [who])
+            failures.append((now, who))
+    assert logins.total == len(failures)
+
+
+@given(st.lists(st.integers(0, 50), max_size=200))
+def test_memory_of_failures_and_keys_is_bounded(who):
+    logins, known = FailedLogins(3, kept=10), Known(kept=10)
+    for i, one in enumerate(who):
+        logins.failed(float(i), [one])
+        known.add(bytes([one]))
+    assert len(logins._failures) <= 10
+    assert len(known._digests) <= 10
+    if who:
+        assert bytes([who[-1]]) in known
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from("ab")), max_size=60))
+def test_seats_are_taken_and_left(events):
+    seats, taken = Seats(3), {"a": 0, "b": 0}
+    for take, who in events:
+        if take:
+            assert seats.take(who) == (taken[who] < 3)
+            taken[who] = min(3, taken[who] + 1)
+        elif taken[who]:
+            seats.leave(who)
+            taken[who] -= 1
+    assert seats.total == sum(taken.values())
+
+
+@given(
+    st.none() | st.lists(st.sampled_from(["inherit", "read:data", "write:data", "metrics"])),
+    st.sets(st.sampled_from(["read:data", "metrics", "create:apikeys"]), min_size=1),
+)
+def test_no_key_makes_a_mightier_one(asked, own):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    parent = Key("o", frozenset(own), None, datetime(2026, 1, 2, tzinfo=UTC))
+    body = json.dumps({"scopes": asked, "expires_in": None}).encode()
+    try:
+        made = json.loads(bounded_request(body, parent, now))
+    except RefusedError:
+        assert not set(asked) <= own
+    else:
+        assert set(made["scopes"]) <= own
+        assert made["expires_in"] == 86400
+
+
+@given(st.binary(max_size=200))
+def test_any_query_is_bounded_or_left_alone(query):
+    assert isinstance(bounded_query(b"expected_shape=5&slice=" + query), bytes)
+    assert bounded_query(b"expected_shape=" + b"9" * 5000) == b"expected_shape=" + b"9" * 5000
+
+
+@given(st.text(max_size=60), st.sampled_from(["GET", "POST", "DELETE"]))
+def test_paths_are_decided_whatever_they_are(path, method):
+    refusal = Routes().refusal(method, path)
+    assert refusal is not None or any(r.path.fullmatch(path) for r in ROUTES)
+
+
+SECRET = "0123456789abcdef" * 4
+LOGGED = [
+    f"GET /api/v1/metadata/live?api_key={SECRET}&x=1 HTTP/1.1",
+    f"http://host/ui?tab=1&api_key={SECRET}",
+    f"Authorization: Apikey {SECRET}",
+    f"headers [(b'authorization', b'Bearer {SECRET}')]",
+    f"{{'api_key': '{SECRET}', 'x': 1}}",
+    f'{{"access_token": "{SECRET}"}}',
+    f"Cookie: a=b; tiled_api_key={SECRET}; tiled_csrf=1",
+    f"redirect to /ui/auth-callback?access_token={SECRET}&refresh_token={SECRET}",
+    f"postgresql://user:{SECRET}@host/db",
+    f"grant_type=password&username=a&password={SECRET}",
+]
+
+
+@pytest.mark.parametrize("text", LOGGED)
+def test_secrets_do_not_reach_the_log(text, caplog):
+    logger = logging.getLogger("p06bs.test")
+    with redact.redacting(), caplog.at_level(logging.INFO):
+        logger.info("%s", text)
+        logger.info(text.replace("%", "%%"))
+        try:
+            raise ValueError(text)
+        except ValueError:
+            logger.warning("it failed", exc_info=True)
+    assert SECRET not in caplog.text
+    assert caplog.text.count(redact.HIDDEN) >= 3
+    assert "Traceback" in caplog.text
+
+
+def test_what_is_no_secret_is_logged_as_it_is(caplog):
+    with redact.redacting(), caplog.at_level(logging.INFO):
+        logging.getLogger("p06bs.test").info("run %s has code %d", "abc", 5)
+    assert "run abc has code 5" in caplog.text
+
+
+def test_a_slow_reader_does_not_hold_up_others(url, http):
+    """The gate hands answers on as they come: it buffers none."""
+    done = threading.Event()
+
+    def other():
+        assert httpx.get(url + DATA, headers=HEADERS).status_code == 200
+        done.set()
+
+    with http.stream("GET", DATA) as slow:
+        thread = threading.Thread(target=other)
+        thread.start()
+        assert done.wait(30)
+        thread.join()
+        assert slow.read() == np.arange(12.0).tobytes()
