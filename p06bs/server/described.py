@@ -123,8 +123,8 @@ class Described:
             return self._number(values.dtype, shape or tuple(values.shape[1:]))
         array = values_of(values)
         if isinstance(array, list):
-            if kind == "array" and any(isinstance(value, str) for value in values):
-                raise ValueError(f"{name}: text where an array is described")
+            if kind == "array" and not all(_may_be_text(value, shape) for value in values):
+                raise ValueError(f"{name}: {array[0][:80]!r} where an array is described")
             return self._text()
         if shape is not None and prod(array.shape[1:]) != prod(shape):
             raise ValueError(f"{name}: rows of shape {array.shape[1:]}, described are {shape}")
@@ -153,6 +153,17 @@ class Described:
         if dtype is None or (shape is None and kind not in _DTYPES):
             return None
         return self._number(dtype, shape or ())
+
+
+def _may_be_text(value: Any, shape: tuple[int, ...] | None) -> bool:
+    """Return whether a value that is no array of numbers is an array all the same.
+
+    Of known shape, it is one of text; else it may be ragged.
+    """
+    if isinstance(value, str):
+        return False
+    items = np.array(value, object).ravel() if shape is not None else []
+    return shape is None or (len(items) == prod(shape) and all(isinstance(i, str) for i in items))
 
 
 def _field(description: Any, name: str) -> Any:

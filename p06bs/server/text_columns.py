@@ -100,7 +100,7 @@ class TextColumn:
             return 0
         first = last.first == 0 if last is not None else not self.rows
         if first and used <= self._block and filled <= TEXT_ROWS:  # it doubles
-            return 2 * used + 8 * filled + _SMALLEST + 2 * BLOCK_OVERHEAD
+            return 2 * used + 8 * max(filled, FIRST_ROWS) + _SMALLEST + 2 * BLOCK_OVERHEAD
         blocks = 2 + 2 * used // self._block + filled // TEXT_ROWS
         return used + blocks * (self._block + 4 * TEXT_ROWS + 2 * BLOCK_OVERHEAD)
 
@@ -124,9 +124,9 @@ class TextColumn:
         if block.count == TEXT_ROWS:
             return False
         if block.used + nbytes > block.capacity:
-            wanted = max(2 * block.capacity, block.used + nbytes)
-            if wanted > self._block:
+            if block.used + nbytes > self._block:
                 return False
+            wanted = min(self._block, max(2 * block.capacity, block.used + nbytes))
             data = block_of(wanted)
             data[: block.used] = block.data[: block.used]
             self.nbytes += wanted - block.capacity
