@@ -62,6 +62,9 @@ class Follower(Closing):
         Number of messages by what was wrong with them; the first of a kind is logged.
     socket : zmq.Socket or None
         For a poller of the consumer's own.
+    caught_up : threading.Event
+        Set once what was in the logs at the start has been delivered, and the consumer
+        has come back for more.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Follower(Closing):
         self._prefix = check_prefix(prefix)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self.dropped: Counter[str] = Counter()
+        self.caught_up = threading.Event()
         self.socket: zmq.Socket[bytes] | None = None
         self._arrays = arrays
         self._backlog = Backlog(self.log, since=since, wanted=runs, arrays=arrays)
@@ -110,7 +114,11 @@ class Follower(Closing):
             while not self._closing.is_set():
                 if time.monotonic() >= self._backlog.look_at:
                     self._backlog.look()
-                entries = self._backlog.fill() if self._backlog.behind else self._receive()
+                if self._backlog.behind:
+                    entries = self._backlog.fill()
+                else:
+                    self.caught_up.set()
+                    entries = self._receive()
                 if entries:
                     return entries
                 if not self._backlog.behind:

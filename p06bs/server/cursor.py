@@ -63,28 +63,27 @@ class RowCursor:
     ----------
     start : int or None
         First row that the subscriber wants, from 1; 0 is the first one that is there,
-        None is the next one that comes.
+        None is the next one that comes, where some are there already.
     rows : Rows
-        What is there when the subscription begins.
-    most : int
-        Rows of one message, at most.
+        What is there when the client is told the form.
     """
 
-    def __init__(self, start: int | None, rows: Rows, most: int) -> None:
+    def __init__(self, start: int | None, rows: Rows) -> None:
+        if start is None and not rows.count:
+            raise ValueError("with no rows there is no number to resume behind")
         self._next = rows.count if start is None else max(0, start - 1)
         self._form = rows.form
         self._numbered = start is not None
-        self._most = max(1, most)
 
-    def step(self, rows: Rows) -> Send | End | None:
-        """Return what to do next, None to wait."""
+    def step(self, rows: Rows, most: int) -> Send | End | None:
+        """Return what to do next, None to wait; `most` is the rows of one message."""
         if rows.count > self._next:
             if rows.form != self._form:
-                if self._numbered or not self._next:
+                if self._numbered:
                     return End(again=True)
                 self._numbered = True
                 return Send(self._next, self._next, self._next)
-            first, self._next = self._next, min(rows.count, self._next + self._most)
+            first, self._next = self._next, min(rows.count, self._next + max(1, most))
             self._numbered = True
             return Send(first, self._next, self._next)
         return End() if rows.finished else None

@@ -61,10 +61,10 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         """Names of the columns."""
         return list(self._columns)
 
-    def __getitem__(self, column: str) -> ColumnAdapter:
+    def __getitem__(self, column: str) -> Any:
         if column not in self._columns:
             raise KeyError(column)
-        return self._arrays(column)
+        return self.handing(column, self._arrays(column))
 
     def read(self, fields: list[str] | None = None) -> pandas.DataFrame:
         """Return the columns `fields`, all by default."""

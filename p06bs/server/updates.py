@@ -71,8 +71,8 @@ def by_reference(view: View, json: bool) -> bool:
 def most_rows(view: View, json: bool) -> int:
     """Return how many rows of an array a message may have."""
     if by_reference(view, json):
-        return REFERENCE_BYTES // row_bytes(view, json=False)
-    return MESSAGE_BYTES // row_bytes(view, json)
+        return max(1, REFERENCE_BYTES // row_bytes(view, json=False))
+    return max(1, MESSAGE_BYTES // row_bytes(view, json))
 
 
 def array_data(values: Array, start: int, sequence: int, json: bool) -> Message:
@@ -108,7 +108,7 @@ def array_ref(structure: ArrayStructure, start: int, stop: int, sequence: int, u
     return message, None
 
 
-def table_data(values: Mapping[str, Array], sequence: int, json: bool) -> Message:
+def table_data(values: Mapping[str, Array | list[str]], sequence: int, json: bool) -> Message:
     """Return the message of rows that were appended to the only partition of a table."""
     message = {
         "type": "table-data",
@@ -178,9 +178,9 @@ def _metadata(child: Any) -> dict[str, Any]:
     return metadata if len(safe_json_dump(metadata)) <= MESSAGE_BYTES else {}
 
 
-def _arrow(values: Array) -> Any:
-    if values.dtype.kind == "U":
-        return pyarrow.array(values.tolist(), pyarrow.string())
+def _arrow(values: Array | list[str]) -> Any:
+    if isinstance(values, list):
+        return pyarrow.array(values, pyarrow.string())
     return pyarrow.array(values)
 
 
