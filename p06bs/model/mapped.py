@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from p06bs.model.page import BOOKKEEPING
-from p06bs.model.positions import Described, Run, Where, families, fields_of, where
+from p06bs.model.positions import Run, Where, families, fields_of, where
 from p06bs.model.units import canonical
 
 
@@ -65,9 +65,9 @@ def _of_family(run: Run, streams: tuple[str, ...], place: Where) -> Iterator[Map
         described = run.streams[stream]
         for hint in (described.descriptor.get("hints") or {}).values():
             hinted.update((hint or {}).get("fields") or ())
-        for column in described.numbers:
-            if _is_signal(column, described):
-                unit = described.key(column).get("units")
+        for column, said in described.numbers.items():
+            if said and column not in BOOKKEEPING:
+                unit = described.unit(column)
                 having.setdefault((column, canonical(unit)), []).append(stream)
                 units.setdefault((column, canonical(unit)), unit)
     axes = {axis.name for axis in place.axes} | {*fields_of(run.start)}
@@ -75,11 +75,3 @@ def _of_family(run: Run, streams: tuple[str, ...], place: Where) -> Iterator[Map
         axes |= {place.measured.y, place.measured.x}
     for key in sorted(having, key=lambda key: (key[0] in axes, key[0] not in hinted)):
         yield Mapped(streams, frozenset(having[key]), key[0], units[key], place)
-
-
-def _is_signal(column: str, described: Described) -> bool:
-    return not (
-        column in BOOKKEEPING
-        or column in ("seq_num", "time")
-        or (column.startswith("ts_") and described.key(column[3:]))
-    )

@@ -29,17 +29,25 @@ class Described:
     ----------
     descriptor : mapping
         With data_keys, and as far as there are any object_keys, configuration and hints.
-    numbers : collection of str
-        Names of the columns that hold one number a row, in their order.
+    numbers : mapping
+        Columns that hold one number a row -> what the descriptor says of them; nothing if
+        they are no data. ``data_key`` is there where a column is called otherwise.
     """
 
     descriptor: Document
-    numbers: Collection[str]
+    numbers: Mapping[str, Mapping[str, Any]]
 
-    def key(self, column: str) -> Mapping[str, Any]:
-        """Return the data key of a column, whose name may have been lengthened by ``_``."""
-        keys: Mapping[str, Mapping[str, Any]] = self.descriptor["data_keys"]
-        return keys.get(column) or keys.get(column.removesuffix("_")) or {}
+    def unit(self, column: str) -> str | None:
+        """Return the unit of a column."""
+        unit = self.numbers[column].get("units")
+        return str(unit) if unit else None
+
+    def column(self, data_key: str | None) -> str | None:
+        """Return the column of numbers that has a data key, if there is one."""
+        names = (
+            n for n, said in self.numbers.items() if said and said.get("data_key", n) == data_key
+        )
+        return next(names, None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +119,25 @@ class Where:
     measured: Measurement | None = None
 
 
+def may_have_maps(start: Document, streams: Collection[str]) -> bool | None:
+    """Return whether a run has maps as far as its start document says; None: it does not say.
+
+    Parameters
+    ----------
+    start : mapping
+    streams : collection of str
+        Names of the streams.
+    """
+    if all(ASIDE.fullmatch(name) for name in streams):
+        return False
+    grid = _declared(start)[0]
+    if grid is not None:
+        return _is_small(grid)
+    if not _is_plane(start):
+        return False
+    return True if all(_plan_axes(start)) else None
+
+
 def number_column(run: Run, stream: str) -> str | None:
     """Return the column of the numbers by which rows of a run are known; None: they are counted."""
     columns = run.streams[stream].numbers
@@ -139,12 +166,10 @@ def families(run: Run) -> list[tuple[str, ...]]:
 
 
 def where(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Where | None:
+    """Return where the values of streams, a tuple of `families`, belong; None if nobody says."""
     start = run.start
-    grid, inorder = grid_of(start), True
-    if grid is None and "spiral_square" in str(start.get("plan_name", "")):
-        # It declares the grid that its positions are on, but goes over it in another order.
-        grid, inorder = grid_of({**start, "plan_name": ""}), False
-    if grid is not None and grid.shape[0] * grid.shape[1] > LARGEST:
+    grid, inorder = _declared(start)
+    if grid is not None and not _is_small(grid):
         return None
     measured = _measurement(run, raw, streams)
     if grid is not None:
@@ -159,6 +184,18 @@ def where(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Where | None:
     names = zip((measured.y, measured.x), measured.units, strict=True)
     slow, fast = (Axis(name, unit) for name, unit in names)
     return Where("scattered", (slow, fast), None, measured)
+
+
+def _declared(start: Document) -> tuple[Grid | None, bool]:
+    """Return the grid that a start document declares, and whether the run goes over it in order."""
+    grid = grid_of(start)
+    if grid is None and "spiral_square" in str(start.get("plan_name", "")):
+        return grid_of({**start, "plan_name": ""}), False
+    return grid, True
+
+
+def _is_small(grid: Grid) -> bool:
+    return grid.shape[0] * grid.shape[1] <= LARGEST
 
 
 def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -> tuple[Axis, Axis]:
@@ -225,19 +262,15 @@ def _measurement(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Measure
 
 def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:
     """Return the positions that all of the streams have: by role, else as the plan's axes."""
-    first = run.streams[streams[0]]
-    named = [{**first.descriptor, "name": streams[0]}]
+    streamed = [run.streams[name] for name in streams]
+    named = [{**streamed[0].descriptor, "name": streams[0]}]
     roles = {c.role: c.data_key for c in candidates(run.start, named) if c.role}
-    pairs = [(roles.get("position_y"), roles.get("position_x")), _plan_axes(run.start)]
-    for y, x in pairs:
-        if y and x and all(y in s.numbers and x in s.numbers for s in _all(run, streams)):
-            units = (first.key(y).get("units"), first.key(x).get("units"))
+    for pair in ((roles.get("position_y"), roles.get("position_x")), _plan_axes(run.start)):
+        y, x = (streamed[0].column(key) for key in pair)
+        if y and x and all(y in one.numbers and x in one.numbers for one in streamed):
+            units = (streamed[0].unit(y), streamed[0].unit(x))
             return Measurement(streams, y, x, units=units)
     return None
-
-
-def _all(run: Run, streams: tuple[str, ...]) -> list[Described]:
-    return [run.streams[name] for name in streams]
 
 
 def _plan_axes(start: Document) -> tuple[str | None, str | None]:
@@ -269,6 +302,7 @@ def _dimensions(start: Document) -> list[list[str]] | None:
 
 
 def fields_of(start: Document) -> list[str]:
+    """Return the data keys of all dimensions in ``hints``."""
     return [str(name) for fields in _dimensions(start) or () for name in fields]
 
 

@@ -1,0 +1,660 @@
+"""Maps of runs: stock Tiled clients over a real server against a phantom of known values."""
+
+import contextlib
+import threading
+
+import h5py
+import httpx
+import numpy as np
+import pytest
+import uvicorn
+from bluesky import RunEngine
+from bluesky import plans as bp
+from hypothesis import given
+from hypothesis import strategies as st
+from ophyd.sim import SynAxis, SynSignal
+from tiled.adapters.mapping import MapAdapter
+from tiled.client import from_uri
+from tiled.config import Authentication
+from tiled.server.app import build_app
+
+from p06bs.model.maps import pixels
+from p06bs.server.chains import Chain, Counted
+from p06bs.server.maps import Maps
+from p06bs.server.recent import Recent
+from p06bs.server.sink import Sink
+from p06bs.server.tree import runs_adapter
+
+KEY = "k3y"
+HEADERS = {"Authorization": f"Apikey {KEY}"}
+NY, NX = 6, 8
+X = (10.0, -4.0)
+Y = (-1.0, 1.5)
+RASTER = {"shape": [NY, NX], "extents": [list(Y), list(X)], "snaking": [False, True]}
+MOTORS = {"motors": ["y", "x"], "hints": {"dimensions": [[["y"], "primary"], [["x"], "primary"]]}}
+XRF = {"name": "xrf", "settings": {}, "settings_digest": "0", "inputs": {}}
+NUMBER = {"dtype": "number", "dtype_numpy": "<f8", "shape": [], "source": "test"}
+
+
+def phantom(x, y):
+    """What the sample would give at a place: of both signs."""
+    return np.sin(np.asarray(x)) * 100 + 7 * np.asarray(y) - 3
+
+
+def nominal(shape=(NY, NX), x=X, y=Y, snaking=True):
+    """Return x and y of the points of a raster in the order of acquisition."""
+    at = pixels(np.arange(shape[0] * shape[1]), shape, snaking)
+    rows, columns = np.divmod(at, shape[1])
+    return np.linspace(*x, shape[1])[columns], np.linspace(*y, shape[0])[rows]
+
+
+def truth(shape=(NY, NX), x=X, y=Y):
+    return phantom(*np.meshgrid(np.linspace(*x, shape[1]), np.linspace(*y, shape[0])))
+
+
+class Writer:
+    """Write the documents of one run to a sink."""
+
+    def __init__(self, sink, uid, raw=None, time=1.0, **start):
+        self.sink, self.uid, self.derived = sink, uid, raw is not None
+        if raw is not None:
+            start = {"original_run_uid": raw, "derived_from": [raw], "process": XRF, **start}
+        sink("start", {"uid": uid, "time": time, **start})
+
+    def stream(self, name="primary", units=None, keys=None, **more):
+        keys = {key: {**NUMBER, "units": unit} for key, unit in (units or {}).items()} | (
+            keys or {}
+        )
+        if self.derived:
+            keys |= {
+                "raw_seq_num": {**NUMBER, "dtype": "integer", "dtype_numpy": "<i8"},
+                "valid": {**NUMBER, "dtype": "boolean", "dtype_numpy": "|b1"},
+            }
+        document = {
+            "uid": f"{self.uid}-{name}", "run_start": self.uid, "time": 1.0, "name": name,
+            "data_keys": keys, "configuration": {}, "hints": {}, "object_keys": {"xrf": [*keys]},
+        }  # fmt: skip
+        self.sink("descriptor", document | more)
+
+    def page(self, numbers, name="primary", valid=None, **columns):
+        numbers = np.asarray(numbers)
+        if self.derived:
+            flags = np.ones(len(numbers), bool) if valid is None else np.asarray(valid)
+            columns |= {"raw_seq_num": numbers, "valid": flags}
+        page = {
+            "descriptor": f"{self.uid}-{name}", "seq_num": numbers.tolist(),
+            "time": (numbers * 0.5).tolist(), "uid": [f"{self.uid}/{n}" for n in numbers],
+            "data": columns, "timestamps": dict.fromkeys(columns, numbers * 0.5),
+        }  # fmt: skip
+        self.sink("event_page", page)
+
+    def stop(self):
+        stop = {
+            "uid": f"{self.uid}-s",
+            "run_start": self.uid,
+            "time": 9.0,
+            "exit_status": "success",
+        }
+        self.sink("stop", stop)
+
+
+def xrf(sink, uid, raw="nowhere", **start):
+    """Begin a derived run with one map."""
+    run = Writer(sink, uid, raw, **{**RASTER, **MOTORS, **start})
+    run.stream(units={"Fe_K": "counts/s"}, hints={"xrf": {"fields": ["Fe_K"]}})
+    return run
+
+
+@contextlib.contextmanager
+def serving(sink, maps):
+    app = build_app(
+        MapAdapter({"live": runs_adapter(sink, maps)}),
+        authentication=Authentication(single_user_api_key=KEY),
+    )
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            thread.join(0.02)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def served():
+    sink = Sink(500_000_000)
+    with serving(sink, Maps(sink.view)) as url:
+        yield sink, url
+
+
+@pytest.fixture(scope="module")
+def live(served):
+    client = from_uri(served[1], api_key=KEY)
+    yield client["live"]
+    client.context.close()
+
+
+@pytest.fixture
+def http(served):
+    with httpx.Client(base_url=f"{served[1]}/api/v1", timeout=30, headers=HEADERS) as client:
+        yield client
+
+
+def test_a_derived_run_on_the_raster_of_its_start_document(served, live):
+    run = xrf(served[0], "raster", scan={"units": "um"})
+    values = phantom(*nominal())
+    run.page(range(1, 20), Fe_K=values[:19])
+    maps = live["raster"]["maps"]
+    assert list(maps) == ["Fe_K"]
+    node = maps["Fe_K"]
+    assert (node.shape, node.dtype, node.dims) == ((NY, NX), np.dtype(float), ("y", "x"))
+    expected = truth()
+    missing = np.ones((NY, NX), bool)
+    missing.flat[pixels(np.arange(19), (NY, NX), snaking=True)] = False
+    np.testing.assert_array_equal(node.read(), np.where(missing, np.nan, expected))
+    run.page(range(20, NY * NX + 1), Fe_K=values[19:])
+    np.testing.assert_allclose(node.read(), expected, rtol=1e-14)
+    np.testing.assert_array_equal(node[1:4, ::-2], node.read()[1:4, ::-2])
+    np.testing.assert_array_equal(node[-1], node.read()[-1])
+    np.testing.assert_array_equal(node.read_block((0, 0), (slice(2, 3),)), node.read()[2:3])
+    assert node.read().flags["C_CONTIGUOUS"]
+    metadata = dict(maps["Fe_K"].metadata)
+    statistics = metadata.pop("statistics")
+    assert metadata == {
+        "kind": "raster", "column": "Fe_K", "stream": "primary", "streams": ["primary"],
+        "unit": "counts/s", "rows": NY * NX,
+        "axes": [
+            {"name": "y", "unit": "um", "first": -1.0, "last": 1.5},
+            {"name": "x", "unit": "um", "first": 10.0, "last": -4.0},
+        ],
+    }  # fmt: skip
+    low, high = np.percentile(expected, (1, 99))
+    wanted = {
+        "count": NY * NX, "min": expected.min(), "max": expected.max(), "mean": expected.mean(),
+        "low": low, "high": high,
+    }  # fmt: skip
+    assert statistics == pytest.approx(wanted)
+    ((name, listed),) = maps.items()
+    assert (name, listed.metadata["statistics"]) == ("Fe_K", statistics)
+    np.testing.assert_allclose(listed.read(), expected, rtol=1e-14)
+
+
+def test_rewinds_and_invalid_rows(served, live):
+    run = xrf(served[0], "rewound")
+    values = phantom(*nominal())
+    run.page(range(1, 11), Fe_K=np.full(10, 1e6))
+    node = live["rewound"]["maps"]["Fe_K"]
+    assert np.nanmax(node.read()) == 1e6
+    run.page(range(5, NY * NX + 1), Fe_K=values[4:])
+    run.page([1, 2, 3, 4], Fe_K=[*values[:3], 1e6], valid=[True, True, True, False])
+    run.page([9], Fe_K=[5e5], valid=[False])
+    expected = truth()
+    expected[0, 3] = expected[1, 7] = np.nan
+    np.testing.assert_allclose(node.read(), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (1, 1)])
+def test_one_row_and_one_column(served, live, shape):
+    uid = "line-{}-{}".format(*shape)
+    x, y = nominal(shape, snaking=False)
+    start = {"shape": list(shape), "extents": [list(Y), list(X)], "snaking": False}
+    raw = Writer(served[0], uid, **start, motors=["y", "x"])
+    raw.stream(units={"counts": None, "x": "mm", "y": "mm"})
+    raw.page(range(1, len(x) + 1), counts=phantom(x, y), x=x + 0.01, y=y - 0.01)
+    node = live[uid]["maps"]["counts"]
+    assert node.metadata["kind"] == "measured"
+    np.testing.assert_array_equal(node.read().ravel(), phantom(x, y))
+
+
+def test_measured_positions_of_the_raw_run(served, live):
+    """The stage lags by more than a pixel: the claimed raster would be wrong."""
+    sink, _ = served
+    x, y = nominal()
+    lagging = x + np.where(np.arange(len(x)) // NX % 2, -1, 1) * 1.2 * (X[1] - X[0]) / (NX - 1)
+    devices = {"panda": {"roles": {"px": "position_x", "py": "position_y"}}}
+    raw = Writer(sink, "stage", **RASTER, **MOTORS, devices=devices, scan={"units": "mm"})
+    raw.stream(units={"px": "um", "py": "mm"}, object_keys={"panda": ["px", "py"]})
+    run = xrf(sink, "measured", "stage", scan={"units": "mm"})
+    values = phantom(lagging, y)
+    for first in range(0, NY * NX, 5):
+        rows = slice(first, min(first + 5, NY * NX))
+        numbers = np.arange(NY * NX)[rows] + 1
+        raw.page(numbers, px=1000 * lagging[rows], py=y[rows])
+        run.page(numbers, Fe_K=values[rows])
+        assert live["measured"]["maps"]["Fe_K"].metadata["rows"] == numbers[-1]
+    node = live["measured"]["maps"]["Fe_K"]
+    assert node.metadata["kind"] == "measured"
+    assert [axis["unit"] for axis in node.metadata["axes"]] == ["mm", "mm"]
+    steps = (X[1] - X[0]) / (NX - 1)
+    # 0.2 of a pixel is left between a value's place and the pixel's centre.
+    sideways = np.where(np.arange(NY) % 2, -0.2, 0.2)[:, None] * steps
+    grid_x, grid_y = np.meshgrid(np.linspace(*X, NX), np.linspace(*Y, NY))
+    expected = phantom(grid_x + sideways, grid_y)
+    expected[0::2, 0] = expected[1::2, -1] = np.nan
+    np.testing.assert_allclose(node.read(), expected, rtol=1e-9)
+    maps = live["stage"]["maps"]
+    assert list(maps) == ["px", "py"]
+    # The raw run rewinds a point, to another place; the derived run follows.
+    raw.page([1], px=1000 * lagging[:1] + 1000 * 2 * steps, py=y[:1])
+    run.page([1], Fe_K=[1e6])
+    now = node.read()
+    assert now[0, 3] == pytest.approx((1e6 + expected[0, 3]) / 2)
+    assert np.isnan(now[0, 1])
+    # Derived rows count once: the one in the other folder does not see the positions.
+    other = xrf(sink, "elsewhere", "stage", beamtime_folder="/other")
+    other.page([1], Fe_K=[1.0])
+    assert live["elsewhere"]["maps"]["Fe_K"].metadata["kind"] == "raster"
+
+
+def test_a_joined_row_waits_for_its_position(served, live):
+    sink, _ = served
+    x, y = nominal()
+    raw = Writer(sink, "late-raw", **RASTER, **MOTORS)
+    raw.stream(units={"x": None, "y": None})
+    raw.page([1, 2], x=x[:2], y=y[:2])
+    run = xrf(sink, "later", "late-raw")
+    run.page([1, 2, 3, 4], Fe_K=phantom(x, y)[:4])
+    node = live["later"]["maps"]["Fe_K"]
+    assert node.metadata["rows"] == 2
+    raw.page([3, 4], x=x[2:4], y=y[2:4])
+    np.testing.assert_allclose(node.read()[0, :4], phantom(x, y)[:4])
+
+
+def document_lists(plan):
+    documents = []
+    RunEngine({})(plan, lambda name, document: documents.append((name, document)))
+    return documents
+
+
+def axes_and_detector():
+    x, y = SynAxis(name="x"), SynAxis(name="y")
+    return x, y, SynSignal(func=lambda: phantom(x.position, y.position), name="det")
+
+
+def test_a_spiral_of_bluesky(served, live):
+    sink, _ = served
+    x, y, detector = axes_and_detector()
+    plan = bp.spiral([detector], x, y, 0.2, -0.1, 2.0, 3.0, 0.2, 20)
+    documents = document_lists(plan)
+    uid = documents[0][1]["uid"]
+    shapes = set()
+    for number, (name, document) in enumerate(documents):
+        sink(name, document)
+        if number % 40 == 39:
+            shapes.add(live[uid]["maps"]["det"].shape)
+    assert len(shapes) > 2
+    maps = live[uid]["maps"]
+    assert list(maps) == ["det", "x_setpoint", "y_setpoint", "x", "y"]
+    metadata = maps["det"].metadata
+    assert metadata["kind"] == "scattered"
+    slow, fast = metadata["axes"]
+    assert (slow["name"], fast["name"]) == ("y", "x")
+    found = maps["det"].read()
+    count = metadata["rows"]
+    assert count == documents[-1][1]["num_events"]["primary"]
+    assert 0.2 * count < np.isfinite(found).sum() <= count
+    centres = [
+        np.linspace(a["first"], a["last"], n)
+        for a, n in zip((slow, fast), found.shape, strict=True)
+    ]
+    pitch = centres[1][1] - centres[1][0]
+    assert pitch == pytest.approx(centres[0][1] - centres[0][0])
+    # A mean over a pixel is within it: the slope is at most 100 per unit in x and 7 in y.
+    expected = phantom(*np.meshgrid(centres[1], centres[0]))
+    assert np.nanmax(np.abs(found - expected)) < 107 * pitch / 2 + 1e-9
+    for key, mesh in zip("xy", np.meshgrid(centres[1], centres[0]), strict=True):
+        assert np.nanmax(np.abs(maps[key].read() - mesh)) <= pitch / 2 + 1e-9
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("grid_scan", "measured"), ("rel_grid_scan", "raster"), ("spiral_square", "measured"),
+        ("list_scan", "scattered"), ("count", None), ("scan", None), ("one_dimension", None),
+    ],
+)  # fmt: skip
+def test_plans_of_bluesky(served, live, name, kind):
+    x, y, detector = axes_and_detector()
+    plans = {
+        "grid_scan": lambda: bp.grid_scan([detector], y, 0, 1, 3, x, 2, 0, 4, snake_axes=True),
+        "rel_grid_scan": lambda: bp.rel_grid_scan([detector], y, 0, 1, 3, x, 2, 0, 4),
+        "spiral_square": lambda: bp.spiral_square([detector], x, y, 1, 0.5, 2, 1, 4, 3),
+        "list_scan": lambda: bp.list_scan([detector], x, [0, 1, 2, 3], y, [1, 0, 1, 0]),
+        "count": lambda: bp.count([detector], 3),
+        "scan": lambda: bp.scan([detector], x, 0, 1, y, 0, 2, 5),
+        "one_dimension": lambda: bp.scan([detector], x, 0, 1, 5),
+    }
+    documents = document_lists(plans[name]())
+    for one in documents:
+        served[0](*one)
+    run = live[documents[0][1]["uid"]]
+    assert ("maps" in run) == (kind is not None)
+    if kind is None:
+        return
+    node = run["maps"]["det"]
+    assert node.metadata["kind"] == kind
+    slow, fast = node.metadata["axes"]
+    ends = [(a["first"], a["last"]) for a in (fast, slow)]
+    expected = truth(node.shape, *ends)
+    found = node.read()
+    assert np.isfinite(found).sum() == 4 if name == "list_scan" else np.isfinite(found).all()
+    np.testing.assert_allclose(found, np.where(np.isnan(found), np.nan, expected), atol=1e-9)
+
+
+def test_settings_changed_in_mid_scan(served, live):
+    """The outputs changed: the derived run goes on in another stream, and so do its maps."""
+    sink, _ = served
+    values = phantom(*nominal())
+    run = xrf(sink, "revised")
+    run.page(range(1, 21), Fe_K=values[:20])
+    run.stream("primary_r10", units={"Fe_K": "ct/s", "Ni_K": "counts/s", "sum": "m"})
+    run.page(range(11, 41), "primary_r10", Fe_K=values[10:40], Ni_K=values[10:40], sum=values[:30])
+    run.stream("primary_r9", units={"sum": "s"})
+    run.page([40], "primary_r9", sum=[5.0])
+    maps = live["revised"]["maps"]
+    assert list(maps) == ["Fe_K", "sum", "Ni_K", "primary_r10.sum"]
+    flat = maps["Fe_K"].read().ravel()[pixels(np.arange(NY * NX), (NY, NX), snaking=True)]
+    np.testing.assert_allclose(flat[:40], values[:40])
+    assert maps["Fe_K"].metadata["streams"] == ["primary", "primary_r10"]
+    assert np.isfinite(maps["Ni_K"].read()).sum() == 30
+    assert np.isfinite(maps["primary_r10.sum"].read()).sum() == 30
+    assert maps["primary_r10.sum"].metadata["unit"] == "m"
+    # r9 is before r10, whatever came first: the newest row of number 40 is r10's, without it.
+    assert np.isfinite(maps["sum"].read()).sum() == 0
+    # A rewind to before the change, with outputs that are no more: the newest row counts.
+    run.page([1], "primary_r10", Fe_K=[1.0], Ni_K=[2.0], sum=[3.0])
+    assert maps["Fe_K"].read()[0, 0] == 1.0
+
+
+def test_aligned_streams_and_what_is_no_map(served, live):
+    sink, _ = served
+    text = {"dtype": "string", "shape": [], "source": "test"}
+    array = {"dtype": "array", "dtype_numpy": "<f8", "shape": [3], "source": "test"}
+    raw = Writer(sink, "aligned", **RASTER, aligned_streams=["primary", "i0"])
+    values = np.arange(1, 11) * 1.0
+    raw.stream(units={"counts": "count"}, keys={"label": text, "spectrum": array})
+    for name in ("i0", "dark", "baseline"):
+        raw.stream(name, units={"counts": "count"})
+    raw.page(
+        range(1, 11), counts=values, label=["a"] * 10, spectrum=np.zeros((10, 3))
+    )  # fmt: skip
+    for name in ("i0", "dark", "baseline"):
+        raw.page(range(1, 11), name, counts=-values)
+    maps = live["aligned"]["maps"]
+    assert list(maps) == ["counts", "i0.counts"]
+    assert maps["counts"].read()[0].tolist() == values[:8].tolist()
+    assert maps["i0.counts"].read()[0].tolist() == (-values[:8]).tolist()
+    assert maps["i0.counts"].metadata["stream"] == "i0"
+
+
+def test_a_stream_that_is_called_maps_stays(served, live):
+    run = xrf(served[0], "stream-maps")
+    run.stream("maps", units={"Fe_K": None})
+    run.page([1], Fe_K=[1.0])
+    run.page([1], "maps", Fe_K=[2.0])
+    assert live["stream-maps"]["maps"].metadata["data_keys"]
+    assert live["stream-maps"]["maps"]["Fe_K"].read().tolist() == [2.0]
+
+
+def test_positions_in_a_file(served, live, tmp_path):
+    """A fly scan: positions and counts are written by the trigger box, no events are emitted."""
+    sink, _ = served
+    x, y = nominal()
+    path = tmp_path / "box.h5"
+    columns = {"x": x, "y": y, "counts": phantom(x, y)}
+    with h5py.File(path, "w", libver="latest") as file:
+        for name, values in columns.items():
+            file[name] = values[:, None]
+    raw = Writer(sink, "flown", **RASTER, **MOTORS)
+    key = {**NUMBER, "shape": [1], "external": "STREAM:"}
+    raw.stream(keys=dict.fromkeys(columns, key))
+    run = xrf(sink, "from-flown", "flown")
+    for name in columns:
+        resource = {
+            "uid": f"flown-{name}", "run_start": "flown", "data_key": name,
+            "mimetype": "application/x-hdf5", "uri": f"file://localhost{path}",
+            "parameters": {"dataset": name, "chunk_shape": [1024]},
+        }  # fmt: skip
+        sink("stream_resource", resource)
+        # More is announced than is in the file, as it happens while a file is written.
+        for start, stop in ((0, 30), (30, NY * NX)):
+            datum = {
+                "uid": f"flown-{name}/{start}", "stream_resource": f"flown-{name}",
+                "descriptor": "flown-primary", "indices": {"start": start, "stop": stop},
+                "seq_nums": {"start": start + 1, "stop": stop + 1},
+            }  # fmt: skip
+            sink("stream_datum", datum)
+    np.testing.assert_allclose(live["flown"]["maps"]["counts"].read(), truth(), rtol=1e-12)
+    run.page(range(1, NY * NX + 1), Fe_K=phantom(x, y))
+    node = live["from-flown"]["maps"]["Fe_K"]
+    assert node.metadata["kind"] == "measured"
+    np.testing.assert_allclose(node.read(), truth(), rtol=1e-12)
+    path.unlink()
+    xrf(sink, "after-flown", "flown").page([1, 2], Fe_K=[1.0, 2.0])
+    lost = live["after-flown"]["maps"]["Fe_K"]
+    assert lost.metadata["rows"] == 0
+    assert np.isnan(lost.read()).all()
+
+
+def test_bluesky_clients_see_a_run(served, live):
+    pytest.importorskip("bluesky_tiled_plugins")
+    uid = "0e8dc6a8-aaaa-4a4a-8888-000000000002"
+    run = xrf(served[0], uid, scan_id=815)
+    run.page(range(1, 11), Fe_K=np.arange(10.0))
+    found = live[uid]
+    assert type(found).__name__ == "BlueskyRunV3"
+    assert "maps" in repr(found)
+    assert [d["name"] for d in found.descriptors] == ["primary"]
+    assert found["primary"].read()["Fe_K"].values.tolist() == list(range(10))
+    assert found["maps"]["Fe_K"].read()[0].tolist() == list(range(8))
+    assert found.maps["Fe_K"][0, 1] == 1.0
+    assert found["maps", "Fe_K"].shape == (NY, NX)
+    assert sorted(found) == ["maps", "primary"]
+    assert found["maps"].read()["Fe_K"].dims == ("y", "x")
+    # The older interfaces take every child for a stream.
+    assert [d["name"] for d in found.v2.descriptors] == ["maps", "primary"]
+    assert found.v2["primary"]["data"]["Fe_K"].read().tolist() == list(range(10))
+    assert found.v2["maps"].read()["Fe_K"].shape == (NY, NX)
+
+
+def test_a_map_is_a_picture(served, http):
+    run = xrf(served[0], "picture")
+    run.page(range(1, 11), Fe_K=np.arange(10.0))
+    answer = http.get("/array/full/live/picture/maps/Fe_K", params={"format": "image/tiff"})
+    assert answer.status_code == 200
+    assert answer.content[:2] in (b"II", b"MM")
+
+
+@pytest.mark.parametrize(
+    ("path", "status"),
+    [
+        ("/array/full/live/hostile/maps/Fe_K?slice=0:2,0:3", 200),
+        ("/array/full/live/hostile/maps/Fe_K?slice=99", 400),
+        ("/array/full/live/hostile/maps/Fe_K?slice=0,0,0", 400),
+        ("/array/full/live/hostile/maps/Fe_K?slice=::0", 400),
+        ("/array/block/live/hostile/maps/Fe_K?block=0,0", 200),
+        ("/array/block/live/hostile/maps/Fe_K?block=1,0", 422),
+        ("/array/full/live/hostile/maps/none", 404),
+        ("/array/full/live/hostile/maps/Fe_K/more", 404),
+        ("/metadata/live/hostile/maps", 200),
+        ("/search/live/hostile/maps?page[offset]=1", 200),
+        ("/search/live/hostile/maps?page[limit]=1", 200),
+        ("/search/live/hostile/maps?fields=", 200),
+        ("/search/live/hostile/maps?filter[eq][condition][key]=unit&filter[eq][condition][value]=1",
+         200),
+        ("/search/live/hostile/maps?sort=unit", 200),
+        ("/container/full/live/hostile/maps?format=json", 200),
+        ("/container/full/live/hostile?format=json", 200),
+    ],
+)  # fmt: skip
+def test_requests(served, http, path, status):
+    sink, _ = served
+    if "hostile" not in sink.runs():
+        xrf(sink, "hostile").page([1], Fe_K=[1.0])
+    assert http.get(path).status_code == status
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        {"shape": [10**6, 10**6]}, {"shape": [3, -1]}, {"shape": "ab"},
+        {"extents": [[0, 0], [0, 0]]},
+        {"extents": [["a", 1], [0, 1]]}, {"extents": 5}, {"hints": {"dimensions": [[5], 3]}},
+        {"hints": 7}, {"motors": [{}, []]}, {"scan": []}, {"devices": 5}, {"plan_name": None},
+        {"aligned_streams": 3}, {"original_run_uid": {}}, {"extents": [[0, float("nan")], [0, 1]]},
+    ],
+)  # fmt: skip
+def test_odd_metadata_cost_maps_at_most(http, served, start, request):
+    uid = f"odd-{request.node.name.partition('[')[2].strip(']')}"
+    x, y = nominal()
+    base = {**RASTER, **MOTORS, **start}
+    raw = Writer(served[0], uid, **base)
+    raw.stream(units={"x": None, "y": None, "counts": None})
+    raw.page(range(1, 11), x=x[:10], y=y[:10], counts=x[:10])
+    for path in (f"/metadata/live/{uid}", f"/search/live/{uid}", "/search/live"):
+        assert http.get(path).status_code == 200
+    answer = http.get(f"/search/live/{uid}/maps")
+    assert answer.status_code in (200, 404)
+
+
+def test_maps_are_read_while_a_thread_feeds(served, http):
+    """Each pixel holds its number, and pixels come without a gap: no map is torn."""
+    run = xrf(served[0], "feeding", shape=[50, 100], snaking=False)
+    run.page([1], Fe_K=[1.0])
+    failures = []
+
+    def feed():
+        try:
+            for first in range(2, 5001, 7):
+                numbers = np.arange(first, min(first + 7, 5001))
+                run.page(numbers, Fe_K=numbers * 1.0)
+        except Exception as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    seen = 0
+    while seen < 5000:
+        answer = http.get("/array/full/live/feeding/maps/Fe_K")
+        assert answer.status_code == 200
+        flat = np.frombuffer(answer.content)
+        rows = int(np.isfinite(flat).sum())
+        assert rows >= seen
+        assert np.array_equal(flat[:rows], np.arange(1, rows + 1))
+        seen = rows
+        assert not failures
+    thread.join()
+
+
+def test_reading_is_a_touch_and_looking_is_none():
+    touched = []
+    sink = Sink(500_000_000, clock=lambda: touched.append(1) or 0.0)
+    xrf(sink, "run").page([1], Fe_K=[1.0])
+    with (
+        serving(sink, Maps(sink.view)) as url,
+        httpx.Client(base_url=f"{url}/api/v1", headers=HEADERS) as http,
+    ):
+        touched.clear()
+        for path in ("metadata/live/run/maps/Fe_K", "search/live/run/maps", "metadata/live/run"):
+            assert http.get(path).status_code == 200
+        assert not touched
+        assert http.get("array/full/live/run/maps/Fe_K").status_code == 200
+        assert touched
+
+
+def look(maps, sink, uid, name="Fe_K"):
+    run = sink.view(uid)
+    return maps.look(run, maps.of(run)[name])
+
+
+def test_what_is_kept_is_bounded_accounted_and_let_go():
+    sink = Sink(500_000_000)
+    accounted = []
+    size = 8 * 50 * 100
+    maps = Maps(sink.view, limit=3 * size, account=accounted.append)
+    for number in range(5):
+        run = xrf(sink, f"run{number}", shape=[50, 100])
+        run.page([1], Fe_K=[number])
+        assert look(maps, sink, f"run{number}").values[0, 0] == number
+        assert maps.nbytes == sum(accounted) == min(number + 1, 3) * size
+    assert look(maps, sink, "run0").values[0, 0] == 0  # made again
+    assert maps.release(1) == size
+    assert maps.forget("run0") == size
+    assert maps.forget("run0") == 0
+    assert maps.nbytes == size
+    assert maps.release(10 * size) == size
+    assert maps.nbytes == 0
+    small = Maps(sink.view, limit=10)
+    for _ in range(2):
+        assert look(small, sink, "run3").values[0, 0] == 3
+    assert small.nbytes == 0
+
+
+def test_positions_that_left_the_memory():
+    """Without the raw run the raster of the start document has to do."""
+    sink = Sink(500_000_000)
+    maps = Maps(sink.view)
+    x, y = nominal()
+    raw = Writer(sink, "raw", **RASTER, **MOTORS)
+    raw.stream(units={"x": None, "y": None})
+    raw.page(range(1, 11), x=x[:10], y=y[:10])
+    xrf(sink, "run", "raw").page(range(1, 11), Fe_K=np.arange(10.0))
+    without = Maps()
+    assert look(maps, sink, "run").rows == 10
+    assert maps.of(sink.view("run"))["Fe_K"].where.kind == "measured"
+    assert without.of(sink.view("run"))["Fe_K"].where.kind == "raster"
+    np.testing.assert_array_equal(look(maps, sink, "run").values, look(without, sink, "run").values)
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.just("keep"), st.integers(0, 5), st.integers(0, 40)),
+            st.tuples(st.just("get"), st.integers(0, 5), st.just(0)),
+            st.tuples(st.just("shrink"), st.integers(0, 100), st.just(0)),
+        )
+    )
+)
+def test_recent_keeps_the_most_recently_used(steps):
+    recent = Recent(100)
+    model: dict[int, int] = {}  # in the order of use
+    for what, key, nbytes in steps:
+        limit = 100
+        if what == "keep":
+            model.pop(key, None)
+            model[key] = nbytes
+            recent.keep(key, f"value {key}", nbytes)
+        elif what == "get":
+            assert recent.get(key) == (f"value {key}" if key in model else None)
+            if key in model:
+                model[key] = model.pop(key)
+        else:
+            limit = key
+            recent.shrink(limit)
+        while sum(model.values()) > limit:
+            model.pop(next(iter(model)))
+        assert recent.nbytes == sum(model.values()) <= 100
+        assert {key for key in range(6) if key in recent} == set(model)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6), st.booleans()), min_size=1), st.data()
+)
+def test_a_chain_is_its_parts_one_after_the_other(lengths, data):
+    parts, flat = [], []
+    for number, (rows, there, lacking) in enumerate(lengths):
+        column = None if lacking else Counted(there)
+        parts.append((column, rows))
+        known = 0 if lacking else min(rows, there)
+        last = number == len(lengths) - 1
+        flat += [*range(1, known + 1)]
+        flat += [-1.0] * (rows - known if not last or lacking else 0)
+    chain = Chain(parts, -1.0)
+    assert chain.rows == len(flat)
+    stop = data.draw(st.integers(0, len(flat)))
+    start = data.draw(st.integers(0, stop))
+    assert chain.read(start, stop).tolist() == flat[start:stop]
