@@ -380,7 +380,7 @@ class Sink:
         page = LoggedPage(document, place, patience=PATIENCE_SECONDS)
         fitted = stream.fit(page)
         in_log = stream.logged and place is not None
-        if in_log and stream.needs(fitted) > self.shares.held // 8:
+        if place is not None and in_log and place.nbytes > self.shares.held // 8:
             self._leave_in_log(run, stream)
             keep = False
         else:

@@ -183,8 +183,8 @@ class Stream:
 
     @property
     def in_log(self) -> int:
-        """Rows that are not in memory."""
-        return min((column.first for column in self.columns.values()), default=0)
+        """Rows that are not, or not with all their columns, in memory."""
+        return max((column.first for column in self.columns.values()), default=0)
 
     def update(self, descriptor: Document) -> None:
         """Note a further descriptor, which brings new configuration and no new keys."""
