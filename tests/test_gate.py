@@ -279,13 +279,16 @@ def test_guessing_keys_ends_while_those_who_have_one_go_on():
     gate = Gate(gated.app, Guard(failed_logins=5), clock=lambda: now[0])
     with serving(gate) as url, httpx.Client(base_url=url) as http:
         assert http.get(DATA, headers=HEADERS).status_code == 200
+        stale = {"Authorization": "Apikey stale"}  # tried again and again, but no guess
+        assert {http.get(DATA, headers=stale).status_code for _ in range(9)} == {401}
         guesses = [http.get(DATA, headers={"Authorization": f"Apikey guess{i}"}) for i in range(8)]
-        assert [g.status_code for g in guesses] == [401] * 5 + [429] * 3
+        assert [g.status_code for g in guesses] == [401] * 4 + [429] * 4
         assert 0 < int(guesses[-1].headers["retry-after"]) <= WINDOW
         # By every way that a key comes, also the right one if it was not known before.
         assert http.get(DATA, params={"api_key": "guess"}).status_code == 429
         assert http.get(DATA, headers={"Cookie": "tiled_api_key=guess"}).status_code == 429
         assert http.get(DATA, headers=HEADERS).status_code == 200
+        assert http.get(DATA, headers=stale).status_code == 401
         assert http.get("/health").status_code == 200
         assert gate.failed_logins == 5
         now[0] += WINDOW
@@ -294,13 +297,15 @@ def test_guessing_keys_ends_while_those_who_have_one_go_on():
 
 def test_an_answer_that_needs_no_key_proves_none():
     gate = Gate(Gated().app, Guard(failed_logins=2), clock=lambda: 0.0)
-    guess = {"Authorization": "Apikey guess"}
-    with serving(gate) as url, httpx.Client(base_url=url, headers=guess) as http:
+    with serving(gate) as url, httpx.Client(base_url=url) as http:
+        http.headers["Authorization"] = "Apikey guess"
         for path in ("/api/v1/", "/health", "/", "/openapi.json"):
             assert http.get(path).status_code == 200
         preflight = {"Origin": "http://x", "Access-Control-Request-Method": "GET"}
         http.options(DATA, headers=preflight)
-        assert [http.get(DATA).status_code for _ in range(4)] == [401, 401, 429, 429]
+        assert http.get(DATA).status_code == 401
+        assert http.get(DATA, headers={"Authorization": "Apikey second"}).status_code == 401
+        assert http.get(DATA, headers={"Authorization": "Apikey third"}).status_code == 429
 
 
 class Echo(ArrayAdapter):
@@ -370,17 +375,17 @@ def test_sockets_are_few_for_each_address():
 def test_sockets_are_authenticated_by_header_or_first_message():
     now = [0.0]
     gate = Gate(echoing().app, Guard(failed_logins=4), clock=lambda: now[0])
-    wrong = {"Authorization": "Apikey no"}
+    wrong = [{"Authorization": f"Apikey no{i}"} for i in range(3)]
     with serving(gate) as url:
         assert first_message(url, auth(KEY)) == "hello"
         for odd in ("no json", "[]", '{"type": "auth"}', auth(5), auth("\xe9"), "[" * 9999):
             assert first_message(url, odd) in (4001, 4003), odd
         now[0] += WINDOW
-        for _ in range(2):
-            refused(url, 401, headers=wrong)
-            assert first_message(url, auth("no")) == 4003
-        refused(url, 429, headers=wrong)
-        assert first_message(url, auth("no")) == 1013
+        for i in range(2):
+            refused(url, 401, headers=wrong[i])
+            assert first_message(url, auth(f"nono{i}")) == 4003
+        refused(url, 429, headers=wrong[2])
+        assert first_message(url, auth("nono2")) == 1013
         assert first_message(url, auth(KEY)) == "hello"
         with opened(url) as one:
             assert one.recv() == "hello"

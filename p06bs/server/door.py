@@ -33,26 +33,31 @@ class Door:
     Parameters
     ----------
     failures : FailedLogins
-    known : Known
-        Keys that were good; they pass while their address waits.
+    good, wrong : Known
+        Keys that were good lately pass while their address waits: nobody can lock out
+        those who work behind the same address. Keys that were wrong count once: an old
+        key in some dashboard, tried every second, is no guess.
     clock : callable
         Seconds.
     """
 
-    def __init__(self, failures: FailedLogins, known: Known, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, failures: FailedLogins, good: Known, wrong: Known, clock: Callable[[], float]
+    ) -> None:
         self.failures = failures
-        self._known = known
+        self._good = good
+        self._wrong = wrong
         self._clock = clock
 
     def check(self, scope: Scope, digest: bytes) -> None:
-        """Complain if the address has to wait and the key is not known to be good.
+        """Complain if the address has to wait and nothing is known of the key.
 
         Raises
         ------
         RefusedError
             With the seconds to wait.
         """
-        if digest not in self._known:
+        if digest not in self._good and digest not in self._wrong:
             self.check_login([("address", address(scope))])
 
     def check_login(self, who: Iterable[Who]) -> None:
@@ -72,14 +77,21 @@ class Door:
     def note(self, scope: Scope, digest: bytes, status: int, body: bytes) -> None:
         """Note the answer to a request with a key."""
         if status == 401 and any(said in body for said in NO_SUCH_KEY):
-            self._known.discard(digest)
-            self.failed([("address", address(scope))])
+            self.wrong(scope, digest)
         elif status < 300 and scope["method"] != "OPTIONS" and scope["path"].startswith(VERIFIED):
             self.good(digest)
 
     def good(self, digest: bytes) -> None:
         """Note that a key was good."""
-        self._known.add(digest)
+        self._good.add(digest)
+        self._wrong.discard(digest)
+
+    def wrong(self, scope: Scope, digest: bytes) -> None:
+        """Note that a key was none."""
+        self._good.discard(digest)
+        if digest not in self._wrong:
+            self._wrong.add(digest)
+            self.failed([("address", address(scope))])
 
     def note_login(self, who: list[Who], status: int, body: bytes) -> None:
         """Note the answer to a login with a password, or to a code."""

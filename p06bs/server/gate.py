@@ -77,7 +77,7 @@ class Gate:
         self._guard = guard
         self._routes = routes or Routes()
         self._keys = keys
-        self._door = Door(FailedLogins(guard.failed_logins), Known(), clock)
+        self._door = Door(FailedLogins(guard.failed_logins), Known(), Known(), clock)
         self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._door, keys)
 
     @property

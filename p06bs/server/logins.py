@@ -52,25 +52,21 @@ class FailedLogins:
 
 
 class Known:
-    """Digests of the secrets that have been good lately.
-
-    They pass while their address waits, so that nobody can lock out those who
-    work behind the same address.
-    """
+    """Digests of the secrets that have been seen lately, so many of them."""
 
     def __init__(self, kept: int = 1000) -> None:
         self._kept = kept
         self._digests: OrderedDict[bytes, None] = OrderedDict()
 
     def add(self, digest: bytes) -> None:
-        """Remember a secret that was good."""
+        """Remember a secret."""
         self._digests[digest] = None
         self._digests.move_to_end(digest)
         if len(self._digests) > self._kept:
             self._digests.popitem(last=False)
 
     def discard(self, digest: bytes) -> None:
-        """Forget a secret that is good no more."""
+        """Forget a secret."""
         self._digests.pop(digest, None)
 
     def __contains__(self, digest: bytes) -> bool:

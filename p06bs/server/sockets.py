@@ -141,7 +141,7 @@ class _Socket:
         except RefusedError as refused:
             if refused.status == 429:
                 return await self._close(TRY_LATER, refused.reason)
-            self._failed()
+            self._gate.door.failed([("address", address(self._scope))])
             return await self._close(WRONG_KEY, refused.reason)
         return message
 
@@ -155,18 +155,19 @@ class _Socket:
             return
         kind = message["type"]
         if kind == "websocket.close" and message.get("code") == WRONG_KEY:
-            self._failed()
+            self._wrong()
         elif kind == "websocket.http.response.start":
-            if message["status"] == 401 and self._key is not None:
-                self._failed()
+            if message["status"] == 401:
+                self._wrong()
             path, tls = self._scope["path"], self._scope.get("scheme") == "wss"
             message = {**message, "headers": headers.protected(message["headers"], path, tls)}
         elif kind == "websocket.send" and self._key is not None:
             self._gate.door.good(digest(self._key))
         await self._send(message)
 
-    def _failed(self) -> None:
-        self._gate.door.failed([("address", address(self._scope))])
+    def _wrong(self) -> None:
+        if self._key is not None:
+            self._gate.door.wrong(self._scope, digest(self._key))
 
 
 async def _deny(refused: RefusedError, scope: Scope, receive: Receive, send: Send) -> None:
