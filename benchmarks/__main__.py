@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import count, frames, gaps, latency, pages, spectra
+from benchmarks import count, frames, gaps, latency, maps, pages, spectra
 
 BENCHMARKS = {
     "pages": pages,
@@ -14,6 +14,7 @@ BENCHMARKS = {
     "count": count,
     "gaps": gaps,
     "latency": latency,
+    "maps": maps,
 }
 
 

@@ -7,7 +7,6 @@ import h5py
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from bluesky import RunEngine
 from bluesky import plans as bp
 from hypothesis import given
@@ -15,11 +14,15 @@ from hypothesis import strategies as st
 from ophyd.sim import SynAxis, SynSignal
 from tiled.adapters.mapping import MapAdapter
 from tiled.client import from_uri
+from tiled.client.utils import ClientError
 from tiled.config import Authentication
 from tiled.server.app import build_app
 
 from p06bs.model.maps import pixels
+from p06bs.server import expected
 from p06bs.server.chains import Chain, Counted
+from p06bs.server.gate import Gate
+from p06bs.server.loopback import LoopbackServer
 from p06bs.server.maps import Maps
 from p06bs.server.recent import Recent
 from p06bs.server.sink import Sink
@@ -111,16 +114,16 @@ def serving(sink, maps):
         MapAdapter({"live": runs_adapter(sink, maps)}),
         authentication=Authentication(single_user_api_key=KEY),
     )
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
-    thread = threading.Thread(target=server.run)
+    expected.install(app)
+    ready = threading.Event()
+    server = LoopbackServer(Gate(app), ready=lambda url: ready.set())
+    thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        while not server.started:
-            assert thread.is_alive()
-            thread.join(0.02)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        assert ready.wait(60)
+        yield server.url
     finally:
-        server.should_exit = True
+        server.stop()
         thread.join()
 
 
@@ -281,12 +284,16 @@ def test_a_spiral_of_bluesky(served, live):
     plan = bp.spiral([detector], x, y, 0.2, -0.1, 2.0, 3.0, 0.2, 20)
     documents = document_lists(plan)
     uid = documents[0][1]["uid"]
-    shapes = set()
+    nodes = []
     for number, (name, document) in enumerate(documents):
         sink(name, document)
         if number % 40 == 39:
-            shapes.add(live[uid]["maps"]["det"].shape)
-    assert len(shapes) > 2
+            nodes.append(live[uid]["maps"]["det"])
+    assert len({node.shape for node in nodes}) > 2
+    with pytest.raises(ClientError, match=r"422.*shape has changed"):
+        nodes[0].read()
+    with pytest.raises(ClientError, match="422"):
+        nodes[0].read_block((0, 0))
     maps = live[uid]["maps"]
     assert list(maps) == ["det", "x_setpoint", "y_setpoint", "x", "y"]
     metadata = maps["det"].metadata
@@ -478,6 +485,10 @@ def test_a_map_is_a_picture(served, http):
         ("/array/full/live/hostile/maps/Fe_K?slice=::0", 400),
         ("/array/block/live/hostile/maps/Fe_K?block=0,0", 200),
         ("/array/block/live/hostile/maps/Fe_K?block=1,0", 422),
+        ("/array/full/live/hostile/maps/Fe_K?expected_shape=6,8", 200),
+        ("/array/full/live/hostile/maps/Fe_K?expected_shape=8,6", 422),
+        ("/array/full/live/hostile/maps/Fe_K?expected_shape=scalar", 422),
+        ("/array/full/live/hostile/primary/Fe_K?expected_shape=1,1", 422),
         ("/array/full/live/hostile/maps/none", 404),
         ("/array/full/live/hostile/maps/Fe_K/more", 404),
         ("/metadata/live/hostile/maps", 200),

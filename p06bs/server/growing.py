@@ -10,7 +10,8 @@ from urllib.parse import parse_qsl, urlencode
 
 from tiled.ndslice import NDSlice
 
-GROWING = re.compile(r"/api/v1/array/(full|block)/")
+GROWING = re.compile(r"/api/v1/array/(full|block)/(?!.*/maps/[^/]+$)")
+"""Rows are added to columns. A map has no rows: another shape of it is another map."""
 
 
 def bounded_query(query: bytes) -> bytes:
