@@ -353,13 +353,16 @@ def test_nothing_but_the_door_itself_is_seen_without_the_key(served, http):
 
 
 def test_nobody_writes(served, http):
+    sink, _ = served
+    begin(sink, "kept")
+    add_page(sink, "kept", 1)
     body = {"structure_family": "container", "metadata": {}, "data_sources": [], "specs": []}
     for method, path, status in [
         ("POST", "/api/v1/metadata/live", 405),
         ("POST", "/api/v1/register/live", 403),
-        ("PUT", "/api/v1/array/full/live/kinds/primary/Fe_K", 405),
-        ("PUT", "/api/v1/metadata/live/kinds", 405),
-        ("DELETE", "/api/v1/metadata/live/kinds", 405),
+        ("PUT", "/api/v1/array/full/live/kept/primary/Fe_K", 405),
+        ("PUT", "/api/v1/metadata/live/kept", 405),
+        ("DELETE", "/api/v1/metadata/live/kept", 405),
     ]:
         answer = http.request(method, path, headers=HEADERS, json=body)
         assert answer.status_code == status, (method, path)
