@@ -18,12 +18,14 @@ from tiled.client.utils import ClientError
 from tiled.config import Authentication
 from tiled.server.app import build_app
 
+from p06bs.bus.log import DocumentLog
 from p06bs.model.maps import pixels
 from p06bs.server import expected
 from p06bs.server.chains import Chain, Counted
 from p06bs.server.gate import Gate
 from p06bs.server.loopback import LoopbackServer
 from p06bs.server.maps import Maps
+from p06bs.server.places import Place
 from p06bs.server.recent import Recent
 from p06bs.server.sink import Sink
 from p06bs.server.tree import runs_adapter
@@ -619,6 +621,35 @@ def test_positions_that_left_the_memory():
     assert maps.of(sink.view("run"))["Fe_K"].where.kind == "measured"
     assert without.of(sink.view("run"))["Fe_K"].where.kind == "raster"
     np.testing.assert_array_equal(look(maps, sink, "run").values, look(without, sink, "run").values)
+
+
+def test_rows_that_are_in_the_log_only(tmp_path):
+    """A run that is larger than the memory has all of its map."""
+    sink, shape = Sink(4_000_000), (300, 500)
+    with DocumentLog(tmp_path) as log:
+        reader = log.reader("large", arrays=False)
+
+        def publish(name, document):
+            log.append(name, document)
+            for entry in reader.read():
+                place = Place(reader.path, entry.offset, entry.nbytes)
+                sink(entry.name, entry.document, place)
+
+        run = xrf(publish, "large", shape=list(shape))
+        values = phantom(*nominal(shape))
+        maps = Maps(sink.view)
+        for first in range(0, len(values), 10_000):
+            rows = np.arange(first, min(first + 10_000, len(values)))
+            run.page(rows + 1, Fe_K=values[rows])
+            assert look(maps, sink, "large").rows == rows[-1] + 1
+        (held,) = sink.held()
+        assert held.in_log > 0.3 * held.rows
+        expected = truth(shape)
+        np.testing.assert_allclose(look(maps, sink, "large").values, expected, rtol=1e-14)
+        np.testing.assert_allclose(look(Maps(), sink, "large").values, expected, rtol=1e-14)
+    reader.path.unlink()
+    assert look(Maps(), sink, "large").rows == 0
+    assert look(maps, sink, "large").rows == len(values)
 
 
 @given(
