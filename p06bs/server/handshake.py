@@ -1,9 +1,14 @@
-"""WebSockets wait until the sink has been filled."""
+"""WebSockets are for what is live, and wait until the sink has been filled."""
 
 import asyncio
+import re
 from collections.abc import Callable
 
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+LIVE = re.compile(r"/api/v1/stream/single/+live(/.*)?")
+"""Nodes that can be subscribed to; of others Tiled would make an internal error."""
 
 WAIT_SECONDS = 8.0
 """A stock client gives a handshake 10 s."""
@@ -12,7 +17,7 @@ POLL_SECONDS = 0.05
 
 
 class Handshake:
-    """Let WebSockets through to `app` when the sink has been filled.
+    """Let WebSockets to nodes under ``/live`` through to `app` when the sink has been filled.
 
     After a restart it is filled from the logs. A client that comes back meanwhile would
     be told 404 for a run that is not there yet, and give up. It waits, and after
@@ -33,16 +38,20 @@ class Handshake:
         """Serve a request or WebSocket (ASGI)."""
         if scope["type"] != "websocket":
             await self._app(scope, receive, send)
+            return
+        if not LIVE.fullmatch(scope["path"]):
+            await receive()
+            await JSONResponse({"detail": "Not Found"}, 404)(scope, receive, send)
         elif await self._filled():
             await self._app(scope, receive, send)
-            # uvicorn closes the connection after a refusal, and if this returned before that
-            # is done it would log as an error that there was no handshake.
-            await asyncio.sleep(0)
         else:
             await receive()
             await send({"type": "websocket.accept"})
             reason = "The server is being filled: come back."
             await send({"type": "websocket.close", "code": 1012, "reason": reason})
+        # uvicorn closes the connection after a refusal, and if this returned before that
+        # is done it would log as an error that there was no handshake.
+        await asyncio.sleep(0)
 
     async def _filled(self) -> bool:
         loop = asyncio.get_running_loop()
