@@ -5,6 +5,7 @@ login by PAM or OpenID Connect) and API keys, in a database of their own.
 Anonymous sees nothing.
 """
 
+import base64
 import logging
 import pwd
 from dataclasses import dataclass
@@ -38,6 +39,11 @@ LOGINS_AT_ONCE = 4
 """PAM delays its answer to a wrong password; more logins than this wait for each other."""
 
 PROVIDER_SECONDS = 10.0
+
+SIGNATURES = frozenset(
+    f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)
+) | {"EdDSA"}
+"""Of keys that only the provider has: no shared secrets, and never "none"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +176,7 @@ class SystemOidc(OIDCAuthenticator):
             confirmation_message="Logged in as {id}.",
             user_id_claim=config.user_claim,
         )
+        self._jwks: jwt.PyJWKClient | None = None
 
     async def authenticate(self, request: Request) -> UserSessionState | None:
         """Return the name of the system's user, or None with the reason in the log.
@@ -208,9 +215,50 @@ class SystemOidc(OIDCAuthenticator):
             return self._refuse(f"{self.user_id_claim} {name!r} is no name of a system user")
         return UserSessionState(name, {})
 
+    def decode_token(self, id_token: str, access_token: str | None = None) -> dict[str, Any]:
+        """Return the claims of a token that the provider has signed for us and that is valid.
+
+        The provider's keys are fetched again when it signs with a new one.
+
+        Raises
+        ------
+        jwt.PyJWTError
+            If it is none.
+        """
+        if self._jwks is None:
+            self._jwks = jwt.PyJWKClient(self.jwks_uri, timeout=PROVIDER_SECONDS)
+        if "kid" in jwt.get_unverified_header(id_token):
+            key = self._jwks.get_signing_key_from_jwt(id_token)
+        else:  # which is allowed where there is one key only
+            (key, *others) = self._jwks.get_signing_keys()
+            if others:
+                raise jwt.InvalidKeyError("the token does not say which key it is signed with")
+        signed = jwt.decode_complete(
+            id_token,
+            key=key,
+            algorithms=[a for a in self.id_token_signing_alg_values_supported if a in SIGNATURES],
+            audience=self._audience,
+            issuer=self.issuer,
+            # The provider's clock may be a little ahead.
+            options={"require": ["exp", "iss", "aud"], "verify_iat": False},
+        )
+        claims: dict[str, Any] = signed["payload"]
+        if "at_hash" in claims and not _is_hash(claims["at_hash"], access_token, signed["header"]):
+            raise jwt.InvalidTokenError("at_hash does not match the access token")
+        return claims
+
     @staticmethod
     def _refuse(reason: str) -> None:
         logger.warning("login by OIDC refused: %s", reason)
+
+
+def _is_hash(at_hash: object, access_token: str | None, header: dict[str, Any]) -> bool:
+    """Return whether an ID token was issued together with this access token."""
+    if not access_token:
+        return False
+    digest = jwt.get_algorithm_by_name(header["alg"]).compute_hash_digest(access_token.encode())
+    half = base64.urlsafe_b64encode(digest[: len(digest) // 2]).rstrip(b"=")
+    return at_hash == half.decode()
 
 
 def _spec(provider: str, authenticator: type, args: dict[str, Any]) -> AuthenticationProviderSpec:
