@@ -1,0 +1,97 @@
+"""Images of maps and frames, and tables as lines of JSON."""
+
+import io
+import json
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+from tiled.utils import SerializationError, UnsupportedShape
+
+from p06bs.server.serializers import json_lines, png
+
+
+def image_of(array):
+    image = Image.open(io.BytesIO(png("image/png", array, {})))
+    image.load()
+    return image
+
+
+def test_nan_is_transparent_and_the_scale_is_that_of_the_rest():
+    values = np.arange(10_000.0).reshape(100, 100)
+    values[3:5, 7] = np.nan
+    values[50, 50] = 1e30  # one hot pixel does not darken the rest
+    image = np.asarray(image_of(values).convert("RGBA"))
+    assert image.shape == (100, 100, 4)
+    assert not image[3:5, 7, 3].any()
+    assert (np.delete(image[:, :, 3].ravel(), [307, 407]) == 255).all()
+    assert image[0, 0, 0] == 0
+    assert image[99, 99, 0] == image[50, 50, 0] == 255
+    assert np.all(np.diff(image[10:49, 5, 0].astype(int)) > 0)
+
+
+def test_signed_values_are_white_at_zero_blue_below_and_red_above():
+    values = np.linspace(-4, 2, 301)[None, :].repeat(20, 0)
+    values[0, 0] = np.nan
+    image = np.asarray(image_of(values))
+    at = {value: image[10, round((value + 4) * 50)].astype(int) for value in (-4, -2, 0, 2)}
+    assert (at[0][:3] > 240).all()
+    assert at[-2][2] > at[-2][0]
+    assert at[2][0] > at[2][2]
+    assert at[-4][:3].sum() < at[-2][:3].sum()
+    assert image[0, 0, 3] == 0
+
+
+@pytest.mark.parametrize(
+    ("array", "size"),
+    [
+        (np.arange(5), (5, 1)),
+        (np.float64(3.0), (1, 1)),
+        (np.eye(3, dtype=bool), (3, 3)),
+        (np.full((2, 3), np.nan), (3, 2)),
+        (np.full((2, 3), 7), (3, 2)),
+        (np.array([[-np.inf, 1.0], [2.0, np.inf]]), (2, 2)),
+        (np.array([[-1e308, 1e308]]), (2, 1)),
+        (np.zeros((4, 5, 3), np.uint8), (5, 4)),
+        (np.ones((2, 2)) * 1j, (2, 2)),
+        (np.array([[2**63 - 1, -(2**63)]]), (2, 1)),
+    ],
+)
+def test_every_array_of_numbers_has_an_image(array, size):
+    assert image_of(array).size == size
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from(["f4", "f8", "i2", "i8", "u1", "u8", "?", ">f4"]),
+        arrays.array_shapes(max_dims=2, max_side=9),
+    )
+)
+def test_no_number_breaks_the_image(array):
+    image = np.asarray(image_of(array).convert("RGBA"))
+    assert image.shape[:2] == np.atleast_2d(array).shape
+    if array.dtype.kind == "f":
+        assert np.array_equal(image[:, :, 3] == 0, np.isnan(np.atleast_2d(array)))
+
+
+def test_what_is_no_image_is_refused():
+    with pytest.raises(UnsupportedShape):
+        png("image/png", np.zeros((2, 3, 5)), {})
+    with pytest.raises(UnsupportedShape):
+        png("image/png", np.zeros((0, 3)), {})
+    with pytest.raises(SerializationError, match="no type of the pixels"):
+        png("image/png", np.array([["a"]]), {})
+
+
+def test_rows_are_lines_of_json():
+    frame = pandas.DataFrame({"x": [1.0, np.nan], "why": ["", "a\n\x1eb"]})
+    lines = b"".join(json_lines("", frame, {})).split(b"\n")
+    assert [json.loads(line) for line in lines if line.strip()] == [
+        {"x": 1.0, "why": ""},
+        {"x": None, "why": "a\n\x1eb"},
+    ]
+    assert b"".join(json_lines("", frame[:0], {})) == b""
