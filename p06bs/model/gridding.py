@@ -19,6 +19,9 @@ from p06bs.model.maps import Map
 from p06bs.model.placement import BLOCK, Pixels, Placement
 from p06bs.model.points import Column, Points
 
+PIXEL_BYTES = 12
+"""What a running map holds, at most."""
+
 
 class RunningMap:
     """One column on the pixels of a placement: the mean of what lies in each.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from p06bs.model.page import BOOKKEEPING
-from p06bs.model.positions import Run, Where, families, fields_of, where
+from p06bs.model.positions import LARGEST, Run, Where, families, fields_of, where
 from p06bs.model.units import canonical
 
 
@@ -34,7 +34,7 @@ class Mapped:
     where: Where
 
 
-def mapped(run: Run, raw: Run | None = None) -> dict[str, Mapped]:
+def mapped(run: Run, raw: Run | None = None, largest: int = LARGEST) -> dict[str, Mapped]:
     """Return the maps of a run by their names, what hints name first, axes last.
 
     A map has the name of its column. Where a derived run goes on in a stream
@@ -46,10 +46,12 @@ def mapped(run: Run, raw: Run | None = None) -> dict[str, Mapped]:
     run : Run
     raw : Run, optional
         The raw run of a derived one: it may have the positions.
+    largest : int
+        Pixels that a map may have.
     """
     maps: dict[str, Mapped] = {}
     for streams in families(run):
-        place = where(run, raw, streams)
+        place = where(run, raw, streams, largest)
         for one in _of_family(run, streams, place) if place is not None else ():
             further = f"{min(one.having, key=streams.index)}.{one.column}"
             maps.setdefault(further if one.column in maps else one.column, one)

@@ -72,55 +72,57 @@ class Points:
 
 
 class NewestRows:
-    """The newest row of each number of a column that grows."""
+    """The newest row of each number of a column that grows.
+
+    Numbers that count up, as without a rewind, need no memory.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that were taken.
+    """
 
     def __init__(self) -> None:
-        self._numbers: Numbers = np.empty(0, np.int64)  # ascending, each once
-        self._at: Numbers = np.empty(0, np.int64)
-        self._used = 0
         self.rows = 0
+        self._first = 0  # number of the first row; the others follow it, if there is no `_known`
+        self._known: tuple[Numbers, Numbers] | None = None  # ascending numbers, and their rows
 
     @property
     def top(self) -> int:
-        """The highest number."""
-        return int(self._numbers[self._used - 1]) if self._used else 0
+        """The highest number; 0 if there is none."""
+        if self._known is not None:
+            return int(self._known[0][-1])
+        return self._first + self.rows - 1 if self.rows else 0
 
     @property
     def nbytes(self) -> int:
-        return self._numbers.nbytes + self._at.nbytes
+        """Bytes that are held."""
+        return 0 if self._known is None else sum(array.nbytes for array in self._known)
 
     def update(self, column: Column, rows: int) -> float:
         """Take the rows that are new; return the lowest number of them, inf if there are none."""
         new = np.asarray(column.read(self.rows, rows), np.int64)
         if not len(new):
             return np.inf
+        if not self.rows:
+            self._first = int(new[0])
         at = np.arange(self.rows, rows)
-        lowest = int(new.min())
-        if lowest <= self.top or (np.diff(new) <= 0).any():
-            new = np.concatenate([self._numbers[: self._used], new])
-            at = np.concatenate([self._at[: self._used], at])
-            last = newest(new)
-            self._numbers, self._at, self._used = new[last], at[last], len(last)
-        else:
-            used = self._used + len(new)
-            if used > len(self._numbers):
-                for name in ("_numbers", "_at"):
-                    grown = np.empty(max(used, 2 * self._used), np.int64)
-                    grown[: self._used] = getattr(self, name)[: self._used]
-                    setattr(self, name, grown)
-            self._numbers[self._used : used] = new
-            self._at[self._used : used] = at
-            self._used = used
+        if self._known is not None or not np.array_equal(new, self._first + at):
+            before = np.arange(self.rows)
+            numbers, found = self._known or (self._first + before, before)
+            numbers, found = np.concatenate([numbers, new]), np.concatenate([found, at])
+            if int(new.min()) <= self.top or (np.diff(new) <= 0).any():
+                last = newest(numbers)
+                numbers, found = numbers[last], found[last]
+            self._known = numbers, found
         self.rows = rows
-        return lowest
+        return int(new.min())
 
     def find(self, numbers: Numbers) -> Numbers:
         """Return the newest row of each number, -1 where there is none."""
-        known = self._numbers[: self._used]
-        place = np.searchsorted(known, numbers)
-        inside = place < len(known)
-        found = np.full(len(numbers), -1, np.int64)
-        found[inside] = np.where(
-            known[place[inside]] == numbers[inside], self._at[place[inside]], -1
-        )
-        return found
+        if self._known is None:
+            at = numbers - self._first
+            return np.where((at >= 0) & (at < self.rows), at, -1)
+        known, rows = self._known
+        place = np.minimum(np.searchsorted(known, numbers), len(known) - 1)
+        return np.where(known[place] == numbers, rows[place], -1)

@@ -15,7 +15,7 @@ from p06bs.model.maps import Extents, Grid, grid_of
 from p06bs.model.units import unit_scale
 
 LARGEST = 1 << 24
-"""Pixels of a map, at most; a run with a larger raster has no maps."""
+"""Pixels of a map, at most, unless somebody says less; a larger raster has no maps."""
 
 REVISION = re.compile(r"(.*)_r(\d+)")
 """Name of the stream in which a derived run goes on when settings changed its outputs."""
@@ -119,7 +119,7 @@ class Where:
     measured: Measurement | None = None
 
 
-def may_have_maps(start: Document, streams: Collection[str]) -> bool | None:
+def may_have_maps(start: Document, streams: Collection[str], largest: int = LARGEST) -> bool | None:
     """Return whether a run has maps as far as its start document says; None: it does not say.
 
     Parameters
@@ -127,12 +127,14 @@ def may_have_maps(start: Document, streams: Collection[str]) -> bool | None:
     start : mapping
     streams : collection of str
         Names of the streams.
+    largest : int
+        Pixels that a map may have.
     """
     if all(ASIDE.fullmatch(name) for name in streams):
         return False
     grid = _declared(start)[0]
     if grid is not None:
-        return _is_small(grid)
+        return _is_within(grid, largest)
     if not _is_plane(start):
         return False
     return True if all(_plan_axes(start)) else None
@@ -165,11 +167,13 @@ def families(run: Run) -> list[tuple[str, ...]]:
     ]
 
 
-def where(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Where | None:
+def where(
+    run: Run, raw: Run | None, streams: tuple[str, ...], largest: int = LARGEST
+) -> Where | None:
     """Return where the values of streams, a tuple of `families`, belong; None if nobody says."""
     start = run.start
     grid, inorder = _declared(start)
-    if grid is not None and not _is_small(grid):
+    if grid is not None and not _is_within(grid, largest):
         return None
     measured = _measurement(run, raw, streams)
     if grid is not None:
@@ -194,8 +198,8 @@ def _declared(start: Document) -> tuple[Grid | None, bool]:
     return grid, True
 
 
-def _is_small(grid: Grid) -> bool:
-    return grid.shape[0] * grid.shape[1] <= LARGEST
+def _is_within(grid: Grid, largest: int) -> bool:
+    return grid.shape[0] * grid.shape[1] <= largest
 
 
 def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -> tuple[Axis, Axis]:

@@ -10,10 +10,10 @@ from typing import Any
 from p06bs.bus.frames import FramesMissingError
 from p06bs.metadata import folder_of
 from p06bs.model.documents import is_derived
-from p06bs.model.gridding import RunningMap
+from p06bs.model.gridding import PIXEL_BYTES, RunningMap
 from p06bs.model.mapped import Mapped, mapped
 from p06bs.model.placement import Measured, Placement, Raster
-from p06bs.model.positions import Run, may_have_maps
+from p06bs.model.positions import LARGEST, Run, may_have_maps
 from p06bs.model.statistics import Statistics, statistics
 from p06bs.model.units import canonical
 from p06bs.server.chains import Streams, described, points_of, values_of
@@ -64,7 +64,7 @@ class Maps:
         Returns the view of a run by its uid (KeyError if there is none): the raw run of
         a derived one may have the positions.
     limit : int
-        Bytes that are kept.
+        Bytes that are kept; a raster of which a map would need more has none.
     account : callable, optional
         Told how many bytes are kept more, or less, than before; called with no lock.
     """
@@ -78,6 +78,7 @@ class Maps:
     ) -> None:
         self._run_of = run_of
         self._account = account
+        self._largest = min(LARGEST, limit // PIXEL_BYTES)
         self._lock = threading.Lock()  # of what follows; nothing else is done with it
         self._kept: Recent[Key, Any] = Recent(limit)
         self._odd: Recent[str, bool] = Recent(REMEMBERED)
@@ -99,7 +100,7 @@ class Maps:
     def _has(self, run: RunView) -> bool:
         start = run.metadata["start"]
         try:
-            known = may_have_maps(start, run.streams)
+            known = may_have_maps(start, run.streams, self._largest)
         except ODD:
             return bool(self.of(run))  # which says what is odd
         if known is not None:
@@ -123,7 +124,7 @@ class Maps:
         """
         try:
             described_run, _, raw, _ = self._looked_at(run)
-            return mapped(described_run, raw)
+            return mapped(described_run, raw, self._largest)
         except ODD as error:
             uid = run.metadata["start"]["uid"]
             with self._lock:
