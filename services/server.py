@@ -17,6 +17,7 @@ import typer
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import parse_bytes
+from p06bs.server.allocation import return_freed_memory
 from p06bs.server.app import LoopbackServer, build_app, check_key, key_of
 from p06bs.server.feed import Feed, Placed
 from p06bs.server.sink import Sink
@@ -38,6 +39,7 @@ def run(
     ] = None,
 ) -> None:
     """Serve the newest runs until SIGTERM or SIGINT comes."""
+    return_freed_memory()
     try:
         nbytes = int(parse_bytes(budget))
         key, origin = _key(api_key_file)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p06bs.cli import archive, logs, modalities, recorded, services, token
+from p06bs.cli import archive, logs, modalities, recorded, services, sink, token
 from p06bs.cli.errors import one_line, wrong_usage
 
 app = typer.Typer(
@@ -50,6 +50,7 @@ for command in (
 ):
     archives.command()(command)
 app.add_typer(archives, name="archive")
+app.add_typer(sink.app, name="sink")
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
 

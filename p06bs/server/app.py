@@ -15,8 +15,12 @@ from tiled.server import app as tiled_app
 from p06bs.server import errors
 from p06bs.server.arrays import RESPONSE_LIMIT
 from p06bs.server.gate import Gate
+from p06bs.server.in_flight import InFlight
 from p06bs.server.loopback import LoopbackServer
+from p06bs.server.routes import Routes
 from p06bs.server.sink import Sink
+from p06bs.server.sink_routes import ROUTES, sink_router
+from p06bs.server.streamed import stream_arrays
 from p06bs.server.tree import runs_adapter
 
 __all__ = ["LoopbackServer", "build_app", "check_key", "key_of"]
@@ -60,8 +64,10 @@ def build_app(sink: Sink, api_key: str, healthy: Callable[[], bool] = lambda: Tr
         return JSONResponse({"status": "ok" if good else "failed"}, 200 if good else 503)
 
     app.add_api_route("/health", health)
+    app.include_router(sink_router(sink))
+    stream_arrays(app)
     errors.install(app)
-    return Gate(app)
+    return Gate(InFlight(app), routes=Routes(ROUTES))
 
 
 def check_key(api_key: str) -> str:

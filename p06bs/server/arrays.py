@@ -117,7 +117,8 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         picked = range(last - first)[rows]
         if isinstance(picked, int):
             self._check_size(1)
-            yield self._rows(first + picked, first + picked + 1)[(0, *rest)]
+            row = self._rows(first + picked, first + picked + 1)[(0, *rest)]
+            yield np.asarray(row, self._view.dtype)  # a single text would lose its width
             return
         self._check_size(max(picked) + 1 - min(picked) if picked else 0)
         # Rows between those that are picked are read, too, where they are close together.

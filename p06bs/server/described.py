@@ -162,8 +162,10 @@ def _may_be_text(value: Any, shape: tuple[int, ...] | None) -> bool:
     """
     if isinstance(value, str):
         return False
-    items = np.array(value, object).ravel() if shape is not None else []
-    return shape is None or (len(items) == prod(shape) and all(isinstance(i, str) for i in items))
+    if shape is None:
+        return True
+    items = np.array(value, object).ravel().tolist()
+    return len(items) == prod(shape) and all(isinstance(item, str) for item in items)
 
 
 def _field(description: Any, name: str) -> Any:

@@ -1,0 +1,102 @@
+"""HTTP routes to what the sink holds: a list, and pins."""
+
+from collections.abc import Mapping
+
+from fastapi import APIRouter, HTTPException, Request, Security
+from pydantic import BaseModel, Field
+from tiled.server.authentication import check_scopes
+
+from p06bs.server.callers import Caller, node_for
+from p06bs.server.retention import PinError
+from p06bs.server.routes import route
+from p06bs.server.sink import Held, Sink
+
+PATH = "/api/p06bs/v1/sink"
+
+ROUTES = (route("GET", PATH), route("POST", rf"{PATH}/[^/]+/(pin|unpin)"))
+"""What the gate has to let pass."""
+
+
+class HeldRun(BaseModel):
+    """What is held of a run."""
+
+    uid: str
+    scan_id: int | str | None = None
+    plan: str | None = Field(None, description="name of the plan, or of the modality")
+    state: str = Field(description='"running" or "done"')
+    rows: int = Field(description="rows of its events")
+    rows_in_log: int = Field(description="rows of its events that are by reference: in the log")
+    rows_in_files: int = Field(description="rows in files of detectors, by reference always")
+    bytes: int = Field(description="what it takes in memory")
+    idle: float = Field(description="seconds since somebody read its data")
+    pinned: bool
+
+
+class Holdings(BaseModel):
+    """What the sink holds."""
+
+    budget: int = Field(description="bytes, what is in flight included")
+    limit: int = Field(description="bytes that runs may hold")
+    bytes: int = Field(description="bytes that runs hold, those that are not listed included")
+    refused: dict[str, int] = Field(description="documents that were refused, by kind and error")
+    runs: list[HeldRun]
+
+
+def sink_router(sink: Sink, tree: str = "live") -> APIRouter:
+    """Return routes for an application of Tiled that serves the sink as `tree`."""
+    router = APIRouter(prefix=PATH, tags=["sink"])
+
+    @router.get("", dependencies=[Security(check_scopes, scopes=["read:metadata"])])
+    async def held(request: Request, caller: Caller) -> Holdings:
+        """Return what is held of the runs that the caller may see."""
+        visible = set(await node_for(request, tree, "read:metadata", caller))
+        return Holdings(
+            budget=sink.budget,
+            limit=sink.shares.held,
+            bytes=sink.nbytes,
+            refused=dict(sink.refused),
+            runs=[_shown(run) for run in sink.held() if run.uid in visible],
+        )
+
+    @router.post("/{uid}/pin", dependencies=[Security(check_scopes, scopes=["write:metadata"])])
+    async def pin(request: Request, uid: str, caller: Caller) -> dict[str, bool]:
+        """Keep a run in memory; 409 if pinned runs would take more than their share."""
+        await node_for(request, f"{tree}/{uid}", "write:metadata", caller)
+        try:
+            sink.pin(uid)
+        except KeyError:
+            raise HTTPException(404, f"Run {uid} is not in memory.") from None
+        except PinError as error:
+            raise HTTPException(409, str(error)) from None
+        return {"pinned": True}
+
+    @router.post("/{uid}/unpin", dependencies=[Security(check_scopes, scopes=["write:metadata"])])
+    async def unpin(request: Request, uid: str, caller: Caller) -> dict[str, bool]:
+        """Let a run leave memory when its turn comes."""
+        await node_for(request, f"{tree}/{uid}", "write:metadata", caller)
+        try:
+            sink.unpin(uid)
+        except KeyError:
+            raise HTTPException(404, f"Run {uid} is not in memory.") from None
+        return {"pinned": False}
+
+    return router
+
+
+def _shown(held: Held) -> HeldRun:
+    start = held.metadata["start"]
+    process = start.get("process")
+    plan = process.get("name") if isinstance(process, Mapping) else start.get("plan_name")
+    scan_id = start.get("scan_id")
+    return HeldRun(
+        uid=held.uid,
+        scan_id=scan_id if isinstance(scan_id, int | str) else None,
+        plan=plan if isinstance(plan, str) else None,
+        state="running" if held.running else "done",
+        rows=held.rows,
+        rows_in_log=held.in_log,
+        rows_in_files=held.external,
+        bytes=held.nbytes,
+        idle=round(held.idle, 3),
+        pinned=held.pinned,
+    )
