@@ -176,7 +176,6 @@ class SystemOidc(OIDCAuthenticator):
             confirmation_message="Logged in as {id}.",
             user_id_claim=config.user_claim,
         )
-        self._jwks: jwt.PyJWKClient | None = None
 
     async def authenticate(self, request: Request) -> UserSessionState | None:
         """Return the name of the system's user, or None with the reason in the log.
@@ -218,19 +217,18 @@ class SystemOidc(OIDCAuthenticator):
     def decode_token(self, id_token: str, access_token: str | None = None) -> dict[str, Any]:
         """Return the claims of a token that the provider has signed for us and that is valid.
 
-        The provider's keys are fetched again when it signs with a new one.
+        Logins are few: the provider's keys are fetched each time, so that a new one counts.
 
         Raises
         ------
         jwt.PyJWTError
             If it is none.
         """
-        if self._jwks is None:
-            self._jwks = jwt.PyJWKClient(self.jwks_uri, timeout=PROVIDER_SECONDS)
+        keys = jwt.PyJWKClient(self.jwks_uri, cache_jwk_set=False, timeout=PROVIDER_SECONDS)
         if "kid" in jwt.get_unverified_header(id_token):
-            key = self._jwks.get_signing_key_from_jwt(id_token)
+            key = keys.get_signing_key_from_jwt(id_token)
         else:  # which is allowed where there is one key only
-            (key, *others) = self._jwks.get_signing_keys()
+            (key, *others) = keys.get_signing_keys()
             if others:
                 raise jwt.InvalidKeyError("the token does not say which key it is signed with")
         signed = jwt.decode_complete(
