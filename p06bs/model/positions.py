@@ -5,7 +5,7 @@ to it, say it better. Without a raster two measured axes make maps, too.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -208,21 +208,37 @@ def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -
         slow, fast = grid.motors or ("y", "x")
         return Axis(slow, "pixel"), Axis(fast, "pixel")
     names = grid.motors or ((measured.y, measured.x) if measured else ("y", "x"))
-    scan = run.start.get("scan")
+
+    def unit_of(motor: str) -> str | None:
+        runs = (run, raw) if raw is not None else (run,)
+        keys = (s.descriptor["data_keys"].get(motor) for one in runs for s in one.streams.values())
+        return next((str(key["units"]) for key in keys if key and key.get("units")), None)
+
+    units = axis_units(run.start, grid, unit_of)
+    if measured is not None:
+        units = [unit or own for unit, own in zip(units, measured.units, strict=True)]
+    return Axis(names[0], units[0]), Axis(names[1], units[1])
+
+
+def axis_units(
+    start: Document, grid: Grid, unit_of: Callable[[str], str | None]
+) -> list[str | None]:
+    """Return the units of a grid's axes: the motors' own, else ``start["scan"]["units"]``.
+
+    Parameters
+    ----------
+    start : mapping
+    grid : Grid
+        What the start document declares.
+    unit_of : callable
+        Returns the unit of a motor's data key.
+    """
+    scan = start.get("scan")
     said = scan.get("units") if isinstance(scan, Mapping) else None
     both: list[str | None] = [said, said] if isinstance(said, str) else [None, None]
     if isinstance(said, list | tuple) and len(said) == 2:
         both = [str(unit) for unit in said]
-    for i, motor in enumerate(grid.motors or ()):
-        for one in (run, raw) if raw else (run,):
-            described = (s.descriptor["data_keys"].get(motor) for s in one.streams.values())
-            unit = next((key["units"] for key in described if key and key.get("units")), None)
-            if unit:
-                both[i] = str(unit)
-                break
-    if measured is not None:
-        both = [unit or own for unit, own in zip(both, measured.units, strict=True)]
-    return Axis(names[0], both[0]), Axis(names[1], both[1])
+    return [unit_of(grid.motors[i]) or both[i] if grid.motors else both[i] for i in range(2)]
 
 
 def _fitting(

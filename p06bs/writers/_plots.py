@@ -1,7 +1,7 @@
 """The NXdata groups that viewers open: maps of a raster scan, curves of any other."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import h5py
@@ -10,6 +10,7 @@ import numpy as np
 from p06bs.model.documents import Document
 from p06bs.model.maps import Grid, axis, grid_map, grid_of, newest
 from p06bs.model.page import BOOKKEEPING
+from p06bs.model.positions import axis_units
 from p06bs.writers._columns import Column
 from p06bs.writers._h5 import Array, Names, group
 from p06bs.writers._streams import Stream
@@ -103,27 +104,19 @@ def _maps(
         if sigma is not None and sigma.is_scalar_number:
             errors = grid_map(_column(sigma), numbers, grid.shape, grid.snaking, valid)
             _dataset(home, names(f"{name}_errors"), errors, f"{key}_sigma", _units(sigma))
-    units = _axis_units(start, stream, grid)
+
+    def unit_of(motor: str) -> str | None:
+        return _units(stream.data[motor]).get("units") if motor in stream.data else None
+
+    units = axis_units(start, grid, unit_of)
     for i, name in enumerate(axes):
-        centres, unit = np.arange(grid.shape[i], dtype=float), "pixel"
+        centres = np.arange(grid.shape[i], dtype=float)
+        unit: str | None = "pixel"
         if grid.extents is not None:
             centres, unit = axis(grid.shape[i], grid.extents[i]), units[i]
         key = grid.motors[i] if grid.motors else name
         _dataset(home, name, centres, key, {"units": unit} if unit else {})
     _describe(home, list(placed.values()), axes)
-
-
-def _axis_units(start: Document, stream: Stream, grid: Grid) -> list[str]:
-    """Return the units of the axes: the motors' own, or ``start["scan"]["units"]``."""
-    scan = start.get("scan")
-    said = scan.get("units") if isinstance(scan, Mapping) else None
-    both = [said, said] if isinstance(said, str) else ["", ""]
-    if isinstance(said, list | tuple) and len(said) == 2:
-        both = [str(unit) for unit in said]
-    for i, motor in enumerate(grid.motors or ()):
-        if motor in stream.data:
-            both[i] = stream.data[motor].described.get("units") or both[i]
-    return both
 
 
 def _curves(
