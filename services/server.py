@@ -46,7 +46,13 @@ def run(
         sink = Sink(nbytes)
         failed = threading.Event()
         server = LoopbackServer(
-            build_app(sink, key, healthy=lambda: not failed.is_set()),
+            build_app(
+                sink,
+                key,
+                healthy=lambda: not failed.is_set(),
+                filled=lambda: follower.caught_up.is_set(),
+                logs=log,
+            ),
             host,
             port,
             ready=lambda url: typer.echo(f"server ready: {url} (API key: {origin})"),

@@ -12,12 +12,16 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.config import Authentication
 from tiled.server import app as tiled_app
 
-from p06bs.server import errors
+from p06bs.server import errors, serializers
 from p06bs.server.arrays import RESPONSE_LIMIT
+from p06bs.server.documents import serialization_registry
 from p06bs.server.gate import Gate
+from p06bs.server.handshake import Handshake
 from p06bs.server.in_flight import InFlight
+from p06bs.server.live import Live
 from p06bs.server.loopback import LoopbackServer
 from p06bs.server.routes import Routes
+from p06bs.server.serializers import LinesForPages
 from p06bs.server.sink import Sink
 from p06bs.server.sink_routes import ROUTES, sink_router
 from p06bs.server.streamed import stream_arrays
@@ -26,7 +30,13 @@ from p06bs.server.tree import runs_adapter
 __all__ = ["LoopbackServer", "build_app", "check_key", "key_of"]
 
 
-def build_app(sink: Sink, api_key: str, healthy: Callable[[], bool] = lambda: True) -> ASGIApp:
+def build_app(
+    sink: Sink,
+    api_key: str,
+    healthy: Callable[[], bool] = lambda: True,
+    filled: Callable[[], bool] = lambda: True,
+    logs: Path | None = None,
+) -> ASGIApp:
     """Return the ASGI application that serves the sink as ``/live``.
 
     Everything but the UI, its documentation and the health routes needs the
@@ -41,6 +51,10 @@ def build_app(sink: Sink, api_key: str, healthy: Callable[[], bool] = lambda: Tr
     healthy : callable
         Asked by ``/health``, which answers 503 where it says False. (Tiled's own
         ``/healthz`` says that the process answers, no more.)
+    filled : callable
+        Says whether the sink has been filled from the logs; WebSockets wait for it.
+    logs : Path, optional
+        Directory of the logs, from which the documents of runs are exported.
 
     Raises
     ------
@@ -48,15 +62,18 @@ def build_app(sink: Sink, api_key: str, healthy: Callable[[], bool] = lambda: Tr
         If the key is empty or has other characters than letters and digits.
     """
     check_key(api_key)
+    registry = serialization_registry(logs)
+    serializers.register(registry)
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
     app = tiled_app.build_app(
-        MapAdapter({"live": runs_adapter(sink)}),
+        MapAdapter({"live": runs_adapter(sink, live=Live(sink))}),
         authentication=Authentication(single_user_api_key=api_key, allow_anonymous_access=False),
         server_settings={
             "expose_raw_assets": False,
             "allow_origins": [],
             "response_bytesize_limit": RESPONSE_LIMIT,
         },
+        serialization_registry=registry,
     )
 
     async def health() -> JSONResponse:
@@ -67,7 +84,7 @@ def build_app(sink: Sink, api_key: str, healthy: Callable[[], bool] = lambda: Tr
     app.include_router(sink_router(sink))
     stream_arrays(app)
     errors.install(app)
-    return Gate(InFlight(app), routes=Routes(ROUTES))
+    return Gate(LinesForPages(Handshake(InFlight(app), filled)), routes=Routes(ROUTES))
 
 
 def check_key(api_key: str) -> str:
