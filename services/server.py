@@ -21,6 +21,7 @@ from p06bs.server.allocation import return_freed_memory
 from p06bs.server.app import LoopbackServer, build_app, check_key, key_of
 from p06bs.server.feed import Feed, Placed
 from p06bs.server.sink import Sink
+from p06bs.server.warm import warm_up
 
 KEY_VARIABLE = "P06BS_API_KEY"
 
@@ -40,6 +41,7 @@ def run(
 ) -> None:
     """Serve the newest runs until SIGTERM or SIGINT comes."""
     return_freed_memory()
+    warm_up()
     try:
         nbytes = int(parse_bytes(budget))
         key, origin = _key(api_key_file)
