@@ -41,6 +41,9 @@ Sorting = Sequence[tuple[str, int]]
 FARTHEST = 2**31
 """Offsets and cursors beyond are behind the last run."""
 
+MISMATCHES = ("42804", "42846", "42883")
+"""PostgreSQL's states: datatype mismatch, cannot coerce, no such operator for these types."""
+
 GIVEN = ("", "_")
 """What clients call the given order: by start time."""
 
@@ -161,6 +164,7 @@ class ArchiveAdapter:
         self.sorting = list(sorting)
         self._found: list[Condition] | None = None
         self.node = archive.stock.node
+        self.context = archive.stock.context
         self.startup_tasks = [archive.startup]
         self.shutdown_tasks = [archive.shutdown]
 
@@ -412,12 +416,14 @@ class ArchiveAdapter:
         given = 1
         for name, direction in self.sorting:
             key = name.removeprefix("metadata.")
+            # Equal ones are in the direction of the last key, so that clients, which ask
+            # for the end of a listing in reverse, find the same order.
+            given = direction
             if key in GIVEN:
-                given = direction
-            elif key == "start.time":
-                given = direction
-                break  # nothing behind it matters but the order of equal ones
-            elif key in FIELDS:
+                continue
+            if key == "start.time":
+                break  # nothing behind it matters
+            if key in FIELDS:
                 place = RUNS.c[FIELDS[key].column]
                 order.append((place if direction > 0 else place.desc()).nulls_last())
             else:
@@ -503,4 +509,5 @@ def _is_clients(error: DBAPIError) -> bool:
     if isinstance(error, OperationalError):
         said = str(error.orig).lower()
         return "json" in said or "fts5" in said
-    return isinstance(error, DataError) or "asyncpg" in str(type(error.orig))
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return isinstance(error, DataError) or state.startswith(("22", "54")) or state in MISMATCHES

@@ -4,9 +4,11 @@ import datetime
 import json
 import math
 import os
+import sqlite3
 import time
 from asyncio import Runner
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
@@ -129,7 +131,12 @@ async def _engine(settings: DatabaseSettings) -> AsyncEngine:
 def initialize(uri: str) -> None:
     """Make the tables of Tiled's catalog and ours where there are none; nothing else changes."""
     if uri.startswith("sqlite:///"):
-        Path(uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(uri.removeprefix("sqlite:///"))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Who reads does not wait for who writes. (Tiled asks for this within a transaction,
+        # where SQLite does not listen.)
+        with closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
     with Database(uri) as database:
         database._runner.run(_initialize_tiled(database._engine))
         database(schema.create)

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import ARRAY, Float, Integer, any_, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG
-from sqlalchemy.sql.expression import cast, column, false, text
+from sqlalchemy.sql.expression import cast, column, false
 from tiled.catalog import orm
 from tiled.queries import (
     Comparison,
@@ -155,7 +155,7 @@ def _value(field: Indexed, value: Any) -> Any:
 def _like(place: Any, pattern: str, dialect: str) -> Condition:
     """Return SQL's LIKE, with % and _ and no escape, for which a prefix uses the index."""
     if dialect == "postgresql":
-        return place.op("LIKE")(literal(pattern).op("ESCAPE")(text("''")))
+        return place.like(pattern.replace("\\", "\\\\"))
     wild = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
     return place.op("GLOB")("".join(wild.get(c, c) for c in pattern))
 
