@@ -17,7 +17,7 @@ from p06bs.server.users import is_name
 logger = logging.getLogger(__name__)
 
 SCRIPT = Path(__file__).with_name("as_user.py")
-PATIENCE = 5.0
+PATIENCE = 3.0
 """Seconds without an answer after which a file system is said to hang."""
 HANGS = 3
 """So many folders may hang in one question; what is left then is denied unasked."""
