@@ -100,7 +100,13 @@ def measure(repeat: int, seconds: float) -> list[Row]:
         rows += [
             Row(f"{kind}: 1000 rows more", "ms", tuple(news)),
             Row(f"{kind}: all rows anew", "ms", tuple(full)),
-            Row(f"{kind}: more / anew", "", ratios(news, full), at_most=0.1),
+            # The grid of scattered positions is fitted anew while they extend: no goal.
+            Row(
+                f"{kind}: more / anew",
+                "",
+                ratios(news, full),
+                at_most=None if kind == "scattered" else 0.1,
+            ),
             Row(f"{kind}: read and statistics", "ms", tuple(read)),
         ]
     return [*rows, *_in_the_sink(repeat, columns)]

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from p06bs.model.page import BOOKKEEPING
-from p06bs.model.positions import LARGEST, Run, Where, families, fields_of, where
+from p06bs.model.plan_axes import fields_of
+from p06bs.model.positions import LARGEST, Run, Where, families, where
 from p06bs.model.units import canonical
 
 

@@ -5,13 +5,14 @@ to it, say it better. Without a raster two measured axes make maps, too.
 """
 
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from p06bs.model.binding import ASIDE, aligned_streams, candidates
 from p06bs.model.documents import Document, is_derived
 from p06bs.model.maps import Extents, Grid, grid_of
+from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
 from p06bs.model.units import unit_scale
 
 LARGEST = 1 << 24
@@ -135,9 +136,9 @@ def may_have_maps(start: Document, streams: Collection[str], largest: int = LARG
     grid = _declared(start)[0]
     if grid is not None:
         return _is_within(grid, largest)
-    if not _is_plane(start):
+    if not is_plane(start):
         return False
-    return True if all(_plan_axes(start)) else None
+    return True if all(plan_axes(start)) else None
 
 
 def number_column(run: Run, stream: str) -> str | None:
@@ -183,7 +184,7 @@ def where(
             return Where("measured", axes, grid, fitting)
         if inorder:
             return Where("raster", axes, grid)
-    if measured is None or (grid is None and not _is_plane(start)):
+    if measured is None or (grid is None and not is_plane(start)):
         return None
     names = zip((measured.y, measured.x), measured.units, strict=True)
     slow, fast = (Axis(name, unit) for name, unit in names)
@@ -218,27 +219,6 @@ def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -
     if measured is not None:
         units = [unit or own for unit, own in zip(units, measured.units, strict=True)]
     return Axis(names[0], units[0]), Axis(names[1], units[1])
-
-
-def axis_units(
-    start: Document, grid: Grid, unit_of: Callable[[str], str | None]
-) -> list[str | None]:
-    """Return the units of a grid's axes: the motors' own, else ``start["scan"]["units"]``.
-
-    Parameters
-    ----------
-    start : mapping
-    grid : Grid
-        What the start document declares.
-    unit_of : callable
-        Returns the unit of a motor's data key.
-    """
-    scan = start.get("scan")
-    said = scan.get("units") if isinstance(scan, Mapping) else None
-    both: list[str | None] = [said, said] if isinstance(said, str) else [None, None]
-    if isinstance(said, list | tuple) and len(said) == 2:
-        both = [str(unit) for unit in said]
-    return [unit_of(grid.motors[i]) or both[i] if grid.motors else both[i] for i in range(2)]
 
 
 def _fitting(
@@ -285,48 +265,9 @@ def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:
     streamed = [run.streams[name] for name in streams]
     named = [{**streamed[0].descriptor, "name": streams[0]}]
     roles = {c.role: c.data_key for c in candidates(run.start, named) if c.role}
-    for pair in ((roles.get("position_y"), roles.get("position_x")), _plan_axes(run.start)):
+    for pair in ((roles.get("position_y"), roles.get("position_x")), plan_axes(run.start)):
         y, x = (streamed[0].column(key) for key in pair)
         if y and x and all(y in one.numbers and x in one.numbers for one in streamed):
             units = (streamed[0].unit(y), streamed[0].unit(x))
             return Measurement(streams, y, x, units=units)
     return None
-
-
-def _plan_axes(start: Document) -> tuple[str | None, str | None]:
-    """Return the data keys of the slow and the fast axis as the plan says them.
-
-    Plans with a ``shape`` name the slow axis first; those without, bluesky's spirals,
-    name x first. Of plans along one line only lists of points may cover an area.
-    """
-    dimensions = _dimensions(start)
-    fields = fields_of(start)
-    motors = start.get("motors")
-    shaped = isinstance(start.get("shape"), list | tuple) and len(start["shape"]) == 2
-    if dimensions is None and shaped and isinstance(motors, list | tuple) and len(motors) == 2:
-        return str(motors[0]), str(motors[1])
-    if dimensions is not None and len(dimensions) == 2 and len(fields) >= 2:
-        first, second = str(dimensions[0][0]), str(dimensions[1][0])
-        return (first, second) if shaped else (second, first)
-    if len(fields) == 2 and "list" in str(start.get("plan_name", "")):
-        return fields[1], fields[0]
-    return None, None
-
-
-def _dimensions(start: Document) -> list[list[str]] | None:
-    """Return the fields of each dimension in ``hints``; None where it does not say any."""
-    said = (start.get("hints") or {}).get("dimensions")
-    if not isinstance(said, list | tuple):
-        return None
-    return [list(pair[0]) for pair in said if len(pair) == 2 and len(pair[0])]
-
-
-def fields_of(start: Document) -> list[str]:
-    """Return the data keys of all dimensions in ``hints``."""
-    return [str(name) for fields in _dimensions(start) or () for name in fields]
-
-
-def _is_plane(start: Document) -> bool:
-    """Return whether a run may go over an area, as far as its hints say."""
-    dimensions = _dimensions(start)
-    return dimensions is None or len(dimensions) == 2 or len(fields_of(start)) == 2

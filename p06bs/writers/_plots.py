@@ -10,7 +10,7 @@ import numpy as np
 from p06bs.model.documents import Document
 from p06bs.model.maps import Grid, axis, grid_map, grid_of, newest
 from p06bs.model.page import BOOKKEEPING
-from p06bs.model.positions import axis_units
+from p06bs.model.plan_axes import axis_units
 from p06bs.writers._columns import Column
 from p06bs.writers._h5 import Array, Names, group
 from p06bs.writers._streams import Stream
