@@ -20,8 +20,8 @@ from p06bs.server.catalog import Database, Log, initialize, logs
 from p06bs.server.detector import Roots
 from p06bs.server.documents import serialization_registry
 from p06bs.server.ingest import Ingestion, StorageLock, catch_up
+from tests.doors import serving
 from tests.postgres import Cluster, binaries, cluster
-from tests.test_server import serving
 
 KEY = "k3y"
 

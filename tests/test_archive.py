@@ -34,7 +34,7 @@ from p06bs.server.schema import COLUMNS, ITEMS, RUNS
 from p06bs.server.words import parse, to_fts5, to_tsquery
 from tests.archives import DATABASES, KEY, connected, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
-from tests.test_server import serving
+from tests.doors import serving
 
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 COUNT = 40

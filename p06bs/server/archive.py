@@ -28,7 +28,7 @@ from p06bs.server import schema
 from p06bs.server.access import Viewer, Visible
 from p06bs.server.catalog import RUN_MIMETYPE
 from p06bs.server.detector import Roots
-from p06bs.server.index import FIELDS, Condition, among, condition
+from p06bs.server.index import FIELDS, Condition, among, condition, item
 from p06bs.server.runfiles import Location, read_run, untouched
 from p06bs.server.schema import FOLDERS, ITEMS, RUNS
 from p06bs.server.sink import RunView
@@ -131,6 +131,7 @@ class Archive:
         view = RunView(row.metadata, streams, untouched)
         run = run_adapter(view) if self._extra is None else run_adapter(view, self._extra)
         run.documents = self.location.log(row.key, row.generation)
+        run.lbound_len = partial(_len, len(run))
         return run
 
 
@@ -153,12 +154,16 @@ class ArchiveAdapter:
         archive: Archive,
         *,
         conditions: tuple[Condition, ...] = (),
+        items: tuple[tuple[Any, str], ...] = (),
         stock: Any = None,
         viewers: tuple[Viewer, ...] = (),
         sorting: Sorting = (("", 1),),
     ) -> None:
         self._archive = archive
         self._conditions = conditions
+        self._items = items
+        # The table that a listing is read from: it has node, time and folder of each run.
+        self._from = items[0][0] if items else RUNS
         self._stock = archive.stock if stock is None else stock
         self._viewers = viewers
         self.sorting = list(sorting)
@@ -189,6 +194,9 @@ class ArchiveAdapter:
         """
         if isinstance(query, Visible):
             return self._variation(viewers=(*self._viewers, query.viewer))
+        about = item(query)
+        if about is not None:
+            return self._variation(items=(*self._items, about))
         found = condition(query, self._archive.dialect)
         if found is not None:
             return self._variation(conditions=(*self._conditions, found))
@@ -238,7 +246,7 @@ class ArchiveAdapter:
 
     async def lbound_len(self, threshold: int) -> int:
         """Return the number of runs if it is at most `threshold`, else one more than that."""
-        limited = (await self._select(RUNS.c.node_id)).limit(threshold + 1).subquery()
+        limited = (await self._select(self._from.c.node_id)).limit(threshold + 1).subquery()
         statement = select(func.count()).select_from(limited)
         return int((await self._archive.fetch(statement))[0][0])
 
@@ -246,12 +254,12 @@ class ArchiveAdapter:
         self, cursor: int | None = None, limit: int | None = None
     ) -> tuple[list[str], int | None]:
         """Return the uids of a page, and the cursor of the next."""
-        rows, after = await self._page(RUNS.c.uid, cursor=cursor, limit=limit)
+        rows, after = await self._page(RUNS.c.uid, runs=True, cursor=cursor, limit=limit)
         return [row.uid for row in rows], after
 
     async def keys_range(self, offset: int = 0, limit: int | None = None) -> list[str]:
         """Return uids from `offset` on."""
-        rows, _ = await self._page(RUNS.c.uid, offset=offset, limit=limit)
+        rows, _ = await self._page(RUNS.c.uid, runs=True, offset=offset, limit=limit)
         return [row.uid for row in rows]
 
     async def items_page(
@@ -287,7 +295,7 @@ class ArchiveAdapter:
             return self
         rows = []
         if len(segments[0]) <= schema.LONGEST and "\0" not in segments[0]:
-            one = (await self._select(RUNS.c.node_id)).where(RUNS.c.uid == segments[0])
+            one = (await self._select(RUNS.c.node_id, runs=True)).where(RUNS.c.uid == segments[0])
             rows = await self._runs(await self._archive.fetch(one))
         if not rows:
             raise NoEntry(segments)
@@ -314,26 +322,37 @@ class ArchiveAdapter:
             if wanted:
                 place = getattr(orm.Node, name)
                 found["structure_families" if name != "specs" else name] = await self._group(
-                    place, counts, joined=True
+                    place, counts, nodes=True
                 )
         return found
 
     async def _values(self, key: str, counts: bool) -> list[dict[str, Any]]:
         if key in FIELDS:
-            return await self._group(RUNS.c[FIELDS[key].column], counts)
+            return await self._group(RUNS.c[FIELDS[key].column], counts, runs=True)
         if key in ITEMS:
-            return await self._group(ITEMS[key].c.value, counts, items=ITEMS[key])
+            return await self._group(None, counts, items=ITEMS[key])
         place: Any = orm.Node.metadata_
         for segment in key.split("."):
             place = place[segment]
-        return await self._group(place, counts, joined=True)
+        return await self._group(place, counts, nodes=True)
 
     async def _group(
-        self, place: Any, counts: bool, joined: bool = False, items: Any = None
+        self,
+        place: Any,
+        counts: bool,
+        *,
+        runs: bool = False,
+        nodes: bool = False,
+        items: Any = None,
     ) -> list[dict[str, Any]]:
+        if items is not None:
+            values = items.alias()
+            place = values.c.value
         columns = (place, func.count(place)) if counts else (place,)
-        statement = await self._select(*columns, joined=joined, items=items)
-        if not joined:
+        statement = await self._select(*columns, runs=runs, nodes=nodes)
+        if items is not None:
+            statement = statement.join(values, values.c.node_id == self._from.c.node_id)
+        if not nodes:
             statement = statement.where(place.is_not(None))
         rows = await self._archive.fetch(statement.group_by(place).order_by(place))
         result: list[dict[str, Any]] = format_distinct_result(rows, counts)
@@ -344,6 +363,7 @@ class ArchiveAdapter:
             self._archive,
             **{
                 "conditions": self._conditions,
+                "items": self._items,
                 "stock": self._stock,
                 "viewers": self._viewers,
                 "sorting": self.sorting,
@@ -359,13 +379,13 @@ class ArchiveAdapter:
             return None
         return self.sorting[0][1] if self.sorting else 1
 
-    async def _select(self, *columns: Any, joined: bool = False, items: Any = None) -> Select[Any]:
-        """Select from the runs of this view."""
-        source: Any = RUNS
-        if joined or self._stock.conditions:
-            source = source.join(orm.Node, orm.Node.id == RUNS.c.node_id)
-        if items is not None:
-            source = source.join(items, items.c.node_id == RUNS.c.node_id)
+    async def _select(self, *columns: Any, runs: bool = False, nodes: bool = False) -> Select[Any]:
+        """Select from the runs of this view; `runs` and `nodes` say which tables are needed."""
+        source: Any = self._from
+        if source is not RUNS and (runs or self._conditions):
+            source = source.join(RUNS, RUNS.c.node_id == self._from.c.node_id)
+        if nodes or self._stock.conditions:
+            source = source.join(orm.Node, orm.Node.id == self._from.c.node_id)
         where = await self._where()
         return select(*columns).select_from(source).where(*where, *self._stock.conditions)
 
@@ -373,17 +393,23 @@ class ArchiveAdapter:
         """Return the conditions on the index; who may see what is asked once."""
         if self._found is None:
             found = list(self._conditions)
+            for number, (table, value) in enumerate(self._items):
+                here = table.c.value == value
+                if number:
+                    here = self._from.c.node_id.in_(select(table.c.node_id).where(here))
+                found.append(here)
             for viewer in self._viewers:
                 folders = await self._archive.folders()
                 ids = await anyio.to_thread.run_sync(_visible, viewer, dict(folders))
                 if len(ids) < len(folders):
-                    found.append(among(ids, self._archive.dialect))
+                    found.append(among(self._from.c.folder_id, ids, self._archive.dialect))
             self._found = found
         return self._found
 
     async def _page(
         self,
         *columns: Any,
+        runs: bool = False,
         cursor: int | None = None,
         offset: int = 0,
         limit: int | None = None,
@@ -392,13 +418,16 @@ class ArchiveAdapter:
         direction = self._direction
         if limit == 0 or offset >= FARTHEST or (cursor or 0) >= FARTHEST:
             return [], None
-        sorted_by_nodes, order = self._order()
-        statement = await self._select(RUNS.c.node_id, *columns, joined=sorted_by_nodes)
+        by_runs, by_nodes, order = self._order()
+        statement = await self._select(
+            self._from.c.node_id, *columns, runs=runs or by_runs, nodes=by_nodes
+        )
         if cursor is not None:
             if direction is None:
                 raise HTTPException(400, "page[cursor] needs the order of the start times")
             time = select(RUNS.c.time).where(RUNS.c.node_id == cursor).scalar_subquery()
-            here, there = tuple_(RUNS.c.time, RUNS.c.node_id), tuple_(time, literal(cursor))
+            here = tuple_(self._from.c.time, self._from.c.node_id)
+            there = tuple_(time, literal(cursor))
             statement = statement.where(here > there if direction > 0 else here < there)
         statement = statement.order_by(*order).offset(offset or None)
         rows = list(
@@ -409,10 +438,10 @@ class ArchiveAdapter:
         rows.pop()
         return rows, rows[-1].node_id if direction is not None else None
 
-    def _order(self) -> tuple[bool, list[Any]]:
-        """Return whether the order needs the nodes, and what it is by."""
+    def _order(self) -> tuple[bool, bool, list[Any]]:
+        """Return whether the order needs the runs and the nodes, and what it is by."""
         order: list[Any] = []
-        by_nodes = False
+        by_runs = by_nodes = False
         given = 1
         for name, direction in self.sorting:
             key = name.removeprefix("metadata.")
@@ -424,13 +453,14 @@ class ArchiveAdapter:
             if key == "start.time":
                 break  # nothing behind it matters
             if key in FIELDS:
+                by_runs = True
                 place = RUNS.c[FIELDS[key].column]
                 order.append((place if direction > 0 else place.desc()).nulls_last())
             else:
                 by_nodes = True
                 order += construct_order_by_clauses([(name, direction)])[0][:1]
-        last = (RUNS.c.time, RUNS.c.node_id)
-        return by_nodes, [*order, *(one if given > 0 else one.desc() for one in last)]
+        last = (self._from.c.time, self._from.c.node_id)
+        return by_runs, by_nodes, [*order, *(one if given > 0 else one.desc() for one in last)]
 
     async def _runs(self, rows: Sequence[Any]) -> list[tuple[str, RunAdapter]]:
         """Return the runs of the given nodes, in the order of these."""
@@ -491,6 +521,11 @@ class StoredRun:
 
         (directory,) = (a.data_uri for a in data_source.assets if a.parameter == "data_uri")
         return run_adapter(read_run(path_from_uri(directory), Roots()))
+
+
+async def _len(count: int, threshold: int) -> int:
+    """Return the number of children of a run: Tiled counts others in a thread each."""
+    return count
 
 
 def _visible(viewer: Viewer, folders: dict[str, int]) -> list[int]:

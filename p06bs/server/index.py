@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ARRAY, Float, Integer, any_, bindparam, func, literal, select
+from sqlalchemy import ARRAY, Float, Integer, Table, any_, bindparam, func, literal, select
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG
 from sqlalchemy.sql.expression import cast, column, false
 from tiled.catalog import orm
@@ -70,15 +70,20 @@ def condition(query: Any, dialect: str) -> Condition | None:
     if isinstance(query, KeysFilter):
         return RUNS.c.uid.in_(query.keys)
     key = getattr(query, "key", None)
-    if isinstance(query, Contains) and key in ITEMS and isinstance(query.value, str):
-        items = ITEMS[key]
-        return RUNS.c.node_id.in_(select(items.c.node_id).where(items.c.value == query.value))
     if isinstance(query, KeyPresent) and key in ITEMS:
         items = ITEMS[key]
         there = RUNS.c.node_id.in_(select(items.c.node_id))
         return there if query.exists else ~there
     field = FIELDS.get(key or "")
     return None if field is None else _on_field(query, field, RUNS.c[field.column], dialect)
+
+
+def item(query: Any) -> tuple[Table, str] | None:
+    """Return the table and the value if a query is about an item of an indexed list."""
+    if isinstance(query, Contains) and query.key in ITEMS and isinstance(query.value, str):
+        check(query)
+        return ITEMS[query.key], query.value
+    return None
 
 
 def check(query: Any) -> None:
@@ -103,9 +108,8 @@ def check(query: Any) -> None:
         _check_value(getattr(query, name, None))
 
 
-def among(ids: Sequence[int], dialect: str) -> Condition:
-    """Return the condition that a run's folder is one of `ids`, however many they are."""
-    folder: Any = RUNS.c.folder_id
+def among(folder: Any, ids: Sequence[int], dialect: str) -> Condition:
+    """Return the condition that a folder is one of `ids`, however many they are."""
     if not ids:
         return false()
     if dialect == "postgresql":

@@ -113,7 +113,10 @@ def _list(field: Indexed) -> Table:
         METADATA,
         Column("node_id", ForeignKey(orm.Node.id, ondelete="CASCADE"), primary_key=True),
         Column("value", _text(), primary_key=True),
-        Index(f"ix_p06bs_runs_{field.column}_value", "value", "node_id"),
+        # Time and folder are the run's, so that a page of what one may see needs this table only.
+        Column("time", Float),
+        Column("folder_id", Integer, nullable=False),
+        Index(f"ix_p06bs_runs_{field.column}_value", "value", "time", "node_id", "folder_id"),
     )
 
 
@@ -213,14 +216,22 @@ def _rebuild(connection: Connection) -> None:
 
 
 def put_index(
-    connection: Connection, metadata: Mapping[str, Any], *, node_id: int, **row: Any
+    connection: Connection,
+    metadata: Mapping[str, Any],
+    *,
+    node_id: int,
+    folder_id: int,
+    **row: Any,
 ) -> None:
     """Insert what the index holds of one node."""
-    connection.execute(insert(RUNS).values(node_id=node_id, **row, **indexed_row(metadata)))
+    same = {"node_id": node_id, "folder_id": folder_id}
+    fields = indexed_row(metadata)
+    connection.execute(insert(RUNS).values(**same, **row, **fields))
     for key, items in indexed_items(metadata).items():
         if items:
             connection.execute(
-                insert(ITEMS[key]), [{"node_id": node_id, "value": item} for item in items]
+                insert(ITEMS[key]),
+                [{**same, "time": fields["time"], "value": item} for item in items],
             )
 
 
