@@ -359,7 +359,7 @@ def _cut(values: Any, low: int, high: int) -> Any:
         part = np.empty((high - low, *values.shape[1:]), values.dtype.newbyteorder("="))
         values.into(part, low)
         return part
-    return values[low:high]
+    return values[low:high].copy()  # a view would keep the whole page in memory
 
 
 def _joined(column: Column, earlier: list[Any], rows: int, held: list[Any]) -> Values:
