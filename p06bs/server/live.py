@@ -172,7 +172,7 @@ async def _send(
         woken.clear()
         try:
             if loop.time() >= look_at:
-                node.again()
+                await asyncio.to_thread(node.again)  # which may ask a file system
                 look_at = loop.time() + LOOK_SECONDS
             step = await subscription.step()
         except KeyError:

@@ -154,6 +154,10 @@ class ChildSubscription:
         if self._first:
             first, self._first = self._first, []
             return first
+        # In a thread, because who may see a run may have to be asked of a file system.
+        return await asyncio.to_thread(self._news)
+
+    def _news(self) -> list[Message] | End | None:
         node = self._node.again()
         messages = []
         for news in self._cursor.step(node.children()):
