@@ -1,0 +1,20 @@
+"""A server in the process of the test."""
+
+import contextlib
+import threading
+
+from p06bs.server.loopback import LoopbackServer
+
+
+@contextlib.contextmanager
+def serving(app):
+    ready = threading.Event()
+    server = LoopbackServer(app, ready=lambda url: ready.set())
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        assert ready.wait(60)
+        yield server.url
+    finally:
+        server.stop()
+        thread.join()
