@@ -1,85 +1,175 @@
-"""The server: raw and derived runs over HTTP while they run (``python -m p06bs.services.server``).
+"""The server: raw and derived runs over HTTP (``python -m p06bs.services.server``).
 
-The API key comes from the environment (P06BS_API_KEY), else from a file that is
-made with mode 0600 where there is none. It is never printed.
+With a configuration file it is as that says. Without one it is a laptop's: one
+user, whose API key comes from the environment (P06BS_API_KEY), else from a file
+that is made with mode 0600 where there is none. Keys are never printed.
 """
 
 import logging
 import os
 import signal
+import sys
 import threading
+from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from sqlalchemy import literal, select
 
+from p06bs import config
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
-from p06bs.config import parse_bytes
+from p06bs.config import Bus, Server
+from p06bs.config.server import Authentication
+from p06bs.server import principals
+from p06bs.server.access import FolderAccess
 from p06bs.server.allocation import return_freed_memory
-from p06bs.server.app import LoopbackServer, build_app, check_key, key_of
+from p06bs.server.app import Operation, build_app
+from p06bs.server.archive import Archive
+from p06bs.server.authentication import Door, providers_of, several_users, single_user
+from p06bs.server.catalog import initialize
 from p06bs.server.feed import Feed, Placed
+from p06bs.server.gate import Gate, Guard
+from p06bs.server.health import Check, Measure, Metrics
+from p06bs.server.loopback import LoopbackServer
+from p06bs.server.maps import Maps
+from p06bs.server.private import make_secret
+from p06bs.server.rights import rights_of
 from p06bs.server.sink import Sink
+from p06bs.server.viewers import Viewers
 from p06bs.server.warm import warm_up
+from p06bs.services.archive import roots_of
+
+log = logging.getLogger(__name__)
 
 KEY_VARIABLE = "P06BS_API_KEY"
+SHARE = 8
+"""The sink may take this part of the machine's memory where nobody says how much."""
 
 
 def run(
+    file: Annotated[
+        Path | None, typer.Argument(help="Configuration (TOML) with [server]; the options win.")
+    ] = None,
     *,
-    log: Annotated[Path, typer.Option(help="Directory of the document logs.")],
+    log: Annotated[Path | None, typer.Option(help="Directory of the document logs.")] = None,
     address: Annotated[
-        str, typer.Option(help="Where the proxy gives documents out.")
-    ] = "tcp://127.0.0.1:5568",
-    host: Annotated[str, typer.Option(help="Loopback address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.")] = 8000,
-    budget: Annotated[str, typer.Option(help="Memory for runs, like 512MB.")] = "512MB",
+        str | None, typer.Option(help="Where the proxy gives documents out.")
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Loopback address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Memory for runs, like 512MB.")] = None,
     api_key_file: Annotated[
         Path | None, typer.Option(help="Holds the API key; made where there is none.")
     ] = None,
 ) -> None:
-    """Serve the newest runs until SIGTERM or SIGINT comes."""
+    """Serve runs until SIGTERM or SIGINT comes."""
     return_freed_memory()
-    warm_up()
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for library in ("tiled", "httpx", "alembic"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+    given = {"host": host, "port": port, "budget": budget, "api_key_file": api_key_file}
     try:
-        nbytes = int(parse_bytes(budget))
-        key, origin = _key(api_key_file)
-        sink = Sink(nbytes)
-        failed = threading.Event()
-        server = LoopbackServer(
-            build_app(
-                sink,
-                key,
-                healthy=lambda: not failed.is_set(),
-                filled=lambda: follower.caught_up.is_set(),
-                logs=log,
+        bus, section = configured(file, {"log": log, "outbound": address}, given)
+        laptop = file is None and api_key_file is None
+        serve(bus, section, *(_key() if laptop else ("", str(section.api_key_file))))
+    except (config.ConfigurationError, principals.DatabaseError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def configured(
+    file: Path | None, bus: Mapping[str, Any], server: Mapping[str, Any]
+) -> tuple[Bus, Server]:
+    """Return the sections of a file, or their defaults, with the given options over them.
+
+    Raises
+    ------
+    ConfigurationError
+        If the file cannot be used or has no [server], or an option is refused.
+    """
+    found = config.Configuration() if file is None else config.load(file)
+    if file is not None and found.server is None:
+        raise config.ConfigurationError(f"{file} has no [server]")
+    return config.changed(found.bus, bus), config.changed(found.server or Server(), server)
+
+
+def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
+    """Serve until SIGTERM or SIGINT comes.
+
+    Parameters
+    ----------
+    bus, server : Bus, Server
+    key : str
+        API key of the single user; from the configured file if empty.
+    origin : str
+        Where the key comes from, for who starts the server.
+
+    Raises
+    ------
+    DatabaseError, OSError, ValueError
+        If what is configured cannot be used; says what.
+    """
+    door, policy = _login(server, key)
+    if policy is not None:
+        log.info("%s", policy.describe())
+        origin = "tokens"
+    sink = Sink(server.budget or memory() // SHARE)
+    archive = _archive(server)
+    failed = threading.Event()
+    with ExitStack() as stack:
+        documents = stack.enter_context(DocumentLog(bus.log))
+        since = refill_since(documents, sink.budget)
+        follower = stack.enter_context(Follower(bus.outbound, documents, since=since, arrays=False))
+        filled = follower.caught_up.is_set
+        ready: dict[str, Check] = {"sink": filled}
+        if archive is not None:
+            ready["archive"] = partial(_answers, archive)
+        gate = build_app(
+            sink,
+            door,
+            policy=policy,
+            archive=archive,
+            log=documents,
+            guard=_guard(server),
+            operation=Operation(
+                alive={"feed": lambda: not failed.is_set()},
+                ready=ready,
+                filled=filled,
+                metrics=server.metrics,
             ),
-            host,
-            port,
-            ready=lambda url: typer.echo(f"server ready: {url} (API key: {origin})"),
         )
-    except (ValueError, OSError) as error:
-        raise typer.BadParameter(str(error)) from None
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+        http = LoopbackServer(
+            gate,
+            server.host,
+            server.port,
+            ready=lambda url: print(f"server ready: {url} (API key: {origin})", flush=True),
+        )
+        signal.signal(signal.SIGTERM, _leave)
+        signal.signal(signal.SIGINT, _leave)
 
-    def stop() -> None:
-        failed.set()
-        server.stop()
+        def stop() -> None:
+            failed.set()
+            http.stop()
 
-    documents = DocumentLog(log)
-    since = refill_since(documents, nbytes)
-    follower = Follower(address, documents, since=since, arrays=False)
-    feed = Feed(Placed(follower), sink, failed=stop)
-    try:
-        server.serve_forever()
-    finally:
-        feed.close()
-        documents.close()
+        warm_up()
+        feed = Feed(Placed(follower), sink, failed=stop)
+        stack.callback(feed.close)
+        stack.callback(Metrics(_measures(sink, feed, gate)).close)
+        http.serve_forever()
     if failed.is_set():
         raise typer.Exit(1)  # the feed has shown why
+
+
+def memory() -> int:
+    """Return the memory of this machine, bytes."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def refill_since(log: DocumentLog, budget: int) -> float | None:
@@ -97,14 +187,66 @@ def refill_since(log: DocumentLog, budget: int) -> float | None:
     return None
 
 
-def _key(path: Path | None) -> tuple[str, str]:
-    """Return the API key and where it comes from."""
-    if path is None and (key := os.environ.get(KEY_VARIABLE)):
-        return check_key(key), f"${KEY_VARIABLE}"
-    if path is None:
-        state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-        path = Path(state) / "p06bs" / "server.key"
-    return key_of(path), str(path)
+def _login(server: Server, key: str) -> tuple[Door, FolderAccess | None]:
+    """Return who may come in, and who may see what; None where there is one user, who may."""
+    if server.authentication is None:
+        return single_user(key or make_secret(server.api_key_file, "the API key")), None
+    assert server.access is not None  # the section says so
+    viewers = Viewers(rights_of(server.access.rights, server.access.roots), server.access.seconds)
+    return (
+        several_users(server.authentication),
+        FolderAccess(viewers, providers_of(server.authentication)),
+    )
+
+
+def _archive(server: Server) -> Archive | None:
+    if server.archive is None:
+        return None
+    initialize(server.archive.database)
+    storage = server.archive.storage
+    return Archive(server.archive.database, storage, roots_of(server), extra=Maps())
+
+
+async def _answers(archive: Archive) -> bool:
+    """Return True if the database answers; what it raises says that it does not."""
+    return bool(await archive.fetch(select(literal(1))))
+
+
+def _guard(server: Server) -> Guard:
+    users = server.authentication or Authentication()
+    return Guard(
+        body=server.limits.request,
+        failed_logins=users.failed_logins_per_minute,
+        origins=server.allow_origins,
+        proxy=server.behind_proxy,
+    )
+
+
+def _measures(sink: Sink, feed: Feed, gate: Gate) -> tuple[Measure, ...]:
+    return (
+        Measure("sink_bytes", "What runs hold in memory", lambda: sink.nbytes),
+        Measure("sink_budget_bytes", "What the sink may take", lambda: sink.budget),
+        Measure("sink_runs", "Runs in memory", lambda: len(sink)),
+        Measure("documents", "Documents that came", lambda: feed.documents, "counter"),
+        Measure(
+            "documents_refused",
+            "Documents that did not fit what came before",
+            lambda: dict(sink.refused),
+            "counter",
+            "kind",
+        ),
+        Measure("websockets", "Open WebSockets", lambda: gate.sockets),
+        Measure("failed_logins", "Logins that failed", lambda: gate.failed_logins, "counter"),
+    )
+
+
+def _key() -> tuple[str, str]:
+    """Return the API key of a laptop and where it comes from."""
+    if key := os.environ.get(KEY_VARIABLE):
+        return key, f"${KEY_VARIABLE}"
+    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    path = Path(state) / "p06bs" / "server.key"
+    return make_secret(path, "the API key"), str(path)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -24,9 +24,11 @@ from tiled.queries import Eq, FullText, In, Key, Like
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
-from p06bs.server.app import LoopbackServer, build_app, key_of
+from p06bs.server.app import Operation, build_app
 from p06bs.server.feed import Feed
 from p06bs.server.growing import bounded_slice
+from p06bs.server.loopback import LoopbackServer
+from p06bs.server.private import make_secret
 from p06bs.server.sink import Sink
 from p06bs.services.server import run
 
@@ -322,7 +324,7 @@ def test_oversized_read_is_refused_before_it_is_made(served, http):
     assert "ask for fewer rows" in answer.text
 
 
-PUBLIC = {"/", "/healthz", "/health", "/api/v1/", "/ui/{path}", "/favicon.ico",
+PUBLIC = {"/", "/healthz", "/health", "/ready", "/api/v1/", "/ui/{path}", "/favicon.ico",
           "/tiled-ui-settings"}  # fmt: skip
 
 
@@ -437,14 +439,17 @@ def test_bad_documents_are_logged_once_and_the_feed_goes_on(caplog):
 def test_health_tells_when_documents_stopped_coming(caplog):
     source, sink, failed = Documents(), Sink(1000), threading.Event()
     feed = Feed(source, sink, failed=failed.set)
-    app = build_app(sink, KEY, healthy=lambda: not failed.is_set())
+    app = build_app(sink, KEY, operation=Operation(alive={"feed": lambda: not failed.is_set()}))
     with serving(app) as url, httpx.Client(base_url=url) as http:
         assert http.get("/healthz").json() == {"status": "ready"}
         assert http.get("/health").status_code == 200
         source.fail(OSError("the log directory is gone"))
         assert failed.wait(30)
         answer = http.get("/health")
-        assert (answer.status_code, answer.json()) == (503, {"status": "failed"})
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"status": "failed", "failed": ["feed"]},
+        )
     feed.close()
     assert "the log directory is gone" in caplog.text
 
@@ -477,13 +482,13 @@ def test_only_loopback_is_served():
 
 def test_key_file_is_made_private_and_kept(tmp_path):
     path = tmp_path / "state" / "key"
-    key = key_of(path)
+    key = make_secret(path, "the API key")
     assert len(key) == 64
     assert path.stat().st_mode & 0o777 == 0o600
-    assert key_of(path) == key
+    assert make_secret(path, "the API key") == key
     path.chmod(0o644)
     with pytest.raises(PermissionError, match="chmod 600"):
-        key_of(path)
+        make_secret(path, "the API key")
     with pytest.raises(ValueError, match="letters and digits"):
         build_app(Sink(1), "")
 
@@ -555,6 +560,7 @@ def test_service_follows_the_log_and_is_refilled_after_a_kill(tmp_path):
     ("options", "message"),
     [({"host": "0.0.0.0"}, "refusing to listen"), ({"budget": "much"}, "budget|byte")],
 )
-def test_service_refuses_with_a_clear_message(tmp_path, options, message):
-    with pytest.raises(typer.BadParameter, match=message):
+def test_service_refuses_with_a_clear_message(tmp_path, capsys, options, message):
+    with pytest.raises(typer.Exit):
         run(log=tmp_path / "log", api_key_file=tmp_path / "key", **options)
+    assert re.search(message, capsys.readouterr().err)

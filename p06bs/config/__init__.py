@@ -17,8 +17,10 @@ from p06bs.config.base import (
     Address,
     ConfigurationError,
     Section,
+    changed,
     loopback,
     parse_bytes,
+    problems,
 )
 from p06bs.config.server import Server
 from p06bs.model.modality import Modality, SettingsError
@@ -31,6 +33,7 @@ __all__ = [
     "PipelineSection",
     "Server",
     "Workers",
+    "changed",
     "find_modality",
     "load",
     "make_modality",
@@ -118,8 +121,7 @@ def load(path: str | Path) -> Configuration:
     try:
         return Configuration.model_validate(content)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigurationError(f"{path}: {problems}") from None
+        raise ConfigurationError(f"{path}: {problems(error)}") from None
 
 
 def modalities() -> dict[str, str]:

@@ -1,9 +1,17 @@
 """What sections of a configuration have in common: strictness, addresses, numbers of bytes."""
 
 import re
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+)
 
 from p06bs.bus.sockets import zmq_address
 
@@ -39,3 +47,26 @@ class Section(BaseModel):
     """Base of all sections: unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def changed(section: S, options: Mapping[str, Any]) -> S:
+    """Return a section with options over it; those that are None were not given.
+
+    Raises
+    ------
+    ConfigurationError
+        If an option is refused; names it.
+    """
+    given = {name: value for name, value in options.items() if value is not None}
+    try:
+        return type(section).model_validate({**dict(section), **given})
+    except ValidationError as error:
+        raise ConfigurationError(problems(error)) from None
+
+
+def problems(error: ValidationError) -> str:
+    """Return what a section refuses, field by field, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

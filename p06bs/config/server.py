@@ -113,6 +113,9 @@ class Server(Section):
         "[server.access], or any for a single user",
     )
     limits: Limits = Field(default_factory=Limits)
+    behind_proxy: bool = Field(
+        False, description="a reverse proxy stands before it and sets X-Forwarded-*"
+    )
     allow_origins: tuple[str, ...] = Field((), description="origins of web pages (CORS)")
     metrics: bool = Field(True, description="Prometheus metrics at /api/v1/metrics")
 

@@ -1,127 +1,141 @@
-"""The Tiled application over the sink, and its API key."""
+"""The Tiled application: the sink and the archive behind one gate."""
 
-import os
-import secrets
-import stat
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from fastapi.responses import JSONResponse
-from starlette.types import ASGIApp
-from tiled.adapters.mapping import MapAdapter
-from tiled.config import Authentication
+from tiled.config import MetricsConfig
 from tiled.server import app as tiled_app
 
-from p06bs.server import errors, serializers
+from p06bs.bus.log import DocumentLog
+from p06bs.server import errors, expected, serializers
+from p06bs.server.access import FolderAccess, Root
+from p06bs.server.archive import Archive, ArchiveAdapter
 from p06bs.server.arrays import RESPONSE_LIMIT
+from p06bs.server.authentication import Door, single_user
 from p06bs.server.documents import serialization_registry
-from p06bs.server.gate import Gate
+from p06bs.server.gate import Gate, Guard
 from p06bs.server.handshake import Handshake
+from p06bs.server.health import Check, health_routes
 from p06bs.server.in_flight import InFlight
+from p06bs.server.keys import Keys
 from p06bs.server.live import Live
-from p06bs.server.loopback import LoopbackServer
+from p06bs.server.maps import Maps
 from p06bs.server.routes import Routes
 from p06bs.server.serializers import LinesForPages
-from p06bs.server.sink import Sink
-from p06bs.server.sink_routes import ROUTES, sink_router
+from p06bs.server.sink import Change, Sink
+from p06bs.server.sink_routes import ROUTES as SINK_ROUTES
+from p06bs.server.sink_routes import sink_router
+from p06bs.server.storing import ROUTES as STORING_ROUTES
+from p06bs.server.storing import storing_router
 from p06bs.server.streamed import stream_arrays
 from p06bs.server.tree import runs_adapter
 
-__all__ = ["LoopbackServer", "build_app", "check_key", "key_of"]
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """What those who operate the server see of it, and what it sees of its surroundings.
+
+    Attributes
+    ----------
+    alive : mapping of str to callable
+        By name what must hold as long as the process is of use (``/health``).
+    ready : mapping of str to callable
+        What must hold to serve well (``/ready``).
+    filled : callable
+        Says whether the sink has been filled from the logs; WebSockets wait for it.
+    metrics : bool
+        Prometheus metrics at ``/api/v1/metrics``.
+    """
+
+    alive: Mapping[str, Check] = field(default_factory=dict)
+    ready: Mapping[str, Check] = field(default_factory=dict)
+    filled: Callable[[], bool] = lambda: True
+    metrics: bool = True
+
+
+GUARD = Guard()
+OPERATION = Operation()
 
 
 def build_app(
     sink: Sink,
-    api_key: str,
-    healthy: Callable[[], bool] = lambda: True,
-    filled: Callable[[], bool] = lambda: True,
-    logs: Path | None = None,
-) -> ASGIApp:
-    """Return the ASGI application that serves the sink as ``/live``.
+    login: Door | str,
+    *,
+    policy: FolderAccess | None = None,
+    archive: Archive | None = None,
+    log: DocumentLog | None = None,
+    guard: Guard = GUARD,
+    operation: Operation = OPERATION,
+) -> Gate:
+    """Return the application that serves the sink as ``/live`` and the offline DB as ``/archive``.
 
-    Everything but the UI, its documentation and the health routes needs the
-    key: ``Authorization: Apikey KEY``, or ``?api_key=KEY``.
+    Everything but the UI, its documentation and the health routes needs a key:
+    ``Authorization: Apikey KEY``, or ``?api_key=KEY``.
 
     Parameters
     ----------
     sink : Sink
         Fed by somebody else, in this process.
-    api_key : str
-        Letters and digits.
-    healthy : callable
-        Asked by ``/health``, which answers 503 where it says False. (Tiled's own
-        ``/healthz`` says that the process answers, no more.)
-    filled : callable
-        Says whether the sink has been filled from the logs; WebSockets wait for it.
-    logs : Path, optional
-        Directory of the logs, from which the documents of runs are exported.
+    login : Door or str
+        Who may come in, and by what; the API key of a single user.
+    policy : FolderAccess, optional
+        Who may see which run; without it whoever is in sees all, which is for a single user.
+    archive : Archive, optional
+    log : DocumentLog, optional
+        Where the runs of the sink have their documents, and derived runs are stored.
+    guard : Guard
+        Limits of requests.
+    operation : Operation
 
     Raises
     ------
     ValueError
-        If the key is empty or has other characters than letters and digits.
+        If an API key is empty or has other characters than letters and digits.
     """
-    check_key(api_key)
-    registry = serialization_registry(logs)
-    serializers.register(registry)
+    door = single_user(login) if isinstance(login, str) else login
+    maps = Maps(sink.view, limit=sink.shares.maps)
+
+    def forget(change: Change) -> None:
+        if change.kind == "gone":
+            maps.forget(change.run)
+
+    sink.subscribe(forget)
+    live = runs_adapter(sink, maps, Live(sink))
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
+    trees: dict[str, Any] = {"live": live}
+    tasks: dict[str, Any] = {}
+    if archive is not None:
+        trees["archive"] = ArchiveAdapter(archive)
+        tasks = {"startup": [archive.startup], "shutdown": [archive.shutdown]}
+    registry = serialization_registry(None if log is None else log.directory)
+    serializers.register(registry)
     app = tiled_app.build_app(
-        MapAdapter({"live": runs_adapter(sink, live=Live(sink))}),
-        authentication=Authentication(single_user_api_key=api_key, allow_anonymous_access=False),
+        Root(trees),
+        authentication=door.authentication,
         server_settings={
             "expose_raw_assets": False,
-            "allow_origins": [],
+            "allow_origins": list(guard.origins),
             "response_bytesize_limit": RESPONSE_LIMIT,
+            "metrics": MetricsConfig(prometheus=operation.metrics),
+            **door.server_settings,
         },
         serialization_registry=registry,
+        tasks=tasks,
+        access_policy=policy,
     )
-
-    async def health() -> JSONResponse:
-        good = healthy()
-        return JSONResponse({"status": "ok" if good else "failed"}, 200 if good else 503)
-
-    app.add_api_route("/health", health)
+    app.include_router(health_routes(operation.alive, operation.ready))
     app.include_router(sink_router(sink))
+    routes = [*SINK_ROUTES]
+    if log is not None:
+        app.include_router(storing_router(log))
+        routes += STORING_ROUTES
     stream_arrays(app)
     errors.install(app)
-    return Gate(LinesForPages(Handshake(InFlight(app), filled)), routes=Routes(ROUTES))
-
-
-def check_key(api_key: str) -> str:
-    """Return the key if Tiled takes it.
-
-    Raises
-    ------
-    ValueError
-        If it is empty or has other characters than letters and digits.
-    """
-    if not (api_key.isascii() and api_key.isalnum()):
-        raise ValueError("an API key consists of letters and digits, and of some")
-    return api_key
-
-
-def key_of(path: Path) -> str:
-    """Return the API key in the file, making key and file where there is none.
-
-    Raises
-    ------
-    PermissionError
-        If others than the owner may read or write the file.
-    ValueError
-        If what it holds is no key.
-    """
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        mode = stat.S_IMODE(path.stat().st_mode)
-        if mode & 0o077:
-            raise PermissionError(
-                f"{path} holds the API key and has mode {mode:o}: others may not read it "
-                f"(chmod 600 {path})"
-            ) from None
-        return check_key(path.read_text().strip())
-    key = secrets.token_hex(32)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(f"{key}\n")
-    return key
+    expected.install(app)
+    return Gate(
+        LinesForPages(Handshake(InFlight(app), operation.filled)),
+        guard,
+        Routes(routes),
+        Keys(app) if door.server_settings else None,
+    )

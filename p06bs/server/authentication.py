@@ -62,7 +62,15 @@ class Door:
 
 
 def single_user(api_key: str) -> Door:
-    """Return the authentication of a laptop: whoever has the key is the one user."""
+    """Return the authentication of a laptop: whoever has the key is the one user.
+
+    Raises
+    ------
+    ValueError
+        If the key is empty or has other characters than letters and digits.
+    """
+    if not (api_key.isascii() and api_key.isalnum()):
+        raise ValueError("an API key consists of letters and digits, and of some")
     return Door(TiledAuthentication(single_user_api_key=api_key, allow_anonymous_access=False), {})
 
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 
 KIB, MIB = 1 << 10, 1 << 20
 _PAGE = 4096
-_ALL_HELD = 16_000_000
+_ALL_HELD = 8_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Shares:
     """Sizes that follow from the budget, bytes.
 
-    A quarter of what the budget has beyond 16 MB is kept back for what is in flight:
+    A quarter of what the budget has beyond 8 MB is kept back for what is in flight:
     pages on their way in, and responses that are being made. What runs hold never
     exceeds the rest.
 
@@ -35,7 +35,12 @@ class Shares:
     @property
     def held(self) -> int:
         """What all runs together may hold."""
-        return self.budget - max(0, self.budget - _ALL_HELD) // 4
+        return self.budget - self.maps - max(0, self.budget - _ALL_HELD) // 4
+
+    @property
+    def maps(self) -> int:
+        """What is kept of maps, so that they need not be made anew."""
+        return self.budget // 16
 
     @property
     def pinned(self) -> int:

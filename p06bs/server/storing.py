@@ -15,9 +15,15 @@ from p06bs.bus.codec import WireError
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log
 from p06bs.model.documents import is_derived
+from p06bs.server.routes import route
+
+PATH = "/api/p06bs/v1/runs"
+
+ROUTES = (route("PUT", rf"{PATH}/[^/]+"),)
+"""What the gate has to let pass."""
 
 
-def storing_router(log: DocumentLog, limit: int) -> APIRouter:
+def storing_router(log: DocumentLog) -> APIRouter:
     """Return the route ``PUT /api/p06bs/v1/runs/UID``, which takes a derived run's log file.
 
     The file is checked frame by frame, and appears in the directory of the logs
@@ -29,12 +35,10 @@ def storing_router(log: DocumentLog, limit: int) -> APIRouter:
     ----------
     log : DocumentLog
         Where runs are kept.
-    limit : int
-        Bytes that a file may have.
     """
-    router = APIRouter(prefix="/api/p06bs/v1")
+    router = APIRouter(prefix=PATH, tags=["runs"])
 
-    @router.put("/runs/{uid}", status_code=201)
+    @router.put("/{uid}", status_code=201)
     async def store(
         request: Request,
         uid: str,
@@ -51,7 +55,7 @@ def storing_router(log: DocumentLog, limit: int) -> APIRouter:
             raise HTTPException(409, f"Run {uid} is here already.")
         with tempfile.TemporaryDirectory(prefix=".incoming-", dir=log.directory) as directory:
             incoming = Path(directory) / path.name
-            await _receive(incoming, request.stream(), limit)
+            await _receive(incoming, request.stream())
             await to_thread.run_sync(_check, incoming, uid)
             try:
                 os.link(incoming, path)  # atomic, and never over a run that is there
@@ -62,15 +66,11 @@ def storing_router(log: DocumentLog, limit: int) -> APIRouter:
     return router
 
 
-async def _receive(path: Path, blocks: AsyncIterator[bytes], limit: int) -> None:
-    """Write a request's body to a file, which is on the disk afterwards."""
-    size = 0
+async def _receive(path: Path, blocks: AsyncIterator[bytes]) -> None:
+    """Write a request's body, which the gate bounds, to a file that is on the disk afterwards."""
     try:
         async with await anyio.open_file(path, "wb") as file:
             async for block in blocks:
-                size += len(block)
-                if size > limit:
-                    raise HTTPException(413, f"The file may have {limit} bytes.")
                 await file.write(block)
             await file.flush()
             await to_thread.run_sync(os.fsync, file.wrapped.fileno())
