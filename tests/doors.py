@@ -37,17 +37,19 @@ def tree():
 class Gated:
     """Tiled behind the gate; with users if their authentication is given."""
 
-    def __init__(self, authentication=None, guard=None, root=None, ready=None, **settings):
+    def __init__(self, authentication=None, guard=None, root=None, ready=None, **more):
         guard = guard or Guard()
         door = single_user(KEY) if authentication is None else several_users(authentication)
         self.app = build_app(
             root or tree(),
             authentication=door.authentication,
             server_settings={
-                "expose_raw_assets": False, "allow_origins": list(guard.origins),
-                **door.server_settings, **settings,
+                "expose_raw_assets": False,
+                "allow_origins": list(guard.origins),
+                **door.server_settings,
             },
-        )  # fmt: skip
+            **more,
+        )
         errors.install(self.app)
         self.app.include_router(health_routes({"feed": lambda: True}, ready or {}))
         self.gate = Gate(self.app, guard, keys=Keys(self.app) if authentication else None)

@@ -510,6 +510,31 @@ def test_paths_are_decided_whatever_they_are(path, method):
     assert refusal is not None or any(r.path.fullmatch(path) for r in ROUTES)
 
 
+def test_file_names_that_break_headers_are_refused(http):
+    for name in ("a\r\nX-Evil: 1", "\U0001f600", 'a"b', "../x", "a\\b", "x" * 300):
+        answer = http.get(DATA, params={"filename": name})
+        assert (answer.status_code, "x-evil" in answer.headers) == (400, False), name
+    answer = http.get(DATA, params={"filename": "Fe K.bin"})
+    assert answer.headers["content-disposition"] == 'attachment; filename="Fe K.bin"'
+
+
+@pytest.mark.parametrize(
+    ("pattern", "quick"),
+    [
+        ("steel.*", True), ("^a.*b$", True), (r"\(x\)+", True), ("[(]+", True), ("(ab)?c", True),
+        ("(a+)+$", False), ("((a+))+", False), ("(a|a)*b", False), ("a*a*a*b", False),
+        (r"(a)\1", False), ("(a{1,9}){1,9}", False), ("x" * 300, False), ("a{0,}.*.*", False),
+    ],
+)  # fmt: skip
+def test_patterns_that_search_for_ever_are_refused(http, pattern, quick):
+    params = {
+        "filter[regex][condition][pattern]": pattern,
+        "filter[regex][condition][key]": "start.sample",
+    }
+    answer = http.get("/api/v1/search/live", params=params)
+    assert answer.status_code == (200 if quick else 400)
+
+
 SECRET = "0123456789abcdef" * 4
 LOGGED = [
     f"GET /api/v1/metadata/live?api_key={SECRET}&x=1 HTTP/1.1",

@@ -6,17 +6,22 @@ raises it (or passes it on). An exception that is not in the list stays what it
 is, an internal error, with its traceback in the log.
 """
 
+import json
 import logging
+import re
 import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
 import jwt
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import InterfaceError, OperationalError
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +34,8 @@ class Known:
     ----------
     types : tuple of exception types
     function : str
-        ``module.qualified_name`` of a frame in the traceback; "" is any.
+        Regular expression of the ``module.qualified_name`` of a function that the
+        exception passed through.
     status : int
     detail : str
         What the client is told.
@@ -48,51 +54,87 @@ class Known:
         if not isinstance(error, self.types):
             return False
         functions = _functions(error)
-        return not self.function or self.function in (functions[-1:] if self.itself else functions)
+        return any(
+            re.fullmatch(self.function, name)
+            for name in (functions[-1:] if self.itself else functions)
+        )
 
 
-_AUTH = "tiled.server.authentication.authentication_router.<locals>."
-_ROUTER = "tiled.server.router.get_router.<locals>."
+_AUTH = r"tiled\.server\.authentication\.authentication_router\.<locals>\."
+_ROUTER = r"tiled\.server\.router\.get_router\.<locals>\."
+_READ_ONLY = "This node is read-only."
 
 CLIENTS_FAULT = (
     # A session's id that is no UUID, a refresh token that is another token or has expired.
-    Known((ValueError,), "tiled.authn_database.core.lookup_valid_session", 404, "No such session"),
-    Known((KeyError,), f"{_AUTH}slide_session", 401, "This is no refresh token."),
-    Known((KeyError,), f"{_AUTH}revoke_session", 401, "This is no refresh token."),
-    Known((jwt.ExpiredSignatureError,), f"{_AUTH}revoke_session", 401, "The session has expired."),
-    Known((AttributeError,), f"{_AUTH}revoke_session_by_id", 401, "Log in first.", itself=True),
-    # A node that is not writable has no context; data sources are not one.
-    Known((AttributeError,), f"{_ROUTER}_create_node", 405, "This node is read-only.", itself=True),
     Known(
-        (NotImplementedError,), f"{_ROUTER}_create_node", 422, "Say one data source.", itself=True
+        (ValueError,), r"tiled\.authn_database\.core\.lookup_valid_session", 404, "No such session."
+    ),
+    Known((KeyError,), rf"{_AUTH}(slide|revoke)_session", 401, "This is no refresh token."),
+    Known((jwt.ExpiredSignatureError,), rf"{_AUTH}revoke_session", 401, "The session has expired."),
+    Known((AttributeError,), rf"{_AUTH}revoke_session_by_id", 401, "Log in first.", itself=True),
+    # Nodes without these methods.
+    Known(
+        (AttributeError,), rf"{_ROUTER}(_create_node|close_stream)", 405, _READ_ONLY, itself=True
+    ),
+    Known(
+        (NotImplementedError,), rf"{_ROUTER}_create_node", 422, "Say one data source.", itself=True
     ),
     # Its HTTPException has the text for a status.
     Known(
         (ValueError, TypeError),
-        f"{_ROUTER}post_metadata",
+        rf"{_ROUTER}post_metadata",
         403,
         "Files are registered by the server itself, from the documents of runs.",
         itself=True,
     ),
+    # "scalar" where numbers are meant, and numbers of more than 4300 digits.
+    Known(
+        (ValueError,),
+        r"tiled\.server\.dependencies\.\w*(shape|offset)\w*",
+        422,
+        "A shape or offset is a few numbers.",
+        itself=True,
+    ),
+    # Conditions of queries: fields that are missing, values that are no JSON.
+    Known((TypeError,), r"tiled\.server\.core\.apply_search", 400, "A query lacks a field.", True),
+    Known(
+        (ValueError, TypeError), r"tiled\.queries\.\w+\.decode", 400, "A query's value is wrong."
+    ),
 )
 
 UNAVAILABLE = (
-    Known((httpx.HTTPError,), "", 503, "The identity provider does not answer; try again."),
-    Known((OperationalError, InterfaceError), "", 503, "The database does not answer; try again."),
+    Known((httpx.HTTPError,), ".*", 503, "The identity provider does not answer; try again."),
+    Known(
+        (OperationalError, InterfaceError), ".*", 503, "The database does not answer; try again."
+    ),
 )
 """Not the client's fault, and not ours: something that is asked over the network is away."""
+
+NO_INTERNAL_ERROR = (
+    (re.compile("The shape expected from the structure"), 422),
+    (re.compile("Block index out of range"), 400),
+)
+"""What Tiled raises as HTTP 500 on purpose, and should not."""
+
+
+class PlainJSON(JSONResponse):
+    """JSON of what a client may have sent: also numbers and characters that JSON has not."""
+
+    def render(self, content: Any) -> bytes:
+        """Return it as ASCII."""
+        return json.dumps(content, ensure_ascii=True, default=repr).encode("ascii")
 
 
 def install(app: FastAPI, more: Iterable[Known] = ()) -> None:
     """Answer known errors of the application by their status."""
     known = (*CLIENTS_FAULT, *more, *UNAVAILABLE)
 
-    async def answer(request: Request, error: Exception) -> JSONResponse:
+    async def answer(request: Request, error: Exception) -> Response:
         for one in known:
             if one.matches(error):
                 logger.log(
                     logging.WARNING if one in UNAVAILABLE else logging.INFO,
-                    "%s %s: %d, for %s: %s",
+                    "%s %r: %d, for %s: %.200s",
                     request.method,
                     request.url.path,
                     one.status,
@@ -100,11 +142,31 @@ def install(app: FastAPI, more: Iterable[Known] = ()) -> None:
                     error,
                 )
                 headers = {"Retry-After": "5"} if one.status == 503 else None
-                return JSONResponse({"detail": one.detail}, one.status, headers)
+                return PlainJSON({"detail": one.detail}, one.status, headers)
         raise error
 
     for kind in {kind for one in known for kind in one.types}:
         app.add_exception_handler(kind, answer)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _refused)
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    """Say what is wrong with a request and where, not with which value: that may be anything."""
+    assert isinstance(error, RequestValidationError)
+    problems = [{name: one.get(name) for name in ("type", "loc", "msg")} for one in error.errors()]
+    return PlainJSON({"detail": problems}, 422)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    if status == 500:
+        found = [s for detail, s in NO_INTERNAL_ERROR if detail.match(str(error.detail))]
+        status = found[0] if found else status
+    if status in (204, 304):
+        return Response(status_code=status, headers=error.headers)
+    return PlainJSON({"detail": error.detail}, status, error.headers)
 
 
 def _functions(error: Exception) -> list[str]:

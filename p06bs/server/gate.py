@@ -17,6 +17,7 @@ from p06bs.server.growing import GROWING, bounded_query
 from p06bs.server.keys import bounded_request
 from p06bs.server.logins import FailedLogins, Known, Seats
 from p06bs.server.outgoing import Answer, refusal
+from p06bs.server.queries import check_query
 from p06bs.server.routes import API, READING, Routes
 from p06bs.server.sockets import FindKey, SocketGate
 
@@ -115,6 +116,7 @@ class Gate:
         if (closed := self._routes.refusal(method, path)) is not None:
             raise RefusedError(closed.status, closed.reason)
         check_ascii(scope)
+        check_query(scope["query_string"])
         if scope["method"] not in READING:
             check_csrf(scope)
         announced = headers.header(scope, b"content-length")

@@ -1,0 +1,70 @@
+"""Exports of containers are measured before they are read."""
+
+import httpx
+import numpy as np
+import pytest
+from tiled.adapters.array import ArrayAdapter
+from tiled.adapters.mapping import MapAdapter
+from tiled.media_type_registration import default_serialization_registry
+
+from p06bs.server.documents import serialization_registry
+from p06bs.server.exports import limit_exports, mend_arrays
+from tests.doors import KEY, Gated, serving
+
+
+class Unread(ArrayAdapter):
+    """An array that must not be read."""
+
+    def read(self, *args, **kwargs):
+        raise AssertionError("this was read before it was measured")
+
+    read_block = read
+
+
+def test_large_exports_are_refused_before_they_are_read():
+    small = MapAdapter({"x": ArrayAdapter.from_array(np.arange(10.0))})
+    big = MapAdapter({f"x{i}": Unread.from_array(np.zeros(1000)) for i in range(10)})
+    many = MapAdapter({f"x{i}": Unread.from_array(np.zeros(0)) for i in range(30)})
+    root = MapAdapter({"live": MapAdapter({"small": small, "big": big, "many": many})})
+    registry = serialization_registry()
+    limit_exports(registry, nbytes=50_000, nodes=20)
+    gated = Gated(root=root, serialization_registry=registry)
+    headers = {"Authorization": f"Apikey {KEY}"}
+    with serving(gated.gate) as url, httpx.Client(base_url=url, headers=headers) as http:
+        hdf5 = {"format": "application/x-hdf5"}
+        good = http.get("/api/v1/container/full/live/small", params=hdf5)
+        assert (good.status_code, good.content[:4]) == (200, b"\x89HDF")
+        for kind in ("container/full", "node/full"):
+            for node, why in (("big", "50000 bytes"), ("many", "20 arrays"), ("", "export a part")):
+                answer = http.get(f"/api/v1/{kind}/live/{node}", params=hdf5)
+                assert (answer.status_code, why in answer.text) == (400, True), (kind, node)
+        names = http.get("/api/v1/container/full/live/many", params={"format": "json"})
+        assert names.status_code == 400
+
+
+@pytest.mark.logs_errors  # without the mending
+def test_empty_arrays_and_html_are_answers():
+    values = np.array([["<script>", "b"]])
+    numbers = ArrayAdapter.from_array(np.ones((3, 4)))
+    run = MapAdapter({"t": ArrayAdapter.from_array(values), "n": numbers})
+    headers = {"Authorization": f"Apikey {KEY}"}
+    for mended in (False, True):
+        registry = serialization_registry()
+        if mended:
+            mend_arrays(registry)
+        gated = Gated(root=MapAdapter({"live": run}), serialization_registry=registry)
+        with serving(gated.gate) as url, httpx.Client(base_url=url, headers=headers) as http:
+            empty = http.get("/api/v1/array/full/live/n", params={"slice": "0:0"})
+            html = http.get("/api/v1/array/full/live/t", params={"format": "text/html"})
+            if not mended:  # that is why
+                assert (empty.status_code, html.status_code) == (500, 500)
+                continue
+            assert (empty.status_code, empty.content) == (200, b"")
+            assert (html.status_code, "<script>" in html.text) == (200, False)
+            assert "&lt;script&gt;" in html.text
+
+
+def test_tileds_own_registry_is_left_alone():
+    before = dict(default_serialization_registry.media_types("container"))
+    limit_exports(serialization_registry(), 1)
+    assert dict(default_serialization_registry.media_types("container")) == before
