@@ -124,6 +124,9 @@ def _write_configuration(demo: Demo) -> Path:
         "port = 8000": f"port = {ports[2]}",
         '"var/log"': _toml(demo.out / "log"),
         '"var/api-key"': _toml(demo.out / "api-key"),
+        '"var/data"': _toml(demo.out / "data"),
+        "sqlite:///var/archive": f"sqlite:///{demo.out / 'archive'}",
+        '"var/archive/runs"': _toml(demo.out / "archive" / "runs"),
         "count = 2": f"count = {demo.workers}",
     }
     for old, new in changed.items():
@@ -153,7 +156,7 @@ def _where_to_look(console: Console, configuration: config.Configuration) -> Non
     assert server is not None
     url = f"http://{server.host}:{server.port}"
     for line in (
-        f"live tree   {url}/api/v1/metadata/live  (API key in {server.api_key_file})",
+        f"browser     {url}/ui  (API key in {server.api_key_file})",
         "in Python   from tiled.client import from_uri",
         f'            from_uri("{url}", api_key=open("{server.api_key_file}").read())["live"]',
         f"documents   p06bs log ls {shlex.quote(str(configuration.bus.log))}",

@@ -72,7 +72,7 @@ def run(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for library in ("tiled", "httpx", "alembic"):
+    for library in ("tiled", "tiled.server.app", "httpx", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     given = {"host": host, "port": port, "budget": budget, "api_key_file": api_key_file}
     try:

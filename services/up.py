@@ -40,24 +40,11 @@ def commands(configuration: Configuration, file: Path) -> dict[str, list[str]]:
             "--out",
             bus.outbound,
         ]
-    if configuration.server is not None:
-        server = configuration.server
-        found["server"] = [
-            *python,
-            "p06bs.services.server",
-            "--log",
-            str(bus.log),
-            "--address",
-            bus.outbound,
-            "--host",
-            server.host,
-            "--port",
-            str(server.port),
-            "--budget",
-            str(server.budget),
-            "--api-key-file",
-            str(server.api_key_file),
-        ]
+    server = configuration.server
+    if server is not None:
+        found["server"] = [*python, "p06bs.services.server", str(file)]
+    if server is not None and server.archive is not None:
+        found["archive"] = [*python, "p06bs.services.archive", str(file)]
     if configuration.pipelines:
         found["pipelines"] = [*python, "p06bs.services.pipelines", str(file)]
     return found
