@@ -27,8 +27,9 @@ def test_an_empty_file_is_a_proxy_and_nothing_else(tmp_path):
     assert found.bus.inbound.startswith("tcp://127.0.0.1:")
 
 
-def test_the_file_that_is_shipped_makes_its_modalities():
-    found = config.load(REPOSITORY / "services/sim.toml")
+@pytest.mark.parametrize("name", ["sim", "p06"])
+def test_the_files_that_are_shipped_make_their_modalities(name):
+    found = config.load(REPOSITORY / f"services/{name}.toml")
     assert found.pipelines
     for section in found.pipelines:
         assert isinstance(section.make(), Modality)
@@ -194,3 +195,18 @@ def test_settings_from_text():
     for text in ("novalue", "=1"):
         with pytest.raises(ConfigurationError, match="is no setting; write key=value"):
             config.parse_settings([text])
+
+
+def test_several_users_need_to_know_who_may_see_what(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"needs \[server\.access\]"):
+        load(tmp_path, "[server.authentication]\n")
+    found = load(tmp_path, "[server.authentication]\n[server.access]\nroots = ['/data']\n")
+    assert found.server is not None
+    assert found.server.access is not None
+    assert found.server.access.rights == "kernel"
+
+
+@pytest.mark.parametrize("uri", ["mysql://localhost/x", "catalog.db", "sqlite://"])
+def test_databases_that_are_not_tested_are_refused(tmp_path, uri):
+    with pytest.raises(ConfigurationError, match="sqlite:///PATH"):
+        load(tmp_path, f'[server.archive]\ndatabase = "{uri}"\n')
