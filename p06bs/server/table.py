@@ -51,7 +51,7 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         self._shares = shares
         self._rows = min((view.rows for view in columns.values()), default=0)
         width = sum(map(_bytes_of, columns.values()))
-        self._size = max(1, min(PARTITION_ROWS, shares.response // 2 // width))
+        self._size = max(1, min(PARTITION_ROWS, shares.response // 4 // width))
         schema = pyarrow.schema((name, _arrow_type(view)) for name, view in columns.items())
         partitions = max(1, -(-self._rows // self._size))
         super().__init__(TableStructure.from_schema(schema, partitions))
