@@ -131,8 +131,7 @@ def _chosen(
 
     path = Path(source)
     if server:
-        remote = connect(server, key_file)
-        return remote, [remote.find(source)]
+        return _found(connect(server, key_file), source)
     if path.exists() or "/" in source or path.suffix == SUFFIX:
         if like and not run and path.is_dir():
             return LogDirectory(path), []
@@ -141,15 +140,21 @@ def _chosen(
     missing = f"{log} does not exist"
     if log.is_dir():
         try:
-            local = LogDirectory(log)
-            return local, [local.find(source)]
+            return _found(LogDirectory(log), source)
         except RunError as reason:
             missing = str(reason)
     try:
-        remote = connect(DEFAULT_SERVER, key_file)
-        return remote, [remote.find(source)]
+        return _found(connect(DEFAULT_SERVER, key_file), source)
     except RunError as reason:
         raise UsageError(f"{missing}; {reason}") from reason
+
+
+def _found(runs: "Runs", beginning: str) -> tuple["Runs", list[str]]:
+    try:
+        return runs, [runs.find(beginning)]
+    except Exception:
+        runs.close()
+        raise
 
 
 def replay(
