@@ -3,6 +3,7 @@
 import gc
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from collections.abc import Iterator
 import psutil
 import pytest
 from hypothesis import HealthCheck, settings
+
+from p06bs import cli
 
 settings.register_profile("p06bs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("p06bs")
@@ -101,3 +104,18 @@ def _quiet_numeric_threads() -> None:
     # Two cores are shared by several processes of one test.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return what runs ``p06bs`` in this process: (status, standard output, errors)."""
+
+    def command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["p06bs", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        out, err = capsys.readouterr()
+        return int(end.value.code or 0), out, err
+
+    return command

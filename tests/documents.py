@@ -8,6 +8,7 @@ from typing import Any
 import event_model
 import numpy as np
 
+from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import NamedDocument
 
 
@@ -200,3 +201,11 @@ def frame_documents(
             )
         )
     return documents
+
+
+def write(directory: Path, documents: list[NamedDocument]) -> str:
+    """Write the log of a run into a directory; return its uid."""
+    with DocumentLog(directory) as log:
+        for name, document in documents:
+            log.append(name, document)
+    return str(documents[0][1]["uid"])

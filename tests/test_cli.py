@@ -13,35 +13,13 @@ import h5py
 import numpy as np
 import pytest
 
-from p06bs import DocumentLog, Follower, cli, process
+from p06bs import DocumentLog, Follower, process
 from p06bs.model.documents import NamedDocument
 from p06bs.services.proxy import Proxy
-from tests.documents import raw_run, rows_of
+from tests.documents import raw_run, rows_of, write
 from tests.techniques import Scale
 
 SCALE = "tests.techniques:Scale"
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return what runs ``p06bs`` in this process: (status, standard output, errors)."""
-
-    def command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["p06bs", *map(str, words)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        out, err = capsys.readouterr()
-        return int(end.value.code or 0), out, err
-
-    return command
-
-
-def write(directory: Path, documents: list[NamedDocument]) -> str:
-    with DocumentLog(directory) as log:
-        for name, document in documents:
-            log.append(name, document)
-    return str(documents[0][1]["uid"])
 
 
 @pytest.fixture

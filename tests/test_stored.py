@@ -13,10 +13,10 @@ from p06bs import DocumentLog, process
 from p06bs.remote import Server, ServerError, records
 from p06bs.server.app import build_app
 from p06bs.server.sink import Sink
-from tests.documents import raw_run, rows_of
+from tests.documents import raw_run, rows_of, write
 from tests.doors import KEY, serving
 from tests.techniques import Scale
-from tests.test_cli import SCALE, run, write  # noqa: F401
+from tests.test_cli import SCALE
 
 OPTIONS = ("--modality", SCALE, "--settings", "factor=3", "--inputs", "x=x", "--json")
 
@@ -174,6 +174,6 @@ def test_records_come_whole_however_the_text_is_cut(documents, separator, cuts):
 
 
 def test_a_broken_answer_is_an_error():
-    with pytest.raises(ValueError, match="Expecting|Unterminated"):
+    with pytest.raises(ValueError, match=r"Expecting|Unterminated"):
         list(records(['{"name": "start", "doc": {"uid']))
     assert issubclass(ServerError, ValueError)
