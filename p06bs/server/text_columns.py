@@ -4,7 +4,7 @@ from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -106,16 +106,22 @@ class TextColumn:
 
     def put(self, values: Packed) -> None:
         """Write texts behind those that are there."""
-        for text in values.texts:
+        texts, done = values.texts, 0
+        while done < len(texts):
             last = self._blocks[-1] if self._blocks else None
-            if last is None or not self._fits(last, len(text)):
-                last = self._open(len(text))
-            used = last.used
-            if text:
-                last.data[used : used + len(text)] = np.frombuffer(text, np.uint8)
-            last.used = last.ends[last.count] = used + len(text)
-            last.count += 1
-            self.rows += 1
+            if last is None or not self._fits(last, len(texts[done])):
+                last = self._open(len(texts[done]))
+            rest = texts[done : done + len(last.ends) - last.count]
+            ends = list(accumulate(map(len, rest), initial=last.used))
+            count = bisect_right(ends, last.capacity) - 1
+            if ends[count] > last.used:
+                joined = rest[0] if count == 1 else b"".join(rest[:count])
+                last.data[last.used : ends[count]] = np.frombuffer(joined, np.uint8)
+            last.ends[last.count : last.count + count] = ends[1 : count + 1]
+            last.used = ends[count]
+            last.count += count
+            done += count
+            self.rows += count
         while self._width < values.width:
             self._width *= 2
 
