@@ -1,7 +1,9 @@
 """The server on a loopback address: prompt clients, no access log, an end in good order."""
 
 import asyncio
+import fcntl
 import ipaddress
+import resource
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +23,12 @@ HEAD_SECONDS = 20.0
 
 HEAD_LIMIT = 2 * (BYTES_LIMIT + URL_LIMIT)
 """Bytes of a head that is still incomplete; the parser itself has no limit."""
+
+HIGH_DESCRIPTOR = 1 << 16
+"""Above most that a process has open; the kernel's table grows up to the highest."""
+
+LISTENERS = 64
+"""Servers that one process may have."""
 
 MESSAGE_LIMIT = 64_000
 """Bytes of a message from a WebSocket's client, who has little to say."""
@@ -121,7 +129,7 @@ class LoopbackServer(uvicorn.Server):
                 "reach it through an SSH tunnel"
             )
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-        self.socket = socket.create_server((str(address), port), family=family)
+        self.socket = _first_to_close(socket.create_server((str(address), port), family=family))
         # Connections inherit it. asyncio sets it only where a socket names its protocol, and
         # without it a small response waits 40 ms for the client's delayed acknowledgement.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -160,3 +168,18 @@ class LoopbackServer(uvicorn.Server):
     def stop(self) -> None:
         """End `serve_forever`; from any thread."""
         self.should_exit = True
+
+
+def _first_to_close(listening: socket.socket) -> socket.socket:
+    """Return a listening socket under a high descriptor.
+
+    The kernel closes the files of a process that is killed from the highest descriptor
+    down. A subscriber whose connection is gone connects again at once; with the
+    connections closed first it would reach a socket that nobody serves any more, and a
+    stock client takes that for the end, while it tries again where it is refused.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = HIGH_DESCRIPTOR if limit == resource.RLIM_INFINITY else min(limit, HIGH_DESCRIPTOR)
+    lowest = max(listening.fileno(), most - LISTENERS)
+    with listening:
+        return socket.socket(fileno=fcntl.fcntl(listening, fcntl.F_DUPFD_CLOEXEC, lowest))
