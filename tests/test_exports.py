@@ -54,11 +54,11 @@ def test_empty_arrays_and_html_are_answers():
             mend_arrays(registry)
         gated = Gated(root=MapAdapter({"live": run}), serialization_registry=registry)
         with serving(gated.gate) as url, httpx.Client(base_url=url, headers=headers) as http:
-            empty = http.get("/api/v1/array/full/live/n", params={"slice": "0:0"})
             html = http.get("/api/v1/array/full/live/t", params={"format": "text/html"})
-            if not mended:  # that is why
-                assert (empty.status_code, html.status_code) == (500, 500)
+            if not mended:  # that is why; an empty array even ends the connection
+                assert html.status_code == 500
                 continue
+            empty = http.get("/api/v1/array/full/live/n", params={"slice": "0:0"})
             assert (empty.status_code, empty.content) == (200, b"")
             assert (html.status_code, "<script>" in html.text) == (200, False)
             assert "&lt;script&gt;" in html.text

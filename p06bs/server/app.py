@@ -8,7 +8,7 @@ from tiled.config import MetricsConfig
 from tiled.server import app as tiled_app
 
 from p06bs.bus.log import DocumentLog
-from p06bs.server import errors, expected, serializers
+from p06bs.server import errors, expected, exports, serializers
 from p06bs.server.access import FolderAccess, Root
 from p06bs.server.archive import Archive, ArchiveAdapter
 from p06bs.server.arrays import RESPONSE_LIMIT
@@ -110,6 +110,8 @@ def build_app(
         tasks = {"startup": [archive.startup], "shutdown": [archive.shutdown]}
     registry = serialization_registry(None if log is None else log.directory)
     serializers.register(registry)
+    exports.mend_arrays(registry)
+    exports.limit_exports(registry, sink.shares.response)
     app = tiled_app.build_app(
         Root(trees),
         authentication=door.authentication,

@@ -87,6 +87,14 @@ CLIENTS_FAULT = (
         "Files are registered by the server itself, from the documents of runs.",
         itself=True,
     ),
+    # Operations of a JSON patch that are none.
+    Known(
+        (KeyError, TypeError, AttributeError),
+        r"tiled\.server\.schemas\.\w+\.specs_uniqueness_validator(\.<locals>\.<\w+>)?",
+        422,
+        "A patch has operations with op, path and value.",
+        itself=True,
+    ),
     # "scalar" where numbers are meant, and numbers of more than 4300 digits.
     Known(
         (ValueError,),

@@ -11,7 +11,8 @@ COUNT_LIMIT = 100
 BYTES_LIMIT = 32_000
 URL_LIMIT = 16_000
 
-FORWARDED = (b"x-forwarded-", b"forwarded", b"x-real-ip")
+FORWARDED = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-tiled-request-id")
+"""What only a proxy may say; of a request's id Tiled logs each one that it does not like."""
 
 POLICY = "; ".join(
     (

@@ -1,0 +1,51 @@
+"""What the gate costs: small reads a second through it, and without it.
+
+``python benchmarks/gate.py``; the two take turns, so that a busy machine slows both.
+"""
+
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.doors import KEY, Gated, serving
+from tests.hostile import Request, Wire
+
+PATH = "/api/v1/array/full/live/run1/primary/Fe"
+ROUNDS, READS = 11, 300
+
+
+def rate(wire: Wire, request: Request) -> float:
+    """Return reads a second."""
+    begin = time.perf_counter()
+    for _ in range(READS):
+        status, _, content = wire.send(request)
+        assert (status, len(content)) == (200, 96)
+    return READS / (time.perf_counter() - begin)
+
+
+def main() -> None:
+    """Print both rates and their ratio."""
+    headers = [("Host", "localhost"), ("Authorization", f"Apikey {KEY}")]
+    request = Request("GET", PATH, headers, b"")
+    gated = Gated()
+    with serving(gated.app) as bare, serving(gated.gate) as guarded:
+        wires = {"without": Wire(bare), "through": Wire(guarded)}
+        for wire in wires.values():
+            rate(wire, request)  # warm
+        rates = {name: [] for name in wires}
+        for _ in range(ROUNDS):
+            for name, wire in wires.items():
+                rates[name].append(rate(wire, request))
+        for wire in wires.values():
+            wire.close()
+    ratios = [a / b for a, b in zip(rates["through"], rates["without"], strict=True)]
+    for name, values in rates.items():
+        print(f"{name} the gate: {median(values):.0f} reads/s (median of {ROUNDS})")
+    print(f"through/without: {median(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
