@@ -29,6 +29,7 @@ LASTING_THREADS = (
     "ThreadPoolExecutor",
     "AnyIO",
     "tiled",
+    "zarr_io",
 )
 
 

@@ -107,7 +107,7 @@ class ColumnFileWriter(Closing):
             values = _arrow_array(columns[name], layout)
             rows = len(values)
             if name in self.widths:
-                self.widths[name] = max(self.widths[name], *map(len, columns[name]))
+                self.widths[name] = max([self.widths[name], *map(len, columns[name])])
             self._waiting[name].append(values)
         self._count += rows
         if self._count >= self._rows_per_batch:

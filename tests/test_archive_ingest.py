@@ -1,0 +1,274 @@
+"""The ingestion as a process: killed, restarted, with bad and unfinished runs, after an outage."""
+
+import contextlib
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+from tiled.catalog import orm
+
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import read_log
+from p06bs.cli import main
+from p06bs.server.catalog import Database, Log, logs
+from p06bs.server.ingest import ArchiveLockedError, StorageLock, UnavailableError
+from p06bs.server.intake import Intake, LogFile
+from p06bs.server.schema import RUNS
+from tests.archives import DATABASES, place, running_postgres  # noqa: F401
+from tests.documents import raw_run
+
+
+@pytest.fixture(params=DATABASES)
+def here(request, tmp_path, running_postgres):  # noqa: F811
+    return place(request.param, tmp_path, running_postgres)
+
+
+@contextlib.contextmanager
+def service(here, *options, ready=True):
+    """Run the real ingestion; it is killed at the end."""
+    command = [sys.executable, "-m", "p06bs.services.archive", str(here.configuration()), *options]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        if ready:
+            assert "ready:" in process.stdout.readline()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def state(here):
+    """Return what became of every log."""
+    with Database(here.database) as database:
+        return {log.run: log for log in database(logs)}
+
+
+def wait_until(condition, seconds=120.0):
+    """Wait until something is so that happens in another process."""
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not happen"
+        time.sleep(0.02)
+
+
+def check_whole(here, uids):
+    """Every run is there once, whole, and nothing else is."""
+    with Database(here.database) as database:
+        nodes = database(lambda c: c.execute(select(orm.Node.key).where(orm.Node.id > 0)).all())
+        rows = database(lambda c: c.execute(select(RUNS.c.uid)).all())
+        sources = database(lambda c: c.execute(select(orm.DataSource.node_id)).all())
+    assert sorted(key for (key,) in nodes) == sorted(uids)
+    assert sorted(uid for (uid,) in rows) == sorted(uids)
+    assert len(sources) == len(set(sources)) == len(uids)
+    for uid in uids:
+        (directory,) = (here.storage / uid[:2] / uid).iterdir()
+        want = [(e.name, str(e.document)) for e in read_log(here.logs / f"{uid}.doclog")]
+        assert [(e.name, str(e.document)) for e in read_log(directory / f"{uid}.doclog")] == want
+
+
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(here):
+    rng = random.Random(7)
+    uids = [
+        here.write(raw_run({"x": np.arange(n), "a": rng.random() * np.ones((n, 3, 3))}, page=50))
+        for n in rng.choices(range(50, 3000), k=40)
+    ]
+    kills = 0
+    for _ in range(12):
+        with service(here) as process:
+            time.sleep(rng.random() * 0.7)  # the moment is what is tried
+            kills += process.poll() is None
+            process.kill()
+    with service(here, "--once") as process:
+        assert process.wait(120) == 0
+    assert kills
+    assert {log.state for log in state(here).values()} == {"complete"}
+    check_whole(here, uids)
+    with here.client() as client:
+        for uid in uids[::7]:
+            documents = list(client[uid].documents())
+            assert len(documents) == len(list(read_log(here.logs / f"{uid}.doclog")))
+            events = sum(len(d["seq_num"]) for n, d in documents if n == "event_page")
+            assert client[uid].primary["x"].read().tolist() == list(range(events))
+
+
+def test_a_repetition_changes_nothing(here):
+    uid = here.write(raw_run({"x": [1, 2]}))
+    first = here.ingest()
+    assert here.ingest() == first
+    assert first[uid].generation == 1
+    check_whole(here, [uid])
+
+
+def test_one_bad_run_is_quarantined_and_tried_again_when_it_is_restored(here):
+    good = [here.write(raw_run({"x": [i]})) for i in range(3)]
+    bad = here.write(raw_run({"x": list(range(50))}))
+    path = here.logs / f"{bad}.doclog"
+    whole = path.read_bytes()
+    broken = bytearray(whole)
+    broken[len(broken) // 2] ^= 255
+    path.write_bytes(broken)
+    empty = here.logs / "empty.doclog"
+    empty.write_bytes(b"")
+    result = here.ingest()
+    assert {result[uid].state for uid in good} == {"complete"}
+    assert result[bad].state == "quarantined"
+    assert "intact frames follow" in result[bad].reason
+    assert result["empty"].reason == "the log has no documents"
+    assert here.ingest() == result
+    path.write_bytes(whole)
+    empty.unlink()
+    assert here.ingest()[bad].state == "complete"
+    check_whole(here, [*good, bad])
+
+
+def test_documents_that_do_not_fit_are_quarantined_with_a_reason(here):
+    with DocumentLog(here.logs) as log:
+        log.append("start", {"uid": "no-time"})
+        log.append("start", {"uid": "ragged", "time": 1.0})
+        log.append(
+            "descriptor",
+            {"uid": "d", "run_start": "ragged", "time": 1.0, "name": "primary", "data_keys": {}},
+        )
+        page = {
+            "descriptor": "d", "seq_num": [1, 2], "time": [1.0, 2.0], "uid": ["a", "b"],
+            "data": {"x": [1]}, "timestamps": {},
+        }  # fmt: skip
+        log.append("event_page", page)
+    result = here.ingest()
+    assert result["no-time"].reason == "the start document has no time"
+    assert "column x has 1 rows, its page has 2" in result["ragged"].reason
+
+
+def test_a_run_without_stop_comes_as_incomplete_and_again_when_it_goes_on(here):
+    documents = raw_run({"x": list(range(10))})
+    uid = documents[0][1]["uid"]
+    half = DocumentLog(here.logs)
+    for name, document in documents[:7]:
+        half.append(name, document)
+    assert here.ingest() == {}  # its writer is there
+    half.close()
+    assert here.ingest()[uid].state == "incomplete"
+    with here.client() as client:
+        assert client[uid].metadata.get("stop") is None
+        assert client[uid].primary["x"].read().tolist() == list(range(5))
+    with DocumentLog(here.logs) as log:
+        log.reopen(uid)
+        for name, document in documents[7:]:
+            log.append(name, document)
+    result = here.ingest()
+    assert (result[uid].state, result[uid].generation) == ("complete", 2)
+    check_whole(here, [uid])
+    with here.client() as client:
+        assert client[uid].stop["exit_status"] == "success"
+        assert client[uid].primary["x"].read().tolist() == list(range(10))
+
+
+def test_the_service_follows_and_catches_up_after_an_outage(here):
+    first = here.write(raw_run({"x": [1]}))
+    with service(here) as process:
+        wait_until(lambda: first in state(here))
+        second = here.write(raw_run({"x": [2]}))
+        wait_until(lambda: second in state(here))
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    missed = [here.write(raw_run({"x": [n]})) for n in range(5)]
+    with service(here):
+        wait_until(lambda: set(missed) <= set(state(here)))
+    check_whole(here, [first, second, *missed])
+
+
+def test_one_archive_has_one_ingestion(here):
+    with service(here), service(here, ready=False) as second:
+        assert second.wait(60) == 2
+        assert "another process ingests into" in second.stderr.read()
+        with pytest.raises(ArchiveLockedError):
+            StorageLock(here.storage)
+
+
+def test_a_database_that_fails_is_no_bad_run(here):
+    uid = here.write(raw_run({"x": [1]}))
+    here.ingest()
+    with Database(here.database) as database:
+        database(lambda c: c.exec_driver_sql("DROP TABLE data_source_asset_association"))
+    other = here.write(raw_run({"x": [2]}))
+    with pytest.raises(UnavailableError):
+        here.ingest()
+    assert set(state(here)) == {uid}
+    assert not (here.storage / other[:2] / other / "2").exists()
+
+
+def test_command_line(here, capsys, monkeypatch):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["p06bs", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    config = ("--config", str(here.configuration()))
+    here.logs.mkdir()
+    assert run("archive", "init", *config)[0] == 0
+    good = here.write(raw_run({"x": [1]}, plan_name="scan", scan_id=3))
+    (here.logs / "bad.doclog").write_bytes(b"nonsense" * 10)
+    status, _, said = run("archive", "ingest", *config, "--patience", "0")
+    assert status == 1
+    assert "1 runs ingested" in said
+    assert "1 runs were left out" in said
+    status, out, _ = run("archive", "status", *config, "--json")
+    shown = json.loads(out)
+    assert (status, shown["ingesting"]) == (0, False)
+    assert shown["runs"] == {"complete": 1, "quarantined": 1}
+    assert [log["run"] for log in shown["left_out"]] == ["bad"]
+    assert "bad" in run("archive", "status", *config)[1]
+    (row,) = json.loads(run("archive", "ls", *config, "--json")[1])
+    assert (row["uid"], row["scan_id"], row["plan_name"]) == (good, 3, "scan")
+    assert good in run("archive", "ls", *config)[1]
+    here.write([("start", {"uid": "fresh", "time": 1.0})])
+    (here.logs / "bad.doclog").unlink()
+    assert run("archive", "retry", "bad", *config)[0] == 0
+    assert run("archive", "retry", "unknown", *config)[0] == 1
+    assert run("archive", "upgrade", *config)[0] == 0
+    missing = run("archive", "status", "--config", str(here.root / "nothing.toml"))
+    assert missing[0] == 1
+
+
+FILES = st.builds(
+    LogFile,
+    st.sampled_from(["a", "b", "c"]),
+    st.integers(0, 3),
+    st.integers(0, 3).map(lambda s: s * 10**9),
+)
+STATES = st.sampled_from(["complete", "incomplete", "quarantined", "retry"])
+
+
+@given(st.lists(st.tuples(FILES, STATES)), FILES)
+def test_only_what_is_not_there_as_it_is_now_is_news(history, file):
+    intake = Intake([])
+    for known, result in history:
+        intake.note(Log(known.run, result, known.nbytes, known.changed))
+    last = next(((k, r) for k, r in reversed(history) if k.run == file.run), None)
+    news = intake.news([file])
+    if last is None or last[1] == "retry" or last[0].nbytes != file.nbytes:
+        assert news == [file]
+    elif last[1] == "quarantined":
+        assert news == ([] if last[0].changed == file.changed else [file])
+    else:
+        assert news == []
+    open_runs = {k.run for k, _ in history}
+    complete = {r for r in open_runs if intake.log(r).state == "complete"}
+    assert intake.open == open_runs - complete
+
+
+@given(st.floats(0, 100), st.floats(0, 100), st.booleans(), st.booleans(), st.floats(0, 50))
+def test_an_unfinished_log_is_due_when_its_writer_is_gone(now, changed, finished, locked, patience):
+    file = LogFile("a", 1, int(changed * 1e9))
+    due = Intake([], patience).due(file, now, finished=finished, locked=locked)
+    quiet = now - file.changed / 1e9 >= patience
+    assert due == (finished or (quiet and not locked))
