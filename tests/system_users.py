@@ -98,6 +98,8 @@ def random_tree(seed, top, users):
     paths = [top]
     for number in range(draw.randint(8, 16)):
         parent = draw.choice(paths)
+        if not Path(os.path.realpath(parent)).is_relative_to(top):
+            continue  # a link that leads out: nothing is made there
         path = parent / f"n{number}"
         if draw.random() < 0.25 and len(paths) > 1:
             target = draw.choice([
