@@ -8,7 +8,6 @@ own, and the server process tells glibc to map large blocks and to trim.
 
 import ctypes
 import mmap
-import time
 
 import numpy as np
 import numpy.typing as npt
@@ -54,19 +53,3 @@ def return_freed_memory() -> bool:
         return True
     pyarrow.set_memory_pool(pyarrow.system_memory_pool())
     return True
-
-
-class Trim:
-    """Give freed pages within the heap back, at most every `seconds`."""
-
-    def __init__(self, seconds: float = 0.5) -> None:
-        self._seconds = seconds
-        self._next = 0.0
-        self._trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-
-    def __call__(self) -> None:
-        """Give back what can be, if it was not done just now."""
-        now = time.monotonic()
-        if self._trim is not None and now >= self._next:
-            self._trim(0)
-            self._next = time.monotonic() + self._seconds

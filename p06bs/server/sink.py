@@ -6,108 +6,29 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from p06bs.bus.framing import LogError
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
+from p06bs.server.held import Change, Held, Listener, Listeners, Run, RunView
 from p06bs.server.names import node_name
 from p06bs.server.places import LoggedPage, Place
 from p06bs.server.retention import Drop, Leave, NoRoomError, Retention
 from p06bs.server.shares import Shares
 from p06bs.server.stream import PATIENCE_SECONDS, Stream, StreamView, page_of, plain, size_of
 
+__all__ = ["Change", "DocumentError", "Held", "Listener", "RunView", "Sink"]
+
 logger = logging.getLogger(__name__)
 
-RUN_BYTES = 4096
 ROUTE_BYTES = 512
-"""What Python keeps about a run, and about a uid that other documents refer to."""
+"""What Python keeps about a uid that other documents refer to."""
 PLACE_BYTES = 64
 
 
 class DocumentError(ValueError):
     """A document that does not fit what came before; it left no trace in the sink."""
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """What became different in the sink.
-
-    Attributes
-    ----------
-    run : str
-        Uid of the run.
-    stream : str or None
-        Name of the stream, as in `RunView.streams`; None where the whole run is meant.
-    kind : str
-        ``run`` began, ``stream`` has a new descriptor, ``rows`` came, ``stop`` came, the
-        run is ``gone`` from memory.
-    """
-
-    run: str
-    stream: str | None
-    kind: Literal["run", "stream", "rows", "stop", "gone"]
-
-
-Listener = Callable[[Change], None]
-
-
-@dataclass(frozen=True, slots=True)
-class RunView:
-    """A run at one moment; its streams are looked at when they are asked for."""
-
-    metadata: Mapping[str, Any]
-    streams: Mapping[str, Callable[[], StreamView]]
-    touch: Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What the sink holds of a run.
-
-    Attributes
-    ----------
-    rows, in_log : int
-        Rows of its events, and how many of them are by reference: in the log, not in memory.
-    external : int
-        Rows that lie in files of detectors.
-    nbytes : int
-        Bytes that it takes in memory.
-    idle : float
-        Seconds since somebody read its data, or since it began to be held.
-    """
-
-    uid: str
-    metadata: Mapping[str, Any]
-    running: bool
-    pinned: bool
-    rows: int
-    in_log: int
-    external: int
-    nbytes: int
-    idle: float
-
-
-class _Run:
-    def __init__(self, start: Document) -> None:
-        self.uid: str = start["uid"]
-        self.metadata: dict[str, Any] = {"start": start}
-        self.streams: dict[str, Stream] = {}
-        self.routes: list[str] = []
-        self.document_bytes = RUN_BYTES + size_of(start)
-
-    @property
-    def running(self) -> bool:
-        return "stop" not in self.metadata
-
-    @property
-    def nbytes(self) -> int:
-        return self.document_bytes + sum(stream.nbytes for stream in self.streams.values())
-
-    @property
-    def droppable(self) -> int:
-        return sum(stream.data_bytes for stream in self.streams.values() if stream.logged)
 
 
 class Sink:
@@ -138,11 +59,11 @@ class Sink:
         self._retention = Retention(self.shares.held, self.shares.pinned)
         self._clock = clock
         self._lock = threading.RLock()
-        self._runs: dict[str, _Run] = {}
-        self._streams: dict[str, tuple[_Run, Stream]] = {}
-        self._resources: dict[str, tuple[_Run, Document]] = {}
+        self._runs: dict[str, Run] = {}
+        self._streams: dict[str, tuple[Run, Stream]] = {}
+        self._resources: dict[str, tuple[Run, Document]] = {}
         self._feeding = threading.Lock()  # one document at a time
-        self._listeners: tuple[Listener, ...] = ()
+        self._listeners = Listeners()
         self._changes: list[Change] = []
 
     @property
@@ -175,7 +96,7 @@ class Sink:
             finally:
                 changes, self._changes = self._changes, []
                 for change in changes:
-                    self._tell(change)
+                    self._listeners.tell(change)
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each change; return what ends that. From any thread.
@@ -185,11 +106,11 @@ class Sink:
         not feed. What it raises is logged.
         """
         with self._lock:
-            self._listeners = (*self._listeners, listener)
+            self._listeners.add(listener)
 
         def unsubscribe() -> None:
             with self._lock:
-                self._listeners = tuple(one for one in self._listeners if one is not listener)
+                self._listeners.remove(listener)
 
         return unsubscribe
 
@@ -254,7 +175,7 @@ class Sink:
             now = self._clock()
             return [self._held(self._runs[uid], now) for uid in self.runs()]
 
-    def _held(self, run: _Run, now: float) -> Held:
+    def _held(self, run: Run, now: float) -> Held:
         streams = run.streams.values()
         return Held(
             uid=run.uid,
@@ -274,14 +195,6 @@ class Sink:
                 return stream.view()
 
         return view
-
-    def _tell(self, change: Change) -> None:
-        for listener in self._listeners:
-            try:
-                listener(change)
-            except Exception:
-                # The documents must go on for everybody else.
-                logger.exception("a listener failed at %s", change)
 
     def _put(self, name: str, document: Document, place: Place | None) -> None:
         try:
@@ -337,7 +250,7 @@ class Sink:
             raise ValueError(f"run {uid} has started before")
         start = plain(document)
         start["time"] = float(start["time"])
-        run = _Run(start)
+        run = Run(start)
         self._make_room(uid, run.nbytes)
         with self._lock:
             self._runs[uid] = run
@@ -371,7 +284,7 @@ class Sink:
             self._route(run, resource["uid"])
             self._resources[resource["uid"]] = run, resource
 
-    def _route(self, run: _Run, uid: str) -> None:
+    def _route(self, run: Run, uid: str) -> None:
         run.routes.append(uid)
         run.document_bytes += ROUTE_BYTES
 
@@ -396,7 +309,7 @@ class Sink:
             self._count(run)
         self._changes.append(Change(run.uid, stream.name, "rows"))
 
-    def _room_for_rows(self, run: _Run, needs: Callable[[], int], in_log: bool) -> bool:
+    def _room_for_rows(self, run: Run, needs: Callable[[], int], in_log: bool) -> bool:
         """Make room for rows; return False if they have to stay in the log."""
         while True:
             try:
@@ -410,7 +323,7 @@ class Sink:
                 return True
             self._give_way(action)
 
-    def _leave_in_log(self, run: _Run, stream: Stream) -> None:
+    def _leave_in_log(self, run: Run, stream: Stream) -> None:
         """Let all rows of a stream go, because what follows is too large for memory."""
         with self._lock:
             stream.drop(stream.data_bytes)
@@ -440,21 +353,21 @@ class Sink:
             self._retention.finished(run.uid)
         self._changes.append(Change(run.uid, None, "stop"))
 
-    def _forget_routes(self, run: _Run) -> None:
+    def _forget_routes(self, run: Run) -> None:
         for route in run.routes:
             self._streams.pop(route, None)
             self._resources.pop(route, None)
         run.routes = []
 
     @contextmanager
-    def _growing(self, run: _Run, nbytes: int) -> Iterator[None]:
+    def _growing(self, run: Run, nbytes: int) -> Iterator[None]:
         """Make room for what happens to a run within, and count it."""
         self._make_room(run.uid, nbytes)
         with self._lock:
             yield
             self._count(run)
 
-    def _count(self, run: _Run) -> None:
+    def _count(self, run: Run) -> None:
         self._retention.changed(run.uid, run.nbytes, run.droppable)
 
     def _make_room(self, uid: str, nbytes: int) -> None:
