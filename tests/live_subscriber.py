@@ -13,7 +13,9 @@ from tiled.client import from_uri
 
 
 def say(**what):
-    print(json.dumps(what), flush=True)
+    # One write: lines of two threads may not mix.
+    sys.stdout.write(f"{json.dumps(what)}\n")
+    sys.stdout.flush()
 
 
 def rows(update):

@@ -99,7 +99,7 @@ class Servers:
         (tmp_path / "key").write_text(f"{KEY}\n")
         (tmp_path / "key").chmod(0o600)
         self._command = [
-            *os.environ.get("LIVE_SERVICE", "-m p06bs.services.server").split(), "--log",
+            "-m", "p06bs.services.server", "--log",
             tmp_path / "log", "--address", f"ipc://{tmp_path}/bus",
             "--port", self.port, "--api-key-file", tmp_path / "key", *more,
         ]  # fmt: skip
@@ -161,11 +161,10 @@ def test_every_row_comes_once_though_the_server_is_killed_and_a_client_stops(tmp
         column = "live/run-of-the-test/primary/Fe_K"
         fast = children(SUBSCRIBER, servers.url, column, 1)
         slow = children(SUBSCRIBER, servers.url, column, 0)
-        third = children(SUBSCRIBER, servers.url, column, 3)
         table = children(SUBSCRIBER, servers.url, "live/run-of-the-test/primary/internal", 1)
         spectra = children(SUBSCRIBER, servers.url, "live/run-of-the-test/primary/mca", 1)
         runs = children(SUBSCRIBER, servers.url, "live", 0)
-        everybody = [fast, slow, third, table, spectra, runs]
+        everybody = [fast, slow, table, spectra, runs]
         until(lambda: all({"state": "connected"} in one.said for one in everybody), "the clients")
         until(lambda: rows_of(slow.said) and len(runs.said) == 2, "rows")
         slow.send(signal.SIGSTOP)
@@ -181,18 +180,17 @@ def test_every_row_comes_once_though_the_server_is_killed_and_a_client_stops(tmp
                 servers.start()
         slow.send(signal.SIGCONT)
         end(publish, "run-of-the-test", time=300.0)
-        for one in (fast, slow, third, table, spectra):
-            assert one.wait() == 0, one.errors
+        for one in (fast, slow, table, spectra):
+            assert one.wait() == 0, "".join(one.errors)
             assert one.said[-1] == {"state": "closed"}
         truth = row_data(range(1, ROWS + 1))
         whole = list(zip(range(1, ROWS + 1), truth["Fe_K"].tolist(), strict=True))
         assert rows_of(fast.said) == whole
         assert rows_of(slow.said) == whole
-        assert rows_of(third.said) == whole[2:]
         numbers = [n for update in table.said for n in update.get("seq_num", ())]
         assert numbers == list(range(1, ROWS + 1))
         assert [value for _, value in rows_of(spectra.said)] == truth["mca"].tolist()
-        for one in (fast, slow, third, table, spectra):
+        for one in (fast, slow, table, spectra):
             sequences = [update["sequence"] for update in one.said if "sequence" in update]
             assert sequences == sorted(set(sequences))
         until(lambda: len(runs.said) >= 4, "news of the runs")
