@@ -1,7 +1,6 @@
 """Columns of text that grow at one end and are let go at the other; see `columns`."""
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -61,7 +60,7 @@ class TextColumn:
         self.first = 0
         self.rows = 0
         self._chunk, self._block = chunk, block
-        self._blocks: deque[_TextBlock] = deque()
+        self._blocks: list[_TextBlock] = []
         self._width = 16
 
     @property
@@ -153,11 +152,15 @@ class TextColumn:
 
     def forget(self, row: int) -> None:
         """Let the blocks go that hold only rows before `row`."""
-        blocks = self._blocks
-        while blocks and blocks[0].first + blocks[0].count <= row:
-            self.nbytes -= blocks[0].nbytes
-            blocks.popleft()
-        self.first = blocks[0].first if blocks else self.rows
+        gone = 0
+        while gone < len(self._blocks):
+            block = self._blocks[gone]
+            if block.first + block.count > row:
+                break
+            self.nbytes -= block.nbytes
+            gone += 1
+        self._blocks = self._blocks[gone:]
+        self.first = self._blocks[0].first if self._blocks else self.rows
 
     def skip(self, count: int) -> None:
         """Count rows that are not kept; nothing is in memory."""
