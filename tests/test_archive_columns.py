@@ -277,7 +277,7 @@ def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
         assert [asset.data_uri for asset in source.assets] == [f"file://localhost{inside}/a.h5"]
         assert client[uids["d"]]["frames"]["det"].shape == (6, 4, 5)
         assert "outside the directories" in refused(client, uids["d"], 403)
-        assert "not there" in refused(client, uids["e"], 410)
+        assert "not there" in refused(client, uids["e"], 404)
         assert "only HDF5" in refused(client, uids["f"], 415)
         outside_array = client[uids["d"]]["frames"]["det"]
         assert outside_array.data_sources() == []

@@ -205,6 +205,8 @@ def test_a_database_that_fails_is_no_bad_run(here):
     assert not (here.storage / other[:2] / other / "2").exists()
 
 
+# Tiled's alembic.ini is older than alembic.
+@pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
 def test_command_line(here, capsys, monkeypatch):
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["p06bs", *arguments])
@@ -234,7 +236,7 @@ def test_command_line(here, capsys, monkeypatch):
     (here.logs / "bad.doclog").unlink()
     assert run("archive", "retry", "bad", *config)[0] == 0
     assert run("archive", "retry", "unknown", *config)[0] == 1
-    assert run("archive", "upgrade", *config)[0] == 0
+    assert run("archive", "upgrade", *config) == (0, "", "the offline DB is of this version\n")
     missing = run("archive", "status", "--config", str(here.root / "nothing.toml"))
     assert missing[0] == 1
 

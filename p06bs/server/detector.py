@@ -86,7 +86,7 @@ class DetectorView:
         FramesMissingError
             If they are announced and not in the file yet.
         HTTPException
-            403 if the file lies outside the roots, 410 if it cannot be opened, 415 if it
+            403 if the file lies outside the roots, 404 if it cannot be opened, 415 if it
             is of a kind that is not read or does not hold what the descriptor says.
         """
         parts = []
@@ -118,11 +118,11 @@ class DetectorView:
         except FramesMissingError:
             if path.exists():
                 raise
-            raise HTTPException(410, f"{path} is not there (any more)") from None
+            raise HTTPException(404, f"{path} is not there (any more)") from None
         except OutsideError as outside:
             raise HTTPException(403, str(outside)) from None
         except (OSError, KeyError) as error:
-            raise HTTPException(410, f"{self.data_key} cannot be read: {error}") from None
+            raise HTTPException(404, f"{self.data_key} cannot be read: {error}") from None
         except (ValueError, TypeError) as error:
             raise HTTPException(415, f"{self.data_key} cannot be read: {error}") from None
 

@@ -1,0 +1,130 @@
+"""The tables of the archive: made, checked, upgraded, backed up and restored."""
+
+import sqlite3
+from contextlib import closing
+
+import anyio
+import pytest
+from sqlalchemy import select, update
+from tiled.queries import Contains, Key
+
+from p06bs.server import schema
+from p06bs.server.archive import Archive
+from p06bs.server.catalog import Database, initialize, searchable, upgrade
+from p06bs.server.detector import Roots
+from p06bs.server.schema import ITEMS, RUNS, SCHEMA, SchemaError
+from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
+from tests.documents import raw_run
+
+# Tiled's alembic.ini is older than alembic.
+pytestmark = pytest.mark.filterwarnings("ignore:No path_separator found:DeprecationWarning")
+
+
+@pytest.fixture(params=DATABASES)
+def here(request, tmp_path, running_postgres):  # noqa: F811
+    return place(request.param, tmp_path, running_postgres)
+
+
+def rows(connection):
+    tables = (RUNS, *ITEMS.values())
+    return [sorted(map(str, connection.execute(select(table)).all())) for table in tables]
+
+
+def fill(here):
+    for number in range(5):
+        sample = {"name": f"s{number}", "elements": ["Fe", "Cu"]}
+        here.write(raw_run({"x": [number]}, scan_id=number, sample=sample))
+    here.ingest()
+
+
+def serve(here):
+    """Start what serves the archive, and stop it."""
+
+    async def run():
+        archive = Archive(here.database, here.storage, Roots())
+        try:
+            await archive.startup()
+        finally:
+            await archive.shutdown()
+
+    anyio.run(run)
+
+
+def test_an_index_of_other_fields_is_made_again(here):
+    fill(here)
+    with Database(here.database) as database:
+        before = database(rows)
+        database(lambda c: c.execute(update(SCHEMA).values(indexed="[]")))
+        database(lambda c: c.exec_driver_sql("DROP INDEX ix_p06bs_runs_scan_id"))
+        database(lambda c: c.exec_driver_sql("ALTER TABLE p06bs_runs DROP COLUMN scan_id"))
+        with pytest.raises(SchemaError, match="p06bs archive upgrade"):
+            database(schema.check)
+    with pytest.raises(SchemaError, match="p06bs archive upgrade"):
+        serve(here)
+    upgrade(here.database)
+    serve(here)
+    with Database(here.database) as database:
+        assert database(rows) == before
+        database(schema.check)
+
+
+def test_a_newer_index_is_refused(here):
+    initialize(here.database)
+    initialize(here.database)
+    with Database(here.database) as database:
+        database(lambda c: c.execute(update(SCHEMA).values(version=99)))
+        with pytest.raises(SchemaError, match="newer p06bs"):
+            database(schema.check)
+    with pytest.raises(SchemaError, match="newer p06bs"):
+        upgrade(here.database)
+
+
+def test_a_stock_catalog_gets_our_tables(here):
+    initialize(here.database)
+    with Database(here.database) as database:
+        for table in (SCHEMA, *ITEMS.values(), RUNS):
+            database(lambda c, name=table.name: c.exec_driver_sql(f"DROP TABLE {name}"))
+    with pytest.raises(SchemaError, match="p06bs archive init"):
+        serve(here)
+    initialize(here.database)
+    serve(here)
+
+
+def check_copy(here, database):
+    copy = Place(here.root, database, Roots(), initialized=True)
+    with copy.client() as client:
+        assert [run.start["scan_id"] for run in client.values()] == list(range(5))
+        assert len(client.search(Key("sample.name") == "s3")) == 1
+        assert len(client.search(Contains("sample.elements", "Fe"))) == 5
+        assert client[-1].primary["x"].read().tolist() == [4]
+    assert len(copy.ingest()) == 5
+
+
+def test_backup_of_sqlite(tmp_path):
+    here = place("sqlite", tmp_path, None)
+    fill(here)
+    with (
+        closing(sqlite3.connect(here.root / "catalog.db")) as source,
+        closing(sqlite3.connect(here.root / "copy.db")) as target,
+    ):
+        source.backup(target)  # also while the ingestion and the server run
+    check_copy(here, f"sqlite:///{here.root}/copy.db")
+
+
+def test_backup_of_postgresql(tmp_path, running_postgres):  # noqa: F811
+    here = place("postgresql", tmp_path, running_postgres)
+    fill(here)
+    name = here.database.split("/")[3].split("?")[0]
+    file = str(here.root / "backup")
+    running_postgres("pg_dump", "-Fc", "-f", file, name)
+    copy = running_postgres.database()
+    running_postgres("pg_restore", "-d", copy.split("/")[3].split("?")[0], file)
+    check_copy(here, copy)
+
+
+def test_what_the_databases_take():
+    large = searchable({"uid": "u", "time": 1.0, "notes": "x" * 400_000, "list": [1] * 10})
+    assert large["notes"] == "(400002 bytes of JSON)"
+    assert (large["uid"], large["list"]) == ("u", [1] * 10)
+    odd = searchable({"a": float("nan"), "b": ("x\0", b"\x01"), "c": {1: float("inf")}})
+    assert odd == {"a": None, "b": ["x\ufffd", "01"], "c": {"1": None}}
