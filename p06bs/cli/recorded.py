@@ -130,7 +130,7 @@ def _chosen(
     from p06bs.recorded import LogDirectory, RunError
 
     path = Path(source)
-    if server:
+    if server and not path.exists():
         return _found(connect(server, key_file), source)
     if path.exists() or "/" in source or path.suffix == SUFFIX:
         if like and not run and path.is_dir():
