@@ -8,18 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiled.adapters.mapping import MapAdapter
 from tiled.client import from_uri
-from tiled.config import Authentication
-from tiled.server.app import build_app
 
 from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import NamedDocument
-from p06bs.server.archive import Archive, ArchiveAdapter
+from p06bs.server.app import build_app
+from p06bs.server.archive import Archive
 from p06bs.server.catalog import Database, Log, initialize, logs
 from p06bs.server.detector import Roots
-from p06bs.server.documents import serialization_registry
 from p06bs.server.ingest import Ingestion, StorageLock, catch_up
+from p06bs.server.sink import Sink
 from tests.doors import serving
 from tests.postgres import Cluster, binaries, cluster
 
@@ -107,15 +105,10 @@ class Place:
     def served(self, policy: Any = None) -> Iterator[str]:
         """Serve the archive as ``/archive``; yield the URL."""
         archive = Archive(self.database, self.storage, self.roots)
-        app = build_app(
-            MapAdapter({"archive": ArchiveAdapter(archive)}),
-            authentication=Authentication(single_user_api_key=KEY),
-            serialization_registry=serialization_registry(self.logs),
-            tasks={"startup": [archive.startup], "shutdown": [archive.shutdown]},
-            access_policy=policy,
-        )
-        with serving(app) as url:
-            yield url
+        with DocumentLog(self.logs) as log:
+            app = build_app(Sink(10_000_000), KEY, policy=policy, archive=archive, log=log)
+            with serving(app) as url:
+                yield url
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Any]:

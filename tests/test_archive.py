@@ -1,6 +1,8 @@
 """The archive to unmodified clients: layout, search, order, pages, rights, what is refused."""
 
 import itertools
+import subprocess
+import sys
 from collections import Counter
 
 import httpx
@@ -110,13 +112,22 @@ def test_clients_find_the_last_run_a_scan_id_and_a_uid(served):
         client[COUNT + 1]
 
 
-def test_databroker_reads_runs(client):
-    assert client.v2[-1].primary.read()["x"].values.tolist() == [39, 40, 41, 42, 43]
-    header = client.v1[-1]
-    assert header.start["scan_id"] == COUNT - 1
-    assert header.table()["x"].tolist() == [39, 40, 41, 42, 43]
-    assert [name for name, _ in header.documents()].count("event") == 5
-    assert [h.start["scan_id"] for h in client.v1(scan_id=5)] == [5]
+DATABROKER = """
+import sys
+from tiled.client import from_uri
+catalog = from_uri(sys.argv[1], api_key=sys.argv[2])["archive"]
+assert catalog.v2[-1].primary.read()["x"].values.tolist() == [39, 40, 41, 42, 43]
+header = catalog.v1[-1]
+assert header.start["scan_id"] == 39
+assert header.table()["x"].tolist() == [39, 40, 41, 42, 43]
+assert [name for name, _ in header.documents()].count("event") == 5
+assert [h.start["scan_id"] for h in catalog.v1(scan_id=5)] == [5]
+"""
+
+
+def test_databroker_reads_runs(served):
+    # In a process of its own: using v2 once changes what all clients of a process get.
+    subprocess.run([sys.executable, "-c", DATABROKER, served[0], KEY], check=True)
 
 
 QUERIES = [
@@ -337,7 +348,7 @@ def test_nothing_is_written_over_http(served, http):
         assert http.patch(f"/metadata/{path}", json={"metadata": {}}).status_code in (405, 422)
         assert http.put(f"/metadata/{path}", json={"metadata": {}}).status_code in (405, 422)
         assert http.get(f"/metadata/{path}").json() == before
-    assert http.post("/register/archive", json=node).status_code == 405
+    assert http.post("/register/archive", json=node).status_code in (403, 405)
 
 
 class Viewer:
