@@ -1,14 +1,19 @@
 """Exports of containers are measured before they are read."""
 
+import io
+
+import h5py
 import httpx
 import numpy as np
+import pandas as pd
 import pytest
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.mapping import MapAdapter
+from tiled.adapters.table import TableAdapter
 from tiled.media_type_registration import default_serialization_registry
 
 from p06bs.server.documents import serialization_registry
-from p06bs.server.exports import limit_exports, mend_arrays
+from p06bs.server.exports import limit_exports, mend
 from tests.doors import KEY, Gated, serving
 
 
@@ -46,12 +51,13 @@ def test_large_exports_are_refused_before_they_are_read():
 def test_empty_arrays_and_html_are_answers():
     values = np.array([["<script>", "b"]])
     numbers = ArrayAdapter.from_array(np.ones((3, 4)))
-    run = MapAdapter({"t": ArrayAdapter.from_array(values), "n": numbers})
+    table = TableAdapter.from_pandas(pd.DataFrame({"n": [1, 2], "t": ["a", "b"]}), npartitions=1)
+    run = MapAdapter({"t": ArrayAdapter.from_array(values), "n": numbers, "table": table})
     headers = {"Authorization": f"Apikey {KEY}"}
     for mended in (False, True):
         registry = serialization_registry()
         if mended:
-            mend_arrays(registry)
+            mend(registry)
         gated = Gated(root=MapAdapter({"live": run}), serialization_registry=registry)
         with serving(gated.gate) as url, httpx.Client(base_url=url, headers=headers) as http:
             html = http.get("/api/v1/array/full/live/t", params={"format": "text/html"})
@@ -62,6 +68,12 @@ def test_empty_arrays_and_html_are_answers():
             assert (empty.status_code, empty.content) == (200, b"")
             assert (html.status_code, "<script>" in html.text) == (200, False)
             assert "&lt;script&gt;" in html.text
+            hdf5 = http.get(
+                "/api/v1/table/full/live/table", params={"format": "application/x-hdf5"}
+            )
+            with h5py.File(io.BytesIO(hdf5.content)) as file:
+                assert file["n"][()].tolist() == [1, 2]
+                assert file["t"].asstr()[()].tolist() == ["a", "b"]
 
 
 def test_tileds_own_registry_is_left_alone():

@@ -189,6 +189,21 @@ def test_users_make_tokens_with_the_stock_client_but_none_beyond_their_own(tmp_p
             with pytest.raises(ClientError, match="403"):
                 context.create_api_key(scopes=scopes, expires_in=60)
         context.close()
+        # However the key is shown: what the gate overlooks would make a key for everything.
+        asked = {"scopes": None, "expires_in": None}
+        for query, headers in (
+            ("?api_key=", bearer(secret)),
+            ("?api_key=&api_key=", bearer(secret)),
+            (f"?api_key=x&api_key={secret}", {}),
+            ("", {"Authorization": f"aPiKeY {secret}"}),
+            ("", {"Cookie": f"a=b,c; =; x y; tiled_api_key={secret}; tiled_csrf=t", "x-csrf": "t"}),
+            ("", {"Cookie": f'tiled_api_key="{secret}"; tiled_csrf=t', "x-csrf": "t"}),
+        ):
+            answer = httpx.post(f"{url}/api/v1/auth/apikey{query}", headers=headers, json=asked)
+            if answer.status_code == 200:
+                assert sorted(answer.json()["scopes"]) == sorted(read), (query, headers)
+                assert answer.json()["expiration_time"] is not None
+    assert all("inherit" not in token.scopes for token in tokens.find())
     lives = [t.expires for t in tokens.find() if t.first_eight != secret[:8]]
     assert all(life <= datetime.now(UTC) + timedelta(days=1) for life in lives)
 

@@ -110,7 +110,7 @@ def build_app(
         tasks = {"startup": [archive.startup], "shutdown": [archive.shutdown]}
     registry = serialization_registry(None if log is None else log.directory)
     serializers.register(registry)
-    exports.mend_arrays(registry)
+    exports.mend(registry)
     exports.limit_exports(registry, sink.shares.response)
     app = tiled_app.build_app(
         Root(trees),

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qs, parse_qsl, urlencode
+from urllib.parse import parse_qsl, urlencode
 
+from fastapi.security.utils import get_authorization_scheme_param
+from starlette.requests import HTTPConnection
 from starlette.types import Message, Scope
 from tiled.server.utils import API_KEY_COOKIE_NAME, API_KEY_QUERY_PARAMETER
 
@@ -44,37 +45,24 @@ def digest(secret: str) -> bytes:
 
 
 def shown(scope: Scope) -> Shown:
-    """Return the credentials of a request or WebSocket."""
-    keys: list[str] = []
-    bearer = False
-    cookies = b""
-    query = scope.get("query_string", b"")
-    if API_KEY_QUERY_PARAMETER.encode() in query:
-        # Of a repeated parameter the last one counts, for Starlette, too.
-        keys += parse_qs(query.decode("latin-1"), keep_blank_values=True).get(
-            API_KEY_QUERY_PARAMETER, []
-        )[-1:]
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, secret = value.decode("latin-1").strip().partition(" ")
-            if scheme.lower() == "apikey":
-                keys.append(secret)
-            bearer = bearer or scheme.lower() == "bearer"
-        elif name == b"cookie":
-            cookies = cookies + b"; " + value if cookies else value
-    baked: list[str] = []
-    if API_KEY_COOKIE_NAME.encode() in cookies:
-        baked = _cookie(cookies.decode("latin-1"))
-    return Shown((*keys, *baked), bearer, bool(baked))
+    """Return the credentials of a request, read as Tiled reads them.
+
+    Read in another way, a key could pass here unseen and count there.
+    """
+    request = HTTPConnection(scope)
+    scheme, secret = get_authorization_scheme_param(request.headers.get("authorization"))
+    query = request.query_params.get(API_KEY_QUERY_PARAMETER)
+    header = secret if scheme.lower() == "apikey" else ""
+    cookie = request.cookies.get(API_KEY_COOKIE_NAME)
+    keys = tuple(key for key in (query, header, cookie) if key)
+    return Shown(keys, scheme.lower() == "bearer", bool(cookie))
 
 
 def header_key(scope: Scope) -> str | None:
     """Return the API key of the Authorization header, the only one that WebSockets look at."""
-    for name, value in scope["headers"]:
-        if name == b"authorization":
-            scheme, _, secret = value.decode("latin-1").strip().partition(" ")
-            return secret if scheme.lower() == "apikey" else None
-    return None
+    header = HTTPConnection(scope).headers.get("authorization")
+    scheme, secret = get_authorization_scheme_param(header)
+    return secret if scheme.lower() == "apikey" and secret else None
 
 
 def check_ascii(scope: Scope) -> None:
@@ -135,11 +123,3 @@ def first_message_key(message: Message) -> str | None:
             raise RefusedError(401, f"{name} is ASCII text.")
     key: str | None = content.get("api_key")
     return key
-
-
-def _cookie(text: str) -> list[str]:
-    try:
-        jar = SimpleCookie(text)
-    except CookieError:
-        return []
-    return [jar[API_KEY_COOKIE_NAME].value] if API_KEY_COOKIE_NAME in jar else []

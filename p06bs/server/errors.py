@@ -72,6 +72,13 @@ CLIENTS_FAULT = (
     Known((KeyError,), rf"{_AUTH}(slide|revoke)_session", 401, "This is no refresh token."),
     Known((jwt.ExpiredSignatureError,), rf"{_AUTH}revoke_session", 401, "The session has expired."),
     Known((AttributeError,), rf"{_AUTH}revoke_session_by_id", 401, "Log in first.", itself=True),
+    Known(
+        (OverflowError,),
+        r"tiled\.server\.authentication\.generate_apikey",
+        422,
+        "expires_in is seconds, not ages.",
+        itself=True,
+    ),
     # Nodes without these methods.
     Known(
         (AttributeError,), rf"{_ROUTER}(_create_node|close_stream)", 405, _READ_ONLY, itself=True
@@ -103,6 +110,7 @@ CLIENTS_FAULT = (
         "A shape or offset is a few numbers.",
         itself=True,
     ),
+    Known((ValueError,), r"tiled\.utils\.parse_mimetype", 406, "This is no media type.", True),
     # Conditions of queries: fields that are missing, values that are no JSON.
     Known((TypeError,), r"tiled\.server\.core\.apply_search", 400, "A query lacks a field.", True),
     Known(

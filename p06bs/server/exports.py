@@ -1,10 +1,12 @@
 """Exports of whole containers: measured before they are read, and refused if too large."""
 
 import html
+import io
 from collections.abc import Callable
 from math import prod
 from typing import Any
 
+import h5py
 from fastapi import HTTPException
 from tiled.media_type_registration import SerializationRegistry
 from tiled.serialization.container import walk
@@ -93,8 +95,8 @@ def nbytes_of(adapter: Any) -> int:
     return prod(map(int, shape)) * itemsize
 
 
-def mend_arrays(registry: SerializationRegistry) -> None:
-    """Replace serializers of arrays that fail in Tiled 0.2.20: of empty ones, and HTML."""
+def mend(registry: SerializationRegistry) -> None:
+    """Replace serializers that fail in Tiled 0.2.20: of empty arrays, HTML, tables as HDF5."""
     octets = registry.dispatch(StructureFamily.array, OCTETS)
     csv = registry.dispatch(StructureFamily.array, "text/csv")
 
@@ -107,3 +109,18 @@ def mend_arrays(registry: SerializationRegistry) -> None:
 
     registry.register(StructureFamily.array, OCTETS, to_octets)
     registry.register(StructureFamily.array, "text/html", to_html)
+    registry.register(StructureFamily.table, "application/x-hdf5", _table_to_hdf5)
+
+
+def _table_to_hdf5(mimetype: str, table: Any, metadata: Any) -> Any:
+    """Return a file with a dataset for each column."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name in table.columns:
+            values = table[name].to_numpy()
+            if values.dtype.kind in "iufb":
+                file.create_dataset(name, data=values)
+            else:
+                texts = [str(value) for value in values]
+                file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
+    return buffer.getbuffer()

@@ -1,5 +1,6 @@
 """What stands before Tiled's routes: who may knock, how often, how loud, and on which doors."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,9 +11,9 @@ from urllib.parse import parse_qs
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from p06bs.server import headers
+from p06bs.server.attempts import Attempts, address
 from p06bs.server.bodies import FORM_LIMIT, Body, RefusedError, replayed, too_large
 from p06bs.server.credentials import check_ascii, check_csrf, digest, shown
-from p06bs.server.door import Door, address
 from p06bs.server.growing import GROWING, bounded_query
 from p06bs.server.keys import bounded_request
 from p06bs.server.logins import FailedLogins, Known, Seats
@@ -20,6 +21,9 @@ from p06bs.server.outgoing import Answer, refusal
 from p06bs.server.queries import check_query
 from p06bs.server.routes import API, READING, Routes
 from p06bs.server.sockets import FindKey, SocketGate
+
+NEW_KEY = re.compile(rf"{API}/auth/(principal/[^/]+/)?apikey")
+"""Where users make keys of their own, and admins those of others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +82,13 @@ class Gate:
         self._guard = guard
         self._routes = routes or Routes()
         self._keys = keys
-        self._door = Door(FailedLogins(guard.failed_logins), Known(), Known(), clock)
-        self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._door, keys)
+        self._attempts = Attempts(FailedLogins(guard.failed_logins), Known(), Known(), clock)
+        self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._attempts, keys)
 
     @property
     def failed_logins(self) -> int:
         """Return how many logins have failed so far."""
-        return self._door.failures.total
+        return self._attempts.failures.total
 
     @property
     def sockets(self) -> int:
@@ -127,10 +131,11 @@ class Gate:
             return
         body = Body(receive, self._guard.body, self._guard.body_seconds)
         if keys := shown(scope).api_keys:
-            self._door.check(scope, digest(keys[0]))
-            answer.watch = partial(self._door.note, scope, digest(keys[0]))
-            if method == "POST" and path == f"{API}/auth/apikey":
-                scope, body = await self._minted(scope, receive, keys[0])
+            self._attempts.check(scope, digest(keys[0]))
+            answer.watch = partial(self._attempts.note, scope, digest(keys[0]))
+        if method == "POST" and NEW_KEY.fullmatch(path):
+            own = path == f"{API}/auth/apikey"
+            scope, body = await self._minted(scope, receive, keys[0] if keys and own else None)
         if GROWING.match(path):
             scope = {**scope, "query_string": bounded_query(scope["query_string"])}
         await self._pass(scope, body, answer)
@@ -156,16 +161,15 @@ class Gate:
             who += [("user", name.casefold()) for name in names[-1:]]
         elif media.startswith("multipart/"):
             raise RefusedError(415, "Send the form as application/x-www-form-urlencoded.")
-        self._door.check_login(who)
-        answer.watch = partial(self._door.note_login, who)
+        self._attempts.check_login(who)
+        answer.watch = partial(self._attempts.note_login, who)
         await self._pass(scope, self._form(replayed(content, receive)), answer)
 
-    async def _minted(self, scope: Scope, receive: Receive, key: str) -> tuple[Scope, Body]:
+    async def _minted(self, scope: Scope, receive: Receive, key: str | None) -> tuple[Scope, Body]:
         """Return the request for a key, bounded to what the key that asks has."""
         content = await self._form(receive).whole()
-        parent = await self._keys.find(key) if self._keys is not None else None
-        if parent is not None:
-            content = bounded_request(content, parent, datetime.now(UTC))
+        parent = await self._keys.find(key) if key is not None and self._keys is not None else None
+        content = bounded_request(content, parent, datetime.now(UTC))
         kept = [(n, v) for n, v in scope["headers"] if n != b"content-length"]
         length = (b"content-length", str(len(content)).encode())
         body = self._form(replayed(content, receive))

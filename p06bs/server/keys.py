@@ -23,6 +23,9 @@ from p06bs.server.bodies import RefusedError
 
 INHERIT = "inherit"
 
+NOTE_LENGTH = 255
+"""Tiled stores longer ones and then cannot show them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Key:
@@ -73,34 +76,58 @@ class Keys:
         return get_database_engine(self._app.dependency_overrides[get_settings]())
 
 
-def bounded_request(body: bytes, parent: Key, now: datetime) -> bytes:
+def bounded_request(body: bytes, parent: Key | None, now: datetime) -> bytes:
     """Return the request for a new key with no more scopes and life than its parent has.
+
+    Parameters
+    ----------
+    body : bytes
+        JSON, as the client sent it.
+    parent : Key or None
+        The key that asks; None is a session, which may have all that its user has.
+    now : datetime
 
     Raises
     ------
     RefusedError
-        If it names scopes that the parent has not.
+        If it names scopes that the parent has not, or has too long a note.
     """
     try:
         asked = json.loads(body)
     except (ValueError, RecursionError):
         return body  # for Tiled to refuse
-    if not isinstance(asked, dict) or INHERIT in parent.scopes:
-        return body if not isinstance(asked, dict) else _encoded(_lived(asked, parent, now))
-    scopes = asked.get("scopes")
-    if scopes is None or scopes == [INHERIT]:
-        asked["scopes"] = sorted(parent.scopes)
-    elif not isinstance(scopes, list) or not set(map(str, scopes)) <= parent.scopes:
+    if not isinstance(asked, dict):
+        return body
+    if len(str(asked.get("note") or "")) > NOTE_LENGTH:
+        raise RefusedError(422, f"The note has more than {NOTE_LENGTH} characters.")
+    if parent is None:
+        return body
+    asked = _lived(asked, parent, now)
+    if INHERIT not in parent.scopes:
+        asked["scopes"] = _scopes(asked.get("scopes"), parent)
+    if parent.tags is not None:
+        asked["access_tags"] = _tags(asked.get("access_tags"), parent.tags)
+    return json.dumps(asked).encode()
+
+
+def _scopes(asked: Any, parent: Key) -> list[str]:
+    if asked is None or asked == [INHERIT]:
+        return sorted(parent.scopes)
+    if not isinstance(asked, list) or not set(map(str, asked)) <= parent.scopes:
         raise RefusedError(
             403,
             "A key makes no key with more scopes than its own, "
             f"which are {', '.join(sorted(parent.scopes))}.",
         )
-    if parent.tags is not None and not set(asked.get("access_tags") or ()) <= set(parent.tags):
+    return asked
+
+
+def _tags(asked: Any, own: tuple[str, ...]) -> list[str]:
+    if not asked:
+        return list(own)
+    if not isinstance(asked, list) or not set(map(str, asked)) <= set(own):
         raise RefusedError(403, "A key makes no key with more access tags than its own.")
-    if parent.tags is not None:
-        asked["access_tags"] = asked.get("access_tags") or list(parent.tags)
-    return _encoded(_lived(asked, parent, now))
+    return asked
 
 
 def _lived(asked: Mapping[str, Any], parent: Key, now: datetime) -> dict[str, Any]:
@@ -109,7 +136,3 @@ def _lived(asked: Mapping[str, Any], parent: Key, now: datetime) -> dict[str, An
     if left is None or (isinstance(seconds, int) and seconds <= left):
         return dict(asked)
     return {**asked, "expires_in": left}
-
-
-def _encoded(asked: Mapping[str, Any]) -> bytes:
-    return json.dumps(asked).encode()

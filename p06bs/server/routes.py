@@ -14,6 +14,9 @@ READING = frozenset({"GET", "HEAD", "OPTIONS"})
 
 API = "/api/v1"
 
+NAME_BYTES = 255
+"""Length of a name in a path: no file system takes longer ones."""
+
 WRITABLE = "live"
 """The tree that services write to; the archive is written by nobody."""
 
@@ -138,6 +141,7 @@ def _oddity(path: str) -> Refusal | None:
     # The replacement character is what is left of bytes that are no UTF-8.
     if not path.isprintable() or "\\" in path or "\N{REPLACEMENT CHARACTER}" in path:
         return Refusal(400, "The path has characters that no path here has.")
-    if any(segment in (".", "..") for segment in path.split("/")):
+    segments = path.split("/")
+    if any(segment in (".", "..") or len(segment.encode()) > NAME_BYTES for segment in segments):
         return Refusal(404, "There is nothing here.")
     return None

@@ -8,9 +8,9 @@ from urllib.parse import urlsplit
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p06bs.server import headers
+from p06bs.server.attempts import Attempts, address
 from p06bs.server.bodies import RefusedError
 from p06bs.server.credentials import check_ascii, digest, first_message_key, header_key
-from p06bs.server.door import Door, address
 from p06bs.server.keys import Key
 from p06bs.server.logins import Seats
 from p06bs.server.outgoing import refusal
@@ -42,7 +42,7 @@ class SocketGate:
         Of web pages that may connect, beside our own.
     seats : Seats
         Places of addresses and users.
-    door : Door
+    door : Attempts
     keys : FindKey, optional
         Says whose a key is.
     """
@@ -52,12 +52,12 @@ class SocketGate:
         app: ASGIApp,
         origins: Sequence[str],
         seats: Seats,
-        door: Door,
+        attempts: Attempts,
         keys: FindKey | None,
     ) -> None:
         self.app = app
         self.seats = seats
-        self.door = door
+        self.attempts = attempts
         self.keys = keys
         self._origins = frozenset(origins)
 
@@ -118,7 +118,7 @@ class _Socket:
 
     async def _knock(self, key: str) -> None:
         """Ask whether this key may be tried, and whether its owner has a place left."""
-        self._gate.door.check(self._scope, digest(key))
+        self._gate.attempts.check(self._scope, digest(key))
         found = await self._gate.keys.find(key) if self._gate.keys is not None else None
         if found is not None:
             await self.sit(("user", found.owner))
@@ -141,7 +141,7 @@ class _Socket:
         except RefusedError as refused:
             if refused.status == 429:
                 return await self._close(TRY_LATER, refused.reason)
-            self._gate.door.failed([("address", address(self._scope))])
+            self._gate.attempts.failed([("address", address(self._scope))])
             return await self._close(WRONG_KEY, refused.reason)
         return message
 
@@ -162,12 +162,12 @@ class _Socket:
             path, tls = self._scope["path"], self._scope.get("scheme") == "wss"
             message = {**message, "headers": headers.protected(message["headers"], path, tls)}
         elif kind == "websocket.send" and self._key is not None:
-            self._gate.door.good(digest(self._key))
+            self._gate.attempts.good(digest(self._key))
         await self._send(message)
 
     def _wrong(self) -> None:
         if self._key is not None:
-            self._gate.door.wrong(self._scope, digest(self._key))
+            self._gate.attempts.wrong(self._scope, digest(self._key))
 
 
 async def _deny(refused: RefusedError, scope: Scope, receive: Receive, send: Send) -> None:

@@ -27,7 +27,7 @@ def address(scope: Scope) -> str:
     return client[0] if client else "local"
 
 
-class Door:
+class Attempts:
     """Ask before a key or a password is tried, and note what came of it.
 
     Parameters
