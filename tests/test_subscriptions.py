@@ -463,3 +463,21 @@ def test_search_results_can_be_subscribed_to(sink, live):
     updates = Updates(run["primary"]["Fe_K"], 0)
     assert rows(updates.wait(rows)) == [0.25, 0.5]
     updates.end()
+
+
+def test_maps_are_told_of_and_not_subscribed_to(sink, live, served):
+    keys = {name: KEYS["Fe_K"] for name in ("x", "y", "Fe_K")}
+    raster = {
+        "shape": [2, 3], "extents": [[0, 1], [0, 2]], "snaking": [False, False],
+        "motors": ["y", "x"], "hints": {"dimensions": [[["y"], "primary"], [["x"], "primary"]]},
+    }  # fmt: skip
+    begin(sink, "mapped", time=1000.0, keys=keys, **raster)
+    updates = Updates(live["mapped"], 0)
+    add_page(sink, "mapped", 1, 4, data={"x": [0, 1, 2, 0], "y": [0, 0, 0, 1], "Fe_K": [1.0] * 4})
+    assert live["mapped"]["maps"]["Fe_K"].read().shape == (2, 3)
+    end(sink, "mapped")
+    assert updates.closed.wait(PATIENCE)
+    assert ("created", "maps") in news(updates.end())
+    for path in ("live/mapped/maps", "live/mapped/maps/Fe_K"):
+        with pytest.raises(InvalidStatus, match="404"), plain(served[1], path):
+            pass

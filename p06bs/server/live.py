@@ -26,6 +26,8 @@ GONE = 4410, "There is no such node any more."
 """Close codes and reasons. A stock client ends at the first and comes back at the others;
 where the node is gone, because memory was needed or rights were revoked, it finds 404."""
 
+NO_SUBSCRIPTIONS = "There are no subscriptions to this."
+
 Formatter = Callable[[WebSocket, dict[str, Any], bytes | None], Awaitable[None]]
 
 
@@ -103,8 +105,22 @@ class Watched:
 
     def _subscribed(self) -> "Live":
         if self.live is None:
-            raise HTTPException(404, "There are no subscriptions to this.")
+            raise HTTPException(404, NO_SUBSCRIPTIONS)
         return self.live
+
+
+class Unwatched:
+    """Mixin of adapters that cannot be subscribed to, where Tiled expects that all can."""
+
+    def make_ws_handler(self, websocket: WebSocket, formatter: Formatter, uri: str) -> Any:
+        """Refuse with 404.
+
+        Raises
+        ------
+        HTTPException
+            Always.
+        """
+        raise HTTPException(404, NO_SUBSCRIPTIONS)
 
 
 class Live:

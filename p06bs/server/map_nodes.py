@@ -27,6 +27,7 @@ from p06bs.model.mapped import Mapped
 from p06bs.model.maps import Grid, Map
 from p06bs.model.statistics import Statistics
 from p06bs.server.arrays import EVERYTHING, Touch
+from p06bs.server.live import Unwatched
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Gridded:
 Look = Callable[[], Gridded]
 
 
-class MapNode(Adapter[ArrayStructure]):
+class MapNode(Unwatched, Adapter[ArrayStructure]):
     """Serve a map as it is when it is first looked at; shape ``(ny, nx)``, float64.
 
     Parameters
@@ -148,7 +149,7 @@ class MapNode(Adapter[ArrayStructure]):
         return self.read(slice)
 
 
-class MapsNode(MapAdapter):
+class MapsNode(Unwatched, MapAdapter):
     """Serve the maps of a run.
 
     Its methods with ``async`` are those that Tiled prefers where a node has them.
