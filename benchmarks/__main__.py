@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import count, frames, gaps, latency, maps, pages, spectra
+from benchmarks import archive, count, frames, gaps, latency, maps, pages, spectra, subscribe
 
 BENCHMARKS = {
     "pages": pages,
@@ -15,6 +15,8 @@ BENCHMARKS = {
     "gaps": gaps,
     "latency": latency,
     "maps": maps,
+    "archive": archive,
+    "subscribe": subscribe,
 }
 
 

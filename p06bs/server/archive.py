@@ -73,7 +73,7 @@ class Archive:
         self.location = Location(storage.absolute())
         self.roots = roots
         self._extra = extra
-        self._folders: dict[str, int] = {}
+        self.known_folders: dict[str, int] = {}
         self._newest = 0
         self.stock = stock_catalog(
             database,
@@ -93,6 +93,7 @@ class Archive:
         await self.stock.startup()
         async with self.stock.context.engine.connect() as connection:
             await connection.run_sync(schema.check)
+        await self.folders()
 
     async def shutdown(self) -> None:
         """Close the connections."""
@@ -120,9 +121,9 @@ class Archive:
         """Return the id of each beamtime folder; "" is that of runs without one."""
         new = select(FOLDERS.c.id, FOLDERS.c.path).where(FOLDERS.c.id > self._newest)
         for number, path in await self.fetch(new):
-            self._folders[path] = number
+            self.known_folders[path] = number
             self._newest = max(self._newest, number)
-        return self._folders
+        return self.known_folders
 
     def run(self, row: Any) -> RunAdapter:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
@@ -176,6 +177,10 @@ class ArchiveAdapter:
     @property
     def viewer(self) -> Viewer | None:
         return self._viewers[-1] if self._viewers else None
+
+    def folders(self) -> frozenset[str]:
+        """Return the beamtime folders that are known so far, so that their rights are asked for."""
+        return frozenset(path for path in self._archive.known_folders if path)
 
     def metadata(self) -> dict[str, Any]:
         """Return no metadata."""

@@ -1,0 +1,203 @@
+"""The offline DB with 100 000 runs: a query and a page of results, over HTTP, on both databases.
+
+Beside it, in the same repetition, Tiled's own search in the metadata of the same catalog.
+"""
+
+import contextlib
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlalchemy import Connection, insert
+from tiled.catalog import orm
+from tiled.structures.core import StructureFamily
+
+from benchmarks.report import Row, ratios, turns
+from p06bs.server import schema
+from p06bs.server.access import FolderAccess
+from p06bs.server.app import build_app
+from p06bs.server.archive import Archive
+from p06bs.server.catalog import SPECS, Database, analyze, initialize
+from p06bs.server.detector import Roots
+from p06bs.server.schema import FOLDERS, ITEMS, RUNS
+from p06bs.server.sink import Sink
+from tests.doors import serving
+from tests.postgres import binaries, cluster
+
+REPEAT = 9
+RUNS_COUNT = 100_000
+FOLDERS_COUNT = 1_000
+BATCH = 5_000
+KEY = "k3y"
+PAGE = 20
+
+QUERIES: Mapping[str, str] = {
+    "newest page": "sort=-start.time",
+    "plan_name ==": "filter[eq][condition][key]=start.plan_name"
+    '&filter[eq][condition][value]="scan"',
+    "scan_id ==": "filter[eq][condition][key]=start.scan_id&filter[eq][condition][value]=5000",
+    "sample.elements contains": "filter[contains][condition][key]=start.sample.elements"
+    '&filter[contains][condition][value]="As"',
+    "time >=": "filter[comparison][condition][operator]=ge"
+    "&filter[comparison][condition][key]=start.time"
+    "&filter[comparison][condition][value]=1609000000",
+}
+TEXT = "filter[fulltext][condition][text]="
+STOCK = 'filter[eq][condition][key]=start.operator&filter[eq][condition][value]="Ada Lovelace"'
+"""A field that is in the metadata only."""
+
+
+def measure(repeat: int, seconds: float) -> list[Row]:
+    """Measure on SQLite, and on PostgreSQL where it is installed."""
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as directory:
+        rows += _on("SQLite", f"sqlite:///{directory}/catalog.db", Path(directory), repeat)
+        if binaries() is None:
+            print("  PostgreSQL is not on this machine: not measured")
+            return rows
+        with cluster() as postgres:
+            rows += _on("PostgreSQL", postgres.database(), Path(directory), repeat)
+    return rows
+
+
+def _on(name: str, uri: str, storage: Path, repeat: int) -> list[Row]:
+    initialize(uri)
+    with Database(uri) as database:
+        folders = database(_folders)
+        rng = random.Random(0)
+        for first in range(0, RUNS_COUNT, BATCH):
+            database(_fill, rng, first, min(BATCH, RUNS_COUNT - first), folders)
+        database(analyze)
+    rows = []
+    common = {**QUERIES, "full text, rare": f"{TEXT}word-777", "full text, common": f"{TEXT}Ada"}
+    for who, share in (("all folders", 1), ("1 % of the folders", 100)):
+        viewer = _Viewer(frozenset(list(folders)[::share]))
+        with _served(uri, storage, viewer) as ask:
+            found: dict[str, list[float]] = {key: [] for key in (*common, "stock")}
+            for query in turns(list(found), repeat):
+                found[query].append(ask(common.get(query, STOCK)))
+        for query in common:
+            goal = 100.0 if "text" in query and name == "PostgreSQL" else 50.0
+            held = None if "text" in query and name == "SQLite" else goal
+            values = tuple(found[query])
+            rows.append(Row(f"{name}, {who}: {query}", "ms", values, at_most=held))
+        times = ratios(found["stock"], found["plan_name =="])
+        rows.append(Row(f"{name}, {who}: Tiled's own search, time of ours", "", times))
+    return rows
+
+
+class _Viewer:
+    """Somebody who may see the runs of some folders."""
+
+    def __init__(self, folders: frozenset[str]) -> None:
+        self._folders = folders
+
+    def may_see(self, folder: str | None) -> bool:
+        return folder in self._folders
+
+    def visible(self, folders: Any) -> frozenset[str]:
+        return self._folders & frozenset(folders)
+
+
+class _Policy(FolderAccess):
+    """The server's policy, for one viewer whoever asks."""
+
+    def __init__(self, viewer: _Viewer) -> None:
+        self._viewer = viewer
+
+    async def filters(self, node: Any, *rest: Any) -> Any:
+        from p06bs.server.access import Visible
+
+        return [Visible(self._viewer)] if hasattr(node, "viewer") else []
+
+    async def allowed_scopes(self, node: Any, *rest: Any) -> Any:
+        return {"read:metadata", "read:data"}
+
+
+@contextlib.contextmanager
+def _served(uri: str, storage: Path, viewer: _Viewer) -> Iterator[Any]:
+    """Yield what asks the real server for a page; returns the time that takes, ms."""
+    archive = Archive(uri, storage, Roots())
+    app = build_app(Sink(10_000_000), KEY, archive=archive, policy=_Policy(viewer))
+    headers = {"Authorization": f"Apikey {KEY}", "Accept": "application/x-msgpack"}
+    with serving(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as client:
+
+        def ask(query: str) -> float:
+            begun = time.perf_counter()
+            answer = client.get(f"/api/v1/search/archive?{query}&page[limit]={PAGE}")
+            answer.raise_for_status()
+            return 1000 * (time.perf_counter() - begun)
+
+        statistics.median(ask(QUERIES["newest page"]) for _ in range(3))  # connects, compiles
+        yield ask
+
+
+def _folders(connection: Connection) -> dict[str, int]:
+    folders = {f"/gpfs/current/{number}": number + 1 for number in range(FOLDERS_COUNT)}
+    rows = [{"id": number, "path": path} for path, number in folders.items()]
+    connection.execute(insert(FOLDERS), rows)
+    return folders
+
+
+def _fill(
+    connection: Connection, rng: random.Random, first: int, count: int, folders: dict[str, int]
+) -> None:
+    """Insert runs, row for row what `p06bs.server.catalog.put_runs` inserts, many at once."""
+    nodes, runs = [], []
+    items: dict[str, list[dict[str, Any]]] = {key: [] for key in ITEMS}
+    paths = list(folders)
+    for number in range(first, first + count):
+        folder = paths[number // 100 % len(paths)]
+        start = _start(number, rng, folder)
+        stop = {"exit_status": "abort" if number % 10 == 0 else "success", "time": start["time"]}
+        metadata = {"start": start, "stop": stop}
+        here = {"node_id": number + 1, "folder_id": folders[folder]}
+        nodes.append(
+            {
+                "id": number + 1,
+                "key": start["uid"],
+                "parent": 0,
+                "structure_family": StructureFamily.container,
+                "metadata": metadata,
+                "specs": SPECS,
+            }
+        )
+        fields = schema.indexed_row(metadata)
+        runs.append({**here, "generation": 1, "streams": '["primary"]', **fields})
+        for key, values in schema.indexed_items(metadata).items():
+            items[key] += [{**here, "time": start["time"], "value": value} for value in values]
+    connection.execute(insert(orm.Node.__table__), nodes)
+    connection.execute(insert(RUNS), runs)
+    for key, rows in items.items():
+        connection.execute(insert(ITEMS[key]), rows)
+
+
+def _start(number: int, rng: random.Random, folder: str) -> dict[str, Any]:
+    """Return a start document of about 1.5 kB of JSON."""
+    return {
+        "uid": str(uuid.UUID(int=rng.getrandbits(128))),
+        "time": 1.6e9 + 100.0 * number,
+        "scan_id": number,
+        "plan_name": rng.choice(["scan", "count", "grid_scan", "fly_map", "tomo"]),
+        "beamtime_id": str(11_000_000 + number // 100),
+        "proposal_id": f"I-{number // 300}",
+        "beamtime_folder": folder,
+        "sample": {
+            "name": f"sample {number // 20}",
+            "uid": f"s{number // 20}",
+            "elements": rng.sample(["Fe", "Cu", "Zn", "Ca", "K", "Ti", "Mn", "As", "Pb"], 3),
+        },
+        "scan": {"kind": rng.choice(["step", "fly"]), "shape": [101, 101]},
+        "technique": rng.choice(["xrf", "xrd", "ptycho", "tomo"]),
+        "endstation": rng.choice(["micro", "nano"]),
+        "operator": rng.choice(["Ada Lovelace", "Lise Meitner", "Emmy Noether"]),
+        "note": " ".join(f"word-{rng.randrange(3000)}" for _ in range(30)),
+        "plan_args": {"args": [rng.random() for _ in range(20)]},
+        "motors": ["x", "y"],
+    }
