@@ -96,8 +96,8 @@ def list_tokens(
     if as_json:
         print(json.dumps([_plain(token) for token in tokens]))
         return
-    heads = ("kind", "for", "note", "created", "expires", "last use")
-    table = Table(Column("token", no_wrap=True), Column("owner", no_wrap=True), *heads)
+    narrow = [Column(head, no_wrap=True) for head in ("token", "owner", "kind", "for")]
+    table = Table(*narrow, "note", "created", "expires", "last use", box=None)
     for token in tokens:
         table.add_row(
             token.first_eight,
@@ -105,9 +105,9 @@ def list_tokens(
             token.kind,
             token.purpose,
             escape(token.note),
-            _said(token.created),
-            "expired" if token.expired else _said(token.expires),
-            _said(token.last_used),
+            _day(token.created),
+            "expired" if token.expired else _day(token.expires),
+            _day(token.last_used),
         )
     console.print(table)
 
@@ -186,3 +186,7 @@ def _plain(token: "Token") -> dict[str, Any]:
 
 def _said(moment: datetime | None) -> str:
     return "never" if moment is None else moment.astimezone().strftime("%Y-%m-%d %H:%M")
+
+
+def _day(moment: datetime | None) -> str:
+    return _said(moment).partition(" ")[0]
