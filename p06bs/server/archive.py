@@ -1,51 +1,44 @@
 """The offline DB as a Tiled tree: all runs, laid out as those of the sink.
 
-The runs are nodes of a stock Tiled catalog. Which of them match, in which order, is asked
-of the index beside it; what the index does not know is asked of the catalog, by Tiled's own
-translation of queries. The rows come from the runs' directories.
+The runs are nodes of a stock Tiled catalog; what is asked of it, and of the index beside it,
+is in `p06bs.server.listing`. The rows come from the runs' directories.
 """
 
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import anyio
 from fastapi import HTTPException
-from sqlalchemy import Select, func, literal, select, tuple_
+from sqlalchemy import Select, func, select
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from tiled.catalog import orm
-from tiled.catalog.adapter import construct_order_by_clauses, format_distinct_result
+from tiled.catalog.adapter import format_distinct_result
 from tiled.catalog.adapter import from_uri as stock_catalog
-from tiled.queries import QueryValueError
 from tiled.server.core import NoEntry
 from tiled.structures.core import Spec, StructureFamily
-from tiled.utils import UnsupportedQueryType
 
 from p06bs.server import schema
 from p06bs.server.access import Viewer, Visible
 from p06bs.server.catalog import RUN_MIMETYPE
 from p06bs.server.detector import Roots
-from p06bs.server.index import FIELDS, Condition, among, condition, item
+from p06bs.server.listing import Listing, Sorting
 from p06bs.server.runfiles import Location, read_run, untouched
-from p06bs.server.schema import FOLDERS, ITEMS, RUNS
+from p06bs.server.schema import FOLDERS, RUNS
 from p06bs.server.sink import RunView
 from p06bs.server.tree import RunAdapter, run_adapter
 
 logger = logging.getLogger(__name__)
-
-Sorting = Sequence[tuple[str, int]]
 
 FARTHEST = 2**31
 """Offsets and cursors beyond are behind the last run."""
 
 MISMATCHES = ("42804", "42846", "42883")
 """PostgreSQL's states: datatype mismatch, cannot coerce, no such operator for these types."""
-
-GIVEN = ("", "_")
-"""What clients call the given order: by start time."""
 
 
 class Archive:
@@ -80,7 +73,6 @@ class Archive:
             readable_storage=[str(self.location.storage)],
             adapters_by_mimetype={RUN_MIMETYPE: f"{__name__}:StoredRun"},
         )
-        self.dialect: str = self.stock.context.engine.dialect.name
 
     async def startup(self) -> None:
         """Connect, and make sure that the tables are those that this software knows.
@@ -125,7 +117,25 @@ class Archive:
             self._newest = max(self._newest, number)
         return self.known_folders
 
-    def run(self, row: Any) -> RunAdapter:
+    async def runs(self, rows: Sequence[Any]) -> list[tuple[str, RunAdapter]]:
+        """Return the runs of the given nodes, in the order of these."""
+        ids = [row.node_id for row in rows]
+        if not ids:
+            return []
+        nodes = select(
+            orm.Node.id,
+            orm.Node.key,
+            orm.Node.metadata_.label("metadata"),
+            RUNS.c.streams,
+            RUNS.c.generation,
+        ).join(RUNS, RUNS.c.node_id == orm.Node.id)
+        found = {}
+        for first in range(0, len(ids), 500):
+            part = nodes.where(orm.Node.id.in_(ids[first : first + 500]))
+            found.update({row.id: row for row in await self.fetch(part)})
+        return [(found[one].key, self._run(found[one])) for one in ids if one in found]
+
+    def _run(self, row: Any) -> RunAdapter:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
         files = _Files(self.location.generation(row.key, row.generation), self.roots)
         streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
@@ -154,29 +164,23 @@ class ArchiveAdapter:
         self,
         archive: Archive,
         *,
-        conditions: tuple[Condition, ...] = (),
-        items: tuple[tuple[Any, str], ...] = (),
-        stock: Any = None,
+        listing: Listing | None = None,
         viewers: tuple[Viewer, ...] = (),
-        sorting: Sorting = (("", 1),),
     ) -> None:
         self._archive = archive
-        self._conditions = conditions
-        self._items = items
-        # The table that a listing is read from: it has node, time and folder of each run.
-        self._from = items[0][0] if items else RUNS
-        self._stock = archive.stock if stock is None else stock
+        self._listing = Listing(archive.stock) if listing is None else listing
         self._viewers = viewers
-        self.sorting = list(sorting)
-        self._found: list[Condition] | None = None
+        self._visible: Listing | None = None
         self.node = archive.stock.node
         self.context = archive.stock.context
-        self.startup_tasks = [archive.startup]
-        self.shutdown_tasks = [archive.shutdown]
 
     @property
     def viewer(self) -> Viewer | None:
         return self._viewers[-1] if self._viewers else None
+
+    @property
+    def sorting(self) -> list[tuple[str, int]]:
+        return list(self._listing.sorting)
 
     def folders(self) -> frozenset[str]:
         """Return the beamtime folders that are known so far, so that their rights are asked for."""
@@ -198,23 +202,13 @@ class ArchiveAdapter:
             If the query cannot be asked.
         """
         if isinstance(query, Visible):
-            return self._variation(viewers=(*self._viewers, query.viewer))
-        about = item(query)
-        if about is not None:
-            return self._variation(items=(*self._items, about))
-        found = condition(query, self._archive.dialect)
-        if found is not None:
-            return self._variation(conditions=(*self._conditions, found))
-        try:
-            return self._variation(stock=self._stock.search(query))
-        except UnsupportedQueryType:
-            raise QueryValueError(f"{type(query).__name__} is not supported here") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise QueryValueError(f"cannot compare with that value: {error}") from None
+            viewers = (*self._viewers, query.viewer)
+            return ArchiveAdapter(self._archive, listing=self._listing, viewers=viewers)
+        return self._variation(self._listing.search(query))
 
     def sort(self, sorting: Sorting) -> "ArchiveAdapter":
         """Return the runs in the order of their metadata, then of their start times."""
-        return self._variation(sorting=sorting)
+        return self._variation(replace(self._listing, sorting=sorting))
 
     def read(self, fields: list[str] | None = None) -> Any:
         """Refuse: one request does not read all runs.
@@ -246,12 +240,13 @@ class ArchiveAdapter:
 
     async def exact_len(self) -> int:
         """Return the number of runs."""
-        statement = await self._select(func.count())
+        statement = (await self._seen()).select(func.count())
         return int((await self._archive.fetch(statement))[0][0])
 
     async def lbound_len(self, threshold: int) -> int:
         """Return the number of runs if it is at most `threshold`, else one more than that."""
-        limited = (await self._select(self._from.c.node_id)).limit(threshold + 1).subquery()
+        seen = await self._seen()
+        limited = seen.select(seen.table.c.node_id).limit(threshold + 1).subquery()
         statement = select(func.count()).select_from(limited)
         return int((await self._archive.fetch(statement))[0][0])
 
@@ -259,12 +254,12 @@ class ArchiveAdapter:
         self, cursor: int | None = None, limit: int | None = None
     ) -> tuple[list[str], int | None]:
         """Return the uids of a page, and the cursor of the next."""
-        rows, after = await self._page(RUNS.c.uid, runs=True, cursor=cursor, limit=limit)
+        rows, after = await self._page(RUNS.c.uid, cursor=cursor, limit=limit)
         return [row.uid for row in rows], after
 
     async def keys_range(self, offset: int = 0, limit: int | None = None) -> list[str]:
         """Return uids from `offset` on."""
-        rows, _ = await self._page(RUNS.c.uid, runs=True, offset=offset, limit=limit)
+        rows, _ = await self._page(RUNS.c.uid, offset=offset, limit=limit)
         return [row.uid for row in rows]
 
     async def items_page(
@@ -272,18 +267,18 @@ class ArchiveAdapter:
     ) -> tuple[list[tuple[str, RunAdapter]], int | None]:
         """Return uids and runs of a page, and the cursor of the next."""
         rows, after = await self._page(cursor=cursor, limit=limit)
-        return await self._runs(rows), after
+        return await self._archive.runs(rows), after
 
     async def items_range(
         self, offset: int = 0, limit: int | None = None
     ) -> list[tuple[str, RunAdapter]]:
         """Return uids and runs from `offset` on."""
         rows, _ = await self._page(offset=offset, limit=limit)
-        return await self._runs(rows)
+        return await self._archive.runs(rows)
 
     async def cursor_for_offset(self, offset: int) -> int | None:
         """Return the cursor of the page from `offset` on; None where the order has none."""
-        if not 0 < offset < FARTHEST or self._direction is None:
+        if not 0 < offset < FARTHEST or self._listing.direction is None:
             return None
         rows, _ = await self._page(offset=offset - 1, limit=1)
         return rows[0].node_id if rows else None
@@ -298,13 +293,14 @@ class ArchiveAdapter:
         """
         if not segments:
             return self
-        rows = []
+        runs = []
         if len(segments[0]) <= schema.LONGEST and "\0" not in segments[0]:
-            one = (await self._select(RUNS.c.node_id, runs=True)).where(RUNS.c.uid == segments[0])
-            rows = await self._runs(await self._archive.fetch(one))
-        if not rows:
+            seen = await self._seen()
+            one = seen.select(seen.table.c.node_id, runs=True).where(RUNS.c.uid == segments[0])
+            runs = await self._archive.runs(await self._archive.fetch(one))
+        if not runs:
             raise NoEntry(segments)
-        entry: Any = rows[0][1]
+        entry: Any = runs[0][1]
         for segment in segments[1:]:
             try:
                 entry = await anyio.to_thread.run_sync(entry.__getitem__, segment)
@@ -320,170 +316,55 @@ class ArchiveAdapter:
         counts: bool,
     ) -> dict[str, Any]:
         """Return the values that metadata have; of a list that is indexed, its items."""
+        seen = await self._seen()
+
+        async def values(statement: Select[Any]) -> Any:
+            return format_distinct_result(await self._archive.fetch(statement), counts)
+
         found: dict[str, Any] = {}
         if metadata:
-            found["metadata"] = {key: await self._values(key, counts) for key in metadata}
-        for name, wanted in (("structure_family", structure_families), ("specs", specs)):
-            if wanted:
-                place = getattr(orm.Node, name)
-                found["structure_families" if name != "specs" else name] = await self._group(
-                    place, counts, nodes=True
-                )
+            found["metadata"] = {
+                key: await values(seen.distinct(key, counts=counts)) for key in metadata
+            }
+        if structure_families:
+            family = seen.grouped(orm.Node.structure_family, counts=counts, nodes=True)
+            found["structure_families"] = await values(family)
+        if specs:
+            found["specs"] = await values(seen.grouped(orm.Node.specs, counts=counts, nodes=True))
         return found
 
-    async def _values(self, key: str, counts: bool) -> list[dict[str, Any]]:
-        if key in FIELDS:
-            return await self._group(RUNS.c[FIELDS[key].column], counts, runs=True)
-        if key in ITEMS:
-            return await self._group(None, counts, items=ITEMS[key])
-        place: Any = orm.Node.metadata_
-        for segment in key.split("."):
-            place = place[segment]
-        return await self._group(place, counts, nodes=True)
+    def _variation(self, listing: Listing) -> "ArchiveAdapter":
+        return ArchiveAdapter(self._archive, listing=listing, viewers=self._viewers)
 
-    async def _group(
-        self,
-        place: Any,
-        counts: bool,
-        *,
-        runs: bool = False,
-        nodes: bool = False,
-        items: Any = None,
-    ) -> list[dict[str, Any]]:
-        if items is not None:
-            values = items.alias()
-            place = values.c.value
-        columns = (place, func.count(place)) if counts else (place,)
-        statement = await self._select(*columns, runs=runs, nodes=nodes)
-        if items is not None:
-            statement = statement.join(values, values.c.node_id == self._from.c.node_id)
-        if not nodes:
-            statement = statement.where(place.is_not(None))
-        rows = await self._archive.fetch(statement.group_by(place).order_by(place))
-        result: list[dict[str, Any]] = format_distinct_result(rows, counts)
-        return result
-
-    def _variation(self, **changed: Any) -> "ArchiveAdapter":
-        return ArchiveAdapter(
-            self._archive,
-            **{
-                "conditions": self._conditions,
-                "items": self._items,
-                "stock": self._stock,
-                "viewers": self._viewers,
-                "sorting": self.sorting,
-                **changed,
-            },
-        )
-
-    @property
-    def _direction(self) -> int | None:
-        """1 or -1 where the order is that of the start times, else None."""
-        keys = [key for key, _ in self.sorting if key not in GIVEN]
-        if keys not in ([], ["start.time"]):
-            return None
-        return self.sorting[0][1] if self.sorting else 1
-
-    async def _select(self, *columns: Any, runs: bool = False, nodes: bool = False) -> Select[Any]:
-        """Select from the runs of this view; `runs` and `nodes` say which tables are needed."""
-        source: Any = self._from
-        if source is not RUNS and (runs or self._conditions):
-            source = source.join(RUNS, RUNS.c.node_id == self._from.c.node_id)
-        if nodes or self._stock.conditions:
-            source = source.join(orm.Node, orm.Node.id == self._from.c.node_id)
-        where = await self._where()
-        return select(*columns).select_from(source).where(*where, *self._stock.conditions)
-
-    async def _where(self) -> list[Condition]:
-        """Return the conditions on the index; who may see what is asked once."""
-        if self._found is None:
-            found = list(self._conditions)
-            for number, (table, value) in enumerate(self._items):
-                here = table.c.value == value
-                if number:
-                    here = self._from.c.node_id.in_(select(table.c.node_id).where(here))
-                found.append(here)
-            for viewer in self._viewers:
-                folders = await self._archive.folders()
-                ids = await anyio.to_thread.run_sync(_visible, viewer, dict(folders))
+    async def _seen(self) -> Listing:
+        """Return the listing of what all viewers may see; they are asked once."""
+        if self._visible is None:
+            self._visible = self._listing
+            if self._viewers:
+                folders = dict(await self._archive.folders())
+                ids = await anyio.to_thread.run_sync(_visible, self._viewers, folders)
                 if len(ids) < len(folders):
-                    found.append(among(self._from.c.folder_id, ids, self._archive.dialect))
-            self._found = found
-        return self._found
+                    self._visible = replace(self._listing, folders=ids)
+        return self._visible
 
     async def _page(
         self,
         *columns: Any,
-        runs: bool = False,
         cursor: int | None = None,
         offset: int = 0,
         limit: int | None = None,
     ) -> tuple[Sequence[Any], int | None]:
-        """Return rows with `node_id` and `columns`, and the cursor of the next page."""
-        direction = self._direction
+        """Return rows with `node_id` and columns of the runs, and the cursor of the next page."""
         if limit == 0 or offset >= FARTHEST or (cursor or 0) >= FARTHEST:
             return [], None
-        by_runs, by_nodes, order = self._order()
-        statement = await self._select(
-            self._from.c.node_id, *columns, runs=runs or by_runs, nodes=by_nodes
-        )
-        if cursor is not None:
-            if direction is None:
-                raise HTTPException(400, "page[cursor] needs the order of the start times")
-            time = select(RUNS.c.time).where(RUNS.c.node_id == cursor).scalar_subquery()
-            here = tuple_(self._from.c.time, self._from.c.node_id)
-            there = tuple_(time, literal(cursor))
-            statement = statement.where(here > there if direction > 0 else here < there)
-        statement = statement.order_by(*order).offset(offset or None)
-        rows = list(
-            await self._archive.fetch(statement.limit(None if limit is None else limit + 1))
-        )
+        seen = await self._seen()
+        statement = seen.page(*columns, runs=bool(columns), cursor=cursor, offset=offset)
+        wanted = None if limit is None else limit + 1
+        rows = list(await self._archive.fetch(statement.limit(wanted)))
         if limit is None or len(rows) <= limit:
             return rows, None
         rows.pop()
-        return rows, rows[-1].node_id if direction is not None else None
-
-    def _order(self) -> tuple[bool, bool, list[Any]]:
-        """Return whether the order needs the runs and the nodes, and what it is by."""
-        order: list[Any] = []
-        by_runs = by_nodes = False
-        given = 1
-        for name, direction in self.sorting:
-            key = name.removeprefix("metadata.")
-            # Equal ones are in the direction of the last key, so that clients, which ask
-            # for the end of a listing in reverse, find the same order.
-            given = direction
-            if key in GIVEN:
-                continue
-            if key == "start.time":
-                break  # nothing behind it matters
-            if key in FIELDS:
-                by_runs = True
-                place = RUNS.c[FIELDS[key].column]
-                order.append((place if direction > 0 else place.desc()).nulls_last())
-            else:
-                by_nodes = True
-                order += construct_order_by_clauses([(name, direction)])[0][:1]
-        last = (self._from.c.time, self._from.c.node_id)
-        return by_runs, by_nodes, [*order, *(one if given > 0 else one.desc() for one in last)]
-
-    async def _runs(self, rows: Sequence[Any]) -> list[tuple[str, RunAdapter]]:
-        """Return the runs of the given nodes, in the order of these."""
-        ids = [row.node_id for row in rows]
-        if not ids:
-            return []
-        nodes = select(
-            orm.Node.id,
-            orm.Node.key,
-            orm.Node.metadata_.label("metadata"),
-            RUNS.c.streams,
-            RUNS.c.generation,
-        ).join(RUNS, RUNS.c.node_id == orm.Node.id)
-        found = {}
-        for first in range(0, len(ids), 500):
-            part = nodes.where(orm.Node.id.in_(ids[first : first + 500]))
-            found.update({row.id: row for row in await self._archive.fetch(part)})
-        return [(found[one].key, self._archive.run(found[one])) for one in ids if one in found]
+        return rows, rows[-1].node_id if seen.direction is not None else None
 
 
 class _Files:
@@ -533,13 +414,16 @@ async def _len(count: int, threshold: int) -> int:
     return count
 
 
-def _visible(viewer: Viewer, folders: dict[str, int]) -> list[int]:
-    """Return the ids of the folders whose runs somebody may see."""
-    visible = viewer.visible([path for path in folders if path])
-    ids = [number for path, number in folders.items() if path in visible]
-    if "" in folders and viewer.may_see(None):
-        ids.append(folders[""])
-    return sorted(ids)
+def _visible(viewers: Iterable[Viewer], folders: dict[str, int]) -> tuple[int, ...]:
+    """Return the ids of the folders whose runs all of the viewers may see."""
+    left = dict(folders)
+    for viewer in viewers:
+        visible = viewer.visible([path for path in left if path])
+        without = "" in left and viewer.may_see(None)
+        left = {
+            path: number for path, number in left.items() if (path in visible if path else without)
+        }
+    return tuple(sorted(left.values()))
 
 
 def _is_clients(error: DBAPIError) -> bool:
