@@ -15,7 +15,7 @@ from tiled.client.utils import ClientError
 from p06bs.bus.log import DocumentLog
 from p06bs.server.columnfile import ColumnFileWriter, ColumnView, Layout, read_columns
 from p06bs.server.detector import Roots
-from p06bs.server.survey import Column, conform, layout_of
+from p06bs.server.layouts import Column, conform, layout_of
 from tests.archives import place
 from tests.documents import acquisition, frame_documents, raw_run
 

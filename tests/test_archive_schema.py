@@ -10,9 +10,10 @@ from tiled.queries import Contains, Key
 
 from p06bs.server import schema
 from p06bs.server.archive import Archive
-from p06bs.server.catalog import Database, initialize, searchable, upgrade
+from p06bs.server.catalog import Database, initialize, upgrade
 from p06bs.server.detector import Roots
 from p06bs.server.schema import ITEMS, RUNS, SCHEMA, SchemaError
+from p06bs.server.searchable import searchable
 from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 

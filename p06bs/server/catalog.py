@@ -1,9 +1,6 @@
 """Write runs into the offline DB: Tiled's nodes, the index beside them, what became of each log."""
 
-import datetime
 import json
-import math
-import os
 import sqlite3
 import time
 from asyncio import Runner
@@ -13,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
-import numpy as np
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tiled.alembic_utils import UninitializedDatabase, check_database
@@ -36,9 +32,6 @@ RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
 
 SPECS = [{"name": "BlueskyRun", "version": "3.0"}]
-
-LARGE = 1 << 18
-"""Bytes of JSON from which on the metadata in the database are abbreviated."""
 
 State = Literal["complete", "incomplete", "quarantined", "retry"]
 
@@ -76,7 +69,7 @@ class RunRecord:
     Attributes
     ----------
     metadata : mapping
-        ``start``, and ``stop`` where there is one; plain JSON (see `searchable`).
+        ``start``, and ``stop`` where there is one; plain JSON (see `p06bs.server.searchable`).
     streams : sequence of str
         Names of its children.
     directory : Path
@@ -306,41 +299,3 @@ def _forget_data_sources(connection: Connection, node_id: int) -> None:
     connection.execute(delete(sources).where(sources.c.node_id == node_id))
     still = exists().where(used.c.asset_id == assets.c.id)
     connection.execute(delete(assets).where(assets.c.id.in_(ids), ~still))
-
-
-def searchable(document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a document as both databases take it: plain JSON.
-
-    What is not finite becomes None, the character NUL becomes U+FFFD, times and paths
-    become text, bytes their hexadecimal digits. Of a document of more than `LARGE` bytes
-    of JSON the largest fields are replaced by how long they are. The exact document is in
-    the run's log.
-    """
-    plain: dict[str, Any] = _plain(document)
-    sizes = {key: len(json.dumps(value)) for key, value in plain.items()}
-    for key in sorted(sizes, key=lambda key: -sizes[key]):
-        if sum(sizes.values()) <= LARGE:
-            break
-        plain[key] = f"({sizes[key]} bytes of JSON)"
-        sizes[key] = len(plain[key])
-    return plain
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {_plain(str(key)): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, datetime.date | datetime.time):
-        return value.isoformat()
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return os.fspath(value) if isinstance(value, os.PathLike) else str(value)

@@ -28,13 +28,14 @@ from p06bs.server.catalog import (
     logs,
     put_log,
     put_runs,
-    searchable,
 )
 from p06bs.server.detector import Roots, assets
 from p06bs.server.intake import PATIENCE, Intake, LogFile
 from p06bs.server.names import node_name
+from p06bs.server.pages import RunError
 from p06bs.server.runfiles import Location, write_run
-from p06bs.server.survey import RunError, survey
+from p06bs.server.searchable import searchable
+from p06bs.server.survey import survey
 
 logger = logging.getLogger(__name__)
 

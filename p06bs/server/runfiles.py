@@ -35,9 +35,11 @@ from p06bs.server.columnfile import (
     read_columns,
 )
 from p06bs.server.detector import Roots, detector_view
+from p06bs.server.layouts import conform
 from p06bs.server.names import node_name
+from p06bs.server.pages import Page, Pages
 from p06bs.server.sink import RunView
-from p06bs.server.survey import Page, Pages, StreamSurvey, Survey, conform
+from p06bs.server.survey import StreamSurvey, Survey
 
 CONTENTS = "contents.json"
 FORMAT = 1
