@@ -176,6 +176,8 @@ def _fill(
     connection.execute(insert(RUNS), runs)
     for key, rows in items.items():
         connection.execute(insert(ITEMS[key]), rows)
+    if connection.dialect.name == "postgresql":
+        schema.put_words(connection, first + 1, first + count)
 
 
 def _start(number: int, rng: random.Random, folder: str) -> dict[str, Any]:

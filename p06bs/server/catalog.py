@@ -26,7 +26,7 @@ from tiled.utils import ensure_specified_sql_driver
 from p06bs.bus.closing import Closing
 from p06bs.metadata import folder_of
 from p06bs.server import schema
-from p06bs.server.schema import COLUMNS, FOLDERS, ITEMS, LOGS, RUNS
+from p06bs.server.schema import COLUMNS, FOLDERS, LOGS, RUNS
 
 RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
@@ -211,7 +211,7 @@ def ask_retry(connection: Connection, run: str) -> bool:
 
 def analyze(connection: Connection) -> None:
     """Let the database look at how the index is filled, so that it plans queries well."""
-    for table in (RUNS, *ITEMS.values()):
+    for table in schema.of_runs(connection):
         connection.execute(text(f"ANALYZE {table.name}"))
 
 
@@ -230,7 +230,7 @@ def _put_run(connection: Connection, record: RunRecord) -> None:
         node_id = made.inserted_primary_key[0]
     else:
         connection.execute(update(nodes).where(nodes.c.id == node_id).values(**shown))
-        for table in (RUNS, *ITEMS.values()):
+        for table in schema.of_runs(connection):
             connection.execute(delete(table).where(table.c.node_id == node_id))
         _forget_data_sources(connection, node_id)
     _put_data_source(connection, node_id, record)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ARRAY, Float, Integer, Table, any_, bindparam, func, literal, select
-from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG
+from sqlalchemy.dialects.postgresql import REGCONFIG
 from sqlalchemy.sql.expression import cast, column, false
 from tiled.catalog import orm
 from tiled.queries import (
@@ -31,7 +31,7 @@ from tiled.queries import (
 )
 
 from p06bs.metadata import Indexed
-from p06bs.server.schema import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS
+from p06bs.server.schema import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS, WORDS
 from p06bs.server.words import parse, to_fts5, to_tsquery
 
 MOST_VALUES = 1000
@@ -66,7 +66,9 @@ def condition(query: Any, dialect: str) -> Condition | None:
     """
     check(query)
     if isinstance(query, FullText):
-        return _full_text(query.text, dialect)
+        found: Any = select(column("rowid")).select_from(orm.metadata_fts5)
+        matches = orm.metadata_fts5.c.metadata.match(to_fts5(parse(query.text)))
+        return RUNS.c.node_id.in_(found.where(matches))
     if isinstance(query, KeysFilter):
         return RUNS.c.uid.in_(query.keys)
     key = getattr(query, "key", None)
@@ -78,12 +80,31 @@ def condition(query: Any, dialect: str) -> Condition | None:
     return None if field is None else _on_field(query, field, RUNS.c[field.column], dialect)
 
 
-def item(query: Any) -> tuple[Table, str] | None:
-    """Return the table and the value if a query is about an item of an indexed list."""
+def source(query: Any, dialect: str) -> Any | None:
+    """Return what is read in place of `RUNS` where a query is better answered from there.
+
+    It has `node_id`, `time` and `folder_id` of each run that matches. None: from `RUNS`.
+
+    Raises
+    ------
+    QueryValueError
+        As `condition`.
+    """
     if isinstance(query, Contains) and query.key in ITEMS and isinstance(query.value, str):
         check(query)
-        return ITEMS[query.key], query.value
+        table, matches = ITEMS[query.key], ITEMS[query.key].c.value == query.value
+        return _of(table).where(matches).subquery()
+    if isinstance(query, FullText) and dialect == "postgresql":
+        check(query)
+        asked = func.to_tsquery(cast("simple", REGCONFIG), to_tsquery(parse(query.text)))
+        # OFFSET keeps PostgreSQL from going through all runs by time: it takes what a word
+        # has to be looked up in for cheap.
+        return _of(WORDS).where(WORDS.c.words.op("@@")(asked)).offset(0).subquery()
     return None
+
+
+def _of(table: Table) -> Any:
+    return select(table.c.node_id, table.c.time, table.c.folder_id)
 
 
 def check(query: Any) -> None:
@@ -162,25 +183,6 @@ def _like(place: Any, pattern: str, dialect: str) -> Condition:
         return place.like(pattern.replace("\\", "\\\\"))
     wild = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
     return place.op("GLOB")("".join(wild.get(c, c) for c in pattern))
-
-
-def _full_text(words: str, dialect: str) -> Condition:
-    search = parse(words)
-    if dialect == "postgresql":
-        # As in Tiled's own index, to the letter.
-        vector = func.jsonb_to_tsvector(
-            cast("simple", REGCONFIG), orm.Node.metadata_, cast(["string"], JSONB)
-        )
-        found = select(orm.Node.id).where(
-            vector.op("@@")(func.to_tsquery("simple", to_tsquery(search)))
-        )
-    else:
-        found = (
-            select(column("rowid"))
-            .select_from(orm.metadata_fts5)
-            .where(orm.metadata_fts5.c.metadata.match(to_fts5(search)))
-        )
-    return RUNS.c.node_id.in_(found)
 
 
 def _check_value(value: Any) -> None:

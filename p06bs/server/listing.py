@@ -15,7 +15,7 @@ from tiled.catalog.adapter import construct_order_by_clauses
 from tiled.queries import QueryValueError
 from tiled.utils import UnsupportedQueryType
 
-from p06bs.server.index import FIELDS, Condition, among, condition, item
+from p06bs.server.index import FIELDS, Condition, among, condition, source
 from p06bs.server.schema import ITEMS, RUNS
 
 Sorting = Sequence[tuple[str, int]]
@@ -34,16 +34,16 @@ class Listing:
         Has the conditions that Tiled translated.
     conditions : tuple
         On the index of runs.
-    items : tuple of (Table, str)
-        Items that indexed lists must have. The table of the first one is read instead of
-        the index of runs where it suffices: it has node, time and folder of each run, too.
+    sources : tuple
+        What is read in place of the index of runs (see `index.source`); of the second and
+        further ones the runs must be, too.
     folders : tuple of int, optional
         Ids of the folders whose runs are visible; None is all.
     """
 
     stock: Any
     conditions: tuple[Condition, ...] = ()
-    items: tuple[tuple[Any, str], ...] = ()
+    sources: tuple[Any, ...] = ()
     sorting: Sorting = (("", 1),)
     folders: tuple[int, ...] | None = None
 
@@ -55,7 +55,7 @@ class Listing:
     @property
     def table(self) -> Any:
         """The table that the runs are read from."""
-        return self.items[0][0] if self.items else RUNS
+        return self.sources[0] if self.sources else RUNS
 
     @property
     def direction(self) -> int | None:
@@ -73,9 +73,9 @@ class Listing:
         QueryValueError
             If the query cannot be asked.
         """
-        about = item(query)
-        if about is not None:
-            return replace(self, items=(*self.items, about))
+        instead = source(query, self.dialect)
+        if instead is not None:
+            return replace(self, sources=(*self.sources, instead))
         found = condition(query, self.dialect)
         if found is not None:
             return replace(self, conditions=(*self.conditions, found))
@@ -88,20 +88,16 @@ class Listing:
 
     def select(self, *columns: Any, runs: bool = False, nodes: bool = False) -> Select[Any]:
         """Select of the runs; `runs` and `nodes` say which tables the columns need."""
-        source: Any = self.table
-        if source is not RUNS and (runs or self.conditions):
-            source = source.join(RUNS, RUNS.c.node_id == self.table.c.node_id)
+        tables: Any = self.table
+        if tables is not RUNS and (runs or self.conditions):
+            tables = tables.join(RUNS, RUNS.c.node_id == self.table.c.node_id)
         if nodes or self.stock.conditions:
-            source = source.join(orm.Node, orm.Node.id == self.table.c.node_id)
+            tables = tables.join(orm.Node, orm.Node.id == self.table.c.node_id)
         where = [*self.conditions, *self.stock.conditions]
-        for number, (table, value) in enumerate(self.items):
-            here = table.c.value == value
-            if number:
-                here = self.table.c.node_id.in_(select(table.c.node_id).where(here))
-            where.append(here)
+        where += [self.table.c.node_id.in_(select(one.c.node_id)) for one in self.sources[1:]]
         if self.folders is not None:
             where.append(among(self.table.c.folder_id, self.folders, self.dialect))
-        return select(*columns).select_from(source).where(*where)
+        return select(*columns).select_from(tables).where(*where)
 
     def page(
         self, *columns: Any, runs: bool = False, cursor: int | None = None, offset: int = 0

@@ -21,11 +21,14 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    cast,
+    func,
     insert,
     inspect,
     select,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG, TSVECTOR
 from tiled.catalog import orm
 
 from p06bs.metadata import INDEXED, Indexed
@@ -125,6 +128,27 @@ ITEMS = {field.key: _list(field) for field in LISTS}
 """Table of the items of each field that is a list of text, by the field's key."""
 
 
+POSTGRES = MetaData()
+"""Tables that only PostgreSQL has: SQLite's full text is Tiled's own."""
+
+WORDS = Table(
+    "p06bs_runs_words",
+    POSTGRES,
+    Column("node_id", ForeignKey(orm.Node.id, ondelete="CASCADE"), primary_key=True),
+    Column("time", Float),
+    Column("folder_id", Integer, nullable=False),
+    Column("words", TSVECTOR, nullable=False),
+    Index("ix_p06bs_runs_words", "words", postgresql_using="gin"),
+)
+"""The words of the metadata, as Tiled's index has them."""
+
+
+def of_runs(connection: Connection) -> list[Table]:
+    """Return the tables with what the index holds of runs."""
+    words = [WORDS] if connection.dialect.name == "postgresql" else []
+    return [RUNS, *ITEMS.values(), *words]
+
+
 def indexed_row(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return what `RUNS` holds of a run's metadata, by column."""
     return {field.column: _short(field.of(metadata)) for field in COLUMNS}
@@ -176,6 +200,8 @@ def check(connection: Connection) -> None:
 def create(connection: Connection) -> None:
     """Make the tables where there are none."""
     METADATA.create_all(connection)
+    if connection.dialect.name == "postgresql":
+        POSTGRES.create_all(connection)
     if connection.execute(select(SCHEMA)).first() is None:
         connection.execute(insert(SCHEMA).values(version=VERSION, indexed=_fields()))
 
@@ -224,15 +250,32 @@ def put_index(
     **row: Any,
 ) -> None:
     """Insert what the index holds of one node."""
-    same = {"node_id": node_id, "folder_id": folder_id}
     fields = indexed_row(metadata)
-    connection.execute(insert(RUNS).values(**same, **row, **fields))
+    same = {"node_id": node_id, "folder_id": folder_id, "time": fields["time"]}
+    connection.execute(insert(RUNS).values(**same | row | fields))
     for key, items in indexed_items(metadata).items():
         if items:
             connection.execute(
                 insert(ITEMS[key]),
-                [{**same, "time": fields["time"], "value": item} for item in items],
+                [{**same, "value": item} for item in items],
             )
+
+    if connection.dialect.name == "postgresql":
+        put_words(connection, node_id, node_id)
+
+
+def put_words(connection: Connection, first: int, last: int) -> None:
+    """Insert the words of the nodes `first` to `last`, whose runs are in the index."""
+    nodes = orm.Node.__table__
+    vector = func.jsonb_to_tsvector(
+        cast("simple", REGCONFIG), nodes.c.metadata, cast(["string"], JSONB)
+    )
+    words = (
+        select(RUNS.c.node_id, RUNS.c.time, RUNS.c.folder_id, vector)
+        .join(nodes, nodes.c.id == RUNS.c.node_id)
+        .where(RUNS.c.node_id.between(first, last))
+    )
+    connection.execute(insert(WORDS).from_select(WORDS.c.keys(), words))
 
 
 def _fields() -> str:
