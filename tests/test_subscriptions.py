@@ -466,7 +466,7 @@ def test_search_results_can_be_subscribed_to(sink, live):
 
 
 def test_maps_are_told_of_and_not_subscribed_to(sink, live, served):
-    keys = {name: KEYS["Fe_K"] for name in ("x", "y", "Fe_K")}
+    keys = dict.fromkeys(("x", "y", "Fe_K"), KEYS["Fe_K"])
     raster = {
         "shape": [2, 3], "extents": [[0, 1], [0, 2]], "snaking": [False, False],
         "motors": ["y", "x"], "hints": {"dimensions": [[["y"], "primary"], [["x"], "primary"]]},

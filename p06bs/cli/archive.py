@@ -13,19 +13,17 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
+from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
 from p06bs.cli.terminal import AsJson, console, progress_bar, remark, stoppable
 
 if TYPE_CHECKING:
     from p06bs.config.server import Archive
     from p06bs.server.catalog import Database
 
-DEFAULT_CONFIG = Path("services/p06.toml")
-
-Config = Annotated[Path, typer.Option(help="configuration of the server")]
 Limit = Annotated[int, typer.Option(min=1, help="runs to show at most")]
 
 
-def init(config: Config = DEFAULT_CONFIG) -> None:
+def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Make the tables of the offline DB; what is there already stays."""
     from p06bs.server.catalog import initialize
 
@@ -35,7 +33,7 @@ def init(config: Config = DEFAULT_CONFIG) -> None:
     remark("the offline DB is ready")
 
 
-def upgrade(config: Config = DEFAULT_CONFIG) -> None:
+def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the tables of the offline DB to this version; back the database up before."""
     from p06bs.server.catalog import upgrade as upgrade_tables
     from p06bs.server.ingest import StorageLock
@@ -46,7 +44,7 @@ def upgrade(config: Config = DEFAULT_CONFIG) -> None:
     remark("the offline DB is of this version")
 
 
-def status(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
+def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show how many runs are in the archive, and which were left out and why."""
     from p06bs.server.catalog import counts, logs
     from p06bs.server.ingest import ArchiveLockedError, StorageLock
@@ -75,7 +73,7 @@ def status(config: Config = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
 
 
 def ls(
-    config: Config = DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     limit: Limit = 20,
     as_json: AsJson = False,
 ) -> None:
@@ -105,7 +103,7 @@ def ls(
 
 def retry(
     runs: Annotated[list[str], typer.Argument(help="uids of runs, or: all that were left out")],
-    config: Config = DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let the ingestion try runs again."""
     from p06bs.server.catalog import ask_retry, logs
@@ -120,7 +118,7 @@ def retry(
 
 
 def ingest(
-    config: Config = DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     patience: Annotated[
         float, typer.Option(min=0, help="seconds without a document until a run counts as left")
     ] = 60.0,

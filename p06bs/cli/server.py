@@ -22,15 +22,32 @@ KeyFileOption = Annotated[
         "--api-key-file", help=f"file with the API key or token; ${KEY_VARIABLE} wins over it"
     ),
 ]
+ConfigOption = Annotated[
+    Path,
+    typer.Option("--config", envvar="P06BS_CONFIG", help="configuration of the server"),
+]
+DEFAULT_CONFIG = Path("services/p06.toml")
 DEFAULT_SERVER = "http://127.0.0.1:8000"
 DEFAULT_KEY_FILE = Path("var/api-key")
 
 
-def api_key(file: Path) -> str | None:
-    """Return the token from the environment, else from the file; None where there is none."""
+def api_key(file: Path) -> str:
+    """Return the token from the environment, else from the file.
+
+    Raises
+    ------
+    UsageError
+        If there is none.
+    """
     if key := os.environ.get(KEY_VARIABLE):
         return key
-    return file.read_text().strip() if file.exists() else None
+    try:
+        return file.read_text().strip()
+    except OSError as error:
+        raise UsageError(
+            f"no API key: ${KEY_VARIABLE} is not set, and {file} cannot be read "
+            f"({error.strerror}); say --api-key-file"
+        ) from None
 
 
 def connect(url: str, file: Path) -> "Server":

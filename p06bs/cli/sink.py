@@ -1,7 +1,6 @@
 """``p06bs sink``: what the server holds in memory, run by run; pin and unpin."""
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,20 +9,20 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
+from p06bs.cli.server import (
+    DEFAULT_KEY_FILE,
+    DEFAULT_SERVER,
+    KeyFileOption,
+    ServerOption,
+    api_key,
+)
 from p06bs.cli.terminal import AsJson, console
 
 if TYPE_CHECKING:
     import httpx
 
-KEY_VARIABLE = "P06BS_API_KEY"
-DEFAULT_SERVER = "http://127.0.0.1:8000"
-DEFAULT_KEY_FILE = Path("var/api-key")
 SECONDS = 30.0
 
-Server = Annotated[str, typer.Option(help="URL of the server", envvar="P06BS_SERVER")]
-KeyFile = Annotated[
-    Path, typer.Option(help=f"file with the API key; ${KEY_VARIABLE} comes before it")
-]
 Run = Annotated[str, typer.Argument(help="uid (or its beginning) of a run that is held")]
 
 app = typer.Typer(help="Show what the server holds in memory, run by run; keep runs there.")
@@ -32,8 +31,8 @@ app = typer.Typer(help="Show what the server holds in memory, run by run; keep r
 @app.callback(invoke_without_command=True)
 def show(
     context: typer.Context,
-    server: Server = DEFAULT_SERVER,
-    api_key_file: KeyFile = DEFAULT_KEY_FILE,
+    server: ServerOption = DEFAULT_SERVER,
+    api_key_file: KeyFileOption = DEFAULT_KEY_FILE,
     as_json: AsJson = False,
 ) -> None:
     """Show what the server holds in memory, run by run; keep runs there."""
@@ -106,7 +105,7 @@ def _ask(method: str, path: str, server: str, api_key_file: Path) -> Any:
     import httpx
 
     url = f"{server.rstrip('/')}/api/p06bs/v1/sink{path}"
-    headers = {"Authorization": f"Apikey {_key(api_key_file)}"}
+    headers = {"Authorization": f"Apikey {api_key(api_key_file)}"}
     try:
         answer = httpx.request(method, url, headers=headers, timeout=SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -121,18 +120,6 @@ def _detail(answer: "httpx.Response") -> str:
         return str(answer.json()["detail"])
     except (ValueError, LookupError, TypeError):
         return answer.reason_phrase
-
-
-def _key(path: Path) -> str:
-    if key := os.environ.get(KEY_VARIABLE):
-        return key
-    try:
-        return path.read_text().strip()
-    except OSError as error:
-        raise UsageError(
-            f"no API key: ${KEY_VARIABLE} is not set, and {path} cannot be read "
-            f"({error.strerror}); say --api-key-file"
-        ) from None
 
 
 def _bytes(number: float) -> str:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
+from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
 from p06bs.cli.terminal import AsJson, console, remark
 
 if TYPE_CHECKING:
@@ -40,15 +41,12 @@ def complete_token(ctx: typer.Context, incomplete: str) -> Iterator[tuple[str, s
             yield token.first_eight, f"{token.kind} {token.owner} {token.note}"
 
 
-DEFAULT_CONFIG = Path("services/p06.toml")
-
-Config = Annotated[Path, typer.Option(help="configuration of the server")]
 User = Annotated[str, typer.Option(help="whose token: name of a user of the system")]
 Service = Annotated[str, typer.Option(help="whose token: name of a service, like lavue")]
 
 
 def create(
-    config: Config = DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     user: User = "",
     service: Service = "",
     purpose: Annotated[
@@ -89,7 +87,10 @@ def create(
 
 
 def list_tokens(
-    config: Config = DEFAULT_CONFIG, user: User = "", service: Service = "", as_json: AsJson = False
+    config: ConfigOption = DEFAULT_CONFIG,
+    user: User = "",
+    service: Service = "",
+    as_json: AsJson = False,
 ) -> None:
     """List tokens: their first eight characters, whose they are, what for, how long."""
     tokens = _tokens(config).find(_owner(user, service))
@@ -117,7 +118,7 @@ def revoke(
         str,
         typer.Argument(help="first eight characters of the token", autocompletion=complete_token),
     ] = "",
-    config: Config = DEFAULT_CONFIG,
+    config: ConfigOption = DEFAULT_CONFIG,
     user: User = "",
     service: Service = "",
     as_json: AsJson = False,
