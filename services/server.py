@@ -25,7 +25,7 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import Bus, Server
 from p06bs.config.server import Authentication
-from p06bs.server import principals
+from p06bs.server import principals, redact
 from p06bs.server.access import FolderAccess
 from p06bs.server.allocation import return_freed_memory
 from p06bs.server.app import Operation, build_app
@@ -72,6 +72,7 @@ def run(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    redact.install()
     for library in ("tiled", "tiled.server.app", "httpx", "alembic"):
         logging.getLogger(library).setLevel(logging.WARNING)
     given = {"host": host, "port": port, "budget": budget, "api_key_file": api_key_file}
@@ -216,6 +217,9 @@ def _guard(server: Server) -> Guard:
     users = server.authentication or Authentication()
     return Guard(
         body=server.limits.request,
+        body_seconds=server.limits.request_seconds,
+        upload=server.limits.upload,
+        sockets=server.limits.sockets,
         failed_logins=users.failed_logins_per_minute,
         origins=server.allow_origins,
         proxy=server.behind_proxy,

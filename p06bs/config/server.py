@@ -85,7 +85,13 @@ class Limits(Section):
     """What one request may cost."""
 
     request: Bytes = Field(64_000_000, description="bytes of a request's body")
-    response: Bytes = Field(64_000_000, description="bytes of array or table in one response")
+    request_seconds: float = Field(120.0, gt=0, description="seconds for a body to come")
+    upload: Bytes = Field(4_000_000_000, description="bytes of a derived run that is stored")
+    response: Bytes = Field(
+        300_000_000,
+        description="bytes that one request may read; stock clients ask for up to 100 MiB at once",
+    )
+    sockets: int = Field(64, ge=1, description="WebSockets of a user, and of an address")
 
 
 class Server(Section):

@@ -36,6 +36,8 @@ class Guard:
         Bytes that a request's body may have.
     body_seconds : float
         Time for which a body may come.
+    upload, upload_seconds : int, float
+        The same of files that are stored.
     sockets : int
         WebSockets that a user and an address may have at once.
     failed_logins : int
@@ -49,6 +51,8 @@ class Guard:
 
     body: int = 64_000_000
     body_seconds: float = 120.0
+    upload: int = 4_000_000_000
+    upload_seconds: float = 3600.0
     sockets: int = 64
     failed_logins: int = 10
     origins: tuple[str, ...] = ()
@@ -123,13 +127,16 @@ class Gate:
         check_query(scope["query_string"])
         if scope["method"] not in READING:
             check_csrf(scope)
+        upload = self._routes.is_upload(method, path)
+        limit = self._guard.upload if upload else self._guard.body
         announced = headers.header(scope, b"content-length")
-        if announced.isdecimal() and int(announced[:20]) > self._guard.body:
-            raise too_large(self._guard.body)
+        if announced.isdecimal() and int(announced[:20]) > limit:
+            raise too_large(limit)
         if method == "POST" and path.startswith(f"{API}/auth/provider/"):
             await self._login(scope, receive, answer)
             return
-        body = Body(receive, self._guard.body, self._guard.body_seconds)
+        seconds = self._guard.upload_seconds if upload else self._guard.body_seconds
+        body = Body(receive, limit, seconds)
         if keys := shown(scope).api_keys:
             self._attempts.check(scope, digest(keys[0]))
             answer.watch = partial(self._attempts.note, scope, digest(keys[0]))

@@ -23,10 +23,17 @@ WRITABLE = "live"
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A method or more on paths that match a regular expression as a whole."""
+    """A method or more on paths that match a regular expression as a whole.
+
+    Attributes
+    ----------
+    upload : bool
+        Whether bodies are files, which may be larger and take longer than requests.
+    """
 
     methods: frozenset[str]
     path: re.Pattern[str]
+    upload: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +44,10 @@ class Refusal:
     reason: str
 
 
-def route(methods: str, path: str) -> Route:
+def route(methods: str, path: str, *, upload: bool = False) -> Route:
     """Return a route; methods are separated by spaces, OPTIONS and HEAD come with GET."""
     listed = frozenset(methods.split())
-    return Route(listed | READING if "GET" in listed else listed, re.compile(path))
+    return Route(listed | READING if "GET" in listed else listed, re.compile(path), upload)
 
 
 PAGES = (
@@ -130,6 +137,13 @@ class Routes:
         if method not in READING:
             return Refusal(405, "This is read-only: only runs below /live are written.")
         return Refusal(404, "There is nothing here.")
+
+    def is_upload(self, method: str, path: str) -> bool:
+        """Return whether the body of a request that passes is a file."""
+        return any(
+            route.upload and method in route.methods and route.path.fullmatch(path)
+            for route in self._routes
+        )
 
     def admits_socket(self, path: str) -> bool:
         """Return whether a WebSocket is served here."""

@@ -19,7 +19,7 @@ from p06bs.server.routes import route
 
 PATH = "/api/p06bs/v1/runs"
 
-ROUTES = (route("PUT", rf"{PATH}/[^/]+"),)
+ROUTES = (route("PUT", rf"{PATH}/[^/]+", upload=True),)
 """What the gate has to let pass."""
 
 
