@@ -1,6 +1,8 @@
 """The tables of the archive: made, checked, upgraded, backed up and restored."""
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 
 import anyio
@@ -78,6 +80,16 @@ def test_a_newer_index_is_refused(here):
             database(schema.check)
     with pytest.raises(SchemaError, match="newer p06bs"):
         upgrade(here.database)
+
+
+def test_several_processes_make_the_tables_at_once(here):
+    code = "import sys; from p06bs.server.catalog import initialize; initialize(sys.argv[1])"
+    command = [sys.executable, "-c", code, here.database]
+    processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
+    for process in processes:
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said.decode()
+    serve(here)
 
 
 def test_a_stock_catalog_gets_our_tables(here):

@@ -4,13 +4,14 @@ import json
 import sqlite3
 import time
 from asyncio import Runner
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tiled.alembic_utils import UninitializedDatabase, check_database
 from tiled.alembic_utils import upgrade as upgrade_tiled
@@ -32,6 +33,9 @@ RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
 
 SPECS = [{"name": "BlueskyRun", "version": "3.0"}]
+
+INITIALIZE_SECONDS = 15.0
+"""For which another process may be making the tables."""
 
 State = Literal["complete", "incomplete", "quarantined", "retry"]
 
@@ -110,6 +114,10 @@ class Database(Closing):
 
         return self._runner.run(transaction())
 
+    def run(self, work: Callable[[AsyncEngine], Coroutine[Any, Any, T]]) -> T:
+        """Return what asynchronous work on the engine returns."""
+        return self._runner.run(work(self._engine))
+
     def close(self) -> None:
         """Close the connections."""
         self._runner.run(close_database_connection_pool(self._settings))
@@ -122,7 +130,10 @@ async def _engine(settings: DatabaseSettings) -> AsyncEngine:
 
 
 def initialize(uri: str) -> None:
-    """Make the tables of Tiled's catalog and ours where there are none; nothing else changes."""
+    """Make the tables of Tiled's catalog and ours where there are none; nothing else changes.
+
+    Server and ingestion may do so at the same time.
+    """
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,8 +142,16 @@ def initialize(uri: str) -> None:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     with Database(uri) as database:
-        database._runner.run(_initialize_tiled(database._engine))
-        database(schema.create)
+        until = time.monotonic() + INITIALIZE_SECONDS
+        while True:
+            try:
+                database.run(_initialize_tiled)
+                database(schema.create)
+                return
+            except DBAPIError:  # another process is at it, or the database is not there
+                if time.monotonic() > until:
+                    raise
+                time.sleep(0.2)
 
 
 async def _initialize_tiled(engine: AsyncEngine) -> None:
