@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from tiled.config import MetricsConfig
 from tiled.server import app as tiled_app
 
+from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.log import DocumentLog
 from p06bs.server import errors, expected, exports, serializers
 from p06bs.server.access import FolderAccess, Root
@@ -101,7 +103,7 @@ def build_app(
             maps.forget(change.run)
 
     sink.subscribe(forget)
-    live = runs_adapter(sink, maps, Live(sink))
+    live = runs_adapter(sink, maps, Live(sink), partial(_is_logged, log))
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
     trees: dict[str, Any] = {"live": live}
     tasks: dict[str, Any] = {}
@@ -141,3 +143,8 @@ def build_app(
         Routes(routes),
         Keys(app) if door.server_settings else None,
     )
+
+
+def _is_logged(log: DocumentLog | None, uid: str) -> bool:
+    """Return whether there is a run of that uid, which nobody may write."""
+    return log is not None and is_run_uid(uid) and log.path(uid).exists()

@@ -63,6 +63,7 @@ class Known:
 _AUTH = r"tiled\.server\.authentication\.authentication_router\.<locals>\."
 _ROUTER = r"tiled\.server\.router\.get_router\.<locals>\."
 _READ_ONLY = "This node is read-only."
+_SAY_TYPE = "Say the media type in a header, Content-Type."
 
 CLIENTS_FAULT = (
     # A session's id that is no UUID, a refresh token that is another token or has expired.
@@ -111,6 +112,22 @@ CLIENTS_FAULT = (
         itself=True,
     ),
     Known((ValueError,), r"tiled\.utils\.parse_mimetype", 406, "This is no media type.", True),
+    # A structure of an array or a table in which something is missing, or of another type.
+    Known(
+        (KeyError, TypeError, AttributeError, IndexError),
+        r"tiled\.server\.schemas\.PostMetadataRequest\.narrow_structure_type",
+        422,
+        "The structure of a data source is incomplete.",
+    ),
+    # What is written: in a media type that nobody reads, or in none.
+    Known(
+        (ValueError,),
+        r"tiled\.media_type_registration\.SerializationRegistry\.dispatch",
+        415,
+        "Data of this media type are not taken.",
+        itself=True,
+    ),
+    Known((KeyError,), r"starlette\.datastructures\.Headers\.__getitem__", 415, _SAY_TYPE, True),
     # Conditions of queries: fields that are missing, values that are no JSON.
     Known((TypeError,), r"tiled\.server\.core\.apply_search", 400, "A query lacks a field.", True),
     Known(

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from p06bs.model.documents import Document
 from p06bs.server.stream import Stream, StreamView, size_of
@@ -44,6 +44,7 @@ class RunView:
     metadata: Mapping[str, Any]
     streams: Mapping[str, Callable[[], StreamView]]
     touch: Callable[[], None]
+    written: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +74,23 @@ class Held:
     idle: float
 
 
-class Run:
-    """A run that is held: its metadata, its streams, and the uids that lead to it."""
+class Sized(Protocol):
+    """What takes memory."""
 
-    def __init__(self, start: Document) -> None:
+    @property
+    def nbytes(self) -> int: ...
+
+
+class Run:
+    """A run that is held: its metadata, its streams, and the uids that lead to it.
+
+    One that was written over HTTP has no streams, but is `written`.
+    """
+
+    def __init__(self, start: Document, written: Sized | None = None) -> None:
         self.uid: str = start["uid"]
         self.metadata: dict[str, Any] = {"start": start}
+        self.written = written
         self.streams: dict[str, Stream] = {}
         self.routes: list[str] = []
         self.document_bytes = RUN_BYTES + size_of(start)
@@ -89,7 +101,8 @@ class Run:
 
     @property
     def nbytes(self) -> int:
-        return self.document_bytes + sum(stream.nbytes for stream in self.streams.values())
+        written = 0 if self.written is None else self.written.nbytes
+        return self.document_bytes + written + sum(s.nbytes for s in self.streams.values())
 
     @property
     def droppable(self) -> int:

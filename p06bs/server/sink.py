@@ -11,7 +11,7 @@ from typing import Any
 from p06bs.bus.framing import LogError
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
-from p06bs.server.held import Change, Held, Listener, Listeners, Run, RunView
+from p06bs.server.held import Change, Held, Listener, Listeners, Run, RunView, Sized
 from p06bs.server.names import node_name
 from p06bs.server.places import LoggedPage, Place
 from p06bs.server.retention import Drop, Leave, NoRoomError, Retention
@@ -94,9 +94,7 @@ class Sink:
             try:
                 self._put(name, document, place)
             finally:
-                changes, self._changes = self._changes, []
-                for change in changes:
-                    self._listeners.tell(change)
+                self._tell()
 
     def subscribe(self, listener: Listener) -> Callable[[], None]:
         """Call `listener` after each change; return what ends that. From any thread.
@@ -113,6 +111,68 @@ class Sink:
                 self._listeners.remove(listener)
 
         return unsubscribe
+
+    def hold(self, start: Document, written: Sized, *, finished: bool) -> None:
+        """Hold what was written over HTTP, as a run that `start` says the uid, time and folder of.
+
+        Raises
+        ------
+        KeyError
+            If there is a run of that uid.
+        NoRoomError
+            If nothing can give way to it.
+        """
+        run = Run(start, written)
+        with self._feeding:
+            if run.uid in self._runs:
+                raise KeyError(run.uid)
+            try:
+                self._add(run)
+                if finished:
+                    self._retention.finished(run.uid)
+            finally:
+                self._tell()
+
+    @contextmanager
+    def writing(self, written: Sized, uid: str, nbytes: int, stream: str | None) -> Iterator[Run]:
+        """Change what was written; room for `nbytes` more is made before, and it is told of after.
+
+        Raises
+        ------
+        KeyError
+            If it is not held any more.
+        NoRoomError
+            If nothing can give way to it.
+        """
+        with self._feeding:
+            try:
+                run = self._runs[uid]
+                if run.written is not written:
+                    raise KeyError(uid)
+                self._make_room(uid, nbytes)
+                with self._lock:
+                    yield run
+                    self._count(run)
+                    if not run.running:
+                        self._retention.finished(uid)
+                self._changes.append(Change(uid, stream, "stop" if stream is None else "stream"))
+            finally:
+                self._tell()
+
+    def let_go(self, written: Sized, uid: str) -> None:
+        """Forget what was written.
+
+        Raises
+        ------
+        KeyError
+            If it is not held any more.
+        """
+        with self._feeding:
+            run = self._runs[uid]
+            if run.written is not written:
+                raise KeyError(uid)
+            self._leave(run)
+            self._tell()
 
     def runs(self) -> list[str]:
         """Return the uids of the runs, in the order of their start times."""
@@ -138,7 +198,7 @@ class Sink:
         with self._lock:
             run = self._runs[uid]
             streams = {name: self._viewer(stream) for name, stream in run.streams.items()}
-            return RunView(run.metadata, streams, lambda: self.touch(uid))
+            return RunView(run.metadata, streams, lambda: self.touch(uid), run.written)
 
     def touch(self, uid: str) -> None:
         """Note that somebody reads data of the run."""
@@ -246,20 +306,36 @@ class Sink:
         uid = document["uid"]
         if not isinstance(uid, str) or not uid or node_name(uid) != uid:
             raise ValueError(f"{uid!r} cannot be a part of a path")
-        if uid in self._runs:
-            raise ValueError(f"run {uid} has started before")
         start = plain(document)
         start["time"] = float(start["time"])
-        run = Run(start)
-        self._make_room(uid, run.nbytes)
+        held = self._runs.get(uid)
+        if held is not None and held.written is None:
+            raise ValueError(f"run {uid} has started before")
+        if held is not None:
+            self._leave(held)  # what somebody wrote under the uid of a run
+        self._add(Run(start))
+
+    def _run(self, uid: str) -> Run:
+        run = self._runs[uid]
+        if run.written is not None:
+            raise KeyError(uid)
+        return run
+
+    def _add(self, run: Run) -> None:
+        self._make_room(run.uid, run.nbytes)
         with self._lock:
-            self._runs[uid] = run
-            self._retention.started(uid, self._clock())
+            self._runs[run.uid] = run
+            self._retention.started(run.uid, self._clock())
             self._count(run)
-        self._changes.append(Change(uid, None, "run"))
+        self._changes.append(Change(run.uid, None, "run"))
+
+    def _tell(self) -> None:
+        changes, self._changes = self._changes, []
+        for change in changes:
+            self._listeners.tell(change)
 
     def _descriptor(self, document: Document) -> None:
-        run = self._runs[document["run_start"]]
+        run = self._run(document["run_start"])
         descriptor = plain(document)
         uid = descriptor["uid"]
         name = node_name(descriptor.get("name", "primary"))
@@ -276,7 +352,7 @@ class Sink:
         self._changes.append(Change(run.uid, name, "stream"))
 
     def _stream_resource(self, document: Document) -> None:
-        run = self._runs[document["run_start"]]
+        run = self._run(document["run_start"])
         resource = plain(document)
         nbytes = size_of(resource)
         with self._growing(run, nbytes + ROUTE_BYTES):
@@ -342,7 +418,7 @@ class Sink:
         self._changes.append(Change(run.uid, stream.name, "rows"))
 
     def _stop(self, document: Document) -> None:
-        run = self._runs[document["run_start"]]
+        run = self._run(document["run_start"])
         stop = plain(document)
         nbytes = size_of(stop)
         with self._growing(run, nbytes):
@@ -385,13 +461,7 @@ class Sink:
                 largest.drop(action.nbytes)
                 self._count(run)
                 return
-            del self._runs[run.uid]
-            self._retention.left(run.uid)
-            self._forget_routes(run)
-            # Who reads it this moment is served from the log.
-            for stream in run.streams.values():
-                stream.drop(stream.data_bytes)
-        self._changes.append(Change(run.uid, None, "gone"))
+        self._leave(run)
         if run.running:
             logger.warning(
                 "run %s leaves memory while it runs, its further documents are refused here: "
@@ -399,3 +469,13 @@ class Sink:
                 run.uid,
                 self.budget,
             )
+
+    def _leave(self, run: Run) -> None:
+        with self._lock:
+            del self._runs[run.uid]
+            self._retention.left(run.uid)
+            self._forget_routes(run)
+            # Who reads it this moment is served from the log.
+            for stream in run.streams.values():
+                stream.drop(stream.data_bytes)
+        self._changes.append(Change(run.uid, None, "gone"))

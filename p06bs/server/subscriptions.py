@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import pyarrow
 from tiled.structures.core import StructureFamily
 
 from p06bs.server import updates
@@ -30,7 +31,7 @@ class Look:
     """
 
     views: Mapping[str, View]
-    read: Callable[[Sequence[str], int, int], Mapping[str, Array | list[str]]]
+    read: Callable[[Sequence[str], int, int], Mapping[str, Array | list[str]] | pyarrow.Table]
     finished: bool
     held: int = 0
 

@@ -7,10 +7,11 @@ BlueskyRun, the same as from a catalog.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+from fastapi import HTTPException
 from tiled.adapters.mapping import MapAdapter, iter_child_metadata
 from tiled.queries import Like, QueryValueError
 from tiled.structures.core import Spec
@@ -25,6 +26,7 @@ from p06bs.server.live import Live, Watched, numbered
 from p06bs.server.sink import RunView, Sink
 from p06bs.server.stream import TABLE, StreamView
 from p06bs.server.table import TableAdapter
+from p06bs.server.written_nodes import WrittenContainer, adapter_of, create_top
 
 
 class StreamAdapter(Watched, MapAdapter):
@@ -84,13 +86,36 @@ class RunsAdapter(Watched, MapAdapter):
         Who looks, where a `Visible` query has filtered the runs.
     """
 
-    def __init__(self, *args: Any, viewer: Viewer | None = None, **kwargs: Any) -> None:
+    writable = True
+    context = WrittenContainer.context
+
+    def __init__(
+        self,
+        *args: Any,
+        viewer: Viewer | None = None,
+        create: Callable[..., Awaitable[Any]] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self.viewer = viewer
+        self._create = create
 
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
         """Return other runs, or another order, for the same viewer."""
-        return super().new_variation(*args, **{"viewer": self.viewer, **kwargs})
+        same = {"viewer": self.viewer, "create": self._create}
+        return super().new_variation(*args, **{**same, **kwargs})
+
+    async def create_node(self, **what: Any) -> Any:
+        """Add what a service writes over HTTP; see `create_top`.
+
+        Raises
+        ------
+        HTTPException
+            4xx if it cannot be kept here.
+        """
+        if self._create is None:
+            raise HTTPException(405, "Nothing is written here.")
+        return await self._create(**what)
 
     def folders(self) -> frozenset[str]:
         """Return the beamtime folders of the runs."""
@@ -105,11 +130,7 @@ class RunsAdapter(Watched, MapAdapter):
 
     def children(self) -> Mapping[str, Child]:
         """Return the runs by the times of their start and stop documents."""
-        runs = ((uid, run.metadata()) for uid, run in self.items())
-        return {
-            uid: numbered(documents["start"], documents.get("stop", {}).get("time"))
-            for uid, documents in runs
-        }
+        return {uid: _listed(run) for uid, run in self.items()}
 
     def search(self, query: Any) -> Any:
         """Return the runs whose metadata match, or that somebody may see.
@@ -154,13 +175,25 @@ class RunsAdapter(Watched, MapAdapter):
             yield uid, run
 
 
+def _listed(run: Any) -> Child:
+    if isinstance(run, RunAdapter):
+        documents = run.metadata()
+        return numbered(documents["start"], documents.get("stop", {}).get("time"))
+    listed: Child = run.listed
+    return listed
+
+
 def _like(query: Like, tree: RunsAdapter) -> RunsAdapter:
     """Select by SQL's LIKE: % is any text, _ any character (partial uids come this way)."""
     wild = {"%": ".*", "_": "."}
     pattern = re.compile("".join(wild.get(c) or re.escape(c) for c in query.pattern), re.DOTALL)
+    if query.key == "start.uid":  # what was written has its key only
+        terms = ((key, value, key) for key, value in tree.items())
+    else:
+        terms = iter_child_metadata(query.key, tree)
     found = {
         key: value
-        for key, value, term in iter_child_metadata(query.key, tree)
+        for key, value, term in terms
         if isinstance(term, str) and pattern.fullmatch(term)
     }
     matching: RunsAdapter = tree.new_variation(mapping=found)
@@ -185,8 +218,11 @@ class _Runs(Mapping[str, RunAdapter]):
         self._sink = sink
         self._extra = extra
 
-    def __getitem__(self, uid: str) -> RunAdapter:
-        return run_adapter(self._sink.view(uid), self._extra)
+    def __getitem__(self, uid: str) -> Any:
+        run = self._sink.view(uid)
+        if run.written is not None:
+            return adapter_of(run.written.top)
+        return run_adapter(run, self._extra)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._sink.runs())
@@ -237,13 +273,23 @@ def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:
     return {uid: run.folder for uid, run in runs.items()}
 
 
-def runs_adapter(sink: Sink, extra: Extra = _nothing_more, live: Live | None = None) -> RunsAdapter:
+def runs_adapter(
+    sink: Sink,
+    extra: Extra = _nothing_more,
+    live: Live | None = None,
+    taken: Callable[[str], bool] = lambda uid: False,
+) -> RunsAdapter:
     """Return the tree of all runs of the sink.
 
     `extra` says which children a run has beside its streams; where it names one as a
     stream is named, the stream stays. Nodes can be subscribed to where there is `live`.
+    `taken` says of a uid whether it is that of a run, in memory or not.
     """
-    runs = RunsAdapter(_Runs(sink, extra), specs=[Spec("CatalogOfBlueskyRuns", version="3.0")])
+    runs = RunsAdapter(
+        _Runs(sink, extra),
+        specs=[Spec("CatalogOfBlueskyRuns", version="3.0")],
+        create=partial(create_top, sink, taken),
+    )
     runs.live = live
     return runs
 

@@ -108,8 +108,11 @@ def array_ref(structure: ArrayStructure, start: int, stop: int, sequence: int, u
     return message, None
 
 
-def table_data(values: Mapping[str, Array | list[str]], sequence: int, json: bool) -> Message:
-    """Return the message of rows that were appended to the only partition of a table."""
+def table_data(values: Any, sequence: int, json: bool) -> Message:
+    """Return the message of rows that were appended to the only partition of a table.
+
+    `values` is an Arrow table, or arrays and lists of text by name.
+    """
     message = {
         "type": "table-data",
         "sequence": sequence,
@@ -119,8 +122,12 @@ def table_data(values: Mapping[str, Array | list[str]], sequence: int, json: boo
         "append": True,
     }
     if json:
-        return {**message, "mimetype": "application/json", "payload": dict(values)}, None
-    table = pyarrow.table({name: _arrow(column) for name, column in values.items()})
+        columns = values.to_pydict() if isinstance(values, pyarrow.Table) else dict(values)
+        return {**message, "mimetype": "application/json", "payload": columns}, None
+    if isinstance(values, pyarrow.Table):
+        table = values
+    else:
+        table = pyarrow.table({name: _arrow(column) for name, column in values.items()})
     buffer = io.BytesIO()
     with pyarrow.ipc.new_file(buffer, table.schema) as writer:
         writer.write_table(table)

@@ -1,0 +1,305 @@
+"""What services write into ``/live`` with stock clients, and bluesky's TiledWriter."""
+
+import json
+
+import bluesky.plans as bp
+import httpx
+import numpy as np
+import pandas
+import pyarrow
+import pytest
+from bluesky import RunEngine
+from bluesky_tiled_plugins import TiledWriter
+from ophyd.sim import det, motor
+from tiled.client import from_uri
+from tiled.client.utils import ClientError
+
+from p06bs.server.app import build_app
+from p06bs.server.sink import Sink
+from tests.live_runs import add_page, begin
+from tests.live_server import serving
+from tests.test_subscriptions import Updates, news
+
+KEY = "k3y"
+HEADERS = {"Authorization": f"Apikey {KEY}"}
+ARROW = "application/vnd.apache.arrow.file"
+pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def served():
+    sink = Sink(200_000_000)
+    with serving(build_app(sink, KEY)) as url:
+        yield sink, url
+
+
+@pytest.fixture(scope="module")
+def live(served):
+    client = from_uri(served[1], api_key=KEY)
+    yield client["live"]
+    client.context.close()
+
+
+@pytest.fixture
+def sink(served):
+    return served[0]
+
+
+@pytest.fixture
+def http(served):
+    with httpx.Client(base_url=f"{served[1]}/api/v1", headers=HEADERS, timeout=60) as client:
+        yield client
+
+
+def test_arrays_are_written_whole_in_blocks_and_by_appending(sink, live):
+    top = live.create_container("written-arrays", metadata={"colour": "blue"})
+    before = sink.nbytes
+    values = np.arange(24.0).reshape(4, 6)
+    whole = top.write_array(values, key="whole", metadata={"unit": "mm"}, dims=("y", "x"))
+    assert np.array_equal(whole.read(), values)
+    assert np.array_equal(live["written-arrays"]["whole"][1:3, ::2], values[1:3, ::2])
+    assert live["written-arrays"]["whole"].metadata["unit"] == "mm"
+    assert live["written-arrays"]["whole"].dims == ("y", "x")
+    assert sink.nbytes >= before + values.nbytes
+    import dask.array
+
+    blocks = top.write_array(dask.array.from_array(values, chunks=(2, 3)), key="blocks")
+    assert blocks.chunks == ((2, 2), (3, 3))
+    assert np.array_equal(blocks.read(), values)
+    grown = top.write_array(values[:2], key="grown")
+    for row in range(2, 4):
+        grown.patch(values[row : row + 1], offset=(row,), extend=True)
+    assert grown.shape == (4, 6)
+    assert np.array_equal(live["written-arrays"]["grown"].read(), values)
+    grown.patch(np.zeros((1, 2)), offset=(0, 1))
+    assert grown.read()[0].tolist() == [0, 0, 0, 3, 4, 5]
+    assert top.write_array(np.array(["a", "bcd"]), key="text").read().tolist() == ["a", "bcd"]
+    assert top.write_array(np.float64(3.5), key="scalar").read() == 3.5
+
+
+def test_tables_are_written_whole_and_by_appending(live):
+    top = live.create_container("written-tables")
+    frame = pandas.DataFrame({"x": [1.5, 2.5], "name": ["a", "b"], "n": [1, 2]})
+    table = top.write_table(frame, key="whole")
+    pandas.testing.assert_frame_equal(table.read(), frame, check_dtype=False)
+    assert table.read(["n"])["n"].tolist() == [1, 2]
+    assert live["written-tables"]["whole"]["x"].read().tolist() == [1.5, 2.5]
+    schema = pyarrow.schema([("x", pyarrow.float64()), ("name", pyarrow.string())])
+    growing = top.create_appendable_table(schema, key="growing")
+    for i in range(200):
+        growing.append_partition(0, pyarrow.table({"x": [float(i)], "name": [f"row {i}"]}))
+    read = live["written-tables"]["growing"].read()
+    assert read["x"].tolist() == list(range(200))
+    assert read["name"].tolist() == [f"row {i}" for i in range(200)]
+
+
+def test_metadata_are_updated_replaced_and_searched(live):
+    node = live.create_container("written-metadata", metadata={"a": 1, "b": {"c": 2}})
+    node.update_metadata({"b": {"d": 3}})
+    assert live["written-metadata"].metadata["b"] == {"c": 2, "d": 3}
+    node.replace_metadata({"z": 26}, drop_revision=True)
+    assert dict(live["written-metadata"].metadata) == {"z": 26}
+
+
+def test_nodes_are_deleted_only_when_that_is_meant(sink, live):
+    before = sink.nbytes
+    top = live.create_container("written-delete")
+    top.create_container("inner").write_array(np.ones(1000), key="data")
+    with pytest.raises(ClientError, match="409"):
+        top.delete()
+    with pytest.raises(ClientError, match="409"):
+        top.delete(recursive=True)
+    top["inner"].delete(recursive=True, external_only=False)
+    assert list(live["written-delete"]) == []
+    top.delete()
+    assert "written-delete" not in list(live)
+    assert sink.nbytes == before
+
+
+def test_subscribers_see_what_is_written_and_then_the_end(live):
+    runs = Updates(live)
+    top = live.create_container("written-live", metadata={"start": {"sample": "leaf"}})
+    children = Updates(top)
+    array = top.write_array(np.arange(3.0), key="array")
+    schema = pyarrow.schema([("x", pyarrow.float64()), ("name", pyarrow.string())])
+    table = top.create_appendable_table(schema, key="table")
+    rows, lines = Updates(array, 1), Updates(table)
+    for i in range(3, 6):
+        array.patch(np.array([float(i)]), offset=(i,), extend=True)
+        table.append_partition(0, pyarrow.table({"x": [float(i)], "name": ["n"]}))
+    rows.wait(lambda got: got and got[-1].sequence == 6)
+    lines.wait(lambda got: got and got[-1].sequence == 3)
+    for node in (array, table, top):
+        node.close_stream()
+    for one in (rows, lines, children):
+        assert one.closed.wait(30)
+    assert [v for u in rows.end() for v in u.data()] == [0, 1, 2, 3, 4, 5]
+    assert [v for u in lines.end() for v in u.data()["x"]] == [3, 4, 5]
+    assert news(children.end()) == [("created", "array"), ("created", "table")]
+    assert ("created", "written-live") in news(runs.end())
+
+
+def test_tiled_writer_writes_a_run(live):
+    engine = RunEngine(call_returns_result=True)
+    engine.subscribe(TiledWriter(live, batch_size=2))
+    (uid,) = engine(bp.scan([det], motor, -1, 1, 5, md={"sample": "leaf"})).run_start_uids
+    run = live[uid]
+    assert type(run).__name__ == "BlueskyRunV3"
+    assert run.metadata["start"]["sample"] == "leaf"
+    assert run.metadata["stop"]["exit_status"] == "success"
+    data = run["primary"].read()
+    assert data["motor"].values.tolist() == [-1, -0.5, 0, 0.5, 1]
+    assert data["det"].values.argmax() == 2
+
+
+def array_node(key, shape=(2, 3), kind="f", itemsize=8, chunks=None):
+    data_type = {"endianness": "little", "kind": kind, "itemsize": itemsize}
+    structure = {
+        "data_type": data_type, "shape": shape, "chunks": chunks or [[n] for n in shape],
+        "dims": None, "resizable": False,
+    }  # fmt: skip
+    return {"id": key, **described("array", structure)}
+
+
+def described(family, structure):
+    source = {
+        "structure_family": family, "structure": structure, "mimetype": "x", "parameters": {},
+        "assets": [], "management": "writable",
+    }  # fmt: skip
+    return {"structure_family": family, "metadata": {}, "specs": [], "data_sources": [source]}
+
+
+def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
+    top = live.create_container("refused")
+    top.write_array(np.zeros((2, 3)), key="a")
+    schema = pyarrow.schema([("x", pyarrow.float64())])
+    top.create_appendable_table(schema, key="t")
+    updates = Updates(live["refused"]["a"])
+    before = sink.nbytes
+    octets = {"Content-Type": "application/octet-stream"}
+
+    def arrow(**columns):
+        buffer = pyarrow.BufferOutputStream()
+        table = pyarrow.table(columns)
+        with pyarrow.ipc.new_file(buffer, table.schema) as writer:
+            writer.write_table(table)
+        return buffer.getvalue().to_pybytes()
+
+    def put(path, content, headers=octets, method="PUT", **params):
+        return http.request(method, path, content=content, headers=headers, params=params)
+
+    array, table = "/array/full/live/refused/a", "/table/partition/live/refused/t?partition=0"
+    table_type = {"Content-Type": ARROW}
+    patch = {"method": "PATCH"}
+    answers = {
+        "too few bytes": put(array, b"x" * 47),
+        "too many bytes": put(array, b"x" * 49),
+        "other media type": put(array, b"x" * 48, {"Content-Type": "text/csv"}),
+        "no such media type": put(array, b"x" * 48, {"Content-Type": "no/such"}),
+        "no media type": put(array, b"x" * 48, {}),
+        "no such block": put("/array/block/live/refused/a", b"x" * 48, block="1,0"),
+        "block of other axes": put("/array/block/live/refused/a", b"x" * 48, block="0"),
+        "patch outside": put(array, b"x" * 24, **patch, shape="1,3", offset="2,0"),
+        "patch of other axes": put(array, b"x" * 24, **patch, shape="3", offset="0"),
+        "patch of many axes": put(array, b"x" * 24, **patch, shape="1,3", offset="0,0,0"),
+        "patch without bytes": put(array, b"", **patch, shape="1,3", offset="2,0", extend="true"),
+        "patch of everything": put(
+            array, b"", **patch, shape="99999999999,3", offset="2,0", extend="true"
+        ),
+        "patch far away": put(
+            array, b"x" * 24, **patch, shape="1,3", offset="999999999999,0", extend="true"
+        ),
+        "no arrow": put(table, b"nonsense", table_type, **patch),
+        "other columns": put(table, arrow(y=[1.0]), table_type, **patch),
+        "other types": put(table, arrow(x=["text"]), table_type, **patch),
+        "csv": put(table, b"x\n1", {"Content-Type": "text/csv"}, **patch),
+        "no such partition": put(table.replace("=0", "=1"), arrow(x=[1.0]), table_type, **patch),
+        "rows into an array": put(array.replace("array/full", "table/full"), b"", table_type),
+        "child of an array": http.post("/metadata/live/refused/a", json=array_node("b")),
+        "doubled key": http.post("/metadata/live/refused", json=array_node("a")),
+        "negative shape": http.post("/metadata/live/refused", json=array_node("n", (-1, 3))),
+        "odd chunks": http.post("/metadata/live/refused", json=array_node("n", chunks=[[1], [3]])),
+        "objects": http.post("/metadata/live/refused", json=array_node("n", kind="O")),
+        "no kind": http.post("/metadata/live/refused", json=array_node("n", kind="?")),
+        "too large": http.post("/metadata/live", json=array_node("n", (1 << 41, 1 << 41))),
+        "sparse": http.post("/metadata/live/refused", json=described("sparse", {})),
+        "nothing": http.post("/metadata/live/refused", json=described("array", {})),
+        "shape of text": http.post("/metadata/live/refused", json=array_node("n", ["2", 3])),
+        "no chunks": http.post("/metadata/live/refused", json=array_node("n", chunks=[["2"], 3])),
+        "odd itemsize": http.post("/metadata/live/refused", json=array_node("n", itemsize=7)),
+        "no itemsize": http.post("/metadata/live/refused", json=array_node("n", itemsize="x")),
+        "no schema": http.post(
+            "/metadata/live/refused",
+            json=described("table", {"arrow_schema": "x", "npartitions": 1, "columns": []}),
+        ),
+        "revisions": http.get("/revisions/live/refused"),
+    }
+    odd = {
+        what: (a.status_code, a.text) for what, a in answers.items() if a.status_code // 100 != 4
+    }
+    assert not odd
+    for key in ("", ".", "..", "a/b", "../x", "%2e%2e", "a?b", "x" * 300, "a\0b"):
+        for parent in ("live", "live/refused"):
+            answer = http.post(f"/metadata/{parent}", json={**array_node("n"), "id": key})
+            assert key == "" or answer.status_code == 422, (key, answer.text)
+    assert live["refused"]["a"].read().tolist() == [[0] * 3] * 2
+    assert len(live["refused"]["t"].read()) == 0
+    assert not updates.end()
+    assert set(live["refused"]) - {"a", "t"} <= {k for k in live["refused"] if len(k) == 36}
+    assert sink.nbytes < before + 50_000
+
+
+def test_runs_from_the_bus_are_not_written_and_not_shadowed(sink, live, http):
+    begin(sink, "from-the-bus")
+    add_page(sink, "from-the-bus", 1, 3)
+    path = "/metadata/live/from-the-bus"
+    answers = {
+        "same key": http.post("/metadata/live", json={**array_node("from-the-bus")}),
+        "child": http.post(path, json=array_node("x")),
+        "child of a stream": http.post(f"{path}/primary", json=array_node("x")),
+        "metadata": http.put(path, json={"metadata": {"a": 1}}),
+        "delete": http.delete(path, params={"recursive": True, "external_only": False}),
+        "data": http.put(
+            "/array/full/live/from-the-bus/primary/Fe_K", content=b"x" * 24,
+            headers={"Content-Type": "application/octet-stream"},
+        ),
+        "close": http.delete("/stream/close/live/from-the-bus"),
+    }  # fmt: skip
+    statuses = {what: answer.status_code for what, answer in answers.items()}
+    assert statuses.pop("same key") == 409
+    assert set(statuses.values()) == {405}, statuses
+    assert live["from-the-bus"]["primary"]["Fe_K"].read().tolist() == [0.25, 0.5, 0.75]
+    live.create_container("first-written")
+    begin(sink, "first-written")  # a run has the right to its uid
+    assert list(live["first-written"]) == ["primary"]
+
+
+def test_written_nodes_are_in_the_budget_and_leave_when_untouched():
+    sink = Sink(2_000_000)
+    with serving(build_app(sink, KEY)) as url:
+        client = from_uri(url, api_key=KEY)
+        live = client["live"]
+        for i in range(12):
+            live.write_array(np.full(25_000, float(i)), key=f"written-{i:02}")
+            live["written-00"].read()  # it is looked at again and again
+            assert sink.nbytes <= sink.budget
+        left = list(live)
+        assert "written-00" in left
+        assert "written-11" in left
+        assert len(left) < 12
+        with pytest.raises(ClientError, match="413"):
+            live.write_array(np.zeros(1_000_000), key="too-large")
+        client.context.close()
+    assert sink.nbytes <= sink.budget
+
+
+def test_json_subscriber_of_a_written_table(live, served):
+    from tests.test_subscriptions import plain, receive
+
+    schema = pyarrow.schema([("x", pyarrow.float64()), ("tags", pyarrow.list_(pyarrow.int64()))])
+    table = live.create_appendable_table(schema, key="written-json")
+    table.append_partition(0, pyarrow.table({"x": [0.5], "tags": [[1, 2]]}))
+    with plain(served[1], "live/written-json", 1) as socket:
+        assert receive(socket)["type"] == "table-schema"
+        assert receive(socket)["payload"] == {"x": [0.5], "tags": [[1, 2]]}
+    assert json.dumps(table.read()["x"].tolist()) == "[0.5]"
