@@ -354,13 +354,13 @@ def test_nothing_but_the_door_itself_is_seen_without_the_key(served, http):
     assert http.get("//zarr/v2/live/secret/primary/Fe_K/.zarray").status_code == 404
 
 
-def test_nobody_writes(served, http):
+def test_nobody_writes_into_a_run(served, http):
     sink, _ = served
     begin(sink, "kept")
     add_page(sink, "kept", 1)
     body = {"structure_family": "container", "metadata": {}, "data_sources": [], "specs": []}
     for method, path, status in [
-        ("POST", "/api/v1/metadata/live", 405),
+        ("POST", "/api/v1/metadata/live/kept", 405),
         ("POST", "/api/v1/register/live", 403),
         ("PUT", "/api/v1/array/full/live/kept/primary/Fe_K", 405),
         ("PUT", "/api/v1/metadata/live/kept", 405),
