@@ -144,6 +144,7 @@ def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
                 ready=ready,
                 filled=filled,
                 metrics=server.metrics,
+                response=server.limits.response,
             ),
         )
         http = LoopbackServer(

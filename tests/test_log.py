@@ -10,6 +10,7 @@ import uuid
 from dataclasses import replace
 from pathlib import Path
 
+import event_model
 import numpy as np
 import pytest
 
@@ -19,6 +20,7 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import RunReader, read_log
 from p06bs.bus.run_log import LogLockedError, RunLog
 from p06bs.model.documents import LoggedArray
+from tests.documents import raw_run
 
 
 def run_documents(events=3, run=None):
@@ -377,3 +379,29 @@ def test_documents_that_are_encoded_already_are_logged_as_they_are(tmp_path):
     assert one.nbytes == other.nbytes
     for entry in (one, other):
         assert np.array_equal(entry.document["data"]["x"][0], image)
+
+
+def test_bulk_documents_are_logged_as_pages(tmp_path):
+    raw = raw_run({"x": np.arange(5.0)})
+    events = [document for name, document in raw if name == "event"]
+    resource = {
+        "uid": "r", "run_start": raw[0][1]["uid"], "spec": "s", "root": "/", "resource_path": "p",
+        "resource_kwargs": {},
+    }  # fmt: skip
+    datums = {
+        "resource": "r", "datum_ids": ["r/0", "r/1"], "datum_kwarg_list": [{"n": 0}, {"n": 1}]
+    }  # fmt: skip
+    with DocumentLog(tmp_path) as log:
+        for name, document in raw[:2]:
+            log.append(name, document)
+        log.append("resource", resource)
+        log.append("bulk_datum", datums)
+        log.append("bulk_events", {"primary": events})
+        log.append(*raw[-1])
+        logged = list(log.read(raw[0][1]["uid"]))
+    names = [name for name, _ in logged]
+    assert names == ["start", "descriptor", "resource", "datum_page", "event_page", "stop"]
+    assert list(event_model.unpack_event_page(logged[4][1])) == [
+        {**event, "filled": {}} for event in events
+    ]
+    assert logged[3][1]["datum_id"] == ["r/0", "r/1"]

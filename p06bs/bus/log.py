@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from p06bs.bus.bulk import pages_of
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import Packed
 from p06bs.bus.envelope import is_run_uid
@@ -51,7 +52,8 @@ class DocumentLog(Closing):
     def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
         """Append a document to the log of its run; a stop document closes the log.
 
-        One that is encoded already must say its run, and is an event page.
+        One that is encoded already must say its run, and is an event page. Bulk documents
+        become pages, of which the last one's place is returned.
 
         Raises
         ------
@@ -68,6 +70,9 @@ class DocumentLog(Closing):
                 return (self._open.get(document.run) or self.reopen(document.run)).append(
                     name, document
                 )
+            *before, (name, document) = pages_of(name, document)
+            for page in before:
+                self.append(*page)
             log = self._run_log(name, document)
             appended = log.append(name, document)
             if name in ("descriptor", "resource", "stream_resource"):

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import zmq
 
 from p06bs.bus import codec, wire
+from p06bs.bus.bulk import pages_of
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import Packed
 from p06bs.bus.log import DocumentLog
@@ -126,6 +127,9 @@ class Publisher(Closing):
         LogError, TypeError
             If the document fits no run, or cannot travel; see `DocumentLog.append`.
         """
+        *before, (name, document) = pages_of(name, document)
+        for page in before:
+            self.append(*page)
         with self._lock:
             if self._closing.is_set():
                 raise LogError("the publisher is closed")

@@ -48,12 +48,15 @@ class Operation:
         Says whether the sink has been filled from the logs; WebSockets wait for it.
     metrics : bool
         Prometheus metrics at ``/api/v1/metrics``.
+    response : int
+        Bytes that one request may read.
     """
 
     alive: Mapping[str, Check] = field(default_factory=dict)
     ready: Mapping[str, Check] = field(default_factory=dict)
     filled: Callable[[], bool] = lambda: True
     metrics: bool = True
+    response: int = RESPONSE_LIMIT
 
 
 GUARD = Guard()
@@ -120,7 +123,7 @@ def build_app(
         server_settings={
             "expose_raw_assets": False,
             "allow_origins": list(guard.origins),
-            "response_bytesize_limit": RESPONSE_LIMIT,
+            "response_bytesize_limit": operation.response,
             "metrics": MetricsConfig(prometheus=operation.metrics),
             **door.server_settings,
         },
@@ -134,7 +137,7 @@ def build_app(
     if log is not None:
         app.include_router(storing_router(log))
         routes += STORING_ROUTES
-    stream_arrays(app)
+    stream_arrays(app, operation.response)
     errors.install(app)
     expected.install(app)
     return Gate(

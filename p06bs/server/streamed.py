@@ -51,12 +51,15 @@ class _OctetRoute(APIRoute):
         return match, child
 
 
-def stream_arrays(app: FastAPI, tree: str = "live") -> None:
-    """Let arrays below `tree` that are read as octets leave `app`, Tiled's, in pieces."""
+def stream_arrays(app: FastAPI, limit: int = RESPONSE_LIMIT, tree: str = "live") -> None:
+    """Let arrays below `tree` that are read as octets leave `app`, Tiled's, in pieces.
+
+    A request that asks for more than `limit` bytes is answered with 400.
+    """
     before = list(app.router.routes)
     app.router.add_api_route(
         f"{FULL_ARRAY}/{tree}/{{path:path}}",
-        _reading(tree),
+        _reading(tree, limit),
         methods=["GET"],
         include_in_schema=False,
         dependencies=[Security(check_scopes, scopes=["read:data"])],
@@ -67,7 +70,7 @@ def stream_arrays(app: FastAPI, tree: str = "live") -> None:
     app.router.routes[:] = [*routes, *before]
 
 
-def _reading(tree: str) -> Any:
+def _reading(tree: str, limit: int) -> Any:
     async def read(
         request: Request,
         path: str,
@@ -86,16 +89,18 @@ def _reading(tree: str) -> Any:
             shape = NDSlice(*slice).shape_after_slice(node.structure().shape)
             if expected is not None and expected != shape:
                 raise HTTPException(422, f"The array has shape {shape}, not {expected}.")
+            dtype = node.structure().data_type.to_numpy_dtype()
+            if (nbytes := prod(shape) * dtype.itemsize) > limit:
+                raise HTTPException(
+                    400, f"This is {nbytes} bytes, the limit is {limit}: ask for a smaller ?slice."
+                )
             if isinstance(node, ColumnAdapter):
                 return await _streamed(node, slice, shape, headers)
-            dtype = node.structure().data_type.to_numpy_dtype()
             values = np.asarray(await ensure_awaitable(node.read, slice), dtype)
         except IndexError as error:
             raise HTTPException(400, str(error)) from None
         except DataNotReadyError as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        if values.nbytes > RESPONSE_LIMIT:
-            raise HTTPException(400, f"{values.nbytes} bytes are more than {RESPONSE_LIMIT}.")
         return Response(np.ascontiguousarray(values).tobytes(), media_type=OCTETS, headers=headers)
 
     return read
