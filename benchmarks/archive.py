@@ -19,14 +19,14 @@ from tiled.catalog import orm
 from tiled.structures.core import StructureFamily
 
 from benchmarks.report import Row, ratios, turns
-from p06bs.server import schema
-from p06bs.server.access import FolderAccess
+from p06bs.server.access.policy import FolderAccess
 from p06bs.server.app import build_app
-from p06bs.server.archive import Archive
-from p06bs.server.catalog import SPECS, Database, analyze, initialize
-from p06bs.server.detector import Roots
-from p06bs.server.schema import FOLDERS, ITEMS, RUNS
-from p06bs.server.sink import Sink
+from p06bs.server.archive import schema
+from p06bs.server.archive.archived import Archive
+from p06bs.server.archive.catalog import SPECS, Database, analyze, initialize
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.schema import FOLDERS, ITEMS, RUNS
+from p06bs.server.sink.sink import Sink
 from tests.doors import serving
 from tests.postgres import binaries, cluster
 
@@ -112,7 +112,7 @@ class _Policy(FolderAccess):
         self._viewer = viewer
 
     async def filters(self, node: Any, *rest: Any) -> Any:
-        from p06bs.server.access import Visible
+        from p06bs.server.access.policy import Visible
 
         return [Visible(self._viewer)] if hasattr(node, "viewer") else []
 
@@ -148,7 +148,7 @@ def _folders(connection: Connection) -> dict[str, int]:
 def _fill(
     connection: Connection, rng: random.Random, first: int, count: int, folders: dict[str, int]
 ) -> None:
-    """Insert runs, row for row what `p06bs.server.catalog.put_runs` inserts, many at once."""
+    """Insert runs, row for row what `put_runs` of the catalog inserts, many at once."""
     nodes, runs = [], []
     items: dict[str, list[dict[str, Any]]] = {key: [] for key in ITEMS}
     paths = list(folders)

@@ -14,8 +14,8 @@ from p06bs.model.maps import Grid
 from p06bs.model.placement import Measured, Placement, Raster
 from p06bs.model.points import Points, Positions
 from p06bs.model.statistics import statistics
-from p06bs.server.maps import Maps
-from p06bs.server.sink import RunView, Sink
+from p06bs.server.sink.sink import RunView, Sink
+from p06bs.server.tree.maps import Maps
 
 REPEAT = 5
 SIDE = 1000

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from p06bs.server.rights import rights_of
-from p06bs.server.viewers import Viewers
+from p06bs.server.access.rights import rights_of
+from p06bs.server.access.viewers import Viewers
 
 FOLDERS = 10_000
 TIMES = 7

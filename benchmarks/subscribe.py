@@ -114,7 +114,7 @@ def serve() -> None:
     """Serve a sink that is fed as the lines from standard input say."""
     from p06bs.server.app import build_app
     from p06bs.server.loopback import LoopbackServer
-    from p06bs.server.sink import Sink
+    from p06bs.server.sink.sink import Sink
 
     sink = Sink(1 << 30)
     ready = threading.Event()

@@ -16,9 +16,9 @@ import typer
 
 from p06bs import config
 from p06bs.config.server import Archive, Server
-from p06bs.server.catalog import Database, initialize
-from p06bs.server.detector import Roots
-from p06bs.server.ingest import (
+from p06bs.server.archive.catalog import Database, initialize
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.ingest import (
     ArchiveLockedError,
     Ingestion,
     StoppedError,
@@ -26,8 +26,8 @@ from p06bs.server.ingest import (
     UnavailableError,
     catch_up,
 )
-from p06bs.server.intake import PATIENCE
-from p06bs.server.schema import SchemaError, check
+from p06bs.server.archive.intake import PATIENCE
+from p06bs.server.archive.schema import SchemaError, check
 
 log = logging.getLogger(__name__)
 

@@ -25,23 +25,24 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import Bus, Server
 from p06bs.config.server import Authentication
-from p06bs.server import principals, redact
-from p06bs.server.access import FolderAccess
-from p06bs.server.allocation import return_freed_memory
+from p06bs.server.access.policy import FolderAccess
+from p06bs.server.access.rights import rights_of
+from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import Operation, build_app
-from p06bs.server.archive import Archive
-from p06bs.server.authentication import Door, providers_of, several_users, single_user
-from p06bs.server.catalog import initialize
-from p06bs.server.feed import Feed, Placed
-from p06bs.server.gate import Gate, Guard
+from p06bs.server.archive.archived import Archive
+from p06bs.server.archive.catalog import initialize
+from p06bs.server.gate import redact
+from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
+from p06bs.server.login import principals
+from p06bs.server.login.authentication import Door, providers_of, several_users, single_user
+from p06bs.server.login.private import make_secret
 from p06bs.server.loopback import LoopbackServer
-from p06bs.server.maps import Maps
-from p06bs.server.private import make_secret
-from p06bs.server.rights import rights_of
-from p06bs.server.sink import Sink
-from p06bs.server.viewers import Viewers
-from p06bs.server.warm import warm_up
+from p06bs.server.sink.allocation import return_freed_memory
+from p06bs.server.sink.feed import Feed, Placed
+from p06bs.server.sink.sink import Sink
+from p06bs.server.sink.warm import warm_up
+from p06bs.server.tree.maps import Maps
 from p06bs.services.archive import roots_of
 
 log = logging.getLogger(__name__)

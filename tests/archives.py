@@ -13,11 +13,11 @@ from tiled.client import from_uri
 from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import NamedDocument
 from p06bs.server.app import build_app
-from p06bs.server.archive import Archive
-from p06bs.server.catalog import Database, Log, initialize, logs
-from p06bs.server.detector import Roots
-from p06bs.server.ingest import Ingestion, StorageLock, catch_up
-from p06bs.server.sink import Sink
+from p06bs.server.archive.archived import Archive
+from p06bs.server.archive.catalog import Database, Log, initialize, logs
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.ingest import Ingestion, StorageLock, catch_up
+from p06bs.server.sink.sink import Sink
 from tests.doors import serving
 from tests.postgres import Cluster, binaries, cluster
 

@@ -10,11 +10,11 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.table import TableAdapter
 from tiled.server.app import build_app
 
-from p06bs.server import errors
-from p06bs.server.authentication import several_users, single_user
-from p06bs.server.gate import Gate, Guard
+from p06bs.server.gate import errors
+from p06bs.server.gate.gate import Gate, Guard
+from p06bs.server.gate.keys import Keys
 from p06bs.server.health import health_routes
-from p06bs.server.keys import Keys
+from p06bs.server.login.authentication import several_users, single_user
 from p06bs.server.loopback import LoopbackServer
 
 KEY = "k3y"

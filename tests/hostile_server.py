@@ -11,13 +11,14 @@ import numpy as np
 
 from p06bs.bus.log import DocumentLog
 from p06bs.config.server import Authentication
-from p06bs.server import principals, redact
 from p06bs.server.app import build_app
-from p06bs.server.authentication import providers_of, several_users
-from p06bs.server.gate import Guard
+from p06bs.server.gate import redact
+from p06bs.server.gate.gate import Guard
+from p06bs.server.login import principals
+from p06bs.server.login.authentication import providers_of, several_users
+from p06bs.server.login.tokens import Owner, Tokens
 from p06bs.server.loopback import LoopbackServer
-from p06bs.server.sink import Sink
-from p06bs.server.tokens import Owner, Tokens
+from p06bs.server.sink.sink import Sink
 
 KEYS = {
     "Fe_K": {"dtype": "number", "dtype_numpy": "<f8", "shape": [], "source": "x"},

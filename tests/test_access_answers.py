@@ -13,9 +13,9 @@ from tiled.access_control.access_policies import ALL_ACCESS, NO_ACCESS
 from tiled.access_control.scopes import ALL_SCOPES, PUBLIC_SCOPES, SINGLE_USER_SCOPES
 from tiled.adapters.mapping import MapAdapter
 
-from p06bs.server.access import Everybody, FolderAccess, Restricted, Root, Visible
-from p06bs.server.answers import Answers
-from p06bs.server.viewers import Viewers
+from p06bs.server.access.answers import Answers
+from p06bs.server.access.policy import Everybody, FolderAccess, Restricted, Root, Visible
+from p06bs.server.access.viewers import Viewers
 
 SECONDS, LIMIT = 10.0, 12
 FOLDERS = [f"/f{number}" for number in range(6)]

@@ -22,17 +22,17 @@ from websockets.sync.client import connect
 
 from p06bs.bus.log import DocumentLog
 from p06bs.config.server import Authentication
-from p06bs.server.access import FolderAccess
+from p06bs.server.access.policy import FolderAccess
+from p06bs.server.access.rights import rights_of
+from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import build_app
-from p06bs.server.archive import Archive
-from p06bs.server.authentication import providers_of, several_users
-from p06bs.server.detector import Roots
-from p06bs.server.gate import Guard
-from p06bs.server.principals import ROLES
-from p06bs.server.rights import rights_of
-from p06bs.server.sink import Sink
-from p06bs.server.tokens import PURPOSES, Owner, Tokens
-from p06bs.server.viewers import Viewers
+from p06bs.server.archive.archived import Archive
+from p06bs.server.archive.detector import Roots
+from p06bs.server.gate.gate import Guard
+from p06bs.server.login.authentication import providers_of, several_users
+from p06bs.server.login.principals import ROLES
+from p06bs.server.login.tokens import PURPOSES, Owner, Tokens
+from p06bs.server.sink.sink import Sink
 from tests.archives import Place
 from tests.system_users import NAMES, command, kernel_says, needs_root, open_directory, system_users
 from tests.test_server import add_page, begin, end, serving

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from tiled.client.utils import ClientError
 
 from p06bs.bus.log import DocumentLog
-from p06bs.server.columnfile import ColumnFileWriter, ColumnView, Layout, read_columns
-from p06bs.server.detector import Roots
-from p06bs.server.layouts import Column, conform, layout_of
+from p06bs.server.archive.columnfile import ColumnFileWriter, ColumnView, Layout, read_columns
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.layouts import Column, conform, layout_of
 from tests.archives import place
 from tests.documents import acquisition, frame_documents, raw_run
 

@@ -15,7 +15,7 @@ from suitcase.utils.tests.conftest import (  # noqa: F401 -- fixtures
     plan_type,
 )
 
-from p06bs.server.documents import json_seq, portable
+from p06bs.server.tree.documents import json_seq, portable
 from tests.archives import DATABASES, connected, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 

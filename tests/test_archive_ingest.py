@@ -18,10 +18,10 @@ from tiled.catalog import orm
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import read_log
 from p06bs.cli import main
-from p06bs.server.catalog import Database, Log, logs
-from p06bs.server.ingest import ArchiveLockedError, StorageLock, UnavailableError
-from p06bs.server.intake import Intake, LogFile
-from p06bs.server.schema import RUNS
+from p06bs.server.archive.catalog import Database, Log, logs
+from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock, UnavailableError
+from p06bs.server.archive.intake import Intake, LogFile
+from p06bs.server.archive.schema import RUNS
 from tests.archives import DATABASES, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 

@@ -10,12 +10,12 @@ import pytest
 from sqlalchemy import select, update
 from tiled.queries import Contains, Key
 
-from p06bs.server import schema
-from p06bs.server.archive import Archive
-from p06bs.server.catalog import Database, initialize, upgrade
-from p06bs.server.detector import Roots
-from p06bs.server.schema import ITEMS, RUNS, SCHEMA, SchemaError
-from p06bs.server.searchable import searchable
+from p06bs.server.archive import schema
+from p06bs.server.archive.archived import Archive
+from p06bs.server.archive.catalog import Database, initialize, upgrade
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
+from p06bs.server.archive.searchable import searchable
 from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 
@@ -83,7 +83,9 @@ def test_a_newer_index_is_refused(here):
 
 
 def test_several_processes_make_the_tables_at_once(here):
-    code = "import sys; from p06bs.server.catalog import initialize; initialize(sys.argv[1])"
+    code = (
+        "import sys; from p06bs.server.archive.catalog import initialize; initialize(sys.argv[1])"
+    )
     command = [sys.executable, "-c", code, here.database]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for process in processes:

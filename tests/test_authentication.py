@@ -19,9 +19,9 @@ from tiled.client import from_uri
 from tiled.client.context import Context
 
 from p06bs.config.server import Authentication, Oidc, Pam
-from p06bs.server.authentication import LOGINS_AT_ONCE, several_users
-from p06bs.server.gate import Guard
-from p06bs.server.tokens import Owner, Tokens
+from p06bs.server.gate.gate import Guard
+from p06bs.server.login.authentication import LOGINS_AT_ONCE, several_users
+from p06bs.server.login.tokens import Owner, Tokens
 from tests.doors import Gated, serving
 from tests.identity_provider import AUDIENCE, identity_provider
 
@@ -307,7 +307,7 @@ def test_without_a_provider_tokens_are_all_there_is(tmp_path):
 
 @given(st.text(max_size=30))
 def test_names_that_reach_pam_are_those_of_accounts(name):
-    from p06bs.server.principals import is_user_name
+    from p06bs.server.login.principals import is_user_name
 
     with contextlib.suppress(UnicodeEncodeError):
         if is_user_name(name):

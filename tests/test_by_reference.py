@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p06bs.bus.log import DocumentLog
-from p06bs.server.places import Place, RowsLostError
-from p06bs.server.sink import Change, DocumentError, Sink
+from p06bs.server.sink.places import Place, RowsLostError
+from p06bs.server.sink.sink import Change, DocumentError, Sink
 
 KEYS = {
     "x": {"dtype": "number", "shape": [], "source": "test"},
@@ -261,7 +261,7 @@ def test_rows_whose_log_is_gone_say_so(tmp_path):
 
 
 def test_damaged_page_is_refused_and_those_behind_it_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("p06bs.server.sink.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("p06bs.server.sink.sink.PATIENCE_SECONDS", 0.0)
     with Logged(tmp_path, 1_000_000) as logged:
         logged.begin("r")
         for _ in range(10):

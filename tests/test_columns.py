@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs.server.columns import NumberColumn, TextColumn, texts_of
-from p06bs.server.names import node_name, original
-from p06bs.server.values import exactly, values_of
+from p06bs.server.sink.columns import NumberColumn, TextColumn, texts_of
+from p06bs.server.sink.names import node_name, original
+from p06bs.server.sink.values import exactly, values_of
 
 BLOCK = 1 << 10
 TEXTS = st.text(max_size=40) | st.integers(300, 3000).map(lambda n: "µ" * n)

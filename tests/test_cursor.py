@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from p06bs.server.cursor import Child, ChildCursor, End, RowCursor, Rows, Send, sequence_of
+from p06bs.server.tree.cursor import Child, ChildCursor, End, RowCursor, Rows, Send, sequence_of
 
 
 class Subscriber(RuleBasedStateMachine):

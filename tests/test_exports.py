@@ -12,8 +12,8 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.table import TableAdapter
 from tiled.media_type_registration import default_serialization_registry
 
-from p06bs.server.documents import serialization_registry
-from p06bs.server.exports import limit_exports, mend
+from p06bs.server.tree.documents import serialization_registry
+from p06bs.server.tree.exports import limit_exports, mend
 from tests.doors import KEY, Gated, serving
 
 

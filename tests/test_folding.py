@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from p06bs import process
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
-from p06bs.server.sink import Sink
+from p06bs.server.sink.sink import Sink
 from p06bs.writers import nexus
 from p06bs.writers.validate import validate as nexus_errors
 from tests.documents import acquisition, raw_run, rows_of, validate

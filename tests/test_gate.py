@@ -22,16 +22,16 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from p06bs.config.server import Authentication
-from p06bs.server import redact
-from p06bs.server.authentication import single_user
-from p06bs.server.bodies import RefusedError
-from p06bs.server.gate import Gate, Guard
-from p06bs.server.growing import bounded_query
-from p06bs.server.keys import Key, bounded_request
-from p06bs.server.logins import WINDOW, FailedLogins, Known, Seats
-from p06bs.server.routes import ROUTES, Routes
-from p06bs.server.sockets import FIRST_MESSAGE_SECONDS
-from p06bs.server.tokens import Owner, Tokens
+from p06bs.server.gate import redact
+from p06bs.server.gate.bodies import RefusedError
+from p06bs.server.gate.gate import Gate, Guard
+from p06bs.server.gate.growing import bounded_query
+from p06bs.server.gate.keys import Key, bounded_request
+from p06bs.server.gate.logins import WINDOW, FailedLogins, Known, Seats
+from p06bs.server.gate.routes import ROUTES, Routes
+from p06bs.server.gate.sockets import FIRST_MESSAGE_SECONDS
+from p06bs.server.login.authentication import single_user
+from p06bs.server.login.tokens import Owner, Tokens
 from tests.doors import KEY, Gated, serving
 
 HEADERS = {"Authorization": f"Apikey {KEY}"}
@@ -409,7 +409,7 @@ def test_sockets_of_strange_pages_and_paths_are_refused():
 
 def test_who_says_nothing_keeps_no_place(monkeypatch):
     assert FIRST_MESSAGE_SECONDS <= 10
-    monkeypatch.setattr("p06bs.server.sockets.FIRST_MESSAGE_SECONDS", 0.05)
+    monkeypatch.setattr("p06bs.server.gate.sockets.FIRST_MESSAGE_SECONDS", 0.05)
     with serving(echoing().gate) as url, opened(url, headers={}) as silent:
         with pytest.raises(ConnectionClosed) as ended:
             silent.recv(timeout=30)

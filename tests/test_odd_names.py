@@ -4,8 +4,8 @@ import pytest
 from tiled.client import from_uri
 
 from p06bs.server.app import build_app
-from p06bs.server.names import node_name
-from p06bs.server.sink import Sink
+from p06bs.server.sink.names import node_name
+from p06bs.server.sink.sink import Sink
 from tests.test_server import KEY, begin, serving
 
 KEYS = ["a/b", "..", ".", "_x", "50%", "a?b#c", "μ m", "x y", "a=2Fb"]

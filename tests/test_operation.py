@@ -12,9 +12,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from p06bs.config.server import Authentication
-from p06bs.server.gate import Gate
+from p06bs.server.gate.gate import Gate
+from p06bs.server.gate.keys import Keys
 from p06bs.server.health import Measure, Metrics
-from p06bs.server.keys import Keys
 from p06bs.server.loopback import SHUTDOWN_SECONDS, LoopbackServer
 from tests.doors import KEY, Gated, serving
 from tests.test_hostile import Target

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from p06bs.server.retention import Drop, Leave, NoRoomError, PinError, Retention
+from p06bs.server.sink.retention import Drop, Leave, NoRoomError, PinError, Retention
 
 LIMIT = 100
 

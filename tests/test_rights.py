@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs.server.kernel_rights import SCRIPT, KernelRights
-from p06bs.server.mode_bits import ModeBits, may_follow
-from p06bs.server.posix_acl import ENTER, READ, Inode, parse, permits
-from p06bs.server.rights import rights_of
-from p06bs.server.roots import PATH_MAX, Roots, parts_of, within
-from p06bs.server.users import SystemUser
+from p06bs.server.access.kernel_rights import SCRIPT, KernelRights
+from p06bs.server.access.mode_bits import ModeBits, may_follow
+from p06bs.server.access.posix_acl import ENTER, READ, Inode, parse, permits
+from p06bs.server.access.rights import rights_of
+from p06bs.server.access.roots import PATH_MAX, Roots, parts_of, within
+from p06bs.server.access.users import SystemUser
 from tests.system_users import (
     command,
     kernel_says,
@@ -410,7 +410,7 @@ def test_without_root_the_kernel_is_not_asked(tmp_path):
     """In a process that is no longer root's, as in one that never was."""
     code = (
         "import os, sys\n"
-        "from p06bs.server.rights import rights_of\n"
+        "from p06bs.server.access.rights import rights_of\n"
         "if os.geteuid() == 0: os.setresuid(65534, 65534, 65534)\n"
         "print(rights_of('mode-bits', [sys.argv[1]]).describe())\n"
         "try: rights_of('kernel', [sys.argv[1]])\n"

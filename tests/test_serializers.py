@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from tiled.utils import SerializationError, UnsupportedShape
 
-from p06bs.server.serializers import json_lines, png
+from p06bs.server.tree.serializers import json_lines, png
 
 
 def image_of(array):

@@ -25,11 +25,11 @@ from tiled.queries import Eq, FullText, In, Key, Like
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.server.app import Operation, build_app
-from p06bs.server.feed import Feed
-from p06bs.server.growing import bounded_slice
+from p06bs.server.gate.growing import bounded_slice
+from p06bs.server.login.private import make_secret
 from p06bs.server.loopback import LoopbackServer
-from p06bs.server.private import make_secret
-from p06bs.server.sink import Sink
+from p06bs.server.sink.feed import Feed
+from p06bs.server.sink.sink import Sink
 from p06bs.services.server import run
 
 KEY = "k3y"

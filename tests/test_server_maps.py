@@ -20,15 +20,15 @@ from tiled.server.app import build_app
 
 from p06bs.bus.log import DocumentLog
 from p06bs.model.maps import pixels
-from p06bs.server import expected
-from p06bs.server.chains import Chain, Counted
-from p06bs.server.gate import Gate
+from p06bs.server.gate.gate import Gate
 from p06bs.server.loopback import LoopbackServer
-from p06bs.server.maps import Maps
-from p06bs.server.places import Place
-from p06bs.server.recent import Recent
-from p06bs.server.sink import Sink
-from p06bs.server.tree import runs_adapter
+from p06bs.server.sink.places import Place
+from p06bs.server.sink.sink import Sink
+from p06bs.server.tree import expected
+from p06bs.server.tree.chains import Chain, Counted
+from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.recent import Recent
+from p06bs.server.tree.tree import runs_adapter
 
 KEY = "k3y"
 HEADERS = {"Authorization": f"Apikey {KEY}"}

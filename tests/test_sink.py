@@ -6,7 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
-from p06bs.server.sink import DocumentError, Sink
+from p06bs.server.sink.sink import DocumentError, Sink
 
 COUNT = 100
 

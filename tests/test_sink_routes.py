@@ -10,10 +10,10 @@ from typer.testing import CliRunner
 
 from p06bs.cli import app as cli
 from p06bs.cli.errors import UsageError
-from p06bs.server.access import Everybody, Visible
+from p06bs.server.access.policy import Everybody, Visible
 from p06bs.server.app import build_app
-from p06bs.server.sink import Sink
-from p06bs.server.tree import runs_adapter
+from p06bs.server.sink.sink import Sink
+from p06bs.server.tree.tree import runs_adapter
 from tests.test_server import HEADERS, KEY, add_page, begin, end, serving
 
 HELD = "/api/p06bs/v1/sink"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from p06bs import DocumentLog, process
 from p06bs.remote import Server, ServerError, records
 from p06bs.server.app import build_app
-from p06bs.server.sink import Sink
+from p06bs.server.sink.sink import Sink
 from tests.documents import raw_run, rows_of, write
 from tests.doors import KEY, serving
 from tests.techniques import Scale

@@ -19,8 +19,8 @@ from tiled.client.utils import ClientError
 
 from p06bs.cli import main
 from p06bs.config.server import Authentication
-from p06bs.server import principals
-from p06bs.server.tokens import Owner, TokenError, Tokens, parse_expiry
+from p06bs.server.login import principals
+from p06bs.server.login.tokens import Owner, TokenError, Tokens, parse_expiry
 from tests.doors import Gated, serving
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)

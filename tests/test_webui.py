@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from p06bs.server.app import build_app
-from p06bs.server.sink import Sink
+from p06bs.server.sink.sink import Sink
 from tests.live_runs import KEYS, add_page, begin, end, row_data
 from tests.live_server import serving
 

@@ -15,7 +15,7 @@ from tiled.client import from_uri
 from tiled.client.utils import ClientError
 
 from p06bs.server.app import build_app
-from p06bs.server.sink import Sink
+from p06bs.server.sink.sink import Sink
 from tests.live_runs import add_page, begin
 from tests.live_server import serving
 from tests.test_subscriptions import Updates, news

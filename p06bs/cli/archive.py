@@ -18,14 +18,14 @@ from p06bs.cli.terminal import AsJson, console, progress_bar, remark, stoppable
 
 if TYPE_CHECKING:
     from p06bs.config.server import Archive
-    from p06bs.server.catalog import Database
+    from p06bs.server.archive.catalog import Database
 
 Limit = Annotated[int, typer.Option(min=1, help="runs to show at most")]
 
 
 def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Make the tables of the offline DB; what is there already stays."""
-    from p06bs.server.catalog import initialize
+    from p06bs.server.archive.catalog import initialize
 
     archive = _archive(config)
     initialize(archive.database)
@@ -35,8 +35,8 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the tables of the offline DB to this version; back the database up before."""
-    from p06bs.server.catalog import upgrade as upgrade_tables
-    from p06bs.server.ingest import StorageLock
+    from p06bs.server.archive.catalog import upgrade as upgrade_tables
+    from p06bs.server.archive.ingest import StorageLock
 
     archive = _archive(config)
     with StorageLock(archive.storage):
@@ -46,8 +46,8 @@ def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show how many runs are in the archive, and which were left out and why."""
-    from p06bs.server.catalog import counts, logs
-    from p06bs.server.ingest import ArchiveLockedError, StorageLock
+    from p06bs.server.archive.catalog import counts, logs
+    from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock
 
     archive = _archive(config)
     try:
@@ -78,7 +78,7 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the newest runs of the archive, the newest last."""
-    from p06bs.server.catalog import newest
+    from p06bs.server.archive.catalog import newest
 
     with _database(_archive(config)) as database:
         rows = database(newest, limit)
@@ -106,7 +106,7 @@ def retry(
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Let the ingestion try runs again."""
-    from p06bs.server.catalog import ask_retry, logs
+    from p06bs.server.archive.catalog import ask_retry, logs
 
     with _database(_archive(config)) as database:
         if runs == ["all"]:
@@ -125,8 +125,8 @@ def ingest(
 ) -> None:
     """Ingest what is missing, then end: for an archive without a running ingestion."""
     from p06bs import config as configurations
-    from p06bs.server.catalog import Log
-    from p06bs.server.ingest import Ingestion, StoppedError, StorageLock, catch_up
+    from p06bs.server.archive.catalog import Log
+    from p06bs.server.archive.ingest import Ingestion, StoppedError, StorageLock, catch_up
     from p06bs.services.archive import section
 
     configuration = configurations.load(config)
@@ -177,8 +177,8 @@ def _archive(file: Path) -> "Archive":
 
 @contextmanager
 def _database(archive: "Archive") -> "Iterator[Database]":
-    from p06bs.server.catalog import Database
-    from p06bs.server.schema import check
+    from p06bs.server.archive.catalog import Database
+    from p06bs.server.archive.schema import check
 
     path = archive.database.removeprefix("sqlite:///")
     if path != archive.database and not Path(path).exists():

@@ -16,14 +16,14 @@ from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
 from p06bs.cli.terminal import AsJson, console, remark
 
 if TYPE_CHECKING:
-    from p06bs.server.tokens import Owner, Token, Tokens
+    from p06bs.server.login.tokens import Owner, Token, Tokens
 
 DEFAULT_LIFE = "90d"
 
 
 def complete_purpose(incomplete: str) -> Iterator[tuple[str, str]]:
     """Yield what tokens are for, and the scopes of each."""
-    from p06bs.server.tokens import PURPOSES
+    from p06bs.server.login.tokens import PURPOSES
 
     for purpose, scopes in PURPOSES.items():
         if purpose.startswith(incomplete):
@@ -68,7 +68,7 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it, once: it is kept nowhere."""
-    from p06bs.server.tokens import parse_expiry
+    from p06bs.server.login.tokens import parse_expiry
 
     owner = _owner(user, service)
     if owner is None:
@@ -138,9 +138,9 @@ def revoke(
 
 def _tokens(path: Path) -> "Tokens":
     from p06bs import config
-    from p06bs.server import principals
-    from p06bs.server.authentication import providers_of
-    from p06bs.server.tokens import Tokens
+    from p06bs.server.login import principals
+    from p06bs.server.login.authentication import providers_of
+    from p06bs.server.login.tokens import Tokens
 
     server = config.load(path).server
     if server is None:
@@ -156,7 +156,7 @@ def _tokens(path: Path) -> "Tokens":
 
 
 def _owner(user: str, service: str) -> "Owner | None":
-    from p06bs.server.tokens import Owner
+    from p06bs.server.login.tokens import Owner
 
     if user and service:
         raise UsageError("a token has one owner: --user or --service")
@@ -166,7 +166,7 @@ def _owner(user: str, service: str) -> "Owner | None":
 
 
 def _scopes(owner: "Owner", purpose: str, scopes: str) -> tuple[str, ...]:
-    from p06bs.server.tokens import DEFAULT_PURPOSE, PURPOSES
+    from p06bs.server.login.tokens import DEFAULT_PURPOSE, PURPOSES
 
     if purpose and scopes:
         raise UsageError("--for and --scopes exclude each other")

@@ -1,1 +1,1 @@
-"""The HTTP door: one Tiled server process that holds the newest runs in memory."""
+"""The HTTP door: one Tiled server process for the newest runs in memory and the offline DB."""

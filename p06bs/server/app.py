@@ -10,28 +10,30 @@ from tiled.server import app as tiled_app
 
 from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.log import DocumentLog
-from p06bs.server import errors, expected, exports, serializers
-from p06bs.server.access import FolderAccess, Root
-from p06bs.server.archive import Archive, ArchiveAdapter
-from p06bs.server.arrays import RESPONSE_LIMIT
-from p06bs.server.authentication import Door, single_user
-from p06bs.server.documents import serialization_registry
-from p06bs.server.gate import Gate, Guard
-from p06bs.server.handshake import Handshake
+from p06bs.server.access.policy import FolderAccess, Root
+from p06bs.server.archive.adapter import ArchiveAdapter
+from p06bs.server.archive.archived import Archive
+from p06bs.server.gate import errors
+from p06bs.server.gate.gate import Gate, Guard
+from p06bs.server.gate.handshake import Handshake
+from p06bs.server.gate.in_flight import InFlight
+from p06bs.server.gate.keys import Keys
+from p06bs.server.gate.routes import Routes
 from p06bs.server.health import Check, health_routes
-from p06bs.server.in_flight import InFlight
-from p06bs.server.keys import Keys
-from p06bs.server.live import Live
-from p06bs.server.maps import Maps
-from p06bs.server.routes import Routes
-from p06bs.server.serializers import LinesForPages
-from p06bs.server.sink import Change, Sink
+from p06bs.server.login.authentication import Door, single_user
+from p06bs.server.sink.sink import Change, Sink
 from p06bs.server.sink_routes import ROUTES as SINK_ROUTES
 from p06bs.server.sink_routes import sink_router
 from p06bs.server.storing import ROUTES as STORING_ROUTES
 from p06bs.server.storing import storing_router
-from p06bs.server.streamed import stream_arrays
-from p06bs.server.tree import runs_adapter
+from p06bs.server.tree import expected, exports, serializers
+from p06bs.server.tree.arrays import RESPONSE_LIMIT
+from p06bs.server.tree.documents import serialization_registry
+from p06bs.server.tree.live import Live
+from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.serializers import LinesForPages
+from p06bs.server.tree.streamed import stream_arrays
+from p06bs.server.tree.tree import runs_adapter
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from p06bs.server.headers import BYTES_LIMIT, URL_LIMIT
+from p06bs.server.gate.headers import BYTES_LIMIT, URL_LIMIT
 
 SHUTDOWN_SECONDS = 10
 """Time that responses have to end after SIGTERM; then they are cut off."""

@@ -7,9 +7,9 @@ from pydantic import BaseModel, Field
 from tiled.server.authentication import check_scopes
 
 from p06bs.server.callers import Caller, node_for
-from p06bs.server.retention import PinError
-from p06bs.server.routes import route
-from p06bs.server.sink import Held, Sink
+from p06bs.server.gate.routes import route
+from p06bs.server.sink.retention import PinError
+from p06bs.server.sink.sink import Held, Sink
 
 PATH = "/api/p06bs/v1/sink"
 

@@ -15,7 +15,7 @@ from p06bs.bus.codec import WireError
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log
 from p06bs.model.documents import is_derived
-from p06bs.server.routes import route
+from p06bs.server.gate.routes import route
 
 PATH = "/api/p06bs/v1/runs"
 

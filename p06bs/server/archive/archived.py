@@ -1,0 +1,189 @@
+"""The runs of the archive: their rows in the database, their files in the storage."""
+
+import json
+import logging
+from collections.abc import Callable, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+from fastapi import HTTPException
+from sqlalchemy import Select, select
+from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from tiled.catalog import orm
+from tiled.catalog.adapter import from_uri as stock_catalog
+from tiled.utils import path_from_uri
+
+from p06bs.server.archive import schema
+from p06bs.server.archive.catalog import RUN_MIMETYPE
+from p06bs.server.archive.detector import Roots
+from p06bs.server.archive.runfiles import Location, read_run, untouched
+from p06bs.server.archive.schema import FOLDERS, RUNS
+from p06bs.server.sink.sink import RunView
+from p06bs.server.tree.tree import RunAdapter, run_adapter
+
+logger = logging.getLogger(__name__)
+
+MISMATCHES = ("42804", "42846", "42883")
+"""PostgreSQL's states: datatype mismatch, cannot coerce, no such operator for these types."""
+
+
+class Archive:
+    """The database and the files of the runs, which all views of the tree share.
+
+    Parameters
+    ----------
+    database : str
+        ``sqlite:///PATH`` or ``postgresql://USER@HOST/NAME``.
+    storage : Path
+        Directory of the runs' files.
+    roots : Roots
+        Where detector files may lie.
+    extra : callable
+        Says which children a run has beside its streams; as for the sink.
+    """
+
+    def __init__(
+        self,
+        database: str,
+        storage: Path,
+        roots: Roots,
+        extra: Callable[[RunView], Any] | None = None,
+    ) -> None:
+        self.location = Location(storage.absolute())
+        self.roots = roots
+        self._extra = extra
+        self.known_folders: dict[str, int] = {}
+        self._newest = 0
+        self.stock = stock_catalog(
+            database,
+            readable_storage=[str(self.location.storage)],
+            adapters_by_mimetype={RUN_MIMETYPE: f"{__name__}:StoredRun"},
+        )
+
+    async def startup(self) -> None:
+        """Connect, and make sure that the tables are those that this software knows.
+
+        Raises
+        ------
+        SchemaError, UninitializedDatabase, DatabaseUpgradeNeeded
+            If they are not.
+        """
+        await self.stock.startup()
+        async with self.stock.context.engine.connect() as connection:
+            await connection.run_sync(schema.check)
+        await self.folders()
+
+    async def shutdown(self) -> None:
+        """Close the connections."""
+        await self.stock.shutdown()
+
+    async def fetch(self, statement: Select[Any]) -> Sequence[Any]:
+        """Return the rows of a statement.
+
+        Raises
+        ------
+        HTTPException
+            400 if the database cannot ask what a client's query asks.
+        """
+        try:
+            async with self.stock.context.engine.connect() as connection:
+                rows: Sequence[Any] = (await connection.execute(statement)).all()
+                return rows
+        except DBAPIError as error:
+            if _is_clients(error):
+                logger.debug("a query failed: %s", error)
+                raise HTTPException(400, "The database cannot compare with that value.") from None
+            raise
+
+    async def folders(self) -> dict[str, int]:
+        """Return the id of each beamtime folder; "" is that of runs without one."""
+        new = select(FOLDERS.c.id, FOLDERS.c.path).where(FOLDERS.c.id > self._newest)
+        for number, path in await self.fetch(new):
+            self.known_folders[path] = number
+            self._newest = max(self._newest, number)
+        return self.known_folders
+
+    async def runs(self, rows: Sequence[Any]) -> list[tuple[str, RunAdapter]]:
+        """Return the runs of the given nodes, in the order of these."""
+        ids = [row.node_id for row in rows]
+        if not ids:
+            return []
+        nodes = select(
+            orm.Node.id,
+            orm.Node.key,
+            orm.Node.metadata_.label("metadata"),
+            RUNS.c.streams,
+            RUNS.c.generation,
+        ).join(RUNS, RUNS.c.node_id == orm.Node.id)
+        found = {}
+        for first in range(0, len(ids), 500):
+            part = nodes.where(orm.Node.id.in_(ids[first : first + 500]))
+            found.update({row.id: row for row in await self.fetch(part)})
+        return [(found[one].key, self._run(found[one])) for one in ids if one in found]
+
+    def _run(self, row: Any) -> RunAdapter:
+        """Return the tree of a run; its files are opened when somebody asks for a stream."""
+        files = _Files(self.location.generation(row.key, row.generation), self.roots)
+        streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
+        view = RunView(row.metadata, streams, untouched)
+        run = run_adapter(view) if self._extra is None else run_adapter(view, self._extra)
+        run.documents = self.location.log(row.key, row.generation)
+        run.lbound_len = partial(_len, len(run))
+        return run
+
+
+class _Files:
+    """The files of a run, opened at the first look."""
+
+    def __init__(self, directory: Path, roots: Roots) -> None:
+        self._directory = directory
+        self._roots = roots
+
+    def stream(self, name: str) -> Any:
+        """Return the view of a stream.
+
+        Raises
+        ------
+        HTTPException
+            503 if the run was ingested anew since it was looked up.
+        """
+        try:
+            return self._run.streams[name]()
+        except (FileNotFoundError, KeyError):
+            raise HTTPException(503, "The run has just been written anew: try again.") from None
+
+    @cached_property
+    def _run(self) -> RunView:
+        return read_run(self._directory, self._roots)
+
+
+class StoredRun:
+    """Make the tree of a run for a stock Tiled server, from what its catalog says."""
+
+    @classmethod
+    def from_catalog(
+        cls, data_source: Any, node: Any, /, data_uri: str = "", **kwargs: Any
+    ) -> RunAdapter:
+        """Return the tree of the run whose directory is the data source's asset.
+
+        Detector files are read wherever they are: a stock server has no roots for them.
+        """
+        (directory,) = (a.data_uri for a in data_source.assets if a.parameter == "data_uri")
+        return run_adapter(read_run(path_from_uri(directory), Roots()))
+
+
+async def _len(count: int, threshold: int) -> int:
+    """Return the number of children of a run: Tiled counts others in a thread each."""
+    return count
+
+
+def _is_clients(error: DBAPIError) -> bool:
+    """Return whether an error is about what was asked, and not about the database."""
+    if error.connection_invalidated or isinstance(error, InterfaceError):
+        return False
+    if isinstance(error, OperationalError):
+        said = str(error.orig).lower()
+        return "json" in said or "fts5" in said
+    state = str(getattr(error.orig, "sqlstate", None) or "")
+    return isinstance(error, DataError) or state.startswith(("22", "54")) or state in MISMATCHES

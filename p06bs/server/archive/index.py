@@ -1,0 +1,206 @@
+"""Queries on indexed fields, as conditions on the index of runs.
+
+What the index does not know, a field that is not in the list or a value of another type
+than the field's, is left to Tiled's own search in the metadata.
+
+As in Tiled's search a run without a field does not match, neither ``==`` nor ``!=``. Text is
+compared by code point and case, on both databases.
+"""
+
+import json
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import ARRAY, Float, Integer, Table, any_, bindparam, func, literal, select
+from sqlalchemy.dialects.postgresql import REGCONFIG
+from sqlalchemy.sql.expression import cast, column, false
+from tiled.catalog import orm
+from tiled.queries import (
+    Comparison,
+    Contains,
+    Eq,
+    FullText,
+    In,
+    KeyPresent,
+    KeysFilter,
+    Like,
+    NotEq,
+    NotIn,
+    QueryValueError,
+)
+
+from p06bs.metadata import Indexed
+from p06bs.server.archive.schema import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS, WORDS
+from p06bs.server.archive.words import parse, to_fts5, to_tsquery
+
+MOST_VALUES = 1000
+"""Values of one query at most."""
+
+FIELDS: Mapping[str, Indexed] = {field.key: field for field in COLUMNS}
+
+Condition = Any
+"""SQLAlchemy's ``ColumnElement[bool]``; its operators are not annotated so."""
+
+_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
+    "lt": operator.lt,
+    "le": operator.le,
+    "gt": operator.gt,
+    "ge": operator.ge,
+}
+
+
+def condition(query: Any, dialect: str) -> Condition | None:
+    """Return what must hold of a row of `RUNS`; None where the index cannot tell.
+
+    Parameters
+    ----------
+    query : Tiled's query
+    dialect : str
+        ``sqlite`` or ``postgresql``.
+
+    Raises
+    ------
+    QueryValueError
+        If the query cannot be asked of any database.
+    """
+    check(query)
+    if isinstance(query, FullText):
+        found: Any = select(column("rowid")).select_from(orm.metadata_fts5)
+        matches = orm.metadata_fts5.c.metadata.match(to_fts5(parse(query.text)))
+        return RUNS.c.node_id.in_(found.where(matches))
+    if isinstance(query, KeysFilter):
+        return RUNS.c.uid.in_(query.keys)
+    key = getattr(query, "key", None)
+    if isinstance(query, KeyPresent) and key in ITEMS:
+        items = ITEMS[key]
+        there = RUNS.c.node_id.in_(select(items.c.node_id))
+        return there if query.exists else ~there
+    field = FIELDS.get(key or "")
+    return None if field is None else _on_field(query, field, RUNS.c[field.column], dialect)
+
+
+def source(query: Any, dialect: str) -> Any | None:
+    """Return what is read in place of `RUNS` where a query is better answered from there.
+
+    It has `node_id`, `time` and `folder_id` of each run that matches. None: from `RUNS`.
+
+    Raises
+    ------
+    QueryValueError
+        As `condition`.
+    """
+    if isinstance(query, Contains) and query.key in ITEMS and isinstance(query.value, str):
+        check(query)
+        table, matches = ITEMS[query.key], ITEMS[query.key].c.value == query.value
+        return _of(table).where(matches).subquery()
+    if isinstance(query, FullText) and dialect == "postgresql":
+        check(query)
+        asked = func.to_tsquery(cast("simple", REGCONFIG), to_tsquery(parse(query.text)))
+        # OFFSET keeps PostgreSQL from going through all runs by time: it takes what a word
+        # has to be looked up in for cheap.
+        return _of(WORDS).where(WORDS.c.words.op("@@")(asked)).offset(0).subquery()
+    return None
+
+
+def _of(table: Table) -> Any:
+    return select(table.c.node_id, table.c.time, table.c.folder_id)
+
+
+def check(query: Any) -> None:
+    """Refuse what databases fail at.
+
+    Raises
+    ------
+    QueryValueError
+        If a text is not valid Unicode or holds NUL, an integer has more than 64 bits, a
+        key could not be a path in metadata, or there are too many values.
+    """
+    key = getattr(query, "key", "x")
+    if not isinstance(key, str) or not key or len(key) > LONGEST or '"' in key or "\\" in key:
+        raise QueryValueError(f"{key!r} is no key of metadata")
+    if isinstance(query, In | NotIn | KeysFilter):
+        values = query.keys if isinstance(query, KeysFilter) else query.value
+        if not isinstance(values, list) or len(values) > MOST_VALUES:
+            raise QueryValueError(f"give a list of at most {MOST_VALUES} values")
+        if isinstance(query, KeysFilter) and not all(isinstance(one, str) for one in values):
+            raise QueryValueError("keys are text")
+    for name in ("key", "value", "pattern", "text", "keys"):
+        _check_value(getattr(query, name, None))
+
+
+def among(folder: Any, ids: Sequence[int], dialect: str) -> Condition:
+    """Return the condition that a folder is one of `ids`, however many they are."""
+    if not ids:
+        return false()
+    if dialect == "postgresql":
+        given = bindparam("folders", list(ids), ARRAY(Integer), unique=True)
+        return folder == any_(given)
+    given = bindparam("folders", json.dumps(list(ids)), unique=True)
+    values = func.json_each(given).table_valued("value")
+    return folder.in_(select(values.c.value))
+
+
+def _on_field(query: Any, field: Indexed, place: Any, dialect: str) -> Condition | None:
+    match query:
+        case Eq() if _fits(field, query.value):
+            return place == _value(field, query.value)
+        case NotEq() if _fits(field, query.value):
+            return place != _value(field, query.value)
+        case Comparison() if _fits(field, query.value):
+            return _OPERATORS[query.operator.value](place, _value(field, query.value))
+        case In() if all(_fits(field, value) for value in query.value):
+            return place.in_([_value(field, value) for value in query.value])
+        case NotIn() if all(_fits(field, value) for value in query.value):
+            return place.not_in([_value(field, value) for value in query.value])
+        case Contains() if field.kind == "text" and isinstance(query.value, str):
+            position = func.strpos if dialect == "postgresql" else func.instr
+            return position(place, query.value) > 0
+        case Like() if field.kind == "text":
+            return _like(place, query.pattern, dialect)
+        case KeyPresent():
+            return place.is_not(None) if query.exists else place.is_(None)
+    return None
+
+
+def _fits(field: Indexed, value: Any) -> bool:
+    """Return whether a value is of the field's type and could be in the index."""
+    if field.kind == "text":
+        return isinstance(value, str) and len(value) <= LONGEST
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _value(field: Indexed, value: Any) -> Any:
+    """Return a value that fits as the database takes it: it compares strictly typed."""
+    if field.kind == "integer" and isinstance(value, float):
+        return int(value) if value.is_integer() else literal(value, Float())
+    return float(value) if field.kind == "number" else value
+
+
+def _like(place: Any, pattern: str, dialect: str) -> Condition:
+    """Return SQL's LIKE, with % and _ and no escape, for which a prefix uses the index."""
+    if dialect == "postgresql":
+        return place.like(pattern.replace("\\", "\\\\"))
+    wild = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
+    return place.op("GLOB")("".join(wild.get(c, c) for c in pattern))
+
+
+def _check_value(value: Any) -> None:
+    if isinstance(value, str):
+        if "\0" in value:
+            raise QueryValueError("text in a query has no NUL")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise QueryValueError("text in a query is valid Unicode") from None
+    elif isinstance(value, int) and abs(value) > BIGGEST:
+        raise QueryValueError("integers in a query have at most 64 bits")
+    elif isinstance(value, float) and not abs(value) < float("inf"):
+        raise QueryValueError("numbers in a query are finite")
+    elif isinstance(value, list):
+        for item in value:
+            _check_value(item)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_value(key)
+            _check_value(item)

@@ -1,0 +1,137 @@
+"""What the values of a column have in common: the type and shape that all of them fit."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from p06bs.model.documents import LoggedArray
+from p06bs.server.archive.columnfile import Array, Layout
+
+NUMBERS = "biufcmM"
+"""numpy's kinds of what columns of numbers hold."""
+
+Values = Any
+"""Rows of a column in a page: a sequence, an array, or what stands for one."""
+
+
+@dataclass(slots=True)
+class Column:
+    """What the values of a column have in common so far.
+
+    Attributes
+    ----------
+    layout : Layout or None
+        None while no value came.
+    gaps : bool
+        Whether a row has no value.
+    """
+
+    layout: Layout | None = None
+    gaps: bool = False
+
+    def see(self, values: Values) -> None:
+        """Take further rows into account."""
+        layout, gaps = layout_of(values)
+        self.gaps = self.gaps or gaps
+        if layout is not None:
+            self.layout = layout if self.layout is None else _common(self.layout, layout)
+
+    def final(self) -> Layout:
+        """Return the layout that all rows fit: gaps are NaN, or null."""
+        if self.layout is None:
+            return Layout("json", "<U4")
+        if not self.gaps or self.layout.kind == "json":
+            return self.layout
+        if self.layout.kind == "text":
+            return Layout("json", self.layout.dtype)
+        dtype = np.dtype(self.layout.dtype)
+        holds = dtype.kind in "fcmM"
+        return self.layout if holds else replace(self.layout, dtype="<f8")
+
+
+def layout_of(values: Values) -> tuple[Layout | None, bool]:
+    """Return what the rows of a page hold, and whether some are None."""
+    if isinstance(values, np.ndarray | LoggedArray):
+        if values.dtype.kind in NUMBERS:
+            return Layout("numbers", values.dtype.newbyteorder("=").str, values.shape[1:]), False
+        if values.dtype.kind == "U" and values.ndim == 1:
+            return Layout("text", "<U1"), False
+        if isinstance(values, LoggedArray):
+            return Layout("json", "<U1"), False
+    there = [value for value in values if value is not None]
+    gaps = len(there) < len(values)
+    if not there:
+        return None, gaps
+    if all(isinstance(value, str) for value in there):
+        return Layout("text", "<U1"), gaps
+    if any(isinstance(value, LoggedArray) for value in there):
+        return _stacked(there), gaps
+    try:
+        array = np.asarray(there)
+    except (ValueError, OverflowError):
+        return Layout("json", "<U1"), gaps
+    if array.dtype.kind not in NUMBERS:
+        return Layout("json", "<U1"), gaps
+    return Layout("numbers", array.dtype.newbyteorder("=").str, array.shape[1:]), gaps
+
+
+def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
+    """Return the rows of a page as a column of this layout holds them."""
+    if values is None:  # the page has no such column
+        values = [None] * count
+    if layout.kind == "numbers":
+        if isinstance(values, np.ndarray) and values.dtype != object:
+            return values.astype(layout.dtype, copy=False)
+        dtype = np.dtype(layout.dtype)
+        if layout.shape and any(value is None for value in values):
+            gap = np.full(layout.shape, np.nan if dtype.kind in "fc" else "NaT", dtype)
+            values = [gap if value is None else value for value in values]
+        return np.asarray(values, dtype).reshape((count, *layout.shape))
+    return [value if isinstance(value, str) else json_text(value) for value in values]
+
+
+def json_text(value: Any) -> str:
+    """Return a value as JSON; arrays as lists, what JSON does not know as text."""
+    return json.dumps(value, default=_listed)
+
+
+def plain(value: Any) -> Any:
+    """Return a document with lists and numbers in place of numpy's."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def _listed(value: Any) -> Any:
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+
+
+def _stacked(arrays: Sequence[Any]) -> Layout:
+    """Return the layout of rows that are arrays, some of which were left in the log."""
+    if len({tuple(np.shape(a)) if not isinstance(a, LoggedArray) else a.shape for a in arrays}) > 1:
+        return Layout("json", "<U1")
+    dtypes = {a.dtype if isinstance(a, LoggedArray) else np.asarray(a).dtype for a in arrays}
+    if any(dtype.kind not in NUMBERS for dtype in dtypes):
+        return Layout("json", "<U1")
+    first = arrays[0]
+    shape = first.shape if isinstance(first, LoggedArray) else np.shape(first)
+    return Layout("numbers", np.result_type(*dtypes).newbyteorder("=").str, tuple(shape))
+
+
+def _common(one: Layout, other: Layout) -> Layout:
+    """Return the layout that takes the rows of both."""
+    if one == other:
+        return one
+    if one.kind == other.kind == "numbers" and one.shape == other.shape:
+        try:
+            return replace(one, dtype=np.result_type(one.dtype, other.dtype).str)
+        except TypeError:
+            pass
+    return Layout("json", "<U1")

@@ -1,0 +1,1 @@
+"""What stands before Tiled's routes: who may knock, how often, how loud, and on which doors."""

@@ -1,0 +1,5 @@
+"""The sink: the newest runs, raw and derived, in memory under a byte budget."""
+
+from p06bs.server.sink.sink import Change, RunView, Sink
+
+__all__ = ["Change", "RunView", "Sink"]

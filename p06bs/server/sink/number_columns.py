@@ -1,0 +1,260 @@
+"""Columns of numbers that grow at one end and are let go at the other; see `columns`."""
+
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+
+from p06bs.server.sink.allocation import (
+    BLOCK_BYTES,
+    BLOCK_OVERHEAD,
+    CHUNK_BYTES,
+    FIRST_ROWS,
+    block_of,
+)
+from p06bs.server.sink.values import NUMBERS, Array, exactly, values_of
+
+
+class Rows(Protocol):
+    """Rows that lie somewhere else, of one dtype and shape; read when they are copied."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+
+    def into(self, target: Array, start: int) -> None:
+        """Copy rows from `start` on to all of `target`."""
+
+    def whole(self) -> Array:
+        """Return all rows."""
+
+
+class NumberColumn:
+    """Numbers, booleans or times of one shape.
+
+    Values of a type that does not fit (a float after integers) change the type of the
+    whole column, once, where no value changes by that; else they are refused.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+    shape : tuple of int
+        One row's.
+    chunk, block : int
+        Bytes of a chunk as clients see it, and of a block of memory.
+
+    Attributes
+    ----------
+    first : int
+        The first row that is in memory.
+    nbytes : int
+        Bytes that are allocated, used or not.
+    """
+
+    def __init__(
+        self,
+        dtype: np.dtype[Any],
+        shape: tuple[int, ...],
+        *,
+        chunk: int = CHUNK_BYTES,
+        block: int = BLOCK_BYTES,
+    ) -> None:
+        self.shape = shape
+        self.first = 0
+        self.nbytes = 0
+        self._chunk, self._block = chunk, block
+        self._blocks: list[Array] = []
+        self._base = 0  # row at which the first block begins
+        self._end = 0  # row behind the last block
+        self._become(dtype.newbyteorder("="))
+        self.rows_per_chunk = max(1, chunk // self._row)
+
+    def _become(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self._row = max(1, dtype.itemsize * prod(self.shape))
+        self._size = max(1, self._block // self._row)  # rows of a block
+
+    def fit(self, values: Any, count: int) -> Array | Rows:
+        """Return a page's values as `put` takes them; the column does not change.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If they are no numbers, have another shape, or a type by which a value,
+            here or in the column, would change.
+        """
+        if hasattr(values, "into"):
+            return self._fit_rows(values, count)
+        array = values_of(values)
+        if isinstance(array, list):
+            raise ValueError(f"not numbers: {array[0][:80] if array else array!r}")
+        if len(array) != count:
+            raise ValueError(f"{len(array)} rows, the page has {count}")
+        if array.shape[1:] != self.shape:
+            if array.size != count * prod(self.shape):
+                raise ValueError(f"rows of shape {array.shape[1:]}, described are {self.shape}")
+            array = array.reshape((count, *self.shape))
+        if array.dtype == self.dtype:
+            return array
+        return self._of_other_type(array)
+
+    def _fit_rows(self, rows: Rows, count: int) -> Array | Rows:
+        if rows.dtype.kind not in NUMBERS:
+            return self.fit(rows.whole(), count)
+        if len(rows) != count or prod(rows.shape) != prod(self.shape) * count:
+            raise ValueError(f"{rows.shape} for {count} rows of shape {self.shape}")
+        if rows.dtype.newbyteorder("=") == self.dtype:
+            return rows
+        return self.fit(rows.whole(), count)
+
+    def _of_other_type(self, array: Array) -> Array:
+        dtype = array.dtype.newbyteorder("=")
+        cast = exactly(array, self.dtype)
+        if cast is not None:
+            return cast
+        for wider in (np.result_type(dtype, self.dtype), np.dtype(np.int64)):
+            cast = exactly(array, wider)
+            if cast is not None and self._may_become(wider):
+                return cast
+        raise ValueError(f"values of type {dtype} would change in a column of {self.dtype}")
+
+    def _may_become(self, dtype: np.dtype[Any]) -> bool:
+        """Return whether no value in the column changes if it becomes `dtype`."""
+        if np.can_cast(self.dtype, dtype, "safe") and self.dtype.itemsize < 8:
+            return True
+        if self.first:  # rows that are not in memory cannot be looked at
+            return self.dtype.kind not in "iu" and np.can_cast(self.dtype, dtype, "safe")
+        used = (self._used(i) for i in range(len(self._blocks)))
+        return all(exactly(rows, dtype) is not None for rows in used)
+
+    def _used(self, index: int) -> Array:
+        """Return the rows of a block that `put` wrote."""
+        block = self._blocks[index]
+        start = self._base + index * self._size
+        return block[max(0, self.first - start) : max(0, self.rows - start)]
+
+    rows = 0
+    """Rows that `put` wrote, those of `first` and before included."""
+
+    def needs(self, values: Array | Rows) -> int:
+        """Return how many bytes `put` of what `fit` returned would allocate more."""
+        stop = self.rows + len(values)
+        dtype = values.dtype.newbyteorder("=")
+        if dtype == self.dtype:
+            return 0 if stop <= self._end else self._plan(stop)[1]
+        # Converted block by block, but in the end all of it is there in the new type.
+        factor = -(-dtype.itemsize // self.dtype.itemsize)
+        return self.nbytes * max(0, factor - 1) + factor * (self._plan(stop)[1] + self._block)
+
+    def _plan(self, stop: int) -> tuple[list[int], int]:
+        """Return the rows of each block that holds rows up to `stop`, and its bytes.
+
+        The first number replaces the last block if that is not a whole one.
+        """
+        if stop <= self._end:
+            return [], 0
+        size = self._size
+        base = self._base if self._blocks else self.rows // size * size
+        rows: list[int] = []
+        nbytes = 0
+        start = base + max(0, len(self._blocks)) * size
+        if self._blocks and len(self._blocks[-1]) < size:
+            start -= size
+            nbytes -= self._bytes(len(self._blocks[-1]))
+        while start < stop:
+            wanted = size
+            if start == 0:  # short runs are many
+                held = len(self._blocks[-1]) if self._blocks else 0
+                wanted = min(size, max(stop, 2 * held, FIRST_ROWS))
+            rows.append(wanted)
+            nbytes += self._bytes(wanted)
+            start += size
+        return rows, nbytes
+
+    def _bytes(self, rows: int) -> int:
+        return rows * self._row + BLOCK_OVERHEAD
+
+    def put(self, values: Array | Rows) -> None:
+        """Write rows behind those that are there."""
+        dtype = values.dtype.newbyteorder("=")
+        if dtype != self.dtype:
+            self._convert(dtype)
+        count, row = len(values), self.rows
+        self._reserve(row + count)
+        done = 0
+        while done < count:
+            index, offset = divmod(row + done - self._base, self._size)
+            target = self._blocks[index][offset : offset + count - done]
+            if isinstance(values, np.ndarray):
+                target[...] = values[done : done + len(target)]
+            else:
+                values.into(target, done)
+            done += len(target)
+        self.rows = row + count
+
+    def _convert(self, dtype: np.dtype[Any]) -> None:
+        if not self.rows:
+            self._become(dtype)
+            self.rows_per_chunk = max(1, self._chunk // self._row)
+            return
+        size = self._size
+        for i, block in enumerate(self._blocks):
+            converted = self._new(len(block), dtype)
+            used = self._used(i)
+            at = max(0, self.first - self._base - i * size)
+            converted[at : at + len(used)] = used
+            self._blocks[i] = converted
+        self._become(dtype)
+        self._size = size
+        self.nbytes = sum(self._bytes(len(block)) for block in self._blocks)
+
+    def _new(self, rows: int, dtype: np.dtype[Any]) -> Array:
+        raw = block_of(rows * dtype.itemsize * prod(self.shape))
+        array: Array = raw.view(dtype).reshape((rows, *self.shape))
+        return array
+
+    def _reserve(self, stop: int) -> None:
+        if stop <= self._end:
+            return
+        rows, nbytes = self._plan(stop)
+        if not self._blocks:
+            self._base = self.rows // self._size * self._size
+        elif len(self._blocks[-1]) < self._size:
+            old = self._blocks[-1]
+            grown = self._new(rows.pop(0), self.dtype)
+            grown[: len(old)] = old
+            self._blocks[-1] = grown
+        self._blocks += [self._new(n, self.dtype) for n in rows]
+        self.nbytes += nbytes
+        whole = (len(self._blocks) - 1) * self._size
+        self._end = self._base + whole + len(self._blocks[-1])
+
+    def forget(self, row: int) -> None:
+        """Let the blocks go that hold only rows before `row`."""
+        if row >= self.rows:
+            self._blocks, self.nbytes = [], 0
+            self.first = self._end = self.rows
+            return
+        gone = (row - self._base) // self._size
+        if gone > 0:
+            self.nbytes -= sum(self._bytes(len(block)) for block in self._blocks[:gone])
+            self._blocks = self._blocks[gone:]
+            self._base += gone * self._size
+            self.first = max(self.first, self._base)
+
+    def skip(self, count: int) -> None:
+        """Count rows that are not kept; nothing is in memory."""
+        self.rows += count
+        self.forget(self.rows)
+
+    def parts(self, start: int, stop: int) -> list[Array]:
+        """Return rows `start` to `stop - 1`, which are in memory, in pieces; no copies."""
+        found: list[Array] = []
+        while start < stop:
+            index, offset = divmod(start - self._base, self._size)
+            part = self._blocks[index][offset : offset + stop - start]
+            found.append(part)
+            start += len(part)
+        return found

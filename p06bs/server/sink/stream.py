@@ -1,0 +1,422 @@
+"""One stream of a run: its descriptors' metadata and its rows, in memory or by reference.
+
+The newest rows are in memory. Older ones that were let go lie in the log of the run,
+and are read from there when somebody asks for them.
+"""
+
+import sys
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from p06bs.bus.framing import LogError
+from p06bs.model.documents import Document
+from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
+from p06bs.server.sink.described import RESERVED, TABLE, Described
+from p06bs.server.sink.external import ExternalColumn
+from p06bs.server.sink.places import (
+    LoggedPage,
+    LoggedRows,
+    Place,
+    Places,
+    RowsLostError,
+    pages_between,
+)
+from p06bs.server.sink.shares import Shares
+from p06bs.server.sink.values import Array
+
+__all__ = [
+    "RESERVED",
+    "TABLE",
+    "ColumnView",
+    "Stream",
+    "StreamView",
+    "page_of",
+    "plain",
+    "size_of",
+]
+
+STREAM_BYTES = 4096
+COLUMN_BYTES = 1536
+"""What Python keeps about a stream and about a column, beside the rows."""
+
+PATIENCE_SECONDS = 5.0
+"""How long arrays that are not as their checksum says count as "not visible yet"."""
+
+Values = Array | list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnView:
+    """The first `rows` rows of a column; `shape` is one row's."""
+
+    stream: "Stream"
+    name: str
+    rows: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    rows_per_chunk: int
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it holds text; as an array it is as wide as the longest so far."""
+        return self.dtype.kind == "U"
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows `start` to `stop - 1`, shape ``(stop - start, *shape)``.
+
+        Raises
+        ------
+        RowsLostError
+            If they are not in memory, and cannot be read from the log.
+        """
+        values = self.values(start, stop)
+        if isinstance(values, list):
+            return np.array(values, self.dtype)
+        return values.astype(self.dtype, copy=False)
+
+    def values(self, start: int, stop: int) -> Values:
+        """Return rows `start` to `stop - 1`; text as a list."""
+        return self.stream.read([self.name], start, min(stop, self.rows))[self.name]
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    """A stream at one moment: all its event columns have the same rows."""
+
+    metadata: Mapping[str, Any]
+    columns: Mapping[str, View]
+    external: frozenset[str]
+    stream: "Stream | None" = None
+
+    def description(self, name: str) -> Mapping[str, Any]:
+        """Return what the descriptor says of a column."""
+        if self.stream is not None:
+            return self.stream.described.description(name)
+        keys = self.metadata["data_keys"]
+        return keys.get(name) or keys.get(name.removesuffix("_")) or {}
+
+    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, Values]:
+        """Return rows `start` to `stop - 1` of several event columns; text may be lists.
+
+        Where rows are not in memory this is much quicker than column by column.
+
+        Raises
+        ------
+        RowsLostError
+            If they are not in memory, and cannot be read from the log.
+        """
+        wanted = list(names)
+        if self.stream is None:
+            return {name: self.columns[name].read(start, stop) for name in wanted}
+        found = self.stream.read(wanted, start, stop)
+        return {
+            name: values
+            if isinstance(values, list)
+            else values.astype(self.columns[name].dtype, copy=False)
+            for name, values in found.items()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """The rows of a page as the columns take them."""
+
+    count: int
+    columns: dict[str, Column]
+    values: dict[str, Array | Rows | Packed]
+
+
+class Stream:
+    """One stream of a run.
+
+    Parameters
+    ----------
+    name : str
+        As a node is called.
+    descriptor : dict
+        The first one.
+    shares : Shares
+        Sizes of chunks and blocks.
+    lock : RLock
+        Held while what readers look at changes.
+
+    Attributes
+    ----------
+    rows : int
+        Rows that can be read.
+    data_bytes : int
+        Bytes of the rows that are in memory, as allocated.
+    logged : bool
+        Whether all rows lie in the log, so that they may be let go.
+    """
+
+    def __init__(
+        self, name: str, descriptor: Document, shares: Shares, lock: "threading.RLock"
+    ) -> None:
+        self.name = name
+        self.shares = shares
+        self.metadata = {k: v for k, v in descriptor.items() if k not in ("name", "run_start")}
+        self.described = Described(self.metadata["data_keys"], shares)
+        self.columns = self.described.columns()
+        self.external = {
+            column: ExternalColumn(key, self.metadata["data_keys"][key], shares.chunk)
+            for key, column in self.described.external.items()
+            if "shape" in self.metadata["data_keys"][key]
+        }
+        self.rows = 0
+        self.data_bytes = 0
+        self.logged = True
+        self._lock = lock
+        self._descriptors = {descriptor["uid"]}
+        self._places = Places()
+        self._path: Path | None = None
+        self._document_bytes = STREAM_BYTES + 2 * size_of(self.metadata)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the stream takes."""
+        return (
+            self._document_bytes
+            + COLUMN_BYTES * (len(self.columns) + len(self.external))
+            + self.data_bytes
+            + self._places.nbytes
+            + sum(column.nbytes for column in self.external.values())
+        )
+
+    @property
+    def in_log(self) -> int:
+        """Rows that are not, or not with all their columns, in memory."""
+        return max((column.first for column in self.columns.values()), default=0)
+
+    def update(self, descriptor: Document) -> None:
+        """Note a further descriptor, which brings new configuration and no new keys."""
+        if set(descriptor["data_keys"]) != set(self.metadata["data_keys"]):
+            raise ValueError(f"the data keys of stream {descriptor['name']} changed")
+        news = {k: descriptor[k] for k in ("uid", "time", "configuration") if k in descriptor}
+        # A new dict each time: views hold the old one.
+        updates = [*self.metadata.get("_config_updates", ()), news]
+        self.metadata = {**self.metadata, "_config_updates": updates}
+        self._descriptors.add(descriptor["uid"])
+        self._document_bytes += size_of(news)
+
+    def fit(self, page: LoggedPage) -> Fitted:
+        """Return the rows of a page as the columns take them; nothing changes.
+
+        Raises
+        ------
+        LookupError, TypeError, ValueError, LogError, OSError
+            If they do not fit the description, or what came before.
+        """
+        count = len(page)
+        if not count:
+            return Fitted(0, self.columns, {})
+        self.described.check_keys(page.page)
+        columns = self.columns
+        fitted: dict[str, Array | Rows | Packed] = {}
+        for name in self.described.origins:
+            values = self.described.values(page, name)
+            column = columns.get(name)
+            if column is None:
+                column = self.described.column_for(name, values)
+                columns = {**columns, name: column}
+            try:
+                fitted[name] = column.fit(values, count)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"column {name}: {error}") from error
+        return Fitted(count, columns, fitted)
+
+    def needs(self, fitted: Fitted) -> int:
+        """Return how many bytes `put` would allocate more, at most."""
+        news = len(fitted.columns) - len(self.columns)
+        nbytes = COLUMN_BYTES * news
+        for name, values in fitted.values.items():
+            nbytes += fitted.columns[name].needs(values)  # type: ignore[arg-type]
+        return nbytes
+
+    def put(self, fitted: Fitted) -> None:
+        """Write rows behind those that are there; nobody sees them before `commit`."""
+        for name, values in fitted.values.items():
+            column = fitted.columns[name]
+            before = column.nbytes
+            column.put(values)  # type: ignore[arg-type]
+            self.data_bytes += column.nbytes - before
+
+    def skip(self, fitted: Fitted) -> None:
+        """Leave rows in the log, and all before them, too."""
+        for column in fitted.columns.values():
+            column.skip(fitted.count)
+        self.data_bytes = 0
+
+    def commit(self, fitted: Fitted, place: Place | None) -> None:
+        """Show the rows that `put` wrote, or `skip` left in the log."""
+        self.columns = fitted.columns
+        if fitted.count:
+            if place is None:
+                self.logged = False
+            else:
+                self._path = place.path
+                self._places.note(self.rows, place.offset, place.nbytes)
+        self.rows += fitted.count
+
+    def refused(self) -> None:
+        """Note that a page of the stream was refused."""
+        self._places.interrupt()
+
+    def drop(self, nbytes: int) -> int:
+        """Let the oldest rows go, of about `nbytes` bytes; return how many bytes that gave."""
+        before = self.data_bytes
+        first = self.in_log
+        per_row = max(1, before // max(1, self.rows - first))
+        step = max(1, nbytes // per_row)
+        while before - self.data_bytes < nbytes and first < self.rows:
+            first = min(self.rows, first + step)
+            with self._lock:
+                for column in self.columns.values():
+                    held = column.nbytes
+                    column.forget(first)
+                    self.data_bytes += column.nbytes - held
+            step *= 2
+        return before - self.data_bytes
+
+    def announce(self, data_key: str, resource: Document, start: int, stop: int) -> None:
+        """Add rows that lie in a file.
+
+        Raises
+        ------
+        KeyError
+            If the descriptor has no such data key, or says nothing of its shape.
+        """
+        self.external[self.described.external[data_key]].announce(resource, start, stop)
+
+    def view(self) -> StreamView:
+        """Return the stream as it is now."""
+        columns: dict[str, View] = {
+            name: ColumnView(self, name, self.rows, c.dtype, c.shape, c.rows_per_chunk)
+            for name, c in self.columns.items()
+        }
+        columns.update((name, column.view()) for name, column in self.external.items())
+        return StreamView(self.metadata, columns, frozenset(self.external), self)
+
+    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Values]:
+        """Return rows `start` to `stop - 1` of event columns, in their present types.
+
+        Raises
+        ------
+        RowsLostError
+            If they are not in memory, and cannot be read from the log.
+        """
+        with self._lock:
+            columns = {name: self.columns[name] for name in names}
+            stop = max(start, min(stop, self.rows))
+            firsts = {name: min(max(c.first, start), stop) for name, c in columns.items()}
+            held: dict[str, list[Any]] = {
+                name: c.parts(firsts[name], stop) for name, c in columns.items()
+            }
+        found: dict[str, list[Any]] = {name: [] for name in names}
+        earlier = max(firsts.values(), default=start)
+        if earlier > start:
+            found = self._from_log(columns, start, earlier)
+        return {
+            name: _joined(columns[name], found[name], firsts[name] - start, held[name])
+            for name in names
+        }
+
+    def _from_log(
+        self, columns: Mapping[str, Column], start: int, stop: int
+    ) -> dict[str, list[Any]]:
+        """Return rows `start` to `stop - 1` as the log has them, page by page."""
+        found: dict[str, list[Any]] = {name: [] for name in columns}
+        got = start
+        try:
+            if self._path is None:
+                raise RowsLostError("they lie in no log")
+            for segment in self._places.segments(start, stop):
+                row = segment.row
+                for name, document, place in pages_between(self._path, segment, self._descriptors):
+                    page = LoggedPage(page_of(document) if name == "event" else document, place)
+                    low, high = max(got, row) - row, min(stop, row + len(page)) - row
+                    row += len(page)
+                    if low < high:
+                        got += high - low
+                        for wanted, column in columns.items():
+                            values = column.fit(self.described.values(page, wanted), len(page))
+                            found[wanted].append(_cut(values, low, high))
+        except (LogError, LookupError, OSError, TypeError, ValueError, RowsLostError) as error:
+            raise RowsLostError(
+                f"rows {start} to {stop - 1} of stream {self.name} are not in memory, and the log "
+                f"of the run cannot be read: {error}"
+            ) from error
+        if got != stop:
+            raise RowsLostError(
+                f"rows {start} to {stop - 1} of stream {self.name} are not in memory, and not "
+                f"all of them are in {self._path}"
+            )
+        return found
+
+
+def _cut(values: Any, low: int, high: int) -> Any:
+    if isinstance(values, Packed):
+        return [text.decode() for text in values.texts[low:high]]
+    if isinstance(values, LoggedRows):
+        part = np.empty((high - low, *values.shape[1:]), values.dtype.newbyteorder("="))
+        values.into(part, low)
+        return part
+    return values[low:high].copy()  # a view would keep the whole page in memory
+
+
+def _joined(column: Column, earlier: list[Any], rows: int, held: list[Any]) -> Values:
+    """Return `rows` rows of what the log has, and those that are held."""
+    if isinstance(column, TextColumn):
+        texts: list[str] = [text for part in earlier for text in part][:rows]
+        return texts + texts_of(held)
+    parts: list[Array] = []
+    for part in earlier:
+        parts.append(part[:rows].reshape((-1, *column.shape)))
+        rows -= len(parts[-1])
+    parts += held
+    if not parts:
+        return np.empty((0, *column.shape), column.dtype)
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def page_of(event: Document) -> Document:
+    """Return the event as a page of one row."""
+    return {
+        "descriptor": event["descriptor"],
+        "seq_num": [event["seq_num"]],
+        "time": [event["time"]],
+        "uid": [event["uid"]],
+        "data": {key: _one(value) for key, value in event["data"].items()},
+        "timestamps": {key: [value] for key, value in event.get("timestamps", {}).items()},
+    }
+
+
+def _one(value: Any) -> Any:
+    """Return a value as the only row of a column."""
+    return value.as_row() if hasattr(value, "as_row") else [value]
+
+
+def plain(value: Any) -> Any:
+    """Return a document with lists and numbers in place of numpy's: metadata is compared."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(item) for item in value]
+    return value
+
+
+def size_of(value: Any) -> int:
+    """Return about how many bytes a document takes in memory."""
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        size += sum(size_of(key) + size_of(item) for key, item in value.items())
+    elif isinstance(value, list):
+        size += sum(map(size_of, value))
+    return size

@@ -1,0 +1,1 @@
+"""Runs as Tiled serves them: streams, columns and maps, exports, and subscriptions."""

@@ -1,0 +1,156 @@
+"""Tiled adapter of a column: an array, read in pieces."""
+
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from typing import Any
+
+import numpy as np
+from fastapi import HTTPException
+from tiled.adapters.core import Adapter
+from tiled.adapters.utils import DataNotReadyError
+from tiled.ndslice import NDBlock, NDSlice
+from tiled.structures.array import ArrayStructure, BuiltinDtype
+from tiled.structures.core import StructureFamily
+
+from p06bs.bus.frames import FramesMissingError
+from p06bs.server.sink.columns import Array, View
+from p06bs.server.sink.places import RowsLostError
+from p06bs.server.sink.shares import Shares
+from p06bs.server.tree.live import Watched
+
+RESPONSE_LIMIT = 300_000_000
+"""Bytes that one request may read; more is refused before it is read, not after."""
+
+DEFAULT_SHARES: Shares = Shares(1 << 31)
+
+Touch = Callable[[], None]
+
+Every = slice
+"""The builtin, which a parameter that Tiled calls `slice` hides."""
+
+EVERYTHING = NDSlice()
+
+
+class ColumnAdapter(Watched, Adapter[ArrayStructure]):
+    """Serve a column as an array; the leading axis is the rows."""
+
+    structure_family = StructureFamily.array
+
+    def __init__(
+        self,
+        view: View,
+        touch: Touch,
+        metadata: Mapping[str, Any],
+        shares: Shares = DEFAULT_SHARES,
+    ) -> None:
+        self.shares = shares
+        self._view = view
+        self._touch = touch
+        dims = tuple(metadata.get("dims") or ())
+        super().__init__(
+            ArrayStructure(
+                data_type=BuiltinDtype.from_numpy_dtype(view.dtype),
+                chunks=(_chunks(view.rows, view.rows_per_chunk), *((n,) for n in view.shape)),
+                shape=(view.rows, *view.shape),
+                dims=("time", *dims) if dims and len(dims) == len(view.shape) else None,
+            ),
+            metadata=dict(metadata),
+        )
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        dims: tuple[str, ...] | None = self._structure.dims
+        return dims
+
+    @property
+    def data_sources(self) -> list[Any]:
+        """Where in which files the rows are, as bluesky's TiledWriter says it; none in memory."""
+        describe = getattr(self._view, "data_sources", None)
+        return [] if describe is None else describe(self._structure)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return max(1, self._view.dtype.itemsize * prod(self._view.shape))
+
+    def read(self, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of the column; one that is not small is to be read in `pieces`."""
+        return self._read(0, self._view.rows, slice)
+
+    def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of one chunk of the column."""
+        rows = block.slice_from_chunks(self._structure.chunks)[0]
+        return self._read(rows.start, rows.stop, slice)
+
+    def shape_of(self, slice: NDSlice) -> tuple[int, ...]:
+        """Return the shape of a slice of the column.
+
+        Raises
+        ------
+        IndexError
+            If it has more axes than the column, or an index is out of range.
+        """
+        shape: tuple[int, ...] = NDSlice(*slice).shape_after_slice(self._structure.shape)
+        return shape
+
+    def pieces(self, slice: NDSlice) -> Iterator[Array]:
+        """Yield a slice of the column in consecutive parts along its first axis."""
+        self._touch()
+        return self._pieces(0, self._view.rows, slice)
+
+    def _read(self, first: int, last: int, slice: NDSlice) -> Array:
+        self._touch()
+        shape = NDSlice(*slice).shape_after_slice((last - first, *self._view.shape))
+        nbytes = self._view.dtype.itemsize * prod(shape)
+        if nbytes > max(self.shares.response, self.row_bytes):
+            raise HTTPException(
+                400,
+                f"This needs {nbytes} bytes at once, the limit is {self.shares.response}: "
+                "ask for fewer rows with ?slice=start:stop, or for application/octet-stream.",
+            )
+        parts = list(self._pieces(first, last, slice))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _pieces(self, first: int, last: int, slice: NDSlice) -> Iterator[Array]:
+        """Yield the parts of a slice of rows `first` to `last - 1`; at least one."""
+        rows, *rest = NDSlice(*slice).expand_for_shape((last - first, *self._view.shape))
+        picked = range(last - first)[rows]
+        if isinstance(picked, int):
+            self._check_size(1)
+            row = self._rows(first + picked, first + picked + 1)[(0, *rest)]
+            yield np.asarray(row, self._view.dtype)  # a single text would lose its width
+            return
+        self._check_size(max(picked) + 1 - min(picked) if picked else 0)
+        # Rows between those that are picked are read, too, where they are close together.
+        step = abs(picked.step)
+        together = max(1, self.shares.piece // self.row_bytes // step)
+        for i in range(0, len(picked), together):
+            part = picked[i : i + together]
+            low, high = min(part[0], part[-1]), max(part[0], part[-1]) + 1
+            yield self._rows(first + low, first + high)[(Every(None, None, part.step), *rest)]
+        if not picked:
+            yield self._rows(first, first)[(Every(None), *rest)]
+
+    def _rows(self, start: int, stop: int) -> Array:
+        try:
+            return self._view.read(start, stop)
+        except (FramesMissingError, RowsLostError) as missing:
+            raise DataNotReadyError(str(missing)) from missing
+
+    def _check_size(self, rows: int) -> None:
+        """Complain before too much is read."""
+        nbytes = rows * self.row_bytes
+        if nbytes > RESPONSE_LIMIT or (
+            self.row_bytes > max(self.shares.response, self.shares.budget // 8)
+        ):
+            raise HTTPException(
+                400,
+                f"This reads {nbytes} bytes, {self.row_bytes} a row; the limit is "
+                f"{RESPONSE_LIMIT}, and {self.shares.budget // 8} a row: "
+                "ask for fewer rows with ?slice=start:stop.",
+            )
+
+
+def _chunks(rows: int, size: int) -> tuple[int, ...]:
+    whole, rest = divmod(rows, size)
+    return (size,) * whole + ((rest,) if rest or not whole else ())

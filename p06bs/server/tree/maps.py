@@ -1,0 +1,223 @@
+"""Maps of a run's columns in memory: made when they are asked for, then kept up to date."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from p06bs.bus.frames import FramesMissingError
+from p06bs.metadata import folder_of
+from p06bs.model.documents import is_derived
+from p06bs.model.gridding import PIXEL_BYTES, RunningMap
+from p06bs.model.mapped import Mapped, mapped
+from p06bs.model.placement import Measured, Placement, Raster
+from p06bs.model.positions import LARGEST, Run, may_have_maps
+from p06bs.model.statistics import Statistics, statistics
+from p06bs.model.units import canonical
+from p06bs.server.sink.places import RowsLostError
+from p06bs.server.sink.sink import RunView
+from p06bs.server.tree.chains import Streams, described, points_of, values_of
+from p06bs.server.tree.map_nodes import Gridded, MapsNode, maps_node
+from p06bs.server.tree.recent import Recent
+
+logger = logging.getLogger(__name__)
+
+MAPS = "maps"
+LIMIT = 1 << 26
+"""Bytes of what maps keep, by default."""
+LOCKS = 16
+
+REMEMBERED = 10_000
+"""Runs of which something is remembered."""
+ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What comes of metadata in which anything may be."""
+
+Key = tuple[Any, ...]
+
+
+@dataclass(slots=True)
+class _Running:
+    """A map that goes on, and its statistics at one moment."""
+
+    map: RunningMap = field(default_factory=RunningMap)
+    of: tuple[object, int] | None = None
+    statistics: Statistics = field(default_factory=lambda: Statistics(0))
+
+
+def _no_run(uid: str) -> RunView:
+    raise KeyError(uid)
+
+
+class Maps:
+    """Make the child ``maps`` of runs: a callable for `p06bs.server.tree.tree.run_adapter`.
+
+    What it keeps of a map is where rows lie and the sums in each pixel, so that only
+    new rows are read when the map is asked for again. All of it can be made anew from
+    the columns: it goes when it is too much, what was longest unused first. From any
+    thread.
+
+    Parameters
+    ----------
+    run_of : callable, optional
+        Returns the view of a run by its uid (KeyError if there is none): the raw run of
+        a derived one may have the positions.
+    limit : int
+        Bytes that are kept; a raster of which a map would need more has none.
+    account : callable, optional
+        Told how many bytes are kept more, or less, than before; called with no lock.
+    """
+
+    def __init__(
+        self,
+        run_of: Callable[[str], RunView] = _no_run,
+        *,
+        limit: int = LIMIT,
+        account: Callable[[int], None] = lambda nbytes: None,
+    ) -> None:
+        self._run_of = run_of
+        self._account = account
+        self._largest = min(LARGEST, limit // PIXEL_BYTES)
+        self._lock = threading.Lock()  # of what follows; nothing else is done with it
+        self._kept: Recent[Key, Any] = Recent(limit)
+        self._odd: Recent[str, bool] = Recent(REMEMBERED)
+        self._decided: Recent[str, bool] = Recent(REMEMBERED)
+        self._working = [threading.Lock() for _ in range(LOCKS)]  # a run's maps, one at a time
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return self._kept.nbytes
+
+    def __call__(self, run: RunView) -> dict[str, Callable[[], MapsNode]]:
+        """Return what makes the child ``maps``; nothing where no column can make a map.
+
+        A run is asked for its streams only if its start document does not tell.
+        """
+        return {} if MAPS in run.streams or not self._has(run) else {MAPS: partial(self._node, run)}
+
+    def _has(self, run: RunView) -> bool:
+        start = run.metadata["start"]
+        try:
+            known = may_have_maps(start, run.streams, self._largest)
+        except ODD:
+            return bool(self.of(run))  # which says what is odd
+        if known is not None:
+            return known
+        with self._lock:
+            decided = self._decided.get(start["uid"])
+        if decided is None:
+            decided = bool(self.of(run))
+            if "stop" in run.metadata:
+                with self._lock:
+                    self._decided.keep(start["uid"], decided, 1)
+        return decided
+
+    def _node(self, run: RunView) -> MapsNode:
+        return maps_node(run.metadata["start"], self.of(run), partial(self.look, run), run.touch)
+
+    def of(self, run: RunView) -> dict[str, Mapped]:
+        """Return which maps a run has, by their names.
+
+        Metadata by which nothing can be decided are logged, once a run: then it has none.
+        """
+        try:
+            described_run, _, raw, _ = self._looked_at(run)
+            return mapped(described_run, raw, self._largest)
+        except ODD as error:
+            uid = run.metadata["start"]["uid"]
+            with self._lock:
+                known = self._odd.get(uid)
+                self._odd.keep(uid, True, 1)
+            if not known:
+                logger.warning("run %s has no maps: its metadata are odd: %r", uid, error)
+            return {}
+
+    def release(self, nbytes: int) -> int:
+        """Let about `nbytes` go, what was longest unused first; return how many went.
+
+        The caller accounts for them: `account` is not called. Takes a lock under which
+        nothing else is done, so it may be called with any other held.
+        """
+        with self._lock:
+            return self._kept.shrink(max(0, self._kept.nbytes - nbytes))
+
+    def forget(self, uid: str) -> int:
+        """Let all go that is kept of a run that is gone; otherwise as `release`."""
+        with self._lock:
+            return self._kept.forget(lambda key: key[0] == uid)
+
+    def look(self, run: RunView, one: Mapped) -> Gridded:
+        """Return a map of a run up to the newest row that it has.
+
+        Raises
+        ------
+        KeyError
+            If the run has left the memory.
+        """
+        uid = run.metadata["start"]["uid"]
+        where: Key = (uid, one.streams, one.where)
+        what: Key = (*where, one.column, canonical(one.unit))
+        with self._working[hash(uid) % LOCKS]:
+            run_, streams, raw, raws = self._looked_at(run)
+            points = points_of(one, run_, streams, raw, raws)
+            values = values_of(one, run_, streams)
+            placement, running = self._get(where), self._get(what)
+            if placement is None:
+                placement = _placement(one)
+            if running is None:
+                running = _Running()
+            for update in (
+                partial(placement.update, points),
+                partial(running.map.update, placement, points, values),
+            ):
+                try:
+                    update()
+                except (FramesMissingError, RowsLostError, OSError) as error:
+                    # Rows in files that cannot be read (yet): the map is shown without them.
+                    logger.debug("run %s: map of %s is incomplete: %s", uid, one.column, error)
+            pixels = running.map.read(placement.grid.shape)
+            state = placement.generation, running.map.rows
+            if running.of != state:
+                running.of, running.statistics = state, statistics(pixels)
+            gridded = Gridded(placement.grid, running.map.rows, running.statistics, pixels)
+            sizes = {where: (placement, placement.nbytes), what: (running, running.map.nbytes)}
+        self._account(self._keep(sizes))
+        return gridded
+
+    def _get(self, key: Key) -> Any:
+        with self._lock:
+            return self._kept.get(key)
+
+    def _keep(self, sizes: dict[Key, tuple[Any, int]]) -> int:
+        with self._lock:
+            before = self._kept.nbytes
+            for key, (value, nbytes) in sizes.items():
+                self._kept.keep(key, value, nbytes)
+            return self._kept.nbytes - before
+
+    def _looked_at(self, run: RunView) -> tuple[Run, Streams, Run | None, Streams]:
+        """Return a run and the raw run of a derived one, as they are now."""
+        start = run.metadata["start"]
+        streams = {name: view() for name, view in run.streams.items()}
+        if not is_derived(start):
+            return described(start, streams), streams, None, {}
+        try:
+            raw = self._run_of(str(start["original_run_uid"]))
+        except KeyError:
+            return described(start, streams), streams, None, {}
+        if folder_of(raw.metadata["start"]) != folder_of(start):
+            # Who may see the one need not see the other.
+            return described(start, streams), streams, None, {}
+        raws = {name: view() for name, view in raw.streams.items()}
+        return described(start, streams), streams, described(raw.metadata["start"], raws), raws
+
+
+def _placement(one: Mapped) -> Placement:
+    where = one.where
+    if where.kind == "raster":
+        assert where.grid is not None
+        return Raster(where.grid)
+    units = (canonical(axis.unit) for axis in where.axes)
+    return Measured(where.grid, alike=len(set(units)) == 1)
