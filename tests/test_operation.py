@@ -51,11 +51,7 @@ def test_a_database_that_is_asked(tmp_path):
     gated = Gated(config)
     keys = Keys(gated.app)
 
-    async def database():
-        await keys.ping()
-        return True
-
-    gated.app.add_api_route("/ready", database)
+    gated.app.add_api_route("/ready", keys.answers)
     with serving(gated.gate) as url:
         assert httpx.get(f"{url}/ready").status_code == 200
 

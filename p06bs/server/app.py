@@ -133,7 +133,11 @@ def build_app(
         tasks=tasks,
         access_policy=policy,
     )
-    app.include_router(health_routes(operation.alive, operation.ready))
+    keys = Keys(app) if door.server_settings else None
+    ready = dict(operation.ready)
+    if keys is not None:
+        ready["tokens"] = keys.answers
+    app.include_router(health_routes(operation.alive, ready))
     app.include_router(sink_router(sink))
     routes = [*SINK_ROUTES]
     if log is not None:
@@ -146,7 +150,7 @@ def build_app(
         LinesForPages(Handshake(InFlight(app), operation.filled)),
         guard,
         Routes(routes),
-        Keys(app) if door.server_settings else None,
+        keys,
     )
 
 

@@ -12,6 +12,8 @@ from tiled.server.authentication import (
 )
 from tiled.server.dependencies import get_entry, get_root_tree
 
+from p06bs.server.access.policy import Viewer
+
 
 @dataclass(frozen=True, slots=True)
 class _Caller:
@@ -57,3 +59,12 @@ async def node_for(
         families,
         getattr(request.app.state, "access_policy", None),
     )
+
+
+def viewer_of(request: Request, caller: _Caller) -> Viewer | None:
+    """Return who looks; None where the application has no policy: then all may see all."""
+    policy = getattr(request.app.state, "access_policy", None)
+    if policy is None:
+        return None
+    viewer: Viewer | None = policy.viewer(caller.principal, caller.access_tags, caller.scopes)
+    return viewer

@@ -4,17 +4,19 @@ import os
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import anyio
 from anyio import to_thread
-from fastapi import APIRouter, Depends, HTTPException, Request, Security
-from tiled.server.authentication import check_scopes, get_current_principal
+from fastapi import APIRouter, HTTPException, Request, Security
+from tiled.server.authentication import check_scopes
 
 from p06bs.bus.codec import WireError
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log
-from p06bs.model.documents import is_derived
+from p06bs.metadata import folder_of
+from p06bs.model.documents import Document, is_derived
+from p06bs.server.callers import Caller, viewer_of
 from p06bs.server.gate.routes import route
 
 PATH = "/api/p06bs/v1/runs"
@@ -42,10 +44,10 @@ def storing_router(log: DocumentLog) -> APIRouter:
     async def store(
         request: Request,
         uid: str,
-        principal: Annotated[Any, Depends(get_current_principal)],
+        caller: Caller,
         _: Annotated[None, Security(check_scopes, scopes=["create:node", "write:data"])],
     ) -> dict[str, str]:
-        if principal is not None and principal.type.value != "service":
+        if caller.principal is not None and caller.principal.type.value != "service":
             raise HTTPException(403, "Runs are stored by services, with a service's token.")
         try:
             path = log.path(uid)
@@ -53,14 +55,20 @@ def storing_router(log: DocumentLog) -> APIRouter:
             raise HTTPException(400, str(reason)) from reason
         if path.exists():
             raise HTTPException(409, f"Run {uid} is here already.")
-        with tempfile.TemporaryDirectory(prefix=".incoming-", dir=log.directory) as directory:
-            incoming = Path(directory) / path.name
-            await _receive(incoming, request.stream())
-            await to_thread.run_sync(_check, incoming, uid)
-            try:
+        try:
+            with tempfile.TemporaryDirectory(prefix=".incoming-", dir=log.directory) as directory:
+                incoming = Path(directory) / path.name
+                await _receive(incoming, request.stream())
+                start = await to_thread.run_sync(_checked, incoming, uid)
+                viewer = viewer_of(request, caller)
+                if viewer is not None and not viewer.may_see(folder_of(start)):
+                    raise HTTPException(403, "The token is not for the run's beamtime folder.")
                 os.link(incoming, path)  # atomic, and never over a run that is there
-            except FileExistsError:
-                raise HTTPException(409, f"Run {uid} is here already.") from None
+        except FileExistsError:
+            raise HTTPException(409, f"Run {uid} is here already.") from None
+        except OSError as error:
+            full = f"The log directory takes no more: {error.strerror}"
+            raise HTTPException(507, full) from error
         return {"uid": uid}
 
     return router
@@ -68,27 +76,33 @@ def storing_router(log: DocumentLog) -> APIRouter:
 
 async def _receive(path: Path, blocks: AsyncIterator[bytes]) -> None:
     """Write a request's body, which the gate bounds, to a file that is on the disk afterwards."""
-    try:
-        async with await anyio.open_file(path, "wb") as file:
-            async for block in blocks:
-                await file.write(block)
-            await file.flush()
-            await to_thread.run_sync(os.fsync, file.wrapped.fileno())
-    except OSError as error:
-        raise HTTPException(507, f"The log directory takes no more: {error.strerror}") from error
+    async with await anyio.open_file(path, "wb") as file:
+        async for block in blocks:
+            await file.write(block)
+        await file.flush()
+        await to_thread.run_sync(os.fsync, file.wrapped.fileno())
 
 
-def _check(path: Path, uid: str) -> None:
-    """Raise an HTTPException unless the file is the whole log of the derived run `uid`."""
+def _checked(path: Path, uid: str) -> Document:
+    """Return the start document of the whole log of the derived run `uid`.
+
+    Raises
+    ------
+    HTTPException
+        422 if the file is something else.
+    """
+    start: Document = {}
     name, size = "", 0
     try:
         for entry in read_log(path):
             if not name and not (entry.name == "start" and is_derived(entry.document)):
                 raise HTTPException(422, "The file is not the log of a derived run.")
-            if entry.name == "start" and entry.document["uid"] != uid:
-                raise HTTPException(422, f"The file holds run {entry.document['uid']}.")
+            start = start or entry.document
+            if start["uid"] != uid:
+                raise HTTPException(422, f"The file holds run {start['uid']}.")
             name, size = entry.name, entry.offset + entry.nbytes
     except (LogError, WireError) as error:
         raise HTTPException(422, f"The file is damaged: {error}") from error
     if name != "stop" or size != path.stat().st_size:
         raise HTTPException(422, "The file does not end with the run's stop document.")
+    return start

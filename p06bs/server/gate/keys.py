@@ -61,8 +61,8 @@ class Keys:
                 expires=expires and expires.replace(tzinfo=UTC),
             )
 
-    async def ping(self) -> None:
-        """Ask the database something.
+    async def answers(self) -> bool:
+        """Return True if the database answers.
 
         Raises
         ------
@@ -70,7 +70,7 @@ class Keys:
             If it does not answer.
         """
         async with self._engine().connect() as connection:
-            await connection.execute(text("SELECT 1"))
+            return bool((await connection.execute(text("SELECT 1"))).scalar())
 
     def _engine(self) -> Any:
         return get_database_engine(self._app.dependency_overrides[get_settings]())
