@@ -24,8 +24,8 @@ from p06bs.server.app import build_app
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import SPECS, Database, analyze, initialize
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.schema import FOLDERS, ITEMS, RUNS
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import Sink
 from tests.doors import serving
 from tests.postgres import binaries, cluster
@@ -123,7 +123,7 @@ class _Policy(FolderAccess):
 @contextlib.contextmanager
 def _served(uri: str, storage: Path, viewer: _Viewer) -> Iterator[Any]:
     """Yield what asks the real server for a page; returns the time that takes, ms."""
-    archive = Archive(uri, storage, Roots())
+    archive = Archive(uri, storage, FileRoots())
     app = build_app(Sink(10_000_000), KEY, archive=archive, policy=_Policy(viewer))
     headers = {"Authorization": f"Apikey {KEY}", "Accept": "application/x-msgpack"}
     with serving(app) as url, httpx.Client(base_url=url, headers=headers, timeout=60) as client:

@@ -17,7 +17,6 @@ import typer
 from p06bs import config
 from p06bs.config.server import Archive, Server
 from p06bs.server.archive.catalog import Database, initialize
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.ingest import (
     ArchiveLockedError,
     Ingestion,
@@ -28,6 +27,7 @@ from p06bs.server.archive.ingest import (
 )
 from p06bs.server.archive.intake import PATIENCE
 from p06bs.server.archive.schema import SchemaError, check
+from p06bs.server.files.detector import FileRoots
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def run(
             raise typer.Exit(1) from None
 
 
-def section(configuration: config.Configuration) -> tuple[Archive, Roots]:
+def section(configuration: config.Configuration) -> tuple[Archive, FileRoots]:
     """Return the configuration's archive, and where detector files may lie.
 
     Raises
@@ -99,10 +99,14 @@ def section(configuration: config.Configuration) -> tuple[Archive, Roots]:
     return server.archive, roots_of(server)
 
 
-def roots_of(server: Server) -> Roots:
-    """Return where detector files may lie: [server] assets, or the roots of [server.access]."""
-    paths = server.assets or (server.access.roots if server.access is not None else ())
-    return Roots(paths if paths or server.access is not None else None)
+def roots_of(server: Server) -> FileRoots:
+    """Return where detector files may lie: [server] assets, and a run's own beamtime folder.
+
+    A single user without assets may read all.
+    """
+    if server.access is None:
+        return FileRoots(server.assets or None)
+    return FileRoots(server.assets, server.access.roots)
 
 
 def ingest(ingestion: Ingestion, stop: threading.Event, once: bool = False) -> None:

@@ -122,7 +122,7 @@ def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
     if policy is not None:
         log.info("%s", policy.describe())
         origin = "tokens"
-    sink = Sink(server.budget or memory() // SHARE)
+    sink = Sink(server.budget or memory() // SHARE, roots=roots_of(server))
     archive = _archive(server)
     failed = threading.Event()
     with ExitStack() as stack:

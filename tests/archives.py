@@ -15,8 +15,8 @@ from p06bs.model.documents import NamedDocument
 from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import Database, Log, initialize, logs
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.ingest import Ingestion, StorageLock, catch_up
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import Sink
 from tests.doors import serving
 from tests.postgres import Cluster, binaries, cluster
@@ -59,7 +59,7 @@ class Place:
 
     root: Path
     database: str
-    roots: Roots
+    roots: FileRoots
     initialized: bool = False
 
     @property
@@ -128,9 +128,9 @@ def connected(url: str) -> Iterator[Any]:
 
 
 def place(
-    kind: str, directory: Path, postgres: Cluster | None, roots: Roots | None = None
+    kind: str, directory: Path, postgres: Cluster | None, roots: FileRoots | None = None
 ) -> Place:
     """Return an archive to be, in a directory of its own."""
     root = directory / uuid.uuid4().hex[:8]
     root.mkdir(parents=True)
-    return Place(root, new_database(kind, root, postgres), roots or Roots())
+    return Place(root, new_database(kind, root, postgres), roots or FileRoots())

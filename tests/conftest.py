@@ -51,8 +51,13 @@ def _sockets() -> set[tuple[str, str]]:
     }
 
 
+def _lasts(name: str) -> bool:
+    # Those of aiosqlite end with their connections; see filterwarnings in pyproject.toml.
+    return name.startswith(LASTING_THREADS) or "(_connection_worker_thread)" in name
+
+
 def _threads() -> set[threading.Thread]:
-    return {t for t in threading.enumerate() if not t.name.startswith(LASTING_THREADS)}
+    return {t for t in threading.enumerate() if not _lasts(t.name)}
 
 
 def _children() -> set[psutil.Process]:

@@ -27,7 +27,7 @@ from p06bs.server.access.rights import rights_of
 from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.detector import Roots
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import providers_of, several_users
 from p06bs.server.login.principals import ROLES
@@ -107,7 +107,7 @@ class Beamline:
         self.folders = make_folders(top, users)
         self.now = 0.0
         self.sink = Sink(500_000_000)
-        place = Place(directory, f"sqlite:///{directory}/catalog.db", Roots())
+        place = Place(directory, f"sqlite:///{directory}/catalog.db", FileRoots())
         self.log = DocumentLog(place.logs)
         for number, name in enumerate(self.folders):
             self.record(name, number)

@@ -14,8 +14,8 @@ from tiled.client.utils import ClientError
 
 from p06bs.bus.log import DocumentLog
 from p06bs.server.archive.columnfile import ColumnFileWriter, ColumnView, Layout, read_columns
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.layouts import Column, conform, layout_of
+from p06bs.server.files.detector import FileRoots
 from tests.archives import place
 from tests.documents import acquisition, frame_documents, raw_run
 
@@ -251,7 +251,7 @@ def refused(client, uid, status):
 
 def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
     inside, outside = data
-    here = place("sqlite", tmp_path, None, Roots([inside]))
+    here = place("sqlite", tmp_path, None, FileRoots([inside]))
     write_hdf5(inside / "a.h5")
     zarr.create_array(inside / "b.zarr", data=FRAMES, chunks=(1, 4, 5))
     group = zarr.open_group(inside / "c.zarr", mode="w", zarr_format=2)
@@ -287,7 +287,7 @@ def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
 
 def test_files_that_lead_out_of_the_roots(tmp_path, data):
     inside, outside = data
-    here = place("sqlite", tmp_path, None, Roots([inside]))
+    here = place("sqlite", tmp_path, None, FileRoots([inside]))
     write_hdf5(outside / "secret.h5")
     (outside / "raw.bin").write_bytes(FRAMES.tobytes())
     (inside / "link.h5").symlink_to(outside / "secret.h5")

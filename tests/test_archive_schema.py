@@ -13,9 +13,9 @@ from tiled.queries import Contains, Key
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import Database, initialize, upgrade
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
 from p06bs.server.archive.searchable import searchable
+from p06bs.server.files.detector import FileRoots
 from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 
@@ -44,7 +44,7 @@ def serve(here):
     """Start what serves the archive, and stop it."""
 
     async def run():
-        archive = Archive(here.database, here.storage, Roots())
+        archive = Archive(here.database, here.storage, FileRoots())
         try:
             await archive.startup()
         finally:
@@ -106,7 +106,7 @@ def test_a_stock_catalog_gets_our_tables(here):
 
 
 def check_copy(here, database):
-    copy = Place(here.root, database, Roots(), initialized=True)
+    copy = Place(here.root, database, FileRoots(), initialized=True)
     with copy.client() as client:
         assert [run.start["scan_id"] for run in client.values()] == list(range(5))
         assert len(client.search(Key("sample.name") == "s3")) == 1

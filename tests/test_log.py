@@ -405,3 +405,15 @@ def test_bulk_documents_are_logged_as_pages(tmp_path):
         {**event, "filled": {}} for event in events
     ]
     assert logged[3][1]["datum_id"] == ["r/0", "r/1"]
+
+
+@pytest.mark.parametrize("name", ["foo", "", "bulk", "Start"])
+def test_what_event_model_does_not_know_is_refused(tmp_path, name):
+    raw = raw_run({"x": np.arange(2.0)})
+    with DocumentLog(tmp_path) as log:
+        log.append(*raw[0])
+        with pytest.raises(LogError, match="event-model has no"):
+            log.append(name, {"run_start": raw[0][1]["uid"], "x": 1})
+        for document in raw[1:]:
+            log.append(*document)
+        assert [n for n, _ in log.read(raw[0][1]["uid"])] == [n for n, _ in raw]

@@ -14,7 +14,7 @@ from typing import Any
 from p06bs.bus.bulk import pages_of
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import Packed
-from p06bs.bus.envelope import is_run_uid
+from p06bs.bus.envelope import is_name, is_run_uid
 from p06bs.bus.framing import last_entry
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import Appended, RunLog
@@ -63,7 +63,7 @@ class DocumentLog(Closing):
             If the document holds what cannot travel (see `codec.pack`).
         LogError
             If the document refers to no run that is being written here, or the
-            run has a log already, or has stopped.
+            run has a log already, or has stopped, or event-model has no such document.
         """
         with self._lock:
             if isinstance(document, Packed):
@@ -73,6 +73,8 @@ class DocumentLog(Closing):
             *before, (name, document) = pages_of(name, document)
             for page in before:
                 self.append(*page)
+            if not is_name(name):
+                raise LogError(f"event-model has no {name!r} documents")
             log = self._run_log(name, document)
             appended = log.append(name, document)
             if name in ("descriptor", "resource", "stream_resource"):

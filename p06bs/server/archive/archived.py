@@ -14,11 +14,12 @@ from tiled.catalog import orm
 from tiled.catalog.adapter import from_uri as stock_catalog
 from tiled.utils import path_from_uri
 
+from p06bs.metadata import folder_of
 from p06bs.server.archive import schema
 from p06bs.server.archive.catalog import RUN_MIMETYPE
-from p06bs.server.archive.detector import Roots
 from p06bs.server.archive.runfiles import Location, read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.tree import RunAdapter, run_adapter
 
@@ -37,7 +38,7 @@ class Archive:
         ``sqlite:///PATH`` or ``postgresql://USER@HOST/NAME``.
     storage : Path
         Directory of the runs' files.
-    roots : Roots
+    roots : FileRoots
         Where detector files may lie.
     extra : callable
         Says which children a run has beside its streams; as for the sink.
@@ -47,7 +48,7 @@ class Archive:
         self,
         database: str,
         storage: Path,
-        roots: Roots,
+        roots: FileRoots,
         extra: Callable[[RunView], Any] | None = None,
     ) -> None:
         self.location = Location(storage.absolute())
@@ -124,7 +125,8 @@ class Archive:
 
     def _run(self, row: Any) -> RunAdapter:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
-        files = _Files(self.location.generation(row.key, row.generation), self.roots)
+        roots = self.roots.of(folder_of(row.metadata["start"]))
+        files = _Files(self.location.generation(row.key, row.generation), roots)
         streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
         view = RunView(row.metadata, streams, untouched)
         run = run_adapter(view) if self._extra is None else run_adapter(view, self._extra)
@@ -136,7 +138,7 @@ class Archive:
 class _Files:
     """The files of a run, opened at the first look."""
 
-    def __init__(self, directory: Path, roots: Roots) -> None:
+    def __init__(self, directory: Path, roots: FileRoots) -> None:
         self._directory = directory
         self._roots = roots
 
@@ -170,7 +172,7 @@ class StoredRun:
         Detector files are read wherever they are: a stock server has no roots for them.
         """
         (directory,) = (a.data_uri for a in data_source.assets if a.parameter == "data_uri")
-        return run_adapter(read_run(path_from_uri(directory), Roots()))
+        return run_adapter(read_run(path_from_uri(directory), FileRoots()))
 
 
 async def _len(count: int, threshold: int) -> int:

@@ -20,6 +20,7 @@ from p06bs.bus.closing import Closing
 from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, Entry, last_entry
 from p06bs.bus.reader import LogError, read_log
+from p06bs.metadata import folder_of
 from p06bs.server.archive.catalog import (
     Database,
     Log,
@@ -29,12 +30,12 @@ from p06bs.server.archive.catalog import (
     put_log,
     put_runs,
 )
-from p06bs.server.archive.detector import Roots, assets
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.pages import RunError
 from p06bs.server.archive.runfiles import Location, write_run
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.survey import survey
+from p06bs.server.files.detector import FileRoots, assets
 from p06bs.server.sink.names import node_name
 
 logger = logging.getLogger(__name__)
@@ -109,7 +110,7 @@ class Ingestion:
         Closed by the caller.
     storage : Path
         Directory of the runs' files.
-    roots : Roots
+    roots : FileRoots
         Detector files under them become assets.
     stopping : callable
         Asked often; when it says True what is running ends with StoppedError.
@@ -122,7 +123,7 @@ class Ingestion:
         directory: Path,
         database: Database,
         storage: Path,
-        roots: Roots,
+        roots: FileRoots,
         *,
         stopping: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE,
@@ -209,7 +210,7 @@ class Ingestion:
             metadata,
             tuple(map(node_name, run.streams)),
             directory,
-            assets(run.resources.values(), self._roots),
+            assets(run.resources.values(), self._roots.of(folder_of(metadata["start"]))),
         )
         self._database(put_runs, [record])
         self._added += 1

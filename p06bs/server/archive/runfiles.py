@@ -34,10 +34,10 @@ from p06bs.server.archive.columnfile import (
     batch_rows,
     read_columns,
 )
-from p06bs.server.archive.detector import Roots, detector_view
 from p06bs.server.archive.layouts import conform
 from p06bs.server.archive.pages import Page, Pages
 from p06bs.server.archive.survey import StreamSurvey, Survey
+from p06bs.server.files.detector import FileRoots, detector_view
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.sink import RunView
 
@@ -146,7 +146,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def read_run(directory: Path, roots: Roots) -> RunView:
+def read_run(directory: Path, roots: FileRoots) -> RunView:
     """Return a run of the archive, from its directory.
 
     Raises
@@ -250,7 +250,7 @@ def _write_streams(entries: Iterator[Entry], run: Survey, directory: Path) -> di
 
 
 def _stream_view(
-    directory: Path, stream: Mapping[str, Any], resources: Mapping[str, Document], roots: Roots
+    directory: Path, stream: Mapping[str, Any], resources: Mapping[str, Document], roots: FileRoots
 ) -> StoredStream:
     columns: dict[str, Any] = {}
     data_keys: dict[str, str | None] = {}

@@ -11,6 +11,7 @@ from typing import Any
 from p06bs.bus.framing import LogError
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.held import Change, Held, Listener, Listeners, Run, RunView, Sized
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.places import LoggedPage, Place
@@ -21,6 +22,8 @@ from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream, StreamView, page_
 __all__ = ["Change", "DocumentError", "Held", "Listener", "RunView", "Sink"]
 
 logger = logging.getLogger(__name__)
+
+EVERYWHERE = FileRoots()
 
 ROUTE_BYTES = 512
 """What Python keeps about a uid that other documents refer to."""
@@ -46,6 +49,8 @@ class Sink:
         their text, their documents, indexes and references.
     clock : callable
         Returns the time of touches, s.
+    roots : FileRoots
+        Where files of detectors may lie; everywhere by default, which is for a single user.
 
     Attributes
     ----------
@@ -53,8 +58,14 @@ class Sink:
         Number of documents that were refused, by kind of document and of error.
     """
 
-    def __init__(self, budget: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        budget: int,
+        clock: Callable[[], float] = time.monotonic,
+        roots: FileRoots = EVERYWHERE,
+    ) -> None:
         self.shares = Shares(budget)
+        self._roots = roots
         self.refused: Counter[str] = Counter()
         self._retention = Retention(self.shares.held, self.shares.pinned)
         self._clock = clock
@@ -341,7 +352,8 @@ class Sink:
         name = node_name(descriptor.get("name", "primary"))
         stream = run.streams.get(name)
         if stream is None:
-            new = Stream(name, descriptor, self.shares, self._lock)
+            roots = self._roots.of(folder_of(run.metadata["start"]))
+            new = Stream(name, descriptor, self.shares, self._lock, roots)
             with self._growing(run, new.nbytes + ROUTE_BYTES):
                 run.streams[name] = stream = new
         else:

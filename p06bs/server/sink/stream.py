@@ -15,6 +15,7 @@ import numpy as np
 
 from p06bs.bus.framing import LogError
 from p06bs.model.documents import Document
+from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
 from p06bs.server.sink.described import RESERVED, TABLE, Described
 from p06bs.server.sink.external import ExternalColumn
@@ -156,7 +157,12 @@ class Stream:
     """
 
     def __init__(
-        self, name: str, descriptor: Document, shares: Shares, lock: "threading.RLock"
+        self,
+        name: str,
+        descriptor: Document,
+        shares: Shares,
+        lock: "threading.RLock",
+        roots: FileRoots,
     ) -> None:
         self.name = name
         self.shares = shares
@@ -164,7 +170,7 @@ class Stream:
         self.described = Described(self.metadata["data_keys"], shares)
         self.columns = self.described.columns()
         self.external = {
-            column: ExternalColumn(key, self.metadata["data_keys"][key], shares.chunk)
+            column: ExternalColumn(key, self.metadata["data_keys"][key], roots, shares.chunk)
             for key, column in self.described.external.items()
             if "shape" in self.metadata["data_keys"][key]
         }

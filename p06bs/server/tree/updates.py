@@ -19,8 +19,8 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.data_source import DataSource, Management
 from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE, safe_json_dump
 
+from p06bs.server.files.detector import DetectorView
 from p06bs.server.sink.columns import Array, View
-from p06bs.server.sink.external import ExternalView
 
 MESSAGE_BYTES = 1 << 18
 """Bytes of the rows in one message; a stock client takes messages of 1 MB."""
@@ -62,7 +62,7 @@ def row_bytes(view: View, json: bool) -> int:
 def by_reference(view: View, json: bool) -> bool:
     """Return whether a subscriber fetches the rows itself: JSON has no complex numbers."""
     return (
-        isinstance(view, ExternalView)
+        isinstance(view, DetectorView)
         or row_bytes(view, json) > MESSAGE_BYTES
         or (json and view.dtype.kind not in "biufUM")
     )

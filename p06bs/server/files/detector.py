@@ -1,4 +1,4 @@
-"""Rows of detectors in the archive: read from HDF5 and Zarr files under configured roots only.
+"""Rows of detectors: read from HDF5 and Zarr files under configured roots only.
 
 A file can lead elsewhere: by a symbolic link, an HDF5 external link, a virtual dataset,
 raw data kept in another file, a chunk of a Zarr array that is a link. All that a dataset is
@@ -16,6 +16,7 @@ from urllib.parse import quote, unquote, urlparse
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 from fastapi import HTTPException
 from tiled.server.schemas import Asset, DataSource, Management
 from tiled.structures.core import StructureFamily
@@ -24,7 +25,8 @@ from p06bs.bus import hdf5
 from p06bs.bus.frames import FrameReader, FramesMissingError, dataset_of
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
-from p06bs.server.archive.columnfile import Array
+
+Array = npt.NDArray[Any]
 
 HDF5 = ("application/x-hdf5", "application/x-hdf5-swmr")
 ZARR = "application/x-zarr"
@@ -38,17 +40,34 @@ class OutsideError(PermissionError):
     """A file lies outside the roots, or leads there."""
 
 
-class Roots:
+class FileRoots:
     """Directories under which detector files are read.
 
     Parameters
     ----------
     paths : iterable of Path, optional
         None is everywhere, which is for a single user.
+    beamtimes : iterable of Path
+        Below these a run's own beamtime folder counts, too.
     """
 
-    def __init__(self, paths: Iterable[Path] | None = None) -> None:
+    def __init__(self, paths: Iterable[Path] | None = None, beamtimes: Iterable[Path] = ()) -> None:
         self.paths = None if paths is None else tuple(paths)
+        self._beamtimes = tuple(beamtimes)
+
+    def of(self, folder: str | None) -> "FileRoots":
+        """Return the directories for a run with this beamtime folder.
+
+        A run never gives away the files of another beamtime: who may see the run
+        may read its own folder, and no more is known.
+        """
+        if self.paths is None or folder is None:
+            return self
+        own = Path(folder).resolve()
+        below = (root.resolve() for root in self._beamtimes)
+        if any(own.is_relative_to(root) and own != root for root in below):
+            return FileRoots((*self.paths, own))
+        return self
 
     def real(self, path: Path) -> Path:
         """Return the path without symbolic links.
@@ -72,7 +91,7 @@ class DetectorView:
 
     data_key: str
     segments: tuple[tuple[Document, int, int], ...]
-    roots: Roots
+    roots: FileRoots
     rows: int
     rows_per_chunk: int
     dtype: np.dtype[Any]
@@ -104,7 +123,7 @@ class DetectorView:
         try:
             path = self.roots.real(path_of(resource))
             if resource.get("mimetype") == ZARR:
-                from p06bs.server.archive.zarrfile import read_rows
+                from p06bs.server.files.zarrfile import read_rows
 
                 rows = read_rows(path, _inner(resource), start, stop, self.shape, self.roots)
                 return rows.astype(self.dtype, copy=False)
@@ -182,7 +201,7 @@ def detector_view(
     data_key: str,
     description: Mapping[str, Any],
     segments: Sequence[tuple[Document, int, int]],
-    roots: Roots,
+    roots: FileRoots,
 ) -> DetectorView | UnreadableView:
     """Return the rows of a data key that stream_datum documents announced.
 
@@ -221,7 +240,7 @@ def path_of(resource: Document) -> Path:
     return Path(unquote(parsed.path))
 
 
-def assets(resources: Iterable[Document], roots: Roots) -> list[tuple[str, bool]]:
+def assets(resources: Iterable[Document], roots: FileRoots) -> list[tuple[str, bool]]:
     """Return URIs of the files under the roots, and whether each is a directory."""
     found = []
     for resource in resources:
@@ -233,7 +252,7 @@ def assets(resources: Iterable[Document], roots: Roots) -> list[tuple[str, bool]
     return list(dict.fromkeys(found))
 
 
-def check_dataset(path: Path, name: str, roots: Roots) -> None:
+def check_dataset(path: Path, name: str, roots: FileRoots) -> None:
     """Make sure that all that a dataset is read from lies under the roots.
 
     Raises

@@ -9,8 +9,7 @@ import zarr
 from zarr.storage import LocalStore
 
 from p06bs.bus.frames import FramesMissingError
-from p06bs.server.archive.columnfile import Array
-from p06bs.server.archive.detector import Roots
+from p06bs.server.files.detector import Array, FileRoots
 
 
 class ConfinedStore(LocalStore):
@@ -22,7 +21,7 @@ class ConfinedStore(LocalStore):
         If a chunk, or what describes the array, is a link to outside.
     """
 
-    def __init__(self, root: Path, roots: Roots) -> None:
+    def __init__(self, root: Path, roots: FileRoots) -> None:
         super().__init__(root, read_only=True)
         self._roots = roots
 
@@ -42,7 +41,7 @@ class ConfinedStore(LocalStore):
 
 
 def read_rows(
-    path: Path, name: str, start: int, stop: int, shape: tuple[int, ...], roots: Roots
+    path: Path, name: str, start: int, stop: int, shape: tuple[int, ...], roots: FileRoots
 ) -> Array:
     """Return rows `start` to `stop - 1`, shape ``(stop - start, *shape)``.
 

@@ -1,0 +1,1 @@
+"""Files of detectors: what may be read of them, and reading it."""

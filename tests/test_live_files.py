@@ -1,0 +1,142 @@
+"""Files of detectors in the live tree: where they may lie, and of what kind they are."""
+
+import h5py
+import httpx
+import numpy as np
+import pytest
+import zarr
+
+from p06bs.server.app import build_app
+from p06bs.server.files.detector import FileRoots
+from p06bs.server.sink import Sink
+from tests.doors import KEY, serving
+
+FRAMES = np.arange(3 * 4 * 5, dtype="u1").reshape(3, 4, 5)
+SECRET = b"root:secret:/root" + bytes(43)
+
+
+def frames(path, **more):
+    with h5py.File(path, "w") as file:
+        file.create_dataset("entry/data", **({"data": FRAMES} | more))
+    return path
+
+
+def external(path, target):
+    """Frames whose bytes are those of another file."""
+    with h5py.File(path, "w") as file:
+        stored = [(str(target), 0, FRAMES.nbytes)]
+        file.create_dataset("entry/data", shape=FRAMES.shape, dtype="u1", external=stored)
+    return path
+
+
+def linked(path, target):
+    with h5py.File(path, "w") as file:
+        file["entry/data"] = h5py.ExternalLink(str(target), "entry/data")
+    return path
+
+
+def virtual(path, target):
+    layout = h5py.VirtualLayout(shape=FRAMES.shape, dtype="u1")
+    layout[:] = h5py.VirtualSource(str(target), "entry/data", shape=FRAMES.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("entry/data", layout)
+    return path
+
+
+def symbolic(path, target):
+    path.symlink_to(target)
+    return path
+
+
+def publish(sink, uid, path, mimetype="application/x-hdf5", uri=None, **start):
+    key = {"source": "d", "dtype": "array", "shape": [4, 5], "dtype_numpy": "|u1", "external": "STREAM:"}
+    sink("start", {"uid": uid, "time": 1.0, **start})
+    sink("descriptor", {
+        "uid": f"{uid}-d", "run_start": uid, "time": 1.0, "name": "primary",
+        "data_keys": {"img": key}, "configuration": {}, "hints": {}, "object_keys": {},
+    })  # fmt: skip
+    sink("stream_resource", {
+        "uid": f"{uid}-r", "run_start": uid, "data_key": "img", "mimetype": mimetype,
+        "uri": uri or f"file://localhost{path}",
+        "parameters": {"dataset": "entry/data" if "hdf5" in mimetype else ""},
+    })  # fmt: skip
+    sink("stream_datum", {
+        "uid": f"{uid}-r/0", "stream_resource": f"{uid}-r", "descriptor": f"{uid}-d",
+        "indices": {"start": 0, "stop": 3}, "seq_nums": {"start": 1, "stop": 4},
+    })  # fmt: skip
+    return uid
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """Directories: ``assets``, two beamtimes, and what lies outside."""
+    for name in ("assets", "bt/mine", "bt/other", "out"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "out/passwd").write_bytes(SECRET)
+    frames(tmp_path / "out/f.h5")
+    frames(tmp_path / "bt/other/f.h5")
+    frames(tmp_path / "bt/mine/f.h5")
+    frames(tmp_path / "assets/f.h5")
+    return tmp_path
+
+
+@pytest.fixture
+def server(tree):
+    sink = Sink(50_000_000, roots=FileRoots([tree / "assets"], [tree / "bt"]))
+    with (
+        serving(build_app(sink, KEY)) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Apikey {KEY}"}) as http,
+    ):
+        yield sink, lambda uid: http.get(f"/api/v1/array/full/live/{uid}/primary/img")
+
+
+def test_nothing_outside_is_read_however_a_file_leads_there(tree, server):
+    sink, read = server
+    assets, out = tree / "assets", tree / "out"
+    leads = {
+        "outside": out / "f.h5",
+        "link": symbolic(assets / "link.h5", out / "f.h5"),
+        "dots": assets / ".." / "out" / "f.h5",
+        "external": external(assets / "external.h5", out / "passwd"),
+        "hdf5link": linked(assets / "linked.h5", out / "f.h5"),
+        "virtual": virtual(assets / "virtual.h5", out / "f.h5"),
+        "other": tree / "bt/other/f.h5",
+    }
+    for name, path in leads.items():
+        answer = read(publish(sink, name, path, beamtime_folder=str(tree / "bt/mine")))
+        assert answer.status_code == 403, (name, answer.status_code)
+        assert b"secret" not in answer.content
+    escaped = f"file://localhost{assets}/%2e%2e/out/f.h5"
+    assert read(publish(sink, "escaped", None, uri=escaped)).status_code == 403
+
+
+def test_assets_and_a_runs_own_beamtime_folder_are_read(tree, server):
+    sink, read = server
+    whose = {"beamtime_folder": str(tree / "bt/mine")}
+    for name, path in (("a", tree / "assets/f.h5"), ("b", tree / "bt/mine/f.h5")):
+        assert read(publish(sink, name, path, **whose)).content == FRAMES.tobytes()
+    # A folder that all beamtimes lie in is nobody's own.
+    everything = {"beamtime_folder": str(tree / "bt")}
+    assert read(publish(sink, "c", tree / "bt/other/f.h5", **everything)).status_code == 403
+
+
+def test_kinds_of_files(tree, server):
+    sink, read = server
+    array = zarr.create_array(
+        tree / "assets/z.zarr", shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5)
+    )
+    array[:] = FRAMES
+    made = publish(sink, "zarr", where, "application/x-zarr")
+    assert read(made).content == FRAMES.tobytes()
+    assert read(publish(sink, "tiff", tree / "assets/f.h5", "image/tiff")).status_code == 415
+    assert read(publish(sink, "http", None, uri="http://there/f.h5")).status_code == 415
+    assert read(publish(sink, "gone", tree / "assets/gone.h5")).status_code == 404
+
+
+def test_a_single_user_reads_everything(tree):
+    sink = Sink(50_000_000)
+    publish(sink, "any", tree / "out/f.h5")
+    with serving(build_app(sink, KEY)) as url:
+        key = {"Authorization": f"Apikey {KEY}"}
+        answer = httpx.get(f"{url}/api/v1/array/full/live/any/primary/img", headers=key)
+        assert answer.content == FRAMES.tobytes()
