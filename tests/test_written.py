@@ -18,7 +18,7 @@ from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from tests.live_runs import add_page, begin
 from tests.live_server import serving
-from tests.test_subscriptions import Updates, news
+from tests.test_subscriptions import Policy, Shown, Updates, news, plain, receive
 
 KEY = "k3y"
 HEADERS = {"Authorization": f"Apikey {KEY}"}
@@ -294,8 +294,6 @@ def test_written_nodes_are_in_the_budget_and_leave_when_untouched():
 
 
 def test_json_subscriber_of_a_written_table(live, served):
-    from tests.test_subscriptions import plain, receive
-
     schema = pyarrow.schema([("x", pyarrow.float64()), ("tags", pyarrow.list_(pyarrow.int64()))])
     table = live.create_appendable_table(schema, key="written-json")
     table.append_partition(0, pyarrow.table({"x": [0.5], "tags": [[1, 2]]}))
@@ -303,3 +301,25 @@ def test_json_subscriber_of_a_written_table(live, served):
         assert receive(socket)["type"] == "table-schema"
         assert receive(socket)["payload"] == {"x": [0.5], "tags": [[1, 2]]}
     assert json.dumps(table.read()["x"].tolist()) == "[0.5]"
+
+
+def test_who_writes_may_see_the_beamtime_folder_and_it_stays():
+    viewer = Shown()
+    viewer.hidden.add("/closed")
+    sink = Sink(10_000_000)
+    with serving(build_app(sink, KEY, policy=Policy(viewer))) as url:
+        client = from_uri(url, api_key=KEY)
+        live = client["live"]
+        start = {"start": {"beamtime_folder": "/open", "sample": "leaf"}}
+        node = live.create_container("of-the-beamtime", metadata=start)
+        node.update_metadata({"stop": {"exit_status": "success"}})
+        with pytest.raises(ClientError, match="403"):
+            live.create_container("of-another", metadata={"start": {"beamtime_folder": "/closed"}})
+        with pytest.raises(ClientError, match="409"):
+            node.update_metadata({"start": {"beamtime_folder": "/elsewhere"}})
+        assert sink.folders() == {"of-the-beamtime": "/open"}
+        viewer.hidden.add("/open")
+        assert list(live) == []
+        with pytest.raises(ClientError, match="404"):
+            node.write_array(np.zeros(3), key="late")
+        client.context.close()

@@ -26,6 +26,7 @@ from p06bs.server.tree.arrays import DEFAULT_SHARES, ColumnAdapter, Touch
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.live import Live, Watched, numbered
 from p06bs.server.tree.table import TableAdapter
+from p06bs.server.tree.written import folder_in
 from p06bs.server.tree.written_nodes import WrittenContainer, adapter_of, create_top
 
 
@@ -111,10 +112,12 @@ class RunsAdapter(Watched, MapAdapter):
         Raises
         ------
         HTTPException
-            4xx if it cannot be kept here.
+            4xx if it cannot be kept here, 403 if the token is not for its beamtime folder.
         """
         if self._create is None:
             raise HTTPException(405, "Nothing is written here.")
+        if self.viewer is not None and not self.viewer.may_see(folder_in(what["metadata"])):
+            raise HTTPException(403, "The token is not for this beamtime folder.")
         return await self._create(**what)
 
     def folders(self) -> frozenset[str]:

@@ -1,0 +1,299 @@
+"""Tiled adapters of arrays and tables that services write: what its routers call."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from types import SimpleNamespace
+from typing import Any
+
+import anyio.to_thread
+import numpy as np
+import pandas
+from starlette.exceptions import HTTPException
+from tiled.adapters.array import ArrayAdapter
+from tiled.adapters.core import Adapter
+from tiled.ndslice import NDBlock, NDSlice
+from tiled.server.schemas import DataSource
+from tiled.structures.array import ArrayStructure
+from tiled.structures.core import Spec, StructureFamily
+from tiled.structures.data_source import Management
+from tiled.structures.table import TableStructure
+
+from p06bs.server.sink.values import Array
+from p06bs.server.tree.arrays import EVERYTHING
+from p06bs.server.tree.cursor import Child
+from p06bs.server.tree.live import Unwatched, Watched
+from p06bs.server.tree.subscriptions import Look
+from p06bs.server.tree.updates import MIMETYPE
+from p06bs.server.tree.written import Node
+from p06bs.server.tree.written_data import ArrayNode, TableNode
+
+
+class Writable(Watched):
+    """What all written nodes have in common."""
+
+    _node: Node
+    writable = True
+
+    @property
+    def node(self) -> Any:
+        """What Tiled asks of a catalog's node: its key."""
+        return SimpleNamespace(key=self.key, parent=0)
+
+    @property
+    def key(self) -> str:
+        """The node's name."""
+        return self._node.path[-1]
+
+    @property
+    def listed(self) -> Child:
+        """When the node was written and its metadata changed."""
+        return self._node.child
+
+    @property
+    def folder(self) -> str | None:
+        """The beamtime folder of a run; of what is in it, that of the run."""
+        return self._node.tree.top.folder
+
+    @property
+    def access_tags(self) -> frozenset[str]:
+        """Tags are not used: who may see a run is the file system's affair."""
+        return frozenset()
+
+    async def data_sources(self, include_assets: bool = True) -> list[Any]:
+        """Return where the data are: in the server's memory."""
+        if self._node.family == StructureFamily.container:
+            return []
+        return [
+            DataSource(
+                structure_family=self._node.family,
+                structure=self.structure(),  # type: ignore[attr-defined]
+                id=1,
+                mimetype=MIMETYPE,
+                management=Management.writable,
+            )
+        ]
+
+    async def replace_metadata(
+        self, metadata: Any = None, specs: Any = None, access_tags: Any = None, *,
+        drop_revision: bool = False,
+    ) -> None:  # fmt: skip
+        """Take other metadata; earlier ones are not kept."""
+        node = self._node
+        await in_thread(
+            node.replace_metadata,
+            node.metadata if metadata is None else metadata,
+            node.specs if specs is None else [Spec(s.name, s.version) for s in specs],
+        )
+
+    async def close_stream(self) -> None:
+        """Say that the node changes no more: subscriptions end."""
+        await in_thread(self._node.close)
+
+    async def delete(self, recursive: bool = False, external_only: bool = True) -> None:
+        """Remove the node.
+
+        Raises
+        ------
+        HTTPException
+            409 if it holds something, and that was not said to be removed, too.
+        """
+        node = self._node
+        if node.children and not recursive:
+            raise HTTPException(409, "It is not empty: say recursive=true.")
+        if external_only and node.holds_data:
+            raise HTTPException(409, "Its data would be lost: say external_only=false.")
+        await in_thread(_remove, node)
+
+    def touch(self) -> None:
+        """Note that somebody reads the data."""
+        self._node.tree.sink.touch(self._node.tree.key)
+
+
+class WrittenArray(Writable, Adapter[ArrayStructure]):
+    """A written array."""
+
+    structure_family = StructureFamily.array
+
+    def __init__(self, node: ArrayNode) -> None:
+        self._node: ArrayNode = node
+        self.finished = node.finished
+        super().__init__(node.structure(), metadata=dict(node.metadata), specs=list(node.specs))
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        """Names of the axes."""
+        return None if self._node.dims is None else tuple(self._node.dims)
+
+    def read(self, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of the array."""
+        self.touch()
+        values = self._node.array()
+        picked = values[tuple(NDSlice(*slice).expand_for_shape(values.shape))]
+        limit = self._node.tree.sink.shares.response
+        if picked.nbytes > limit:
+            raise HTTPException(
+                400,
+                f"This needs {picked.nbytes} bytes at once, the limit is {limit}: ask for less.",
+            )
+        return np.array(picked)
+
+    def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
+        """Return a slice of one chunk of the array."""
+        within = block.slice_from_chunks(self._structure.chunks)
+        part = self._node.array()[tuple(within)]
+        self.touch()
+        return np.array(part[tuple(NDSlice(*slice).expand_for_shape(part.shape))])
+
+    def write(
+        self, media_type: str, deserializer: Any, entry: Any, body: bytes, persist: bool = True
+    ) -> None:
+        """Take the whole array."""
+        self._node.write(media_type, body)
+
+    def write_block(
+        self,
+        block: NDBlock,
+        media_type: str,
+        deserializer: Any,
+        entry: Any,
+        body: bytes,
+        persist: bool = True,
+    ) -> None:
+        """Take one chunk."""
+        self._node.write_block(tuple(block), media_type, body)
+
+    def patch(
+        self,
+        shape: tuple[int, ...],
+        offset: tuple[int, ...],
+        extend: bool,
+        media_type: str,
+        deserializer: Any,
+        entry: Any,
+        body: bytes,
+        persist: bool = True,
+    ) -> dict[str, Any]:
+        """Take a part, which may make the array longer; return the structure."""
+        self._node.patch(shape, offset, extend, media_type, body)
+        return asdict(self._node.structure())
+
+    def look(self) -> Look:
+        """Return the rows that are written."""
+        node = self._node
+        self.again()
+        if not node.shape:
+            raise HTTPException(404, "There are no subscriptions to a single value.")
+        view = _ArrayView(node.rows, node.dtype, node.shape[1:], node.array)
+        return Look({"": view}, lambda names, start, stop: {}, node.finished)
+
+
+class _Column(Unwatched, ArrayAdapter):
+    """A column of a written table: subscribe to the table."""
+
+
+class WrittenTable(Writable, Adapter[TableStructure]):
+    """A written table."""
+
+    structure_family = StructureFamily.table
+
+    def __init__(self, node: TableNode) -> None:
+        self._node: TableNode = node
+        self.finished = node.finished
+        super().__init__(node.structure(), metadata=dict(node.metadata), specs=list(node.specs))
+
+    def __getitem__(self, column: str) -> ArrayAdapter:
+        if column not in self._node.schema.names:
+            raise KeyError(column)
+        self.touch()
+        return _Column.from_array(_plain(self._node.table()[column].to_pandas().to_numpy()))
+
+    def read(self, fields: Sequence[str] | None = None) -> pandas.DataFrame:
+        """Return columns, all by default."""
+        self.touch()
+        table = self._node.table()
+        limit = self._node.tree.sink.shares.response
+        if fields:
+            table = table.select(list(dict.fromkeys(fields)))
+        if table.nbytes > limit:
+            raise HTTPException(
+                400,
+                f"This needs {table.nbytes} bytes at once, the limit is {limit}: fewer columns.",
+            )
+        return table.to_pandas()
+
+    def read_partition(self, partition: int, fields: Sequence[str] | None = None) -> Any:
+        """Return columns of the only partition."""
+        if partition != 0:
+            raise IndexError(partition)
+        return self.read(fields)
+
+    def write(self, media_type: str, deserializer: Any, entry: Any, body: bytes) -> None:
+        """Take all rows."""
+        self._node.write(media_type, body)
+
+    def write_partition(
+        self, media_type: str, deserializer: Any, entry: Any, body: bytes, partition: int
+    ) -> None:
+        """Take all rows of the only partition."""
+        if partition != 0:
+            raise HTTPException(422, f"There is no partition {partition}, only 0.")
+        self._node.write(media_type, body)
+
+    def append_partition(
+        self, media_type: str, deserializer: Any, entry: Any, body: bytes, partition: int
+    ) -> None:
+        """Take more rows."""
+        self._node.append(partition, media_type, body)
+
+    def look(self) -> Look:
+        """Return the rows that are written."""
+        self.again()
+        node = self._node
+        table, rows = node.table(), node.rows
+        width = 1 + 2 * table.nbytes // max(1, rows)
+        view = _ArrayView(rows, np.dtype(f"V{width}"), (), lambda: np.empty(0))
+        return Look(
+            dict.fromkeys(table.column_names[:1], view),
+            lambda names, start, stop: table[start:stop],
+            node.finished,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _ArrayView:
+    """The first `rows` rows of a written array."""
+
+    rows: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    values: Callable[[], Array]
+    rows_per_chunk: int = 1
+
+    def read(self, start: int, stop: int) -> Array:
+        """Return rows `start` to `stop - 1`."""
+        return self.values()[start:stop]
+
+
+def _remove(node: Node) -> None:
+    tree = node.tree
+    if len(node.path) == 1:
+        try:
+            tree.sink.let_go(tree, tree.key)
+        except KeyError:
+            raise HTTPException(404, f"There is no {tree.key} any more.") from None
+        return
+    parent = tree.top
+    for key in node.path[1:-1]:
+        parent = parent.children[key]
+    parent.remove(node.path[-1])
+
+
+def _plain(values: Array) -> Array:
+    """Return text as text of a width: Tiled serves no objects."""
+    return values.astype(str) if values.dtype.kind == "O" else values
+
+
+async def in_thread(change: Callable[..., Any], *args: Any) -> Any:
+    """Change something; the sink may be busy with a page."""
+    return await anyio.to_thread.run_sync(partial(change, *args))
