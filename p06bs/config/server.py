@@ -115,8 +115,8 @@ class Server(Section):
     )
     assets: tuple[Path, ...] = Field(
         (),
-        description="directories under which detector files are served; if empty, the roots of "
-        "[server.access], or any for a single user",
+        description="directories under which detector files are served, beside a run's own "
+        "beamtime folder; if empty, a single user reads all",
     )
     limits: Limits = Field(default_factory=Limits)
     behind_proxy: bool = Field(
