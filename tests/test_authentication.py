@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -123,6 +124,21 @@ def test_sessions_are_refreshed_and_revoked(account, pam):
         for headers in (bearer, {}):
             answer = pam.delete(f"/api/v1/auth/session/revoke/{name}", headers=headers)
             assert answer.status_code in (401, 404), (name, headers)
+
+
+def test_tokens_made_after_a_login_do_not_live_for_ever(account, pam):
+    bearer = {"Authorization": f"Bearer {login(pam, account).json()['access_token']}"}
+    for asked in ({"scopes": None}, {"scopes": ["inherit"], "expires_in": None}):
+        answer = pam.post("/api/v1/auth/apikey", json=asked, headers=bearer)
+        assert answer.status_code == 200, answer.text
+        made = answer.json()
+        until = datetime.fromisoformat(made["expiration_time"]).replace(tzinfo=UTC)
+        life = until - datetime.now(UTC)
+        assert timedelta(days=89) < life < timedelta(days=91), asked
+    refused = pam.post(
+        "/api/v1/auth/apikey", json={"scopes": None, "expires_in": 0}, headers=bearer
+    )
+    assert refused.status_code == 422
 
 
 def test_admins_make_and_revoke_tokens_of_others(account, tmp_path):

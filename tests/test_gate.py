@@ -6,7 +6,7 @@ import re
 import socket
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import httpx
 import numpy as np
@@ -501,7 +501,32 @@ def test_no_key_makes_a_mightier_one(asked, own):
         assert not set(asked) <= own
     else:
         assert set(made["scopes"]) <= own
-        assert made["expires_in"] == 86400
+        assert made["expires_in"] == 600
+
+
+@given(
+    st.none() | st.integers(1, 10**9),
+    st.none() | st.integers(0, 10**6),
+    st.sampled_from([("inherit",), ("read:data",)]),
+)
+def test_a_key_made_with_a_key_ends_within_minutes_and_with_its_parent(asked, left, scopes):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    ends = None if left is None else now + timedelta(seconds=left)
+    parent = Key("o", frozenset(scopes), None, ends)
+    body = json.dumps({"scopes": None, "expires_in": asked}).encode()
+    for own in (True, False):
+        life = json.loads(bounded_request(body, parent, now, own))["expires_in"]
+        assert life == min(n for n in (asked, left, 600) if n is not None)
+    in_session = json.loads(bounded_request(body, None, now))
+    assert in_session == {"scopes": None, "expires_in": asked or 90 * 86400}
+
+
+@pytest.mark.parametrize("life", [0, -1, 1.5, "60", True, [], {}])
+def test_a_key_without_a_life_is_refused(life):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    for parent in (None, Key("o", frozenset({"inherit"}), None, None)):
+        with pytest.raises(RefusedError, match="expires_in"):
+            bounded_request(json.dumps({"expires_in": life}).encode(), parent, now)
 
 
 @given(st.binary(max_size=200))

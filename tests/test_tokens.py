@@ -205,7 +205,26 @@ def test_users_make_tokens_with_the_stock_client_but_none_beyond_their_own(tmp_p
                 assert answer.json()["expiration_time"] is not None
     assert all("inherit" not in token.scopes for token in tokens.find())
     lives = [t.expires for t in tokens.find() if t.first_eight != secret[:8]]
-    assert all(life <= datetime.now(UTC) + timedelta(days=1) for life in lives)
+    assert all(life <= datetime.now(UTC) + timedelta(minutes=10) for life in lives)
+
+
+def test_of_a_revoked_token_little_is_left(tmp_path):
+    config = config_of(tmp_path)
+    gated = Gated(config)
+    tokens = Tokens(config.database, ["token"])
+    secret, _ = tokens.create(Owner("user", "alice"), principals.SUBSCRIBE, None, "")
+    with serving(gated.gate) as url, httpx.Client(base_url=f"{url}/api/v1/auth") as http:
+        for life in (None, 86400):
+            made = http.post("/apikey", json={"expires_in": life}, headers=bearer(secret)).json()
+            # A child's child ends with it.
+            made = http.post("/apikey", json={}, headers=bearer(made["secret"])).json()
+        for life in (0, -5):
+            answer = http.post("/apikey", json={"expires_in": life}, headers=bearer(secret))
+            assert answer.status_code == 422
+    tokens.revoke(secret[:8])
+    left = tokens.find(Owner("user", "alice"))
+    assert len(left) == 4
+    assert all(token.expires <= datetime.now(UTC) + timedelta(minutes=10) for token in left)
 
 
 def test_expired_tokens_are_none(tmp_path):

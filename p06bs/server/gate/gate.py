@@ -141,8 +141,7 @@ class Gate:
             self._attempts.check(scope, digest(keys[0]))
             answer.watch = partial(self._attempts.note, scope, digest(keys[0]))
         if method == "POST" and NEW_KEY.fullmatch(path):
-            own = path == f"{API}/auth/apikey"
-            scope, body = await self._minted(scope, receive, keys[0] if keys and own else None)
+            scope, body = await self._minted(scope, receive, keys[0] if keys else None)
         if GROWING.match(path):
             scope = {**scope, "query_string": bounded_query(scope["query_string"])}
         await self._pass(scope, body, answer)
@@ -176,7 +175,8 @@ class Gate:
         """Return the request for a key, bounded to what the key that asks has."""
         content = await self._form(receive).whole()
         parent = await self._keys.find(key) if key is not None and self._keys is not None else None
-        content = bounded_request(content, parent, datetime.now(UTC))
+        own = scope["path"] == f"{API}/auth/apikey"
+        content = bounded_request(content, parent, datetime.now(UTC), own)
         kept = [(n, v) for n, v in scope["headers"] if n != b"content-length"]
         length = (b"content-length", str(len(content)).encode())
         body = self._form(replayed(content, receive))

@@ -3,13 +3,13 @@
 Stock ``subscribe()`` makes a short-lived key with all scopes of its owner, and
 so needs ``create:apikeys``: whoever has such a key for reading could make one
 for everything, for ever. Here a key makes no key with more scopes or a longer
-life than its own.
+life than its own, nor one that lives for long: whoever revokes a key does not
+know of those made with it.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import FastAPI
@@ -25,6 +25,16 @@ INHERIT = "inherit"
 
 NOTE_LENGTH = 255
 """Tiled stores longer ones and then cannot show them."""
+
+CHILD_LIFE = timedelta(minutes=10)
+"""Most that a key lives that was made with a key: so long it may outlive a revoked parent.
+
+Stock ``subscribe()`` needs its key for the handshake and asks for a minute. A
+chain of keys ends no later than its first, as none outlives its parent.
+"""
+
+SESSION_KEY_LIFE = timedelta(days=90)
+"""Life of a key that a user makes after a login without saying how long, as of ``p06bs token``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +86,8 @@ class Keys:
         return get_database_engine(self._app.dependency_overrides[get_settings]())
 
 
-def bounded_request(body: bytes, parent: Key | None, now: datetime) -> bytes:
-    """Return the request for a new key with no more scopes and life than its parent has.
+def bounded_request(body: bytes, parent: Key | None, now: datetime, own: bool = True) -> bytes:
+    """Return the request for a new key with no more scopes and life than its parent gives.
 
     Parameters
     ----------
@@ -86,11 +96,14 @@ def bounded_request(body: bytes, parent: Key | None, now: datetime) -> bytes:
     parent : Key or None
         The key that asks; None is a session, which may have all that its user has.
     now : datetime
+    own : bool
+        Whether the new key's owner is the parent's; admins make keys for others, whose
+        scopes are not those of the parent.
 
     Raises
     ------
     RefusedError
-        If it names scopes that the parent has not, or has too long a note.
+        If it names scopes that the parent has not, no life at all, or has too long a note.
     """
     try:
         asked = json.loads(body)
@@ -100,13 +113,12 @@ def bounded_request(body: bytes, parent: Key | None, now: datetime) -> bytes:
         return body
     if len(str(asked.get("note") or "")) > NOTE_LENGTH:
         raise RefusedError(422, f"The note has more than {NOTE_LENGTH} characters.")
-    if parent is None:
-        return body
-    asked = _lived(asked, parent, now)
-    if INHERIT not in parent.scopes:
-        asked["scopes"] = _scopes(asked.get("scopes"), parent)
-    if parent.tags is not None:
-        asked["access_tags"] = _tags(asked.get("access_tags"), parent.tags)
+    asked["expires_in"] = _life(asked.get("expires_in"), parent, now)
+    if parent is not None and own:
+        if INHERIT not in parent.scopes:
+            asked["scopes"] = _scopes(asked.get("scopes"), parent)
+        if parent.tags is not None:
+            asked["access_tags"] = _tags(asked.get("access_tags"), parent.tags)
     return json.dumps(asked).encode()
 
 
@@ -130,9 +142,14 @@ def _tags(asked: Any, own: tuple[str, ...]) -> list[str]:
     return asked
 
 
-def _lived(asked: Mapping[str, Any], parent: Key, now: datetime) -> dict[str, Any]:
-    left = None if parent.expires is None else int((parent.expires - now).total_seconds())
-    seconds = asked.get("expires_in")
-    if left is None or (isinstance(seconds, int) and seconds <= left):
-        return dict(asked)
-    return {**asked, "expires_in": left}
+def _life(asked: Any, parent: Key | None, now: datetime) -> int:
+    """Return the seconds that the key lives."""
+    if asked is not None and (type(asked) is not int or asked <= 0):
+        raise RefusedError(422, "expires_in is a whole number of seconds, more than 0.")
+    if parent is None:
+        return int(SESSION_KEY_LIFE.total_seconds()) if asked is None else asked
+    most = CHILD_LIFE
+    if parent.expires is not None:
+        most = min(most, parent.expires - now)
+    seconds = int(most.total_seconds())
+    return seconds if asked is None else min(asked, seconds)
