@@ -49,7 +49,13 @@ def symbolic(path, target):
 
 
 def publish(sink, uid, path, mimetype="application/x-hdf5", uri=None, **start):
-    key = {"source": "d", "dtype": "array", "shape": [4, 5], "dtype_numpy": "|u1", "external": "STREAM:"}
+    key = {
+        "source": "d",
+        "dtype": "array",
+        "shape": [4, 5],
+        "dtype_numpy": "|u1",
+        "external": "STREAM:",
+    }
     sink("start", {"uid": uid, "time": 1.0, **start})
     sink("descriptor", {
         "uid": f"{uid}-d", "run_start": uid, "time": 1.0, "name": "primary",
@@ -130,7 +136,7 @@ def test_kinds_of_files(tree, server):
     assert read(made).content == FRAMES.tobytes()
     assert read(publish(sink, "tiff", tree / "assets/f.h5", "image/tiff")).status_code == 415
     assert read(publish(sink, "http", None, uri="http://there/f.h5")).status_code == 415
-    assert read(publish(sink, "gone", tree / "assets/gone.h5")).status_code == 404
+    assert read(publish(sink, "gone", tree / "assets/late.h5")).status_code == 503
 
 
 def test_a_single_user_reads_everything(tree):

@@ -87,7 +87,13 @@ class FileRoots:
 
 @dataclass(frozen=True, slots=True)
 class DetectorView:
-    """Rows in files; which segment of which file, in their order."""
+    """Rows in files; which segment of which file, in their order.
+
+    Attributes
+    ----------
+    growing : bool
+        Whether a file that is not there may come yet.
+    """
 
     data_key: str
     segments: tuple[tuple[Document, int, int], ...]
@@ -96,6 +102,7 @@ class DetectorView:
     rows_per_chunk: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
+    growing: bool = False
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop - 1`.
@@ -105,7 +112,8 @@ class DetectorView:
         FramesMissingError
             If they are announced and not in the file yet.
         HTTPException
-            403 if the file lies outside the roots, 404 if it cannot be opened, 415 if it
+            403 if the file lies outside the roots, 404 if it cannot be opened, or is not
+            there and will not come, 415 if it
             is of a kind that is not read or does not hold what the descriptor says.
         """
         parts = []
@@ -135,7 +143,7 @@ class DetectorView:
                 rows = reader(there, start, stop - start, bound)
             return rows.reshape((stop - start, *self.shape)).astype(self.dtype, copy=False)
         except FramesMissingError:
-            if path.exists():
+            if self.growing or path.exists():
                 raise
             raise HTTPException(404, f"{path} is not there (any more)") from None
         except OutsideError as outside:

@@ -68,4 +68,5 @@ class ExternalColumn:
             self.rows_per_chunk,
             self.dtype,
             self.shape,
+            growing=True,
         )
