@@ -15,7 +15,6 @@ import anyio.to_thread
 import numpy as np
 from fastapi import HTTPException
 from tiled.adapters.core import Adapter
-from tiled.adapters.mapping import MapAdapter
 from tiled.ndslice import NDBlock, NDSlice
 from tiled.server.core import NoEntry
 from tiled.structures.array import ArrayStructure, BuiltinDtype
@@ -27,6 +26,7 @@ from p06bs.model.mapped import Mapped
 from p06bs.model.maps import Grid, Map
 from p06bs.model.statistics import Statistics
 from p06bs.server.tree.arrays import EVERYTHING, Touch
+from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.live import Unwatched
 
 
@@ -149,7 +149,7 @@ class MapNode(Unwatched, Adapter[ArrayStructure]):
         return self.read(slice)
 
 
-class MapsNode(Unwatched, MapAdapter):
+class MapsNode(Unwatched, DistinctMap):
     """Serve the maps of a run.
 
     Its methods with ``async`` are those that Tiled prefers where a node has them.

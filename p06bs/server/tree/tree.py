@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from fastapi import HTTPException
-from tiled.adapters.mapping import MapAdapter, iter_child_metadata
+from tiled.adapters.mapping import iter_child_metadata
 from tiled.queries import Like, QueryValueError
 from tiled.structures.core import Spec
 from tiled.utils import OneShotCachedMap
@@ -24,13 +24,14 @@ from p06bs.server.sink.sink import RunView, Sink
 from p06bs.server.sink.stream import TABLE, StreamView
 from p06bs.server.tree.arrays import DEFAULT_SHARES, ColumnAdapter, Touch
 from p06bs.server.tree.cursor import Child
+from p06bs.server.tree.distinct import DistinctMap, value_at
 from p06bs.server.tree.live import Live, Watched, numbered
 from p06bs.server.tree.table import TableAdapter
 from p06bs.server.tree.written import folder_in
 from p06bs.server.tree.written_nodes import WrittenContainer, adapter_of, create_top
 
 
-class StreamAdapter(Watched, MapAdapter):
+class StreamAdapter(Watched, DistinctMap):
     """Serve a stream; columns that are listed in the table are reached by name, too."""
 
     def __init__(self, *args: Any, columns: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
@@ -46,7 +47,7 @@ class StreamAdapter(Watched, MapAdapter):
         return {key: Child(number) for number, key in enumerate(self._mapping, 1)}
 
 
-class RunAdapter(Watched, MapAdapter):
+class RunAdapter(Watched, DistinctMap):
     """Serve a run: its streams, and what else is made of them.
 
     Attributes
@@ -78,7 +79,7 @@ class RunAdapter(Watched, MapAdapter):
         return found
 
 
-class RunsAdapter(Watched, MapAdapter):
+class RunsAdapter(Watched, DistinctMap):
     """Serve the runs of the sink, in the order of their start times.
 
     Attributes
@@ -339,9 +340,7 @@ def _fits_table(name: str, column: View) -> bool:
 
 def _rank(metadata: Mapping[str, Any], key: str) -> tuple[int, float, str]:
     """Order numbers before text before what is neither or not there."""
-    value: Any = metadata
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
+    value = value_at(metadata, key)
     if isinstance(value, int | float):
         return 0, value, ""
     return (1, 0.0, value) if isinstance(value, str) else (2, 0.0, "")

@@ -7,7 +7,6 @@ from typing import Any
 from uuid import uuid4
 
 from starlette.exceptions import HTTPException
-from tiled.adapters.mapping import MapAdapter
 from tiled.structures.array import ArrayStructure
 from tiled.structures.core import Spec, StructureFamily
 from tiled.structures.table import TableStructure
@@ -16,6 +15,7 @@ from tiled.utils import OneShotCachedMap
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.cursor import Child
+from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.written import Container, Node, Tree, checked_key
 from p06bs.server.tree.written_adapters import Writable, WrittenArray, WrittenTable, in_thread
 from p06bs.server.tree.written_data import ArrayNode, TableNode
@@ -23,7 +23,7 @@ from p06bs.server.tree.written_data import ArrayNode, TableNode
 CREATE = ("array", "table", "container")
 
 
-class WrittenContainer(Writable, MapAdapter):
+class WrittenContainer(Writable, DistinctMap):
     """A written container."""
 
     context = SimpleNamespace(key_maker=lambda: str(uuid4()))

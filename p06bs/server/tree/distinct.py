@@ -1,0 +1,62 @@
+"""The distinct values that metadata have below a node, whatever they are.
+
+Tiled 0.2.20 counts values by their hash, and fails where one has none: metadata have
+mappings and lists, too.
+"""
+
+import json
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any
+
+from tiled.adapters.mapping import MapAdapter
+
+
+class DistinctMap(MapAdapter):
+    """Tiled's adapter of a mapping, for children with any metadata."""
+
+    def get_distinct(
+        self,
+        metadata: Iterable[str] | None,
+        structure_families: bool,
+        specs: bool,
+        counts: bool,
+    ) -> dict[str, Any]:
+        """Return the values that the children's metadata have at each key, and how often.
+
+        Mappings and lists are the same where their JSON is, in any order of the keys.
+        """
+        found: dict[str, Any] = super().get_distinct((), structure_families, specs, counts)
+        keys = list(metadata or ())
+        if keys:
+            documents = [child.metadata() for _, child in self.items()]
+            found["metadata"] = {
+                key: _distinct([value_at(one, key) for one in documents], counts) for key in keys
+            }
+        return found
+
+
+def value_at(metadata: Mapping[str, Any], key: str) -> Any:
+    """Return what is at a key like ``start.sample.name``, None where nothing is."""
+    value: Any = metadata
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
+
+
+def _distinct(values: Iterable[Any], counts: bool) -> list[dict[str, Any]]:
+    found: dict[Hashable, dict[str, Any]] = {}
+    for value in values:
+        if value is not None:
+            one = found.setdefault(_identity(value), {"value": value, "count": 0})
+            one["count"] += 1
+    return list(found.values()) if counts else [{"value": one["value"]} for one in found.values()]
+
+
+def _identity(value: Any) -> Hashable:
+    """Return what is equal where values are: themselves, or their JSON."""
+    try:
+        hash(value)
+    except TypeError:
+        return "JSON", json.dumps(value, sort_keys=True, default=repr)
+    plain: Hashable = value
+    return plain
