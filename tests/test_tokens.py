@@ -58,14 +58,14 @@ def bearer(secret):
 
 
 def test_a_token_is_made_shown_once_listed_used_and_revoked(toml, tmp_path):
-    made = p06bs("create", "--config", toml, "--user", "alice", "--note", "my notebook")
+    made = p06bs("create", "--config", toml, "--user", "nobody", "--note", "my notebook")
     assert (made.returncode, re.fullmatch("[0-9a-f]{72}\n", made.stdout) is not None) == (0, True)
     secret = made.stdout.strip()
     assert "shown only now" in made.stderr
     assert secret not in made.stderr
     (listed,) = json.loads(p06bs("list", "--config", toml, "--json").stdout)
     assert listed["first_eight"] == secret[:8]
-    assert (listed["owner"], listed["kind"], listed["note"]) == ("alice", "user", "my notebook")
+    assert (listed["owner"], listed["kind"], listed["note"]) == ("nobody", "user", "my notebook")
     assert listed["last_used"] is None
     life = datetime.fromisoformat(listed["expires"]) - datetime.fromisoformat(listed["created"])
     assert timedelta(days=89) < life < timedelta(days=91)
@@ -83,7 +83,7 @@ def test_a_token_is_made_shown_once_listed_used_and_revoked(toml, tmp_path):
         (used,) = json.loads(p06bs("list", "--config", toml, "--json").stdout)
         assert used["last_used"] is not None
         gone = p06bs("revoke", secret[:8], "--config", toml)
-        assert (gone.returncode, gone.stdout) == (0, f"revoked {secret[:8]} of user alice\n")
+        assert (gone.returncode, gone.stdout) == (0, f"revoked {secret[:8]} of user nobody\n")
         answer = httpx.get(f"{url}/api/v1/metadata/live/run1", headers=bearer(secret))
         assert answer.status_code == 401
         assert "secretsample" not in answer.text
@@ -92,7 +92,7 @@ def test_a_token_is_made_shown_once_listed_used_and_revoked(toml, tmp_path):
 def test_services_have_scopes_by_purpose_and_users_do_not_write(toml, tmp_path):
     scopes = {}
     for name, words in {
-        "alice": ("--user", "alice"),
+        "alice": ("--user", "nobody"),
         "lavue": ("--service", "lavue"),
         "probe": ("--service", "prometheus", "--for", "metrics", "--expires", "never"),
         "maps": ("--service", "maps", "--for", "writing"),
@@ -126,17 +126,18 @@ def test_services_have_scopes_by_purpose_and_users_do_not_write(toml, tmp_path):
 
 
 WRONG = [
-    (["create", "--user", "alice", "--for", "writing"], "only services write"),
-    (["create", "--user", "alice", "--scopes", "register"], "cannot have the scope 'register'"),
+    (["create", "--user", "nobody", "--for", "writing"], "only services write"),
+    (["create", "--user", "nobody", "--scopes", "register"], "cannot have the scope 'register'"),
     (["create", "--service", "x", "--scopes", "inherit"], "cannot have the scope 'inherit'"),
     (["create"], "--user NAME or --service NAME"),
     (["create", "--user", "a", "--service", "b"], "one owner"),
     (["create", "--user", "root"], "'root' is no name of a system user"),
+    (["create", "--user", "nosuchuser"], "this system has no user 'nosuchuser'"),
     (["create", "--user", "a/../b"], "no name of a system user"),
-    (["create", "--user", "alice", "--expires", "2020-01-01"], "not in the future"),
-    (["create", "--user", "alice", "--expires", "soon"], "write 30d, 12h"),
-    (["create", "--user", "alice", "--for", "fun"], "reading, subscribing, writing, metrics"),
-    (["create", "--user", "alice", "--note", "n" * 300], "255 are the limit"),
+    (["create", "--user", "nobody", "--expires", "2020-01-01"], "not in the future"),
+    (["create", "--user", "nobody", "--expires", "soon"], "write 30d, 12h"),
+    (["create", "--user", "nobody", "--for", "fun"], "reading, subscribing, writing, metrics"),
+    (["create", "--user", "nobody", "--note", "n" * 300], "255 are the limit"),
     (["revoke"], "first eight characters"),
     (["revoke", "12345678"], "no token begins with 12345678"),
     (["revoke", "1234"], "first 8 characters"),

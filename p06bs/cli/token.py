@@ -68,11 +68,17 @@ def create(
     as_json: AsJson = False,
 ) -> None:
     """Make a token and print it, once: it is kept nowhere."""
+    from p06bs.server.access.users import system_user
     from p06bs.server.login.tokens import parse_expiry
 
     owner = _owner(user, service)
     if owner is None:
         raise UsageError("say whose token with --user NAME or --service NAME")
+    if owner.kind == "user" and system_user(owner.name) is None:
+        raise UsageError(
+            f"this system has no user {owner.name!r} (see: getent passwd {owner.name}): "
+            "for what is no person use --service"
+        )
     wanted = _scopes(owner, purpose, scopes)
     until = parse_expiry(expires, datetime.now(UTC))
     secret, token = _tokens(config).create(owner, wanted, until, note)
