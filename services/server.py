@@ -35,7 +35,13 @@ from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
 from p06bs.server.login import principals
-from p06bs.server.login.authentication import Door, providers_of, several_users, single_user
+from p06bs.server.login.authentication import (
+    PAM_LIBRARY,
+    Door,
+    providers_of,
+    several_users,
+    single_user,
+)
 from p06bs.server.login.private import make_secret
 from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.allocation import return_freed_memory
@@ -82,6 +88,11 @@ def run(
         laptop = file is None and api_key_file is None
         serve(bus, section, *(_key() if laptop else ("", str(section.api_key_file))))
     except (config.ConfigurationError, principals.DatabaseError, ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if error.name != PAM_LIBRARY:
+            raise
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
 

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +24,7 @@ from p06bs.config.server import Authentication, Oidc, Pam
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import LOGINS_AT_ONCE, several_users
 from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.services import server
 from tests.doors import Gated, serving
 from tests.identity_provider import AUDIENCE, identity_provider
 
@@ -163,6 +165,31 @@ def test_admins_make_and_revoke_tokens_of_others(account, tmp_path):
         http.headers["Authorization"] = f"Apikey {mine}"
         assert http.get("/api/v1/auth/principal").status_code == 401
         assert http.post(path, json=asked).status_code == 401
+
+
+def test_a_server_without_pamela_says_what_to_install(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "p06.toml"
+    path.write_text(f"""
+[bus]
+log = "{tmp_path}/log"
+[server]
+port = 0
+[server.authentication]
+database = "sqlite:///{tmp_path}/t.db"
+secret_key_file = "{tmp_path}/secret-key"
+[server.authentication.pam]
+[server.access]
+roots = ["{tmp_path}"]
+""")
+    monkeypatch.setitem(sys.modules, "pamela", None)  # as if it were not installed
+    words = ["p06bs", str(path)]
+    monkeypatch.setattr(sys, "argv", words)
+    with pytest.raises(SystemExit) as ended:
+        server.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip().splitlines()
+    assert [line for line in said if "pip install" in line] == said[-1:]
+    assert "Traceback" not in "".join(said)
 
 
 def test_pam_does_not_hold_up_others():

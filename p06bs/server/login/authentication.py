@@ -40,6 +40,9 @@ LOGINS_AT_ONCE = 4
 
 PROVIDER_SECONDS = 10.0
 
+PAM_LIBRARY = "pamela"
+"""Not installed with the server: only some log in by PAM."""
+
 SIGNATURES = frozenset(
     f"{kind}{bits}" for kind in ("RS", "PS", "ES") for bits in (256, 384, 512)
 ) | {"EdDSA"}
@@ -142,7 +145,7 @@ class SystemPam(InternalAuthenticator):
             import pamela
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                'password login by PAM needs pamela: pip install "p06bs[pam]"', name="pamela"
+                'password login by PAM needs pamela: pip install "p06bs[pam]"', name=PAM_LIBRARY
             ) from error
         self._pamela = pamela
         self._service = config.service
