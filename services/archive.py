@@ -16,13 +16,12 @@ import typer
 
 from p06bs import config
 from p06bs.config.server import Archive, Server
-from p06bs.server.archive.catalog import Database, initialize
+from p06bs.server.archive.catalog import Database, UnavailableError, initialize
 from p06bs.server.archive.ingest import (
     ArchiveLockedError,
     Ingestion,
     StoppedError,
     StorageLock,
-    UnavailableError,
     catch_up,
 )
 from p06bs.server.archive.intake import PATIENCE
@@ -78,7 +77,7 @@ def run(
                 )
                 print(f"archive ready: ingesting {configuration.bus.log}", flush=True)
                 ingest(ingestion, stop, once)
-        except (SchemaError, OSError) as error:
+        except (SchemaError, UnavailableError, OSError) as error:
             print(error, file=sys.stderr)
             raise typer.Exit(1) from None
 

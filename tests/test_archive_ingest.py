@@ -18,8 +18,8 @@ from tiled.catalog import orm
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import read_log
 from p06bs.cli import main
-from p06bs.server.archive.catalog import Database, Log, logs
-from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock, UnavailableError
+from p06bs.server.archive.catalog import Database, Log, UnavailableError, logs
+from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock
 from p06bs.server.archive.intake import Intake, LogFile
 from p06bs.server.archive.schema import RUNS
 from tests.archives import DATABASES, place, running_postgres  # noqa: F401

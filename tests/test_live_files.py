@@ -128,9 +128,8 @@ def test_assets_and_a_runs_own_beamtime_folder_are_read(tree, server):
 
 def test_kinds_of_files(tree, server):
     sink, read = server
-    array = zarr.create_array(
-        tree / "assets/z.zarr", shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5)
-    )
+    where = tree / "assets/z.zarr"
+    array = zarr.create_array(where, shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5))
     array[:] = FRAMES
     made = publish(sink, "zarr", where, "application/x-zarr")
     assert read(made).content == FRAMES.tobytes()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tiled.alembic_utils import UninitializedDatabase, check_database
 from tiled.alembic_utils import upgrade as upgrade_tiled
@@ -89,6 +89,10 @@ class RunRecord:
     assets: Sequence[tuple[str, bool]] = ()
 
 
+class UnavailableError(RuntimeError):
+    """Database or storage cannot be used now; it says why. What failed is tried again later."""
+
+
 class Database(Closing):
     """Transactions on the offline DB for a process without an event loop.
 
@@ -106,13 +110,28 @@ class Database(Closing):
     def __call__(
         self, work: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Return ``work(connection, ...)``, which is one transaction."""
+        """Return ``work(connection, ...)``, which is one transaction.
+
+        Raises
+        ------
+        UnavailableError
+            If the database fails or does not answer, whatever the work.
+        sqlalchemy.exc.DataError
+            If it does not take the values.
+        """
 
         async def transaction() -> T:
             async with self._engine.begin() as connection:
                 return await connection.run_sync(lambda c: work(c, *args, **kwargs))
 
-        return self._runner.run(transaction())
+        try:
+            return self._runner.run(transaction())
+        except DataError:
+            raise
+        except DBAPIError as error:
+            raise UnavailableError(f"the database fails: {error.orig}") from error
+        except (ConnectionError, TimeoutError) as error:  # asyncpg's, before there is a connection
+            raise UnavailableError(f"the database does not answer: {error}") from error
 
     def run(self, work: Callable[[AsyncEngine], Coroutine[Any, Any, T]]) -> T:
         """Return what asynchronous work on the engine returns."""
@@ -148,7 +167,10 @@ def initialize(uri: str) -> None:
                 database.run(_initialize_tiled)
                 database(schema.create)
                 return
-            except DBAPIError:  # another process is at it, or the database is not there
+            except (
+                DBAPIError,
+                UnavailableError,
+            ):  # another process is at it, or the database is not there
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy.exc import DataError
 
 from p06bs.bus.closing import Closing
 from p06bs.bus.envelope import is_run_uid
@@ -25,6 +25,7 @@ from p06bs.server.archive.catalog import (
     Database,
     Log,
     RunRecord,
+    UnavailableError,
     analyze,
     logs,
     put_log,
@@ -59,10 +60,6 @@ STORAGE_FAILS = {
 
 class StoppedError(Exception):
     """Somebody wanted the ingestion to end."""
-
-
-class UnavailableError(RuntimeError):
-    """Database or storage cannot be used now; it says why. The run is tried again later."""
 
 
 class ArchiveLockedError(RuntimeError):
@@ -169,8 +166,6 @@ class Ingestion:
             raise
         except (LogError, RunError, DataError) as error:
             log = self._quarantine(file, generation, str(error))
-        except DBAPIError as error:
-            raise UnavailableError(f"the database fails: {error.orig}") from error
         except OSError as error:
             if error.errno in STORAGE_FAILS:
                 raise UnavailableError(f"the storage fails: {error}") from error
@@ -220,17 +215,19 @@ class Ingestion:
     def _quarantine(self, file: LogFile, generation: int, reason: str) -> Log:
         logger.warning("run %s is left out: %s", file.run, reason)
         log = Log(file.run, "quarantined", file.nbytes, file.changed, generation, reason)
-        try:
-            self._database(put_log, log)
-        except DBAPIError as error:
-            raise UnavailableError(f"the database fails: {error.orig}") from error
+        self._database(put_log, log)
         return log
 
     def _read(self, path: Path) -> Iterator[Entry]:
-        for entry in read_log(path):
-            if self._stopping():
-                raise StoppedError
-            yield entry
+        try:
+            for entry in read_log(path):
+                if self._stopping():
+                    raise StoppedError
+                yield entry
+        except FileNotFoundError:
+            raise
+        except OSError as error:  # the log's fault, and not the storage's: others go on
+            raise LogError(f"the log cannot be read: {error}") from error
 
     def _remove_others(self, run: str, generation: int) -> None:
         for other in self._location.run(run).iterdir():

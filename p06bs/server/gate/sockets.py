@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from typing import Protocol
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -87,6 +87,11 @@ class SocketGate:
                 raise RefusedError(403, "Web pages of this origin may not connect.")
 
 
+def _has_session(scope: Scope) -> bool:
+    query = parse_qsl(scope["query_string"].decode("latin-1"))  # leaves empty ones out
+    return any(name == "access_token" for name, _ in query)
+
+
 class _Socket:
     """One WebSocket between client and application."""
 
@@ -97,7 +102,7 @@ class _Socket:
         self._send = send
         self._key = header_key(scope)
         # A session's token comes in the URL; the application verifies its signature.
-        self._authenticated = bool(self._key) or b"access_token=" in scope["query_string"]
+        self._authenticated = bool(self._key) or _has_session(scope)
         self._opened = False
         self._closed = False
         self._taken: list[tuple[str, str]] = []
