@@ -1,6 +1,7 @@
 """The ingestion as a process: killed, restarted, with bad and unfinished runs, after an outage."""
 
 import contextlib
+import errno
 import json
 import random
 import signal
@@ -18,6 +19,7 @@ from tiled.catalog import orm
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import read_log
 from p06bs.cli import main
+from p06bs.server.archive import ingest
 from p06bs.server.archive.catalog import Database, Log, UnavailableError, logs
 from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock
 from p06bs.server.archive.intake import Intake, LogFile
@@ -203,6 +205,31 @@ def test_a_database_that_fails_is_no_bad_run(here):
         here.ingest()
     assert set(state(here)) == {uid}
     assert not (here.storage / other[:2] / other / "2").exists()
+
+
+def test_a_database_that_is_not_there_is_said_to_be():
+    with (
+        Database("postgresql://nobody@127.0.0.1:9/none") as database,
+        pytest.raises(UnavailableError, match="does not answer"),
+    ):
+        database(lambda c: c.exec_driver_sql("SELECT 1"))
+
+
+def test_a_log_that_may_not_be_read_costs_no_other_run(here, monkeypatch):
+    bad, good = here.write(raw_run({"x": [1]})), here.write(raw_run({"x": [2]}))
+    read = ingest.read_log
+
+    def refuse(path):  # root may read everything
+        if path.stem == bad:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return read(path)
+
+    monkeypatch.setattr(ingest, "read_log", refuse)
+    here.ingest()
+    states = state(here)
+    assert states[good].state == "complete"
+    assert states[bad].state == "quarantined"
+    assert "cannot be read" in states[bad].reason
 
 
 # Tiled's alembic.ini is older than alembic.

@@ -349,9 +349,9 @@ def refused(url, status, path=ECHO, headers=HEADERS, **more):
     assert b"detail" in why.value.response.body
 
 
-def first_message(url, message):
+def first_message(url, message, path=ECHO):
     """Send this and return the first answer, or the close code."""
-    with opened(url, headers={}) as one:
+    with opened(url, path, headers={}) as one:
         one.send(message)
         try:
             return one.recv()
@@ -376,6 +376,14 @@ def test_sockets_are_few_for_each_address():
             assert time.monotonic() < until
         with opened(url) as third:
             assert third.recv() == "hello"
+
+
+@pytest.mark.parametrize("query", ["access_token=", "xaccess_token=1", "x=access_token="])
+def test_what_looks_like_a_sessions_token_is_none(query):
+    gate = Gate(echoing().app, Guard(failed_logins=2), clock=lambda: 0.0)
+    with serving(gate) as url:
+        codes = [first_message(url, auth(f"no{i}"), f"{ECHO}?{query}") for i in range(4)]
+    assert codes == [4003, 4003, 1013, 1013]
 
 
 def test_sockets_are_authenticated_by_header_or_first_message():
