@@ -145,3 +145,36 @@ def test_a_single_user_reads_everything(tree):
         key = {"Authorization": f"Apikey {KEY}"}
         answer = httpx.get(f"{url}/api/v1/array/full/live/any/primary/img", headers=key)
         assert answer.content == FRAMES.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["|O", "nonsense", "<U8"])
+def test_a_type_that_no_file_has_costs_its_column_only(dtype):
+    sink = Sink(50_000_000)
+    keys = {
+        "odd": {"source": "d", "dtype": "array", "shape": [4], "dtype_numpy": dtype,
+                "external": "STREAM:"},
+        "x": {"source": "d", "dtype": "number", "shape": []},
+    }  # fmt: skip
+    sink("start", {"uid": "r", "time": 1.0})
+    sink("descriptor", {
+        "uid": "d", "run_start": "r", "time": 1.0, "name": "primary", "data_keys": keys,
+        "configuration": {}, "hints": {}, "object_keys": {},
+    })  # fmt: skip
+    sink("event", {
+        "descriptor": "d", "uid": "e", "seq_num": 1, "time": 1.0, "data": {"x": 2.0},
+        "timestamps": {"x": 1.0}, "filled": {},
+    })  # fmt: skip
+    with serving(build_app(sink, KEY)) as url:
+        key = {"Authorization": f"Apikey {KEY}"}
+        answer = httpx.get(f"{url}/api/v1/search/live/r/primary", headers=key)
+        assert answer.status_code == 200
+        assert (
+            httpx.get(f"{url}/api/v1/array/full/live/r/primary/x", headers=key).status_code == 200
+        )
+
+
+def test_links_that_lead_to_themselves_are_outside(tree, server):
+    sink, read = server
+    loop = tree / "assets/loop.h5"
+    loop.symlink_to(loop)
+    assert read(publish(sink, "loop", loop)).status_code == 403

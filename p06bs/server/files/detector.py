@@ -77,7 +77,10 @@ class FileRoots:
         OutsideError
             If it does not lie under a root.
         """
-        real = path.resolve()
+        try:
+            real = path.resolve()
+        except RuntimeError as error:  # symbolic links that lead to themselves
+            raise OutsideError(f"{path} leads nowhere: {error}") from None
         if self.paths is not None and not any(
             real.is_relative_to(root.resolve()) for root in self.paths
         ):
@@ -221,17 +224,26 @@ def detector_view(
         Stream resource, first and last + 1 index.
     """
     rows = sum(stop - start for _, start, stop in segments)
+    found = rows_described(description)
+    if found is None:
+        return UnreadableView(
+            rows, f"{data_key} cannot be read: its descriptor gives no usable shape and dtype_numpy"
+        )
+    shape, dtype = found
+    per_chunk = max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
+    return DetectorView(data_key, tuple(segments), roots, rows, per_chunk, dtype, shape)
+
+
+def rows_described(
+    description: Mapping[str, Any],
+) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
+    """Return shape and type of a row of a data key; None where none usable is described."""
     try:
         shape = tuple(int(n) for n in description["shape"])
         dtype = np.dtype(description.get("dtype_numpy") or "<f8")
     except (KeyError, TypeError, ValueError):
-        shape, dtype = (-1,), np.dtype(object)
-    if min(shape, default=0) < 0 or dtype.kind not in "biufc":
-        return UnreadableView(
-            rows, f"{data_key} cannot be read: its descriptor gives no usable shape and dtype_numpy"
-        )
-    per_chunk = max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
-    return DetectorView(data_key, tuple(segments), roots, rows, per_chunk, dtype, shape)
+        return None
+    return (shape, dtype) if min(shape, default=0) >= 0 and dtype.kind in "biufc" else None
 
 
 def path_of(resource: Document) -> Path:

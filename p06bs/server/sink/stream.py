@@ -15,7 +15,7 @@ import numpy as np
 
 from p06bs.bus.framing import LogError
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.detector import FileRoots, rows_described
 from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
 from p06bs.server.sink.described import RESERVED, TABLE, Described
 from p06bs.server.sink.external import ExternalColumn
@@ -172,7 +172,7 @@ class Stream:
         self.external = {
             column: ExternalColumn(key, self.metadata["data_keys"][key], roots, shares.chunk)
             for key, column in self.described.external.items()
-            if "shape" in self.metadata["data_keys"][key]
+            if rows_described(self.metadata["data_keys"][key]) is not None
         }
         self.rows = 0
         self.data_bytes = 0
