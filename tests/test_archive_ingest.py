@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from datetime import datetime
 
 import numpy as np
 import pytest
@@ -76,14 +77,15 @@ def check_whole(here, uids):
         assert [(e.name, str(e.document)) for e in read_log(directory / f"{uid}.doclog")] == want
 
 
-def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(here):
+@pytest.mark.parametrize("times", [3, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_nothing_is_lost_and_nothing_twice(here, times):
     rng = random.Random(7)
     uids = [
         here.write(raw_run({"x": np.arange(n), "a": rng.random() * np.ones((n, 3, 3))}, page=50))
         for n in rng.choices(range(50, 3000), k=40)
     ]
     kills = 0
-    for _ in range(12):
+    for _ in range(times):
         with service(here) as process:
             time.sleep(rng.random() * 0.7)  # the moment is what is tried
             kills += process.poll() is None
@@ -258,7 +260,12 @@ def test_command_line(here, capsys, monkeypatch):
     assert "bad" in run("archive", "status", *config)[1]
     (row,) = json.loads(run("archive", "ls", *config, "--json")[1])
     assert (row["uid"], row["scan_id"], row["plan_name"]) == (good, 3, "scan")
-    assert good in run("archive", "ls", *config)[1]
+    listed = run("archive", "ls", *config)[1]
+    began = datetime.fromtimestamp(row["time"]).strftime("%Y-%m-%d %H:%M")
+    assert "…" not in listed
+    assert all(len(line) <= 80 for line in listed.splitlines())
+    assert f"{good[:8]} " in listed
+    assert began in listed
     here.write([("start", {"uid": "fresh", "time": 1.0})])
     (here.logs / "bad.doclog").unlink()
     assert run("archive", "retry", "bad", *config)[0] == 0

@@ -89,6 +89,9 @@ def test_command_line_shows_and_pins(served, tmp_path):
     assert shown.exit_code == 0, shown.output
     assert "raw-1" in shown.output
     assert "budget 3 MB" in shown.output
+    narrow = runner.invoke(cli, common, env={"COLUMNS": "80"}).output
+    assert "…" not in narrow
+    assert {"run", "scan", "plan", "state", "rows", "memory", "idle"} <= set(narrow.split())
     found = json.loads(runner.invoke(cli, [*common, "--json"]).output)
     assert [run["uid"] for run in found["runs"]][:2] == ["raw-1", "derived-1"]
     assert "pinned derived-1" in runner.invoke(cli, [*common, "pin", "deri"]).output

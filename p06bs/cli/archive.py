@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
-from p06bs.cli.terminal import AsJson, console, progress_bar, remark, stoppable
+from p06bs.cli.terminal import SHOWN, AsJson, console, progress_bar, remark, stoppable
 
 if TYPE_CHECKING:
     from p06bs.config.server import Archive
@@ -65,11 +66,9 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> No
     console.print(f"ingestion: {'runs' if running else 'does not run'}")
     for state, number in sorted(numbers.items()):
         console.print(f"{state:>12}: {number}")
-    if left_out:
-        table = Table(Column("run", no_wrap=True), "state", "reason")
-        for log in left_out:
-            table.add_row(log.run, log.state, escape(log.reason))
-        console.print(table)
+    for log in left_out:  # by their whole uid, which `retry` takes
+        console.print(f"\n{escape(log.run)}  {log.state}")
+        console.print(Padding(escape(log.reason), (0, 0, 0, 2)))
 
 
 def ls(
@@ -85,17 +84,20 @@ def ls(
     if as_json:
         print(json.dumps(rows))
         return
-    table = Table(
-        Column("run", no_wrap=True), "began", "scan", "plan or process", "of run", "status"
-    )
+    heads = [
+        *(Column(name, no_wrap=True) for name in ("run", "began", "scan")),
+        Column("plan or process", overflow="fold"),
+        *(Column(name, no_wrap=True) for name in ("of run", "status")),
+    ]
+    table = Table(*heads, box=None)
     for row in rows:
         began = datetime.fromtimestamp(row["time"], UTC).astimezone()
         table.add_row(
-            row["uid"],
-            f"{began:%Y-%m-%d %H:%M:%S}",
+            row["uid"][:SHOWN],
+            f"{began:%Y-%m-%d %H:%M}",
             str(row["scan_id"] or ""),
             escape(row["process_name"] or row["plan_name"] or ""),
-            (row["original_run_uid"] or "")[:8],
+            (row["original_run_uid"] or "")[:SHOWN],
             row["exit_status"] or "incomplete",
         )
     console.print(table)

@@ -16,7 +16,7 @@ from p06bs.cli.server import (
     ServerOption,
     api_key,
 )
-from p06bs.cli.terminal import AsJson, console
+from p06bs.cli.terminal import SHOWN, AsJson, console
 
 if TYPE_CHECKING:
     import httpx
@@ -43,24 +43,24 @@ def show(
     if as_json:
         print(json.dumps(held, indent=2))
         return
-    table = Table(
+    heads = [
         Column("run", no_wrap=True),
-        "scan",
-        "plan",
-        "state",
-        *(Column(name, justify="right") for name in ("rows", "in log", "in files", "memory")),
-        Column("last touch", justify="right"),
-        "pinned",
-    )
+        Column("scan", no_wrap=True),
+        Column("plan", overflow="fold"),
+        Column("state", no_wrap=True),
+        *(Column(name, justify="right", no_wrap=True) for name in ("rows", "memory", "idle")),
+        Column("", no_wrap=True),
+    ]
+    table = Table(*heads, box=None)
     for run in held["runs"]:
         table.add_row(
-            escape(run["uid"]),
+            escape(run["uid"][:SHOWN]),
             escape(str(run["scan_id"] or "")),
             escape(run["plan"] or ""),
             run["state"],
-            *(f"{run[key]:,}" for key in ("rows", "rows_in_log", "rows_in_files")),
+            f"{run['rows']:,}",
             _bytes(run["bytes"]),
-            f"{_age(run['idle'])} ago",
+            _age(run["idle"]),
             "pinned" if run["pinned"] else "",
         )
     console.print(table)

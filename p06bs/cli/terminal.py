@@ -14,6 +14,9 @@ from rich.table import Table
 console = Console()
 remarks = Console(stderr=True)
 
+SHOWN = 8
+"""Characters of a uid in a table; --json has all."""
+
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
