@@ -364,6 +364,7 @@ def test_every_listing_has_what_the_kernel_shows(beamline, kernel, tree):
 HIDDEN = {"owner", "group", "acl_user", "mask", "link_out", "missing", "none"}
 
 
+@pytest.mark.slow
 def test_stock_clients_find_what_the_kernel_shows(beamline, kernel, tree):
     for user in NAMES:
         client = from_uri(beamline.url, api_key=beamline.secrets[user])

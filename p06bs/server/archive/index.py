@@ -143,6 +143,8 @@ def among(folder: Any, ids: Sequence[int], dialect: str) -> Condition:
 
 def _on_field(query: Any, field: Indexed, place: Any, dialect: str) -> Condition | None:
     match query:
+        case Eq(value=None):
+            return false()  # an indexed field is text or a number
         case Eq() if _fits(field, query.value):
             return place == _value(field, query.value)
         case NotEq() if _fits(field, query.value):
