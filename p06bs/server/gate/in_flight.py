@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import re
-from urllib.parse import parse_qs
 
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 logger = logging.getLogger(__name__)
@@ -52,13 +52,15 @@ class InFlight:
                 logger.warning("a client did not take %s in %g s", scope["path"], self._seconds)
 
 
+def wants_octets(scope: Scope) -> bool:
+    """Return whether octets are what Tiled would answer a read of an array with."""
+    query = QueryParams(scope["query_string"])
+    if "format" in query:
+        return query["format"] == OCTETS
+    accept = Headers(scope=scope).get("accept", "*/*")
+    return accept.split(",", maxsplit=1)[0].strip() in (OCTETS, "*/*")
+
+
 def _costs_memory(scope: Scope) -> bool:
-    if WHOLE.fullmatch(scope["path"]):
-        return True
-    if not ARRAY.fullmatch(scope["path"]):
-        return False
-    formats = parse_qs(scope["query_string"].decode("latin-1")).get("format")
-    if formats:
-        return bool(formats[0] != OCTETS)
-    accept: str = dict(scope["headers"]).get(b"accept", b"*/*").decode("latin-1")
-    return accept.split(",", maxsplit=1)[0].strip() not in (OCTETS, "*/*")
+    path = scope["path"]
+    return bool(WHOLE.fullmatch(path)) or bool(ARRAY.fullmatch(path) and not wants_octets(scope))

@@ -13,7 +13,6 @@ import anyio.to_thread
 import numpy as np
 from fastapi import Depends, FastAPI, HTTPException, Request, Security
 from fastapi.routing import APIRoute
-from starlette.datastructures import Headers, QueryParams
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Match
 from starlette.types import Scope
@@ -25,18 +24,11 @@ from tiled.structures.core import StructureFamily
 from tiled.utils import ensure_awaitable
 
 from p06bs.server.callers import Caller, node_for
+from p06bs.server.gate.in_flight import OCTETS, wants_octets
 from p06bs.server.sink.columns import Array
 from p06bs.server.tree.arrays import RESPONSE_LIMIT, ColumnAdapter
 
 FULL_ARRAY = "/api/v1/array/full"
-OCTETS = "application/octet-stream"
-
-
-def wants_octets(query: QueryParams, headers: Headers) -> bool:
-    """Return whether octets are what Tiled would answer with."""
-    if "format" in query:
-        return query["format"] == OCTETS
-    return headers.get("accept", "*/*").split(",", maxsplit=1)[0].strip() in (OCTETS, "*/*")
 
 
 class _OctetRoute(APIRoute):
@@ -44,9 +36,7 @@ class _OctetRoute(APIRoute):
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
         match, child = super().matches(scope)
-        if match is not Match.NONE and not wants_octets(
-            QueryParams(scope["query_string"]), Headers(scope=scope)
-        ):
+        if match is not Match.NONE and not wants_octets(scope):
             return Match.NONE, {}
         return match, child
 
