@@ -18,7 +18,7 @@ from p06bs.server.archive.catalog import Database, Log, initialize, logs
 from p06bs.server.archive.ingest import Ingestion, StorageLock, catch_up
 from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import Sink
-from tests.doors import serving
+from tests.live_server import serving
 from tests.postgres import Cluster, binaries, cluster
 
 KEY = "k3y"

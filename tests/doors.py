@@ -1,7 +1,4 @@
-"""Servers to knock at: Tiled with our authentication behind our gate, on a real socket."""
-
-import contextlib
-import threading
+"""Servers to knock at: Tiled with our authentication behind our gate."""
 
 import numpy as np
 import pandas as pd
@@ -15,7 +12,6 @@ from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.gate.keys import Keys
 from p06bs.server.health import health_routes
 from p06bs.server.login.authentication import several_users, single_user
-from p06bs.server.loopback import LoopbackServer
 
 KEY = "k3y"
 
@@ -53,18 +49,3 @@ class Gated:
         errors.install(self.app)
         self.app.include_router(health_routes({"feed": lambda: True}, ready or {}))
         self.gate = Gate(self.app, guard, keys=Keys(self.app) if authentication else None)
-
-
-@contextlib.contextmanager
-def serving(app):
-    """Serve an application on a free port of the loopback interface; gives the URL."""
-    ready = threading.Event()
-    server = LoopbackServer(app, ready=lambda url: ready.set())
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield server.url
-    finally:
-        server.stop()
-        thread.join()

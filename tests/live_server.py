@@ -8,6 +8,7 @@ from p06bs.server.loopback import LoopbackServer
 
 @contextlib.contextmanager
 def serving(app):
+    """Serve an application on a free port of the loopback interface; gives the URL."""
     ready = threading.Event()
     server = LoopbackServer(app, ready=lambda url: ready.set())
     thread = threading.Thread(target=server.serve_forever)

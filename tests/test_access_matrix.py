@@ -34,8 +34,9 @@ from p06bs.server.login.principals import ROLES
 from p06bs.server.login.tokens import PURPOSES, Owner, Tokens
 from p06bs.server.sink.sink import Sink
 from tests.archives import Place
+from tests.live_server import serving
 from tests.system_users import NAMES, command, kernel_says, needs_root, open_directory, system_users
-from tests.test_server import add_page, begin, end, serving
+from tests.test_server import add_page, begin, end
 
 pytestmark = [
     needs_root,

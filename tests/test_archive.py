@@ -36,7 +36,7 @@ from p06bs.server.archive.schema import COLUMNS, ITEMS, RUNS
 from p06bs.server.archive.words import parse, to_fts5, to_tsquery
 from tests.archives import DATABASES, KEY, connected, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
-from tests.doors import serving
+from tests.live_server import serving
 
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 COUNT = 40

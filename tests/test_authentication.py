@@ -25,8 +25,9 @@ from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import LOGINS_AT_ONCE, several_users
 from p06bs.server.login.tokens import Owner, Tokens
 from p06bs.services import server
-from tests.doors import Gated, serving
+from tests.doors import Gated
 from tests.identity_provider import AUDIENCE, identity_provider
+from tests.live_server import serving
 
 PASSWORD = "correct horse"
 SERVICE = "p06bs-test"

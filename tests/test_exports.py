@@ -14,7 +14,8 @@ from tiled.media_type_registration import default_serialization_registry
 
 from p06bs.server.tree.documents import serialization_registry
 from p06bs.server.tree.exports import limit_exports, mend
-from tests.doors import KEY, Gated, serving
+from tests.doors import KEY, Gated
+from tests.live_server import serving
 
 
 class Unread(ArrayAdapter):

@@ -32,7 +32,8 @@ from p06bs.server.gate.routes import ROUTES, Routes
 from p06bs.server.gate.sockets import FIRST_MESSAGE_SECONDS
 from p06bs.server.login.authentication import single_user
 from p06bs.server.login.tokens import Owner, Tokens
-from tests.doors import KEY, Gated, serving
+from tests.doors import KEY, Gated
+from tests.live_server import serving
 
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 DATA = "/api/v1/array/full/live/run1/primary/Fe"

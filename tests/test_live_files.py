@@ -9,7 +9,8 @@ import zarr
 from p06bs.server.app import build_app
 from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink import Sink
-from tests.doors import KEY, serving
+from tests.doors import KEY
+from tests.live_server import serving
 
 FRAMES = np.arange(3 * 4 * 5, dtype="u1").reshape(3, 4, 5)
 SECRET = b"root:secret:/root" + bytes(43)

@@ -6,7 +6,8 @@ from tiled.client import from_uri
 from p06bs.server.app import build_app
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.sink import Sink
-from tests.test_server import KEY, begin, serving
+from tests.live_server import serving
+from tests.test_server import KEY, begin
 
 KEYS = ["a/b", "..", ".", "_x", "50%", "a?b#c", "μ m", "x y", "a=2Fb"]
 

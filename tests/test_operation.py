@@ -16,7 +16,8 @@ from p06bs.server.gate.gate import Gate
 from p06bs.server.gate.keys import Keys
 from p06bs.server.health import Measure, Metrics
 from p06bs.server.loopback import SHUTDOWN_SECONDS, LoopbackServer
-from tests.doors import KEY, Gated, serving
+from tests.doors import KEY, Gated
+from tests.live_server import serving
 from tests.test_hostile import Target
 
 

@@ -1,6 +1,5 @@
 """The server over real sockets: stock Tiled clients and plain HTTP, while a run goes on."""
 
-import contextlib
 import os
 import queue
 import re
@@ -31,6 +30,7 @@ from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.feed import Feed
 from p06bs.server.sink.sink import Sink
 from p06bs.services.server import run
+from tests.live_server import serving
 
 KEY = "k3y"
 PAGES = 200
@@ -84,20 +84,6 @@ def add_page(sink, uid, first, count=10, keys=KEYS):
 def end(sink, uid):
     stop = {"uid": f"{uid}-s", "run_start": uid, "time": 9.0, "exit_status": "success"}
     sink("stop", stop)
-
-
-@contextlib.contextmanager
-def serving(app):
-    ready = threading.Event()
-    server = LoopbackServer(app, ready=lambda url: ready.set())
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        assert ready.wait(30)
-        yield server.url
-    finally:
-        server.stop()
-        thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,6 @@ from tiled.server.app import build_app
 from p06bs.bus.log import DocumentLog
 from p06bs.model.maps import pixels
 from p06bs.server.gate.gate import Gate
-from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree import expected
@@ -29,6 +28,7 @@ from p06bs.server.tree.chains import Chain, Counted
 from p06bs.server.tree.maps import Maps
 from p06bs.server.tree.recent import Recent
 from p06bs.server.tree.tree import runs_adapter
+from tests import live_server
 
 KEY = "k3y"
 HEADERS = {"Authorization": f"Apikey {KEY}"}
@@ -117,16 +117,8 @@ def serving(sink, maps):
         authentication=Authentication(single_user_api_key=KEY),
     )
     expected.install(app)
-    ready = threading.Event()
-    server = LoopbackServer(Gate(app), ready=lambda url: ready.set())
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        assert ready.wait(60)
-        yield server.url
-    finally:
-        server.stop()
-        thread.join()
+    with live_server.serving(Gate(app)) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,8 @@ from p06bs.server.access.policy import Everybody, Visible
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.tree import runs_adapter
-from tests.test_server import HEADERS, KEY, add_page, begin, end, serving
+from tests.live_server import serving
+from tests.test_server import HEADERS, KEY, add_page, begin, end
 
 HELD = "/api/p06bs/v1/sink"
 

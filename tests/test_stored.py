@@ -14,7 +14,8 @@ from p06bs.remote import Server, ServerError, records
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from tests.documents import raw_run, rows_of, write
-from tests.doors import KEY, serving
+from tests.doors import KEY
+from tests.live_server import serving
 from tests.techniques import Scale
 from tests.test_cli import SCALE
 

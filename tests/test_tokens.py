@@ -21,7 +21,8 @@ from p06bs.cli import main
 from p06bs.config.server import Authentication
 from p06bs.server.login import principals
 from p06bs.server.login.tokens import Owner, TokenError, Tokens, parse_expiry
-from tests.doors import Gated, serving
+from tests.doors import Gated
+from tests.live_server import serving
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
 
