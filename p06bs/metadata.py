@@ -33,10 +33,16 @@ class Indexed:
 
     def of(self, metadata: Mapping[str, Any]) -> Any:
         """Return the field's value; None where there is none of its kind."""
-        value: Any = metadata
-        for part in self.key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
+        value = value_at(metadata, self.key)
         return value if _IS[self.kind](value) else None
+
+
+def value_at(metadata: Mapping[str, Any], key: str) -> Any:
+    """Return what is at a key like ``start.sample.name``, None where nothing is."""
+    value: Any = metadata
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value
 
 
 def _is_number(value: object) -> bool:

@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
+from p06bs.bus.closing import Closing
 from p06bs.model.documents import NamedDocument
 from p06bs.recorded import RunError
 
@@ -22,7 +22,7 @@ class ServerError(RunError):
     """The server is not there, has no such run, or refused; says what to do."""
 
 
-class Server:
+class Server(Closing):
     """A server's runs, seen through a token.
 
     Parameters
@@ -48,17 +48,6 @@ class Server:
             httpx.get(f"{self.url}/healthz").raise_for_status()
             self._root: Any = from_uri(url, api_key=api_key)
         self._trees: dict[str, str] = {}
-
-    def __enter__(self) -> "Server":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the connections."""

@@ -38,11 +38,12 @@ def runs_of(log: Path, run: str, *, raw_only: bool = True) -> tuple[Path, list[s
 
     Raises
     ------
-    UsageError
+    UsageError, RunError
         If there is none.
     """
     from p06bs.bus.log import DocumentLog
     from p06bs.bus.reader import SUFFIX
+    from p06bs.recorded import LogDirectory
 
     if log.is_file():
         if log.suffix != SUFFIX:
@@ -51,7 +52,7 @@ def runs_of(log: Path, run: str, *, raw_only: bool = True) -> tuple[Path, list[s
     if not log.is_dir():
         raise UsageError(f"{log} does not exist")
     if run:
-        return log, [run_of(log, run)]
+        return log, [LogDirectory(log).find(run)]
     documents = DocumentLog(log)
     uids = documents.runs()
     if raw_only:
@@ -59,22 +60,6 @@ def runs_of(log: Path, run: str, *, raw_only: bool = True) -> tuple[Path, list[s
     if not uids:
         raise UsageError(f"there is no {'raw ' if raw_only else ''}run in {log}")
     return log, uids
-
-
-def run_of(directory: Path, beginning: str) -> str:
-    """Return the one run of a directory whose uid begins like this.
-
-    Raises
-    ------
-    UsageError
-        If there is none, or more than one.
-    """
-    from p06bs.bus.log import DocumentLog
-
-    found = [u for u in DocumentLog(directory).runs() if u.startswith(beginning)]
-    if len(found) != 1:
-        raise UsageError(f"{len(found)} runs in {directory} begin with {beginning!r}")
-    return found[0]
 
 
 def _is_derived(documents: "DocumentLog", uid: str) -> bool:

@@ -1,7 +1,6 @@
 """What the values of a column have in common: the type and shape that all of them fit."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,9 +8,7 @@ import numpy as np
 
 from p06bs.model.documents import LoggedArray
 from p06bs.server.archive.columnfile import Array, Layout
-
-NUMBERS = "biufcmM"
-"""numpy's kinds of what columns of numbers hold."""
+from p06bs.server.sink.values import NUMBERS, text_of
 
 Values = Any
 """Rows of a column in a page: a sequence, an array, or what stands for one."""
@@ -90,27 +87,7 @@ def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
             gap = np.full(layout.shape, np.nan if dtype.kind in "fc" else "NaT", dtype)
             values = [gap if value is None else value for value in values]
         return np.asarray(values, dtype).reshape((count, *layout.shape))
-    return [value if isinstance(value, str) else json_text(value) for value in values]
-
-
-def json_text(value: Any) -> str:
-    """Return a value as JSON; arrays as lists, what JSON does not know as text."""
-    return json.dumps(value, default=_listed)
-
-
-def plain(value: Any) -> Any:
-    """Return a document with lists and numbers in place of numpy's."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value
-
-
-def _listed(value: Any) -> Any:
-    return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
+    return [text_of(value) for value in values]
 
 
 def _stacked(arrays: Sequence[Any]) -> Layout:

@@ -10,9 +10,10 @@ from typing import Any
 
 from p06bs.bus.framing import Entry
 from p06bs.model.documents import Document
-from p06bs.server.archive.layouts import Column, Values, plain
+from p06bs.server.archive.layouts import Column, Values
 from p06bs.server.archive.pages import OWN, Pages, RunError, Source
 from p06bs.server.sink.names import node_name
+from p06bs.server.sink.values import plain
 
 RESERVED = (*OWN, "internal")
 """Names that a data key's column cannot have."""

@@ -42,7 +42,7 @@ class SocketGate:
         Of web pages that may connect, beside our own.
     seats : Seats
         Places of addresses and users.
-    door : Attempts
+    attempts : Attempts
     keys : FindKey, optional
         Says whose a key is.
     """

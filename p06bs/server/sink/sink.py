@@ -17,7 +17,8 @@ from p06bs.server.sink.names import node_name
 from p06bs.server.sink.places import LoggedPage, Place
 from p06bs.server.sink.retention import Drop, Leave, NoRoomError, Retention
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream, StreamView, page_of, plain, size_of
+from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream, StreamView, page_of, size_of
+from p06bs.server.sink.values import plain
 
 __all__ = ["Change", "DocumentError", "Held", "Listener", "RunView", "Sink"]
 

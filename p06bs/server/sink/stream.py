@@ -37,7 +37,6 @@ __all__ = [
     "Stream",
     "StreamView",
     "page_of",
-    "plain",
     "size_of",
 ]
 
@@ -405,17 +404,6 @@ def page_of(event: Document) -> Document:
 def _one(value: Any) -> Any:
     """Return a value as the only row of a column."""
     return value.as_row() if hasattr(value, "as_row") else [value]
-
-
-def plain(value: Any) -> Any:
-    """Return a document with lists and numbers in place of numpy's: metadata is compared."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return value.tolist()
-    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [plain(item) for item in value]
-    return value
 
 
 def size_of(value: Any) -> int:

@@ -1,7 +1,7 @@
 """Values of a page as arrays of numbers or as text, and whether a change of type keeps them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,17 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
 def text_of(value: Any) -> str:
     """Return text as it is, and anything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, default=_plain)
+
+
+def plain(value: Any) -> Any:
+    """Return a document with lists and numbers in place of numpy's: metadata is compared."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [plain(item) for item in value]
+    return value
 
 
 def _numbers_or_nan(values: Sequence[Any]) -> Array:

@@ -50,7 +50,7 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         super().__init__(
             ArrayStructure(
                 data_type=BuiltinDtype.from_numpy_dtype(view.dtype),
-                chunks=(_chunks(view.rows, view.rows_per_chunk), *((n,) for n in view.shape)),
+                chunks=(chunked(view.rows, view.rows_per_chunk), *((n,) for n in view.shape)),
                 shape=(view.rows, *view.shape),
                 dims=("time", *dims) if dims and len(dims) == len(view.shape) else None,
             ),
@@ -81,17 +81,6 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         """Return a slice of one chunk of the column."""
         rows = block.slice_from_chunks(self._structure.chunks)[0]
         return self._read(rows.start, rows.stop, slice)
-
-    def shape_of(self, slice: NDSlice) -> tuple[int, ...]:
-        """Return the shape of a slice of the column.
-
-        Raises
-        ------
-        IndexError
-            If it has more axes than the column, or an index is out of range.
-        """
-        shape: tuple[int, ...] = NDSlice(*slice).shape_after_slice(self._structure.shape)
-        return shape
 
     def pieces(self, slice: NDSlice) -> Iterator[Array]:
         """Yield a slice of the column in consecutive parts along its first axis."""
@@ -151,6 +140,7 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
             )
 
 
-def _chunks(rows: int, size: int) -> tuple[int, ...]:
+def chunked(rows: int, size: int) -> tuple[int, ...]:
+    """Return the chunks of so many rows, all but the last of one size."""
     whole, rest = divmod(rows, size)
     return (size,) * whole + ((rest,) if rest or not whole else ())

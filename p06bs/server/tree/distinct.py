@@ -5,10 +5,12 @@ mappings and lists, too.
 """
 
 import json
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 from tiled.adapters.mapping import MapAdapter
+
+from p06bs.metadata import value_at
 
 
 class DistinctMap(MapAdapter):
@@ -33,14 +35,6 @@ class DistinctMap(MapAdapter):
                 key: _distinct([value_at(one, key) for one in documents], counts) for key in keys
             }
         return found
-
-
-def value_at(metadata: Mapping[str, Any], key: str) -> Any:
-    """Return what is at a key like ``start.sample.name``, None where nothing is."""
-    value: Any = metadata
-    for part in key.split("."):
-        value = value.get(part) if isinstance(value, Mapping) else None
-    return value
 
 
 def _distinct(values: Iterable[Any], counts: bool) -> list[dict[str, Any]]:

@@ -16,14 +16,14 @@ from tiled.queries import Like, QueryValueError
 from tiled.structures.core import Spec
 from tiled.utils import OneShotCachedMap
 
-from p06bs.metadata import folder_of
+from p06bs.metadata import folder_of, value_at
 from p06bs.server.access.policy import Viewer, Visible
 from p06bs.server.sink.columns import View
 from p06bs.server.sink.sink import RunView, Sink
 from p06bs.server.sink.stream import TABLE, StreamView
 from p06bs.server.tree.arrays import DEFAULT_SHARES, ColumnAdapter, Touch
 from p06bs.server.tree.cursor import Child
-from p06bs.server.tree.distinct import DistinctMap, value_at
+from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.live import Live, Watched, numbered
 from p06bs.server.tree.table import TableAdapter
 from p06bs.server.tree.written import folder_in

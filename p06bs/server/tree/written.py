@@ -17,7 +17,8 @@ from p06bs.metadata import folder_of
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
-from p06bs.server.sink.stream import plain, size_of
+from p06bs.server.sink.stream import size_of
+from p06bs.server.sink.values import plain
 from p06bs.server.tree.cursor import Child, sequence_of
 
 NODE_BYTES = 4096

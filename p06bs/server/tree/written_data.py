@@ -16,6 +16,7 @@ from tiled.structures.table import TableStructure
 from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE
 
 from p06bs.server.sink.values import Array
+from p06bs.server.tree.arrays import chunked
 from p06bs.server.tree.written import Node
 
 _INDEX = re.compile(r"__index_level_\d+__")
@@ -257,9 +258,3 @@ def checked_shape(shape: Any, most: int = MOST_AXES) -> tuple[int, ...]:
 
 def _is_length(n: Any) -> bool:
     return isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 1 << 40
-
-
-def chunked(rows: int, size: int) -> tuple[int, ...]:
-    """Return the chunks of so many rows, all but the last of one size."""
-    whole, rest = divmod(rows, size)
-    return (size,) * whole + ((rest,) if rest or not whole else ())
