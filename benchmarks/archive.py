@@ -27,7 +27,7 @@ from p06bs.server.archive.catalog import SPECS, Database, analyze, initialize
 from p06bs.server.archive.schema import FOLDERS, ITEMS, RUNS
 from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import Sink
-from tests.doors import serving
+from tests.live_server import serving
 from tests.postgres import binaries, cluster
 
 REPEAT = 9
