@@ -11,8 +11,9 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.doors import KEY, Gated, serving
+from tests.doors import KEY, Gated
 from tests.hostile import Request, Wire
+from tests.live_server import serving
 
 PATH = "/api/v1/array/full/live/run1/primary/Fe"
 ROUNDS, READS = 11, 200
