@@ -69,12 +69,12 @@ class NumberColumn:
         self._base = 0  # row at which the first block begins
         self._end = 0  # row behind the last block
         self._become(dtype.newbyteorder("="))
+        self._size = max(1, block // self._row)  # rows of a block
         self.rows_per_chunk = max(1, chunk // self._row)
 
     def _become(self, dtype: np.dtype[Any]) -> None:
         self.dtype = dtype
         self._row = max(1, dtype.itemsize * prod(self.shape))
-        self._size = max(1, self._block // self._row)  # rows of a block
 
     def fit(self, values: Any, count: int) -> Array | Rows:
         """Return a page's values as `put` takes them; the column does not change.
@@ -144,9 +144,9 @@ class NumberColumn:
         dtype = values.dtype.newbyteorder("=")
         if dtype == self.dtype:
             return 0 if stop <= self._end else self._plan(stop)[1]
-        # Converted block by block, but in the end all of it is there in the new type.
+        # While it is converted the column is there twice.
         factor = -(-dtype.itemsize // self.dtype.itemsize)
-        return self.nbytes * max(0, factor - 1) + factor * (self._plan(stop)[1] + self._block)
+        return factor * (self.nbytes + self._plan(stop)[1] + self._block)
 
     def _plan(self, stop: int) -> tuple[list[int], int]:
         """Return the rows of each block that holds rows up to `stop`, and its bytes.
@@ -177,7 +177,13 @@ class NumberColumn:
         return rows * self._row + BLOCK_OVERHEAD
 
     def put(self, values: Array | Rows) -> None:
-        """Write rows behind those that are there."""
+        """Write rows behind those that are there.
+
+        Raises
+        ------
+        LogError, OSError
+            If `Rows` cannot be read, or there is no memory; `cut` what was written.
+        """
         dtype = values.dtype.newbyteorder("=")
         if dtype != self.dtype:
             self._convert(dtype)
@@ -194,21 +200,27 @@ class NumberColumn:
             done += len(target)
         self.rows = row + count
 
+    def cut(self, rows: int) -> None:
+        """Take back what was written behind the first `rows` rows."""
+        self.rows = rows
+
     def _convert(self, dtype: np.dtype[Any]) -> None:
         if not self.rows:
+            self._blocks, self.nbytes, self._end = [], 0, 0
             self._become(dtype)
+            self._size = max(1, self._block // self._row)
             self.rows_per_chunk = max(1, self._chunk // self._row)
             return
-        size = self._size
+        converted = []
         for i, block in enumerate(self._blocks):
-            converted = self._new(len(block), dtype)
+            converted.append(self._new(len(block), dtype))
             used = self._used(i)
-            at = max(0, self.first - self._base - i * size)
-            converted[at : at + len(used)] = used
-            self._blocks[i] = converted
+            at = max(0, self.first - self._base - i * self._size)
+            converted[i][at : at + len(used)] = used
+        # At once: readers see the column in one type or the other.
+        self._blocks = converted
         self._become(dtype)
-        self._size = size
-        self.nbytes = sum(self._bytes(len(block)) for block in self._blocks)
+        self.nbytes = sum(self._bytes(len(block)) for block in converted)
 
     def _new(self, rows: int, dtype: np.dtype[Any]) -> Array:
         raw = block_of(rows * dtype.itemsize * prod(self.shape))
@@ -219,14 +231,14 @@ class NumberColumn:
         if stop <= self._end:
             return
         rows, nbytes = self._plan(stop)
+        blocks = [self._new(n, self.dtype) for n in rows]
         if not self._blocks:
             self._base = self.rows // self._size * self._size
         elif len(self._blocks[-1]) < self._size:
             old = self._blocks[-1]
-            grown = self._new(rows.pop(0), self.dtype)
-            grown[: len(old)] = old
-            self._blocks[-1] = grown
-        self._blocks += [self._new(n, self.dtype) for n in rows]
+            blocks[0][: len(old)] = old
+            self._blocks[-1] = blocks.pop(0)
+        self._blocks += blocks
         self.nbytes += nbytes
         whole = (len(self._blocks) - 1) * self._size
         self._end = self._base + whole + len(self._blocks[-1])
@@ -252,9 +264,10 @@ class NumberColumn:
     def parts(self, start: int, stop: int) -> list[Array]:
         """Return rows `start` to `stop - 1`, which are in memory, in pieces; no copies."""
         found: list[Array] = []
+        blocks = self._blocks
         while start < stop:
             index, offset = divmod(start - self._base, self._size)
-            part = self._blocks[index][offset : offset + stop - start]
+            part = blocks[index][offset : offset + stop - start]
             found.append(part)
             start += len(part)
         return found

@@ -354,13 +354,14 @@ class Sink:
         stream = run.streams.get(name)
         if stream is None:
             roots = self._roots.of(folder_of(run.metadata["start"]))
-            new = Stream(name, descriptor, self.shares, self._lock, roots)
-            with self._growing(run, new.nbytes + ROUTE_BYTES):
-                run.streams[name] = stream = new
+            stream = Stream(name, descriptor, self.shares, self._lock, roots)
+            with self._growing(run, stream.nbytes + ROUTE_BYTES):
+                run.streams[name] = stream
+                self._route(run, uid)
         else:
             with self._growing(run, size_of(descriptor) + ROUTE_BYTES):
                 stream.update(descriptor)
-        self._route(run, uid)
+                self._route(run, uid)
         self._streams[uid] = run, stream
         self._changes.append(Change(run.uid, name, "stream"))
 
@@ -389,13 +390,16 @@ class Sink:
             keep = self._room_for_rows(run, lambda: stream.needs(fitted), in_log)
         if run.uid not in self._runs:
             raise NoRoomError(f"run {run.uid} left memory for want of room")
-        if keep:
-            stream.put(fitted)
-        with self._lock:
-            if not keep:
-                stream.skip(fitted)
-            stream.commit(fitted, place)
-            self._count(run)
+        try:
+            if keep:
+                stream.put(fitted)  # readers go on meanwhile
+            with self._lock:
+                if not keep:
+                    stream.skip(fitted)
+                stream.commit(fitted, place)
+        finally:
+            with self._lock:
+                self._count(run)
         self._changes.append(Change(run.uid, stream.name, "rows"))
 
     def _room_for_rows(self, run: Run, needs: Callable[[], int], in_log: bool) -> bool:

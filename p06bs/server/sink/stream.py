@@ -6,7 +6,7 @@ and are read from there when somebody asks for them.
 
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from p06bs.server.sink.places import (
     pages_between,
 )
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.values import Array
+from p06bs.server.sink.values import Array, as_type
 
 __all__ = [
     "RESERVED",
@@ -74,14 +74,11 @@ class ColumnView:
         RowsLostError
             If they are not in memory, and cannot be read from the log.
         """
-        values = self.values(start, stop)
-        if isinstance(values, list):
-            return np.array(values, self.dtype)
-        return values.astype(self.dtype, copy=False)
+        return np.asarray(self.values(start, stop), self.dtype)
 
     def values(self, start: int, stop: int) -> Values:
         """Return rows `start` to `stop - 1`; text as a list."""
-        return self.stream.read([self.name], start, min(stop, self.rows))[self.name]
+        return self.stream.read({self.name: self.dtype}, start, min(stop, self.rows))[self.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,13 +110,7 @@ class StreamView:
         wanted = list(names)
         if self.stream is None:
             return {name: self.columns[name].read(start, stop) for name in wanted}
-        found = self.stream.read(wanted, start, stop)
-        return {
-            name: values
-            if isinstance(values, list)
-            else values.astype(self.columns[name].dtype, copy=False)
-            for name, values in found.items()
-        }
+        return self.stream.read({n: self.columns[n].dtype for n in wanted}, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +140,6 @@ class Stream:
     ----------
     rows : int
         Rows that can be read.
-    data_bytes : int
-        Bytes of the rows that are in memory, as allocated.
     logged : bool
         Whether all rows lie in the log, so that they may be let go.
     """
@@ -174,7 +163,6 @@ class Stream:
             if rows_described(self.metadata["data_keys"][key]) is not None
         }
         self.rows = 0
-        self.data_bytes = 0
         self.logged = True
         self._lock = lock
         self._descriptors = {descriptor["uid"]}
@@ -192,6 +180,11 @@ class Stream:
             + self._places.nbytes
             + sum(column.nbytes for column in self.external.values())
         )
+
+    @property
+    def data_bytes(self) -> int:
+        """Bytes of the rows that are in memory, as allocated."""
+        return sum(column.nbytes for column in self.columns.values())
 
     @property
     def in_log(self) -> int:
@@ -244,18 +237,26 @@ class Stream:
         return nbytes
 
     def put(self, fitted: Fitted) -> None:
-        """Write rows behind those that are there; nobody sees them before `commit`."""
-        for name, values in fitted.values.items():
-            column = fitted.columns[name]
-            before = column.nbytes
-            column.put(values)  # type: ignore[arg-type]
-            self.data_bytes += column.nbytes - before
+        """Write rows behind those that are there; nobody sees them before `commit`.
+
+        Raises
+        ------
+        LogError, OSError
+            If they cannot be read from the log, or there is no memory: then no column
+            has more rows than before.
+        """
+        try:
+            for name, values in fitted.values.items():
+                fitted.columns[name].put(values)  # type: ignore[arg-type]
+        except BaseException:
+            for column in fitted.columns.values():
+                column.cut(self.rows)
+            raise
 
     def skip(self, fitted: Fitted) -> None:
         """Leave rows in the log, and all before them, too."""
         for column in fitted.columns.values():
             column.skip(fitted.count)
-        self.data_bytes = 0
 
     def commit(self, fitted: Fitted, place: Place | None) -> None:
         """Show the rows that `put` wrote, or `skip` left in the log."""
@@ -282,9 +283,7 @@ class Stream:
             first = min(self.rows, first + step)
             with self._lock:
                 for column in self.columns.values():
-                    held = column.nbytes
                     column.forget(first)
-                    self.data_bytes += column.nbytes - held
             step *= 2
         return before - self.data_bytes
 
@@ -307,8 +306,10 @@ class Stream:
         columns.update((name, column.view()) for name, column in self.external.items())
         return StreamView(self.metadata, columns, frozenset(self.external), self)
 
-    def read(self, names: Sequence[str], start: int, stop: int) -> dict[str, Values]:
-        """Return rows `start` to `stop - 1` of event columns, in their present types.
+    def read(
+        self, names: Mapping[str, np.dtype[Any]], start: int, stop: int
+    ) -> dict[str, Values]:
+        """Return rows `start` to `stop - 1` of event columns in the types that a view has.
 
         Raises
         ------
@@ -327,8 +328,8 @@ class Stream:
         if earlier > start:
             found = self._from_log(columns, start, earlier)
         return {
-            name: _joined(columns[name], found[name], firsts[name] - start, held[name])
-            for name in names
+            name: _joined(columns[name], dtype, found[name], firsts[name] - start, held[name])
+            for name, dtype in names.items()
         }
 
     def _from_log(
@@ -374,8 +375,14 @@ def _cut(values: Any, low: int, high: int) -> Any:
     return values[low:high].copy()  # a view would keep the whole page in memory
 
 
-def _joined(column: Column, earlier: list[Any], rows: int, held: list[Any]) -> Values:
-    """Return `rows` rows of what the log has, and those that are held."""
+def _joined(
+    column: Column, dtype: np.dtype[Any], earlier: list[Any], rows: int, held: list[Any]
+) -> Values:
+    """Return `rows` rows of what the log has, and those that are held.
+
+    The type of the column may have changed since somebody looked at it, and while parts
+    were read: each becomes what it was then, by which no value changes.
+    """
     if isinstance(column, TextColumn):
         texts: list[str] = [text for part in earlier for text in part][:rows]
         return texts + texts_of(held)
@@ -383,9 +390,9 @@ def _joined(column: Column, earlier: list[Any], rows: int, held: list[Any]) -> V
     for part in earlier:
         parts.append(part[:rows].reshape((-1, *column.shape)))
         rows -= len(parts[-1])
-    parts += held
+    parts = [as_type(part, dtype) for part in (*parts, *held)]
     if not parts:
-        return np.empty((0, *column.shape), column.dtype)
+        return np.empty((0, *column.shape), dtype)
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

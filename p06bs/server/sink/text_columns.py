@@ -110,7 +110,13 @@ class TextColumn:
         return used + blocks * (self._block + 4 * TEXT_ROWS + 2 * BLOCK_OVERHEAD)
 
     def put(self, values: Packed) -> None:
-        """Write texts behind those that are there."""
+        """Write texts behind those that are there.
+
+        Raises
+        ------
+        OSError
+            If there is no memory; `cut` what was written.
+        """
         texts, done = values.texts, 0
         while done < len(texts):
             last = self._blocks[-1] if self._blocks else None
@@ -129,6 +135,16 @@ class TextColumn:
             self.rows += count
         while self._width < values.width:
             self._width *= 2
+
+    def cut(self, rows: int) -> None:
+        """Take back what was written behind the first `rows` rows."""
+        self.rows = rows
+        while self._blocks and self._blocks[-1].first >= max(1, rows):
+            self.nbytes -= self._blocks.pop().nbytes
+        if self._blocks:
+            last = self._blocks[-1]
+            last.count = rows - last.first
+            last.used = int(last.ends[last.count - 1]) if last.count else 0
 
     def _fits(self, block: _TextBlock, nbytes: int) -> bool:
         """Return whether a text can go into the last block, which grows if it is small."""

@@ -82,6 +82,13 @@ def exactly(array: Array, dtype: np.dtype[Any]) -> Array | None:
     return cast if bool(np.all(same)) else None
 
 
+def as_type(array: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `array` as `dtype`, which holds its values; no copy where it is that type."""
+    if array.dtype.kind == "c" and dtype.kind != "c":
+        array = array.real
+    return array.astype(dtype, copy=False)
+
+
 def _may_lose_digits(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
     return old.kind in "iu" and old.itemsize == 8 and new.kind in "fc"
 
