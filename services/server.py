@@ -235,6 +235,7 @@ def _guard(server: Server) -> Guard:
         sockets=server.limits.sockets,
         failed_logins=users.failed_logins_per_minute,
         origins=server.allow_origins,
+        headers=server.headers,
         proxy=server.behind_proxy,
     )
 

@@ -1,7 +1,6 @@
 """Tiled's own web UI in a headless Chromium: rows of tables, maps with NaN, frames."""
 
 import io
-import shutil
 
 import httpx
 import numpy as np
@@ -10,20 +9,12 @@ from PIL import Image
 
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
+from tests.browsers import chromium, shown, violations
 from tests.live_runs import KEYS, add_page, begin, end, row_data
 from tests.live_server import serving
 
 KEY = "k3y"
 RUN = "raster-of-a-leaf"
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--disable-dev-shm-usage", "--window-size=1200,900",
-    # Pages may ask for fonts of other hosts; a test asks nobody else.
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
-)  # fmt: skip
-PATIENCE = 90
 
 
 def frames(count):
@@ -51,30 +42,8 @@ def url():
 
 @pytest.fixture
 def browser(tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    if not (CHROMIUM and DRIVER):
-        pytest.skip("chromium and chromedriver are not on this machine: the UI is NOT tested")
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path}/profile"):
-        options.add_argument(flag)
-    service = webdriver.chrome.service.Service(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    yield driver
-    driver.quit()
-
-
-def shown(browser, css, condition):
-    """Wait until the page has an element for which the condition holds; return it."""
-    from selenium.common.exceptions import StaleElementReferenceException
-    from selenium.webdriver.common.by import By
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    def find(driver):
-        return next((e for e in driver.find_elements(By.CSS_SELECTOR, css) if condition(e)), None)
-
-    wait = WebDriverWait(browser, PATIENCE, ignored_exceptions=[StaleElementReferenceException])
-    return wait.until(find, f"no such {css}")
+    with chromium(tmp_path) as driver:
+        yield driver
 
 
 def picture(browser, path, element=None):
@@ -107,6 +76,7 @@ def test_ui_shows_rows_of_tables_and_maps_with_nan(url, browser, tmp_path):
     browser.get(f"{url}/ui/browse/live/{RUN}/primary/Fe_K")
     shown(browser, "svg.recharts-surface, .recharts-line", lambda e: e.is_displayed())
     picture(browser, tmp_path / "curve.png")
+    assert violations(browser) == []
 
 
 def test_map_as_png_has_transparent_nan_and_both_signs(url):

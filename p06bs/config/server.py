@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from p06bs.config.base import Bytes, Section
+from p06bs.config.headers import Headers, Origin
 
 
 def _database(uri: str) -> str:
@@ -122,7 +123,11 @@ class Server(Section):
     behind_proxy: bool = Field(
         False, description="a reverse proxy stands before it and sets X-Forwarded-*"
     )
-    allow_origins: tuple[str, ...] = Field((), description="origins of web pages (CORS)")
+    allow_origins: tuple[Origin, ...] = Field(
+        (),
+        description="origins of other web pages that may use it (CORS), like https://p06.example",
+    )
+    headers: Headers = Field(default_factory=Headers, description="what answers tell browsers")
     metrics: bool = Field(True, description="Prometheus metrics at /api/v1/metrics")
 
     @model_validator(mode="after")

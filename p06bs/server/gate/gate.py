@@ -3,13 +3,14 @@
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from p06bs.config.headers import Headers
 from p06bs.server.gate import headers
 from p06bs.server.gate.attempts import Attempts, address
 from p06bs.server.gate.bodies import FORM_LIMIT, Body, RefusedError, replayed, too_large
@@ -18,6 +19,7 @@ from p06bs.server.gate.growing import GROWING, bounded_query
 from p06bs.server.gate.keys import bounded_request
 from p06bs.server.gate.logins import FailedLogins, Known, Seats
 from p06bs.server.gate.outgoing import Answer, refusal
+from p06bs.server.gate.protection import Protection
 from p06bs.server.gate.queries import check_query
 from p06bs.server.gate.routes import API, READING, Routes
 from p06bs.server.gate.sockets import FindKey, SocketGate
@@ -43,7 +45,9 @@ class Guard:
     failed_logins : int
         Failed logins a minute, of a user and of an address.
     origins : tuple of str
-        Origins of web pages, beside our own, that may open WebSockets.
+        Origins of web pages, beside our own, that may read answers and open WebSockets.
+    headers : Headers
+        What answers tell browsers.
     proxy : bool
         There is a reverse proxy before us, which sets X-Forwarded-*. Without one
         these headers are a stranger's and are dropped.
@@ -56,6 +60,7 @@ class Guard:
     sockets: int = 64
     failed_logins: int = 10
     origins: tuple[str, ...] = ()
+    headers: Headers = field(default_factory=Headers)
     proxy: bool = False
 
 
@@ -87,6 +92,7 @@ class Gate:
         self._routes = routes or Routes()
         self._keys = keys
         self._attempts = Attempts(FailedLogins(guard.failed_logins), Known(), Known(), clock)
+        self._protection = Protection(guard.headers, guard.origins)
         self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._attempts, keys)
 
     @property
@@ -110,7 +116,7 @@ class Gate:
             admitted = self._routes.admits_socket(scope["path"])
             await self._sockets(scope, receive, send, admitted)
             return
-        answer = Answer(scope, send)
+        answer = Answer(scope, send, self._protection)
         try:
             await self._serve(scope, receive, answer)
         except RefusedError as refused:

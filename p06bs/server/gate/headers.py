@@ -1,11 +1,10 @@
-"""Headers: those that browsers protect users by, and those that a proxy vouches for."""
+"""Headers of requests: how many, how long, and what only a proxy may say."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from starlette.types import Scope
 
-Headers = list[tuple[bytes, bytes]]
+HeaderList = list[tuple[bytes, bytes]]
 
 COUNT_LIMIT = 100
 BYTES_LIMIT = 32_000
@@ -13,61 +12,6 @@ URL_LIMIT = 16_000
 
 FORWARDED = (b"x-forwarded-", b"forwarded", b"x-real-ip", b"x-tiled-request-id")
 """What only a proxy may say; of a request's id Tiled logs each one that it does not like."""
-
-POLICY = "; ".join(
-    (
-        "default-src 'self'",
-        # The UI sets styles from scripts, and makes pictures and downloads from what it fetched.
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "font-src 'self' data:",
-        "connect-src 'self'",
-        "worker-src 'self' blob:",
-        "object-src 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-        "frame-ancestors 'none'",
-    )
-)
-"""Content-Security-Policy of everything but Tiled's own two pages."""
-
-_CDN = "https://cdn.jsdelivr.net"
-
-PAGES = (
-    (
-        re.compile(r"/docs(/oauth2-redirect)?"),
-        POLICY.replace(
-            "style-src 'self'", f"script-src 'self' 'unsafe-inline' {_CDN}; style-src 'self' {_CDN}"
-        ).replace("img-src 'self'", "img-src 'self' https://fastapi.tiangolo.com"),
-    ),
-    (
-        re.compile(r"/|/api/v1/auth/provider/[a-z]+/device_code"),
-        POLICY.replace("style-src 'self'", f"style-src 'self' {_CDN}"),
-    ),
-)
-"""Tiled's pages that take their looks from elsewhere."""
-
-COMMON: Headers = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    (b"x-frame-options", b"DENY"),
-    (b"cross-origin-opener-policy", b"same-origin"),
-]
-
-TLS = (b"strict-transport-security", b"max-age=31536000")
-
-
-def protected(headers: Iterable[tuple[bytes, bytes]], path: str, tls: bool) -> Headers:
-    """Return a response's headers with those that protect the browser's user."""
-    policy = next((policy for page, policy in PAGES if page.fullmatch(path)), POLICY)
-    ours = [*COMMON, (b"content-security-policy", policy.encode())]
-    if tls:
-        ours.append(TLS)
-    names = {name for name, _ in ours} | {b"server"}
-    kept = [(name, value) for name, value in headers if name.lower() not in names]
-    if tls:
-        kept = [(n, v + b"; Secure" if n.lower() == b"set-cookie" else v) for n, v in kept]
-    return [*kept, *ours]
 
 
 def without_forwarded(scope: Scope) -> Scope:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from starlette.responses import JSONResponse
 from starlette.types import Message, Scope, Send
 
-from p06bs.server.gate import headers
 from p06bs.server.gate.bodies import Body, RefusedError
 from p06bs.server.gate.credentials import without_secrets
+from p06bs.server.gate.protection import Protection
 
 
 class Answer:
@@ -24,10 +24,10 @@ class Answer:
         Told the status and the beginning of the content.
     """
 
-    def __init__(self, scope: Scope, send: Send) -> None:
+    def __init__(self, scope: Scope, send: Send, protection: Protection) -> None:
         self._send = send
-        self._path = scope["path"]
-        self._tls = scope.get("scheme") == "https"
+        self._scope = scope
+        self._protection = protection
         self._clean = _clean_url(scope)
         self._status = 0
         self.started = False
@@ -42,7 +42,7 @@ class Answer:
             self._status = message["status"]
             message = {
                 **message,
-                "headers": headers.protected(message.get("headers", ()), self._path, self._tls),
+                "headers": self._protection.headers(message.get("headers", ()), self._scope),
             }
             if self._clean is not None and message["status"] == 200:
                 message["status"] = 303

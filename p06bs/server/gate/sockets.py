@@ -164,8 +164,6 @@ class _Socket:
         elif kind == "websocket.http.response.start":
             if message["status"] == 401:
                 self._wrong()
-            path, tls = self._scope["path"], self._scope.get("scheme") == "wss"
-            message = {**message, "headers": headers.protected(message["headers"], path, tls)}
         elif kind == "websocket.send" and self._key is not None:
             self._gate.attempts.good(digest(self._key))
         await self._send(message)
