@@ -1,8 +1,12 @@
 """What services write into ``/live`` with stock clients, and bluesky's TiledWriter."""
 
 import json
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import bluesky.plans as bp
+import dask.array
 import httpx
 import numpy as np
 import pandas
@@ -23,6 +27,7 @@ from tests.test_subscriptions import Policy, Shown, Updates, news, plain, receiv
 KEY = "k3y"
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 ARROW = "application/vnd.apache.arrow.file"
+OCTETS = "application/octet-stream"
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used:DeprecationWarning")
 
 
@@ -61,8 +66,6 @@ def test_arrays_are_written_whole_in_blocks_and_by_appending(sink, live):
     assert live["written-arrays"]["whole"].metadata["unit"] == "mm"
     assert live["written-arrays"]["whole"].dims == ("y", "x")
     assert sink.nbytes >= before + values.nbytes
-    import dask.array
-
     blocks = top.write_array(dask.array.from_array(values, chunks=(2, 3)), key="blocks")
     assert blocks.chunks == ((2, 2), (3, 3))
     assert np.array_equal(blocks.read(), values)
@@ -152,6 +155,115 @@ def test_tiled_writer_writes_a_run(live):
     assert data["det"].values.argmax() == 2
 
 
+def at_once(served, count, write):
+    """Let so many clients write at the same time; `write` is called with a client and a number."""
+    together = threading.Barrier(count)
+
+    def run(number):
+        with httpx.Client(base_url=f"{served[1]}/api/v1", headers=HEADERS, timeout=60) as client:
+            together.wait()
+            write(client, number)
+
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(run, range(count)))
+
+
+def arrow(**columns):
+    buffer = pyarrow.BufferOutputStream()
+    table = pyarrow.table(columns)
+    with pyarrow.ipc.new_file(buffer, table.schema) as writer:
+        writer.write_table(table)
+    return buffer.getvalue().to_pybytes()
+
+
+WRITERS, EACH = 4, 15
+
+
+def test_rows_that_several_writers_append_at_once_are_all_there_once(served, sink, live):
+    top = live.create_container("at-once")
+    schema = pyarrow.schema([("n", pyarrow.int64())])
+    top.create_appendable_table(schema, key="table")
+    top.write_array(np.zeros((1, 3)), key="array")
+    top.write_array(np.zeros((1, 2)), key="wide")
+    top.write_array(dask.array.zeros((WRITERS * EACH, 4), chunks=(1, 4)), key="blocks")
+    rows = Updates(top["array"], 1)
+    lines = Updates(top["table"], 1)
+
+    def write(client, number):
+        def send(method, path, content, **params):
+            headers = {"Content-Type": ARROW if "table" in path else OCTETS}
+            path = path.replace("/at-once", "/live/at-once")
+            client.request(
+                method, path, content=content, headers=headers, params=params
+            ).raise_for_status()
+
+        for i in range(number, WRITERS * EACH, WRITERS):
+            row = np.full((1, 3), i + 1.0).tobytes()
+            at = {"shape": "1,3", "offset": f"{i + 1},0", "extend": "true"}
+            send("PATCH", "/array/full/at-once/array", row, **at)
+            send("PATCH", "/table/partition/at-once/table", arrow(n=[i]), partition=0)
+            at = {"shape": "1,1", "offset": f"{i % 7},{i}", "extend": "true"}
+            send("PATCH", "/array/full/at-once/wide", np.float64(i).tobytes(), **at)
+            block = np.full(4, float(i)).tobytes()
+            send("PUT", "/array/block/at-once/blocks", block, block=f"{i},0")
+            child = {**array_node(f"child-{i}"), "id": f"child-{i}"}
+            client.post("/metadata/live/at-once", json=child).raise_for_status()
+
+    at_once(served, WRITERS, write)
+    count = WRITERS * EACH
+    node = live["at-once"]
+    assert np.array_equal(node["array"].read(), np.arange(count + 1.0)[:, None] * np.ones(3))
+    assert sorted(node["table"].read()["n"]) == list(range(count))
+    wide = np.zeros((7, count))
+    wide[np.arange(count) % 7, np.arange(count)] = np.arange(count)
+    assert np.array_equal(node["wide"].read(), wide)
+    assert np.array_equal(node["blocks"].read(), np.arange(count * 1.0)[:, None] * np.ones(4))
+    assert len(node) == 4 + count
+    for key in ("array", "table"):
+        node[key].close_stream()
+    assert rows.closed.wait(30)
+    assert lines.closed.wait(30)
+    seen = [value for update in rows.end() for value in update.data()]
+    assert np.array_equal(seen, node["array"].read())
+    heard = [n for update in lines.end() for n in update.data()["n"]]
+    assert sorted(heard) == list(range(count))
+    held = {one.uid: one.nbytes for one in sink.held()}["at-once"]
+    tree = sink.view("at-once").written
+    assert tree.nbytes == tree.top.nbytes <= held
+
+
+def test_nodes_that_are_written_and_deleted_at_once_leave_nothing(served, sink, live):
+    before = sink.nbytes
+    live.create_container("to-and-fro")
+    answers = Counter()
+
+    def write(client, number):
+        for i in range(10):
+            key = f"node-{i % 2}"
+            answer = client.post("/metadata/live/to-and-fro", json=array_node(key))
+            answers["made", answer.status_code] += 1
+            answer = client.put(
+                f"/array/full/live/to-and-fro/{key}", content=bytes(48),
+                headers={"Content-Type": OCTETS},
+            )  # fmt: skip
+            answers["written", answer.status_code] += 1
+            answer = client.delete(
+                f"/metadata/live/to-and-fro/{key}", params={"external_only": False}
+            )
+            answers["deleted", answer.status_code] += 1
+
+    at_once(served, 4, write)
+    assert set(answers) <= {
+        ("made", 200), ("made", 409), ("written", 200), ("written", 404), ("deleted", 200),
+        ("deleted", 404),
+    }  # fmt: skip
+    assert answers["deleted", 200] == answers["made", 200]
+    tree = sink.view("to-and-fro").written
+    assert tree.nbytes == tree.top.nbytes
+    live["to-and-fro"].delete()
+    assert sink.nbytes == before
+
+
 def array_node(key, shape=(2, 3), kind="f", itemsize=8, chunks=None):
     data_type = {"endianness": "little", "kind": kind, "itemsize": itemsize}
     structure = {
@@ -176,14 +288,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
     top.create_appendable_table(schema, key="t")
     updates = Updates(live["refused"]["a"])
     before = sink.nbytes
-    octets = {"Content-Type": "application/octet-stream"}
-
-    def arrow(**columns):
-        buffer = pyarrow.BufferOutputStream()
-        table = pyarrow.table(columns)
-        with pyarrow.ipc.new_file(buffer, table.schema) as writer:
-            writer.write_table(table)
-        return buffer.getvalue().to_pybytes()
+    octets = {"Content-Type": OCTETS}
 
     def put(path, content, headers=octets, method="PUT", **params):
         return http.request(method, path, content=content, headers=headers, params=params)
@@ -261,7 +366,7 @@ def test_runs_from_the_bus_are_not_written_and_not_shadowed(sink, live, http):
         "delete": http.delete(path, params={"recursive": True, "external_only": False}),
         "data": http.put(
             "/array/full/live/from-the-bus/primary/Fe_K", content=b"x" * 24,
-            headers={"Content-Type": "application/octet-stream"},
+            headers={"Content-Type": OCTETS},
         ),
         "close": http.delete("/stream/close/live/from-the-bus"),
     }  # fmt: skip

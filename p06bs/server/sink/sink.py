@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from p06bs.bus.framing import LogError
@@ -146,8 +147,12 @@ class Sink:
                 self._tell()
 
     @contextmanager
-    def writing(self, written: Sized, uid: str, nbytes: int, stream: str | None) -> Iterator[Run]:
-        """Change what was written; room for `nbytes` more is made before, and it is told of after.
+    def writing(
+        self, written: Sized, uid: str, stream: str | None
+    ) -> Iterator[tuple[Run, Callable[[int], None]]]:
+        """Change what was written: nobody else changes or reads it meanwhile; tell of it after.
+
+        Gives the run, and what makes room: to be called before so many bytes more are taken.
 
         Raises
         ------
@@ -157,14 +162,15 @@ class Sink:
             If nothing can give way to it.
         """
         with self._feeding:
+            run = self._runs[uid]
+            if run.written is not written:
+                raise KeyError(uid)
             try:
-                run = self._runs[uid]
-                if run.written is not written:
-                    raise KeyError(uid)
-                self._make_room(uid, nbytes)
                 with self._lock:
-                    yield run
-                    self._count(run)
+                    try:
+                        yield run, partial(self._make_room, uid)
+                    finally:
+                        self._count(run)
                     if not run.running:
                         self._retention.finished(uid)
                 self._changes.append(Change(uid, stream, "stop" if stream is None else "stream"))

@@ -6,8 +6,8 @@ run for the sink: it is counted, touched, and leaves as a whole.
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from starlette.exceptions import HTTPException
@@ -20,6 +20,9 @@ from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.stream import size_of
 from p06bs.server.sink.values import plain
 from p06bs.server.tree.cursor import Child, sequence_of
+
+Room = Callable[[int], None]
+"""Makes room for so many bytes more."""
 
 NODE_BYTES = 4096
 """What Python keeps about a node, beside its data and metadata."""
@@ -45,23 +48,32 @@ class Tree:
         self._last = 0
 
     @contextmanager
-    def changing(self, nbytes: int, stream: str | None) -> Iterator[None]:
-        """Make room for `nbytes` more; `stream` is the child of the top that changes.
+    def changing(self, stream: str | None) -> Iterator[Room]:
+        """Change something, one writer at a time; `stream` is the child of the top that changes.
 
         Raises
         ------
         HTTPException
             404 if the tree is gone, 413 if it cannot have so much.
         """
-        try:
-            with self.sink.writing(self, self.key, nbytes, stream) as run:
-                yield
-                if stream is None:
-                    run.metadata = self.top.documents()
-        except KeyError:
-            raise HTTPException(404, f"There is no {self.key} any more.") from None
-        except NoRoomError as error:
-            raise HTTPException(413, f"The server's memory is too small: {error}") from None
+        with ExitStack() as stack:
+            try:
+                run, room = stack.enter_context(self.sink.writing(self, self.key, stream))
+            except KeyError:
+                raise HTTPException(404, f"There is no {self.key} any more.") from None
+            try:
+                yield room
+            except NoRoomError as error:
+                raise HTTPException(413, f"The server's memory is too small: {error}") from None
+            if stream is None:
+                run.metadata = self.top.documents()
+
+    def at(self, path: tuple[str, ...]) -> "Node | None":
+        """Return the node at a path, or None."""
+        node: Node | None = self.top
+        for key in path[1:]:
+            node = None if node is None else node.children.get(key)
+        return node
 
     def number(self) -> int:
         """Return a sequence number: microseconds, and more than any before."""
@@ -123,12 +135,24 @@ class Node:
         return self.path[1] if len(self.path) > 1 else None
 
     @contextmanager
-    def changing(self, nbytes: int) -> Iterator[None]:
-        """Make room for `nbytes` more data and count them when it is done."""
-        with self.tree.changing(nbytes, self.stream):
+    def changing(self, stream: str | None = None) -> Iterator[Room]:
+        """Change the node: what depends on how it is now is decided within, and counted after.
+
+        Gives what makes room: to be called before so many bytes more are taken.
+
+        Raises
+        ------
+        HTTPException
+            404 if the node is gone, 413 if it cannot have so much.
+        """
+        with self.tree.changing(stream or self.stream) as room:
+            if self.tree.at(self.path) is not self:
+                raise HTTPException(404, f"There is no {'/'.join(self.path)} any more.")
             before = self.metadata_bytes + self.data_bytes
-            yield
-            self.tree.nbytes += self.metadata_bytes + self.data_bytes - before
+            try:
+                yield room
+            finally:
+                self.tree.nbytes += self.metadata_bytes + self.data_bytes - before
 
     def documents(self) -> dict[str, Any]:
         """Return what the sink knows of a run: when it began, its folder, whether it stopped."""
@@ -154,16 +178,17 @@ class Node:
             409 if they name another beamtime folder: who may see a run stays as it is.
         """
         news = plain(metadata)
-        if len(self.path) == 1 and folder_in(news) != self.folder:
-            raise HTTPException(409, "The beamtime folder of what has been written stays.")
         nbytes = NODE_BYTES + size_of(news)
-        with self.changing(max(0, nbytes - self.metadata_bytes)):
+        with self.changing() as room:
+            if len(self.path) == 1 and folder_in(news) != self.folder:
+                raise HTTPException(409, "The beamtime folder of what has been written stays.")
+            room(max(0, nbytes - self.metadata_bytes))
             self.metadata, self.specs, self.metadata_bytes = news, list(specs), nbytes
             self.child = Child(self.child.created, self.tree.number())
 
     def close(self) -> None:
         """Say that the node changes no more."""
-        with self.changing(0):
+        with self.changing():
             self.closed = True
 
     def add(self, key: str, node: "Node") -> None:
@@ -174,16 +199,26 @@ class Node:
         HTTPException
             409 if there is one of that name.
         """
-        with self.tree.changing(node.nbytes, node.stream):
+        with self.changing(node.stream) as room:
             if key in self.children:
                 raise HTTPException(409, f"There is {key!r} already.")
+            room(node.nbytes)
+            node.child = Child(self.tree.number())
             self.children = {**self.children, key: node}
             self.tree.nbytes += node.nbytes
 
     def remove(self, key: str) -> None:
-        """Remove a child of a container."""
-        with self.tree.changing(0, self.stream):
-            node = self.children[key]
+        """Remove a child of a container.
+
+        Raises
+        ------
+        HTTPException
+            404 if there is none of that name.
+        """
+        with self.changing():
+            node = self.children.get(key)
+            if node is None:
+                raise HTTPException(404, f"There is no {key!r} any more.")
             self.children = {k: v for k, v in self.children.items() if k != key}
             self.tree.nbytes -= node.nbytes
 

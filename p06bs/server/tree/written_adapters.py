@@ -175,8 +175,7 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
         persist: bool = True,
     ) -> dict[str, Any]:
         """Take a part, which may make the array longer; return the structure."""
-        self._node.patch(shape, offset, extend, media_type, body)
-        return asdict(self._node.structure())
+        return asdict(self._node.patch(shape, offset, extend, media_type, body))
 
     def look(self) -> Look:
         """Return the rows that are written."""
@@ -250,7 +249,8 @@ class WrittenTable(Writable, Adapter[TableStructure]):
         """Return the rows that are written."""
         self.again()
         node = self._node
-        table, rows = node.table(), node.rows
+        table = node.table()
+        rows = len(table)
         width = 1 + 2 * table.nbytes // max(1, rows)
         view = _ArrayView(rows, np.dtype(f"V{width}"), (), lambda: np.empty(0))
         return Look(
@@ -283,9 +283,9 @@ def _remove(node: Node) -> None:
         except KeyError:
             raise HTTPException(404, f"There is no {tree.key} any more.") from None
         return
-    parent = tree.top
-    for key in node.path[1:-1]:
-        parent = parent.children[key]
+    parent = tree.at(node.path[:-1])
+    if parent is None:
+        raise HTTPException(404, f"There is no {'/'.join(node.path)} any more.")
     parent.remove(node.path[-1])
 
 

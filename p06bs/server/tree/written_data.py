@@ -1,9 +1,10 @@
 """Arrays and tables that services write, in memory; checked before anything changes."""
 
 import io
-import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -15,14 +16,17 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.table import TableStructure
 from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE
 
-from p06bs.server.sink.values import Array
+from p06bs.server.sink.values import NUMBERS, Array
 from p06bs.server.tree.arrays import chunked
-from p06bs.server.tree.written import Node
+from p06bs.server.tree.written import Node, Room
 
 _INDEX = re.compile(r"__index_level_\d+__")
 
 OCTETS = "application/octet-stream"
 MOST_AXES = 16
+MOST_CHUNKS = 1 << 14
+CHUNK_BYTES, BLOCK_BYTES = 40, 200
+"""What Python keeps about a chunk, and of one that has been written."""
 MOST_PARTS = 64
 """Parts of a table that are kept apart: appending does not copy, reading many is slow."""
 
@@ -34,26 +38,29 @@ class ArrayNode(Node):
 
     def __init__(self, *args: Any, structure: ArrayStructure) -> None:
         super().__init__(*args)
-        if not isinstance(structure.data_type, BuiltinDtype):
-            raise HTTPException(422, "Arrays of records are not kept here: write a table.")
-        self.shape = checked_shape(structure.shape)
-        try:
-            self.dtype: np.dtype[Any] = structure.data_type.to_numpy_dtype()
-            self.chunks = tuple(checked_shape(sizes, 1 << 20) for sizes in structure.chunks)
-            if tuple(map(sum, self.chunks)) != self.shape:
-                raise ValueError(f"chunks {self.chunks} of {self.shape}")
-            self.dims = None if structure.dims is None else tuple(map(str, structure.dims))
-            if self.dims is not None and len(self.dims) != len(self.shape):
-                raise ValueError(f"dims {self.dims} of {self.shape}")
-        except (KeyError, TypeError, ValueError) as error:
-            raise HTTPException(422, f"This is no structure of an array: {error}") from error
+        self._structure, self.dtype = checked(structure, self.tree.sink.shares.held)
         self.values: Array | None = None  # with room for more rows
         self.rows = 0
         self._blocks: set[tuple[int, ...]] = set()
+        self._in_row: Counter[int] = Counter()
+        self._ahead: dict[int, int] = {}  # rows written behind others that are not: first, end
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of the axes."""
+        return tuple(self._structure.shape)
+
+    @property
+    def dims(self) -> tuple[str, ...] | None:
+        """Names of the axes."""
+        dims = self._structure.dims
+        return None if dims is None else tuple(dims)
 
     @property
     def data_bytes(self) -> int:
-        return 0 if self.values is None else self.values.nbytes
+        values = 0 if self.values is None else self.values.nbytes
+        chunks = sum(map(len, self._structure.chunks))
+        return values + CHUNK_BYTES * chunks + BLOCK_BYTES * (len(self._blocks) + len(self._ahead))
 
     def size(self, shape: Sequence[int]) -> int:
         """Return the bytes of an array of that shape."""
@@ -72,26 +79,29 @@ class ArrayNode(Node):
 
     def write(self, media_type: str, body: bytes) -> None:
         """Take the whole array."""
-        values = self.decoded(media_type, body, self.shape)
-        with self.changing(self._needs(self.shape)):
-            self._reserve(self.shape)[...] = values
-            self.rows = self.shape[0] if self.shape else 1
+        with self.changing() as room:
+            values = self.decoded(media_type, body, self.shape)
+            self._reserve(self.shape, room)[...] = values
+            self._count_rows(0, self.shape[0] if self.shape else 1)
 
     def write_block(self, block: tuple[Any, ...], media_type: str, body: bytes) -> None:
         """Take one chunk."""
-        if len(block) != len(self.shape) or any(
-            not isinstance(i, int) or not 0 <= i < len(sizes)
-            for i, sizes in zip(block, self.chunks, strict=False)
-        ):
-            raise HTTPException(422, f"There is no block {tuple(block)}.")
-        starts = [sum(sizes[:i]) for i, sizes in zip(block, self.chunks, strict=True)]
-        shape = tuple(sizes[i] for i, sizes in zip(block, self.chunks, strict=True))
-        values = self.decoded(media_type, body, shape)
-        with self.changing(self._needs(self.shape)):
+        with self.changing() as room:
+            chunks = self._structure.chunks
+            if len(block) != len(chunks) or any(
+                not isinstance(i, int) or not 0 <= i < len(sizes)
+                for i, sizes in zip(block, chunks, strict=False)
+            ):
+                raise HTTPException(422, f"There is no block {tuple(block)}.")
+            starts = [sum(sizes[:i]) for i, sizes in zip(block, chunks, strict=True)]
+            shape = tuple(sizes[i] for i, sizes in zip(block, chunks, strict=True))
+            values = self.decoded(media_type, body, shape)
             where = tuple(slice(a, a + n) for a, n in zip(starts, shape, strict=True))
-            self._reserve(self.shape)[where] = values
-            self._blocks.add(tuple(block))
-            self._count_blocks()
+            self._reserve(self.shape, room)[where] = values
+            if block:
+                self._count_block(block, starts[0])
+            else:
+                self._count_rows(0, 1)
 
     def patch(
         self,
@@ -100,76 +110,81 @@ class ArrayNode(Node):
         extend: bool,
         media_type: str,
         body: bytes,
-    ) -> None:
-        """Take a part, which may make the array longer."""
-        if len(shape) != len(self.shape) or len(offset) > len(shape):
-            raise HTTPException(422, f"A part of {self.shape} has its axes, not {shape}.")
-        at = (*offset, *(0 for _ in shape[len(offset) :]))
-        checked_shape(shape)
-        values = self.decoded(media_type, body, shape)
-        ends = tuple(a + n for a, n in zip(at, shape, strict=True))
-        whole = tuple(max(n, end) for n, end in zip(self.shape, ends, strict=True))
-        checked_shape(whole)
-        if whole != self.shape and not extend:
-            raise HTTPException(409, f"{ends} is outside of {self.shape}: say extend=true.")
-        with self.changing(self._needs(whole)):
-            room = self._reserve(whole)
-            room[tuple(slice(a, end) for a, end in zip(at, ends, strict=True))] = values
+    ) -> ArrayStructure:
+        """Take a part, which may make the array longer; return what it is then."""
+        with self.changing() as room:
+            if len(shape) != len(self.shape) or len(offset) > len(shape):
+                raise HTTPException(422, f"A part of {self.shape} has its axes, not {shape}.")
+            at = checked_shape((*offset, *(0 for _ in shape[len(offset) :])))
+            values = self.decoded(media_type, body, checked_shape(shape))
+            ends = tuple(a + n for a, n in zip(at, shape, strict=True))
+            whole = checked_shape(tuple(map(max, self.shape, ends)))
+            if whole != self.shape and not extend:
+                raise HTTPException(409, f"{ends} is outside of {self.shape}: say extend=true.")
+            target = self._reserve(whole, room)
+            target[tuple(slice(a, end) for a, end in zip(at, ends, strict=True))] = values
             if whole != self.shape:
-                self.shape = whole
-                size = self.chunks[0][0] if whole and self.chunks[0] else 1
-                self.chunks = (chunked(whole[0], size or 1), *((n,) for n in whole[1:]))
-                self._blocks.clear()
-            if at and at[0] <= self.rows:
-                self.rows = max(self.rows, ends[0])
+                self._become(whole)
+            self._count_rows(*((at[0], ends[0]) if at else (0, 1)))
+            return self._structure
 
     def structure(self) -> ArrayStructure:
         """Return the structure as it is now."""
-        return ArrayStructure(
-            data_type=BuiltinDtype.from_numpy_dtype(self.dtype),
-            chunks=self.chunks,
-            shape=self.shape,
-            dims=self.dims,
-        )
+        return self._structure
 
     def array(self) -> Array:
         """Return the values; zero where none have been written."""
-        values = self.values
+        structure, values = self._structure, self.values  # values have room for the structure
         if values is None:
-            return np.broadcast_to(np.zeros((), self.dtype), self.shape)
-        return values[: self.shape[0]] if self.shape else values
+            return np.broadcast_to(np.zeros((), self.dtype), structure.shape)
+        return values[tuple(map(slice, structure.shape))]
 
-    def _needs(self, shape: tuple[int, ...]) -> int:
-        return self.size(self._room(shape))
+    def _become(self, shape: tuple[int, ...]) -> None:
+        """Take another shape, with chunks of the same rows, or more where they would be many."""
+        rows = max(1, self._structure.chunks[0][0])
+        while shape[0] > MOST_CHUNKS * rows:
+            rows *= 2
+        chunks = (chunked(shape[0], rows), *((n,) for n in shape[1:]))
+        self._structure = replace(self._structure, shape=shape, chunks=chunks)
+        self._blocks.clear()
+        self._in_row.clear()
 
-    def _room(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return what to allocate for a shape; the old one is kept where it is enough."""
-        if self.values is None:
-            return shape
-        held = self.values.shape
-        if held[1:] == shape[1:] and (not shape or shape[0] <= held[0]):
-            return (0,) * max(1, len(shape))
-        return (max(shape[0], held[0] + held[0] // 2), *shape[1:])
+    def _reserve(self, shape: tuple[int, ...], room: Room) -> Array:
+        """Return an array with room for a shape, in which the values are."""
+        held = self.values
+        if held is not None and all(n <= there for n, there in zip(shape, held.shape, strict=True)):
+            return held
+        if held is None or held.shape[1:] != shape[1:]:
+            wanted = shape
+        else:
+            wanted = (max(shape[0], held.shape[0] + held.shape[0] // 2), *shape[1:])
+        room(self.size(wanted))  # for a moment it is there twice
+        values: Array = np.zeros(wanted, self.dtype)
+        if held is not None:
+            values[tuple(map(slice, self.shape))] = self.array()
+        self.values = values
+        return values
 
-    def _reserve(self, shape: tuple[int, ...]) -> Array:
-        room = self._room(shape)
-        if self.values is None:
-            self.values = np.zeros(room, self.dtype)
-        elif prod(room):
-            grown = np.zeros(room, self.dtype)
-            grown[tuple(slice(n) for n in self.shape)] = self.array()
-            self.values = grown
-        return self.values
+    def _count_block(self, block: tuple[int, ...], first: int) -> None:
+        """Count the rows of a block, which begins at row `first`, when all beside it are there."""
+        if block in self._blocks:
+            return
+        self._blocks.add(block)
+        sizes, *across = self._structure.chunks
+        self._in_row[block[0]] += 1
+        if self._in_row[block[0]] == prod(map(len, across)):
+            self._count_rows(first, first + sizes[block[0]])
 
-    def _count_blocks(self) -> None:
-        """Count the rows of which all blocks have been written, from the first on."""
-        across = [range(len(sizes)) for sizes in self.chunks[1:]]
-        done = 0
-        for i, size in enumerate(self.chunks[0] if self.chunks else ()):
-            if not all((i, *rest) in self._blocks for rest in itertools.product(*across)):
+    def _count_rows(self, first: int, end: int) -> None:
+        """Count rows that are there, as far as none before them is missing."""
+        if first > self.rows:
+            self._ahead[first] = max(end, self._ahead.get(first, 0))
+            return
+        self.rows = max(self.rows, end)
+        for start in sorted(self._ahead):
+            if start > self.rows:
                 break
-            done += size
-        self.rows = max(self.rows, done)
+            self.rows = max(self.rows, self._ahead.pop(start))
 
 
 class TableNode(Node):
@@ -200,7 +215,8 @@ class TableNode(Node):
     def write(self, media_type: str, body: bytes) -> None:
         """Take all rows."""
         table = self.decoded(media_type, body)
-        with self.changing(table.nbytes):
+        with self.changing() as room:
+            room(table.nbytes)
             self._parts, self.rows, self._data_bytes = [table], len(table), table.nbytes
 
     def append(self, partition: int, media_type: str, body: bytes) -> None:
@@ -208,8 +224,9 @@ class TableNode(Node):
         if partition != 0:
             raise HTTPException(422, f"There is no partition {partition}, only 0.")
         table = self.decoded(media_type, body)
-        joining = len(self._parts) >= MOST_PARTS
-        with self.changing(table.nbytes + joining * self._data_bytes):
+        with self.changing() as room:
+            joining = len(self._parts) >= MOST_PARTS
+            room(table.nbytes + joining * self._data_bytes)
             parts = [*self._parts, table]
             if joining:
                 parts = [pyarrow.concat_tables(parts).combine_chunks()]
@@ -243,8 +260,48 @@ class TableNode(Node):
         return pyarrow.concat_tables(self._parts) if self._parts else self.schema.empty_table()
 
 
+def checked(structure: ArrayStructure, most: int) -> tuple[ArrayStructure, np.dtype[Any]]:
+    """Return the structure of an array that can be written, and its type.
+
+    Parameters
+    ----------
+    most : int
+        Bytes that it may have.
+
+    Raises
+    ------
+    HTTPException
+        422 if it is none, 413 if it is larger.
+    """
+    if not isinstance(structure.data_type, BuiltinDtype):
+        raise HTTPException(422, "Arrays of records are not kept here: write a table.")
+    shape = checked_shape(structure.shape)
+    try:
+        dtype = structure.data_type.to_numpy_dtype()
+        if dtype.kind not in NUMBERS + "SU" or not dtype.itemsize:
+            raise ValueError(f"elements of type {dtype}")
+        if len(structure.chunks) != len(shape):
+            raise ValueError(f"chunks along {len(structure.chunks)} axes, shape {shape}")
+        chunks = tuple(checked_shape(sizes, MOST_CHUNKS) for sizes in structure.chunks)
+        if tuple(map(sum, chunks)) != shape:
+            raise ValueError(f"chunks that do not add up to {shape}")
+        if prod(map(len, chunks)) > MOST_CHUNKS:
+            raise ValueError(f"{prod(map(len, chunks))} chunks, at most {MOST_CHUNKS} are kept")
+        dims = None if structure.dims is None else tuple(map(str, structure.dims))
+        if dims is not None and len(dims) != len(shape):
+            raise ValueError(f"{len(dims)} dims, shape {shape}")
+    except (ArithmeticError, KeyError, TypeError, ValueError) as error:
+        raise HTTPException(422, f"This is no structure of an array: {error}") from error
+    nbytes = prod(shape) * dtype.itemsize
+    if nbytes > most:
+        raise HTTPException(
+            413, f"The server's memory is too small: {nbytes} bytes, runs may hold {most}."
+        )
+    return ArrayStructure(BuiltinDtype.from_numpy_dtype(dtype), chunks, shape, dims), dtype
+
+
 def checked_shape(shape: Any, most: int = MOST_AXES) -> tuple[int, ...]:
-    """Return the shape if it is one.
+    """Return the shape, of at most so many axes, if it is one.
 
     Raises
     ------
