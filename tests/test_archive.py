@@ -33,7 +33,8 @@ from p06bs.metadata import INDEXED
 from p06bs.server.access.policy import Visible
 from p06bs.server.archive.catalog import RUN_MIMETYPE
 from p06bs.server.archive.schema import COLUMNS, ITEMS, RUNS
-from p06bs.server.archive.words import parse, to_fts5, to_tsquery
+from p06bs.server.archive.words import to_fts5, to_tsquery
+from p06bs.server.tree.words import parse
 from tests.archives import DATABASES, KEY, connected, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 from tests.live_server import serving

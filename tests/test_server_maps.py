@@ -27,7 +27,7 @@ from p06bs.server.tree import expected
 from p06bs.server.tree.chains import Chain, Counted
 from p06bs.server.tree.maps import Maps
 from p06bs.server.tree.recent import Recent
-from p06bs.server.tree.tree import runs_adapter
+from p06bs.server.tree.runs import runs_adapter
 from tests import live_server
 
 KEY = "k3y"

@@ -13,7 +13,7 @@ from p06bs.cli.errors import UsageError
 from p06bs.server.access.policy import Everybody, Visible
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
-from p06bs.server.tree.tree import runs_adapter
+from p06bs.server.tree.runs import runs_adapter
 from tests.live_server import serving
 from tests.test_server import HEADERS, KEY, add_page, begin, end
 

@@ -15,7 +15,7 @@ from websockets.sync.client import connect
 from p06bs.server.access.policy import Visible
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
-from p06bs.server.tree.tree import RunsAdapter
+from p06bs.server.tree.runs import RunsAdapter
 from tests.live_runs import KEYS, add_page, begin, describe, end, row_data
 from tests.live_server import serving
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p06bs.server.gate.queries import is_quick
-from p06bs.server.tree.tree import is_like
+from p06bs.server.tree.search import is_like
 
 TEXTS = st.text("ab%_.", max_size=12)
 

@@ -27,13 +27,13 @@ from p06bs.server.sink_routes import sink_router
 from p06bs.server.storing import ROUTES as STORING_ROUTES
 from p06bs.server.storing import storing_router
 from p06bs.server.tree import expected, exports, serializers
-from p06bs.server.tree.arrays import RESPONSE_LIMIT
+from p06bs.server.tree.arrays import RESPONSE_LIMIT, Sizes
 from p06bs.server.tree.documents import serialization_registry
 from p06bs.server.tree.live import Live
 from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.runs import runs_adapter
 from p06bs.server.tree.serializers import LinesForPages
 from p06bs.server.tree.streamed import stream_arrays
-from p06bs.server.tree.tree import runs_adapter
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Operation:
     metrics : bool
         Prometheus metrics at ``/api/v1/metrics``.
     response : int
-        Bytes that one request may read.
+        Bytes that one request may read, of any tree and in any format.
     """
 
     alive: Mapping[str, Check] = field(default_factory=dict)
@@ -108,17 +108,19 @@ def build_app(
             maps.forget(change.run)
 
     sink.subscribe(forget)
-    live = runs_adapter(sink, maps, Live(sink), partial(_is_logged, log))
+    sizes = Sizes(limit=operation.response)
+    live = runs_adapter(sink, maps, Live(sink), partial(_is_logged, log), sizes)
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
     trees: dict[str, Any] = {"live": live}
     tasks: dict[str, Any] = {}
     if archive is not None:
+        archive.sizes = sizes
         trees["archive"] = ArchiveAdapter(archive)
         tasks = {"startup": [archive.startup], "shutdown": [archive.shutdown]}
     registry = serialization_registry(None if log is None else log.directory)
     serializers.register(registry)
     exports.mend(registry)
-    exports.limit_exports(registry, sink.shares.response)
+    exports.limit_exports(registry, operation.response)
     app = tiled_app.build_app(
         Root(trees),
         authentication=door.authentication,

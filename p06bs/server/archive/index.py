@@ -1,15 +1,12 @@
 """Queries on indexed fields, as conditions on the index of runs.
 
 What the index does not know, a field that is not in the list or a value of another type
-than the field's, is left to Tiled's own search in the metadata.
-
-As in Tiled's search a run without a field does not match, neither ``==`` nor ``!=``. Text is
-compared by code point and case, on both databases.
+than the field's, is searched in the metadata: see `p06bs.server.archive.inside`. What a
+query means is in `p06bs.server.tree.search`.
 """
 
 import json
-import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ARRAY, Float, Integer, Table, any_, bindparam, func, literal, select
@@ -27,27 +24,18 @@ from tiled.queries import (
     Like,
     NotEq,
     NotIn,
-    QueryValueError,
 )
 
 from p06bs.metadata import Indexed
-from p06bs.server.archive.schema import BIGGEST, COLUMNS, ITEMS, LONGEST, RUNS, WORDS
-from p06bs.server.archive.words import parse, to_fts5, to_tsquery
-
-MOST_VALUES = 1000
-"""Values of one query at most."""
+from p06bs.server.archive.schema import COLUMNS, ITEMS, LONGEST, RUNS, WORDS
+from p06bs.server.archive.words import to_fts5, to_tsquery
+from p06bs.server.tree.search import OPERATORS, check
+from p06bs.server.tree.words import parse
 
 FIELDS: Mapping[str, Indexed] = {field.key: field for field in COLUMNS}
 
 Condition = Any
 """SQLAlchemy's ``ColumnElement[bool]``; its operators are not annotated so."""
-
-_OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
-    "lt": operator.lt,
-    "le": operator.le,
-    "gt": operator.gt,
-    "ge": operator.ge,
-}
 
 
 def condition(query: Any, dialect: str) -> Condition | None:
@@ -107,28 +95,6 @@ def _of(table: Table) -> Any:
     return select(table.c.node_id, table.c.time, table.c.folder_id)
 
 
-def check(query: Any) -> None:
-    """Refuse what databases fail at.
-
-    Raises
-    ------
-    QueryValueError
-        If a text is not valid Unicode or holds NUL, an integer has more than 64 bits, a
-        key could not be a path in metadata, or there are too many values.
-    """
-    key = getattr(query, "key", "x")
-    if not isinstance(key, str) or not key or len(key) > LONGEST or '"' in key or "\\" in key:
-        raise QueryValueError(f"{key!r} is no key of metadata")
-    if isinstance(query, In | NotIn | KeysFilter):
-        values = query.keys if isinstance(query, KeysFilter) else query.value
-        if not isinstance(values, list) or len(values) > MOST_VALUES:
-            raise QueryValueError(f"give a list of at most {MOST_VALUES} values")
-        if isinstance(query, KeysFilter) and not all(isinstance(one, str) for one in values):
-            raise QueryValueError("keys are text")
-    for name in ("key", "value", "pattern", "text", "keys"):
-        _check_value(getattr(query, name, None))
-
-
 def among(folder: Any, ids: Sequence[int], dialect: str) -> Condition:
     """Return the condition that a folder is one of `ids`, however many they are."""
     if not ids:
@@ -150,16 +116,15 @@ def _on_field(query: Any, field: Indexed, place: Any, dialect: str) -> Condition
         case NotEq() if _fits(field, query.value):
             return place != _value(field, query.value)
         case Comparison() if _fits(field, query.value):
-            return _OPERATORS[query.operator.value](place, _value(field, query.value))
+            return OPERATORS[query.operator.value](place, _value(field, query.value))
         case In() if all(_fits(field, value) for value in query.value):
             return place.in_([_value(field, value) for value in query.value])
         case NotIn() if all(_fits(field, value) for value in query.value):
             return place.not_in([_value(field, value) for value in query.value])
         case Contains() if field.kind == "text" and isinstance(query.value, str):
-            position = func.strpos if dialect == "postgresql" else func.instr
-            return position(place, query.value) > 0
+            return has_part(place, query.value, dialect)
         case Like() if field.kind == "text":
-            return _like(place, query.pattern, dialect)
+            return like(place, query.pattern, dialect)
         case KeyPresent():
             return place.is_not(None) if query.exists else place.is_(None)
     return None
@@ -179,30 +144,15 @@ def _value(field: Indexed, value: Any) -> Any:
     return float(value) if field.kind == "number" else value
 
 
-def _like(place: Any, pattern: str, dialect: str) -> Condition:
+def has_part(place: Any, text: str, dialect: str) -> Condition:
+    """Return the condition that a text has a part."""
+    position = func.strpos if dialect == "postgresql" else func.instr
+    return position(place, text) > 0
+
+
+def like(place: Any, pattern: str, dialect: str) -> Condition:
     """Return SQL's LIKE, with % and _ and no escape, for which a prefix uses the index."""
     if dialect == "postgresql":
         return place.like(pattern.replace("\\", "\\\\"))
     wild = {"%": "*", "_": "?", "*": "[*]", "?": "[?]", "[": "[[]"}
     return place.op("GLOB")("".join(wild.get(c, c) for c in pattern))
-
-
-def _check_value(value: Any) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise QueryValueError("text in a query has no NUL")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise QueryValueError("text in a query is valid Unicode") from None
-    elif isinstance(value, int) and abs(value) > BIGGEST:
-        raise QueryValueError("integers in a query have at most 64 bits")
-    elif isinstance(value, float) and not abs(value) < float("inf"):
-        raise QueryValueError("numbers in a query are finite")
-    elif isinstance(value, list):
-        for item in value:
-            _check_value(item)
-    elif isinstance(value, dict):
-        for key, item in value.items():
-            _check_value(key)
-            _check_value(item)

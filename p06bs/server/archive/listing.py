@@ -1,7 +1,7 @@
 """Which runs of the archive match, in which order: statements on the index and the catalog.
 
-What the index knows is asked of it, everything else of Tiled's catalog, by its own
-translation of queries. No statement is run here.
+What the index knows is asked of it, everything else of the metadata in Tiled's catalog. No
+statement is run here.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from tiled.queries import QueryValueError
 from tiled.utils import UnsupportedQueryType
 
 from p06bs.server.archive.index import FIELDS, Condition, among, condition, source
+from p06bs.server.archive.inside import inside
 from p06bs.server.archive.schema import ITEMS, RUNS
 
 Sorting = Sequence[tuple[str, int]]
@@ -79,12 +80,14 @@ class Listing:
         found = condition(query, self.dialect)
         if found is not None:
             return replace(self, conditions=(*self.conditions, found))
+        found = inside(query, self.dialect)
+        if found is not None:
+            here = self.stock.new_variation(conditions=[*self.stock.conditions, found])
+            return replace(self, stock=here)
         try:
             return replace(self, stock=self.stock.search(query))
         except UnsupportedQueryType:
             raise QueryValueError(f"{type(query).__name__} is not supported here") from None
-        except (KeyError, TypeError, AttributeError) as error:
-            raise QueryValueError(f"cannot compare with that value: {error}") from None
 
     def select(self, *columns: Any, runs: bool = False, nodes: bool = False) -> Select[Any]:
         """Select of the runs; `runs` and `nodes` say which tables the columns need."""

@@ -48,9 +48,9 @@ class Shares:
         return self.held // 2
 
     @property
-    def response(self) -> int:
-        """What one request may have in memory at a time; larger arrays leave in pieces."""
-        return _between(256 * KIB, self.budget // 32, 64 * MIB)
+    def partition(self) -> int:
+        """The partitions of tables, as clients see them."""
+        return _between(64 * KIB, self.budget // 128, 16 * MIB)
 
     @property
     def piece(self) -> int:

@@ -1,6 +1,8 @@
 """Tiled adapter of a column: an array, read in pieces."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -15,13 +17,38 @@ from tiled.structures.core import StructureFamily
 from p06bs.bus.frames import FramesMissingError
 from p06bs.server.sink.columns import Array, View
 from p06bs.server.sink.places import RowsLostError
-from p06bs.server.sink.shares import Shares
+from p06bs.server.sink.shares import MIB, Shares
 from p06bs.server.tree.live import Watched
 
 RESPONSE_LIMIT = 300_000_000
-"""Bytes that one request may read; more is refused before it is read, not after."""
+"""Bytes that one request may read where nobody says how many; Tiled's own number."""
 
-DEFAULT_SHARES: Shares = Shares(1 << 31)
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is read of a run, bytes.
+
+    Attributes
+    ----------
+    piece : int
+        In which arrays are read. The archive's column files are compressed in batches
+        of about so much.
+    partition : int
+        Of a table.
+    limit : int
+        What one request may read, in whatever format; more is refused before it is read.
+    """
+
+    piece: int = 4 * MIB
+    partition: int = 16 * MIB
+    limit: int = RESPONSE_LIMIT
+
+    def of(self, shares: Shares) -> "Sizes":
+        """Return the sizes for what lies in the sink: pieces are small where its budget is."""
+        return Sizes(shares.piece, shares.partition, self.limit)
+
+
+SIZES = Sizes()
 
 Touch = Callable[[], None]
 
@@ -41,9 +68,9 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         view: View,
         touch: Touch,
         metadata: Mapping[str, Any],
-        shares: Shares = DEFAULT_SHARES,
+        sizes: Sizes = SIZES,
     ) -> None:
-        self.shares = shares
+        self._sizes = sizes
         self._view = view
         self._touch = touch
         dims = tuple(metadata.get("dims") or ())
@@ -74,7 +101,13 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         return max(1, self._view.dtype.itemsize * prod(self._view.shape))
 
     def read(self, slice: NDSlice = EVERYTHING) -> Array:
-        """Return a slice of the column; one that is not small is to be read in `pieces`."""
+        """Return a slice of the column.
+
+        Raises
+        ------
+        HTTPException
+            400 if this reads more than one request may.
+        """
         return self._read(0, self._view.rows, slice)
 
     def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
@@ -89,16 +122,17 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
 
     def _read(self, first: int, last: int, slice: NDSlice) -> Array:
         self._touch()
+        pieces = self._pieces(first, last, slice)
+        one = next(pieces)
         shape = NDSlice(*slice).shape_after_slice((last - first, *self._view.shape))
-        nbytes = self._view.dtype.itemsize * prod(shape)
-        if nbytes > max(self.shares.response, self.row_bytes):
-            raise HTTPException(
-                400,
-                f"This needs {nbytes} bytes at once, the limit is {self.shares.response}: "
-                "ask for fewer rows with ?slice=start:stop, or for application/octet-stream.",
-            )
-        parts = list(self._pieces(first, last, slice))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if one.shape == shape:
+            return one
+        whole = np.empty(shape, self._view.dtype)
+        row = 0
+        for piece in chain([one], pieces):
+            whole[row : row + len(piece)] = piece
+            row += len(piece)
+        return whole
 
     def _pieces(self, first: int, last: int, slice: NDSlice) -> Iterator[Array]:
         """Yield the parts of a slice of rows `first` to `last - 1`; at least one."""
@@ -112,7 +146,7 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         self._check_size(max(picked) + 1 - min(picked) if picked else 0)
         # Rows between those that are picked are read, too, where they are close together.
         step = abs(picked.step)
-        together = max(1, self.shares.piece // self.row_bytes // step)
+        together = max(1, self._sizes.piece // self.row_bytes // step)
         for i in range(0, len(picked), together):
             part = picked[i : i + together]
             low, high = min(part[0], part[-1]), max(part[0], part[-1]) + 1
@@ -127,17 +161,34 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
             raise DataNotReadyError(str(missing)) from missing
 
     def _check_size(self, rows: int) -> None:
-        """Complain before too much is read."""
-        nbytes = rows * self.row_bytes
-        if nbytes > RESPONSE_LIMIT or (
-            self.row_bytes > max(self.shares.response, self.shares.budget // 8)
-        ):
-            raise HTTPException(
-                400,
-                f"This reads {nbytes} bytes, {self.row_bytes} a row; the limit is "
-                f"{RESPONSE_LIMIT}, and {self.shares.budget // 8} a row: "
-                "ask for fewer rows with ?slice=start:stop.",
-            )
+        """Complain before too much is read: rows are read as a whole."""
+        check_size(rows * self.row_bytes, self._sizes.limit)
+
+
+def check_size(nbytes: int, limit: int) -> None:
+    """Refuse to read more of an array than one request may, as Tiled does.
+
+    Raises
+    ------
+    HTTPException
+        400.
+    """
+    if nbytes > limit:
+        raise HTTPException(
+            400,
+            f"Response would exceed {limit}: this reads {nbytes} bytes. "
+            "Use slicing ('?slice=...') to request smaller chunks.",
+        )
+
+
+def parts_of(values: Array, nbytes: int) -> Iterator[Array]:
+    """Yield an array in consecutive parts of about so many bytes; at least one."""
+    if values.ndim == 0 or values.nbytes <= nbytes:
+        yield values
+        return
+    rows = max(1, nbytes * len(values) // values.nbytes)
+    for first in range(0, len(values), rows):
+        yield values[first : first + rows]
 
 
 def chunked(rows: int, size: int) -> tuple[int, ...]:

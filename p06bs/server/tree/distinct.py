@@ -1,7 +1,7 @@
-"""The distinct values that metadata have below a node, whatever they are.
+"""What is asked of the children of a node: which match, and which values their metadata have.
 
-Tiled 0.2.20 counts values by their hash, and fails where one has none: metadata have
-mappings and lists, too.
+Tiled 0.2.20 searches in memory in another way than in a database, and counts values by
+their hash, which mappings and lists have not.
 """
 
 import json
@@ -11,10 +11,23 @@ from typing import Any
 from tiled.adapters.mapping import MapAdapter
 
 from p06bs.metadata import value_at
+from p06bs.server.tree.search import condition
 
 
 class DistinctMap(MapAdapter):
     """Tiled's adapter of a mapping, for children with any metadata."""
+
+    def search(self, query: Any) -> Any:
+        """Return the node with the children that match.
+
+        Raises
+        ------
+        QueryValueError
+            If the query cannot be asked.
+        """
+        holds = condition(query)
+        found = {key: child for key, child in self.items() if holds(key, child)}
+        return self.new_variation(mapping=found)
 
     def get_distinct(
         self,

@@ -1,7 +1,7 @@
 """Arrays leave as octets in pieces, so that a response costs little memory however large it is.
 
 Tiled makes the whole array, then its bytes, then compresses them, and a stock client asks
-for up to 100 MiB at once. So this route stands before Tiled's for what is below one tree.
+for up to 100 MiB at once. So this route stands before Tiled's.
 """
 
 from collections.abc import Iterator
@@ -26,9 +26,12 @@ from tiled.utils import ensure_awaitable
 from p06bs.server.callers import Caller, node_for
 from p06bs.server.gate.in_flight import OCTETS, wants_octets
 from p06bs.server.sink.columns import Array
-from p06bs.server.tree.arrays import RESPONSE_LIMIT, ColumnAdapter
+from p06bs.server.tree.arrays import RESPONSE_LIMIT, check_size, parts_of
 
 FULL_ARRAY = "/api/v1/array/full"
+
+MESSAGE_BYTES = 1 << 20
+"""Of what is sent at a time: one row may be a large image."""
 
 
 class _OctetRoute(APIRoute):
@@ -41,15 +44,16 @@ class _OctetRoute(APIRoute):
         return match, child
 
 
-def stream_arrays(app: FastAPI, limit: int = RESPONSE_LIMIT, tree: str = "live") -> None:
-    """Let arrays below `tree` that are read as octets leave `app`, Tiled's, in pieces.
+def stream_arrays(app: FastAPI, limit: int = RESPONSE_LIMIT) -> None:
+    """Let arrays that are read as octets leave `app`, Tiled's, in pieces.
 
-    A request that asks for more than `limit` bytes is answered with 400.
+    A request that asks for more than `limit` bytes is answered with 400. Arrays with a
+    method `pieces` (see `ColumnAdapter`) are read in pieces, others as a whole.
     """
     before = list(app.router.routes)
     app.router.add_api_route(
-        f"{FULL_ARRAY}/{tree}/{{path:path}}",
-        _reading(tree, limit),
+        f"{FULL_ARRAY}/{{path:path}}",
+        _reading(limit),
         methods=["GET"],
         include_in_schema=False,
         dependencies=[Security(check_scopes, scopes=["read:data"])],
@@ -60,7 +64,7 @@ def stream_arrays(app: FastAPI, limit: int = RESPONSE_LIMIT, tree: str = "live")
     app.router.routes[:] = [*routes, *before]
 
 
-def _reading(tree: str, limit: int) -> Any:
+def _reading(limit: int) -> Any:
     async def read(
         request: Request,
         path: str,
@@ -69,9 +73,7 @@ def _reading(tree: str, limit: int) -> Any:
         expected: Annotated[Any, Depends(expected_shape)],
         filename: str | None = None,
     ) -> Response:
-        node = await node_for(
-            request, f"{tree}/{path}", "read:data", caller, {StructureFamily.array}
-        )
+        node = await node_for(request, path, "read:data", caller, {StructureFamily.array})
         headers = {}
         if filename is not None:
             headers["Content-Disposition"] = f'attachment; filename="{filename}"'
@@ -80,34 +82,29 @@ def _reading(tree: str, limit: int) -> Any:
             if expected is not None and expected != shape:
                 raise HTTPException(422, f"The array has shape {shape}, not {expected}.")
             dtype = node.structure().data_type.to_numpy_dtype()
-            if (nbytes := prod(shape) * dtype.itemsize) > limit:
-                raise HTTPException(
-                    400, f"This is {nbytes} bytes, the limit is {limit}: ask for a smaller ?slice."
-                )
-            if isinstance(node, ColumnAdapter):
-                return await _streamed(node, slice, shape, headers)
-            values = np.asarray(await ensure_awaitable(node.read, slice), dtype)
+            nbytes = prod(shape) * dtype.itemsize
+            check_size(nbytes, limit)
+            if hasattr(node, "pieces"):
+                pieces = node.pieces(slice)
+                first = await anyio.to_thread.run_sync(next, pieces)
+            else:
+                first = np.asarray(await ensure_awaitable(node.read, slice), dtype)
+                pieces = iter(())
         except IndexError as error:
             raise HTTPException(400, str(error)) from None
         except DataNotReadyError as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        return Response(np.ascontiguousarray(values).tobytes(), media_type=OCTETS, headers=headers)
+        if nbytes <= MESSAGE_BYTES and first.shape == shape:
+            return Response(first.tobytes(), media_type=OCTETS, headers=headers)
+        headers["Content-Length"] = str(nbytes)
+        octets = _octets(chain([first], pieces))
+        return StreamingResponse(octets, media_type=OCTETS, headers=headers)
 
     return read
-
-
-async def _streamed(
-    node: ColumnAdapter, slice: NDSlice, shape: tuple[int, ...], headers: dict[str, str]
-) -> Response:
-    pieces = node.pieces(slice)
-    first = await anyio.to_thread.run_sync(next, pieces)
-    if first.shape == shape:
-        return Response(first.tobytes(), media_type=OCTETS, headers=headers)
-    headers["Content-Length"] = str(prod(shape) * first.dtype.itemsize)
-    return StreamingResponse(_octets(chain([first], pieces)), media_type=OCTETS, headers=headers)
 
 
 def _octets(pieces: Iterator[Array]) -> Iterator[bytes]:
     """Yield the bytes of pieces; it runs in a thread, one step for each."""
     for piece in pieces:
-        yield piece.tobytes()
+        for part in parts_of(np.ascontiguousarray(piece).reshape(-1), MESSAGE_BYTES):
+            yield part.tobytes()

@@ -14,8 +14,7 @@ from tiled.structures.table import TableStructure
 
 from p06bs.server.sink.columns import View
 from p06bs.server.sink.places import RowsLostError
-from p06bs.server.sink.shares import Shares
-from p06bs.server.tree.arrays import DEFAULT_SHARES, ColumnAdapter, Touch
+from p06bs.server.tree.arrays import SIZES, ColumnAdapter, Sizes, Touch
 from p06bs.server.tree.live import Watched
 
 TEXT_BYTES = 160
@@ -42,16 +41,16 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         read: Read,
         arrays: Callable[[str], ColumnAdapter],
         touch: Touch,
-        shares: Shares = DEFAULT_SHARES,
+        sizes: Sizes = SIZES,
     ) -> None:
         self._columns = columns
         self._read = read
         self._arrays = arrays
         self._touch = touch
-        self._shares = shares
+        self._limit = sizes.limit
         self._rows = min((view.rows for view in columns.values()), default=0)
         width = sum(map(_bytes_of, columns.values()))
-        self._size = max(1, min(PARTITION_ROWS, shares.response // 4 // width))
+        self._size = max(1, min(PARTITION_ROWS, sizes.partition // width))
         schema = pyarrow.schema((name, _arrow_type(view)) for name, view in columns.items())
         partitions = max(1, -(-self._rows // self._size))
         super().__init__(TableStructure.from_schema(schema, partitions))
@@ -97,11 +96,11 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         return pandas.DataFrame({name: _plain(found[name]) for name in names})
 
     def _check(self, nbytes: int) -> None:
-        if nbytes > self._shares.response:
+        if nbytes > self._limit:
             raise HTTPException(
                 400,
-                f"This needs about {nbytes} bytes at once, the limit is {self._shares.response}: "
-                "read partition by partition, or fewer columns.",
+                f"Response would exceed {self._limit}: this reads about {nbytes} bytes. "
+                "Select a subset of the columns ('?field=...') or read partition by partition.",
             )
 
 

@@ -37,13 +37,16 @@ class Tree:
         Makes room, and counts.
     key : str
         Name of the top.
+    limit : int
+        Bytes that one request may read.
     """
 
     top: "Node"
 
-    def __init__(self, sink: Sink, key: str) -> None:
+    def __init__(self, sink: Sink, key: str, limit: int) -> None:
         self.sink = sink
         self.key = key
+        self.limit = limit
         self.nbytes = 0
         self._last = 0
 

@@ -1,6 +1,6 @@
 """Tiled adapters of arrays and tables that services write: what its routers call."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from types import SimpleNamespace
@@ -20,7 +20,7 @@ from tiled.structures.data_source import Management
 from tiled.structures.table import TableStructure
 
 from p06bs.server.sink.values import Array
-from p06bs.server.tree.arrays import EVERYTHING
+from p06bs.server.tree.arrays import EVERYTHING, SIZES, check_size, parts_of
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.live import Unwatched, Watched
 from p06bs.server.tree.subscriptions import Look
@@ -127,16 +127,19 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
 
     def read(self, slice: NDSlice = EVERYTHING) -> Array:
         """Return a slice of the array."""
+        picked = self._picked(slice)
+        check_size(picked.nbytes, self._node.tree.limit)
+        return np.array(picked)
+
+    def pieces(self, slice: NDSlice) -> Iterator[Array]:
+        """Yield a slice of the array in consecutive parts along its first axis."""
+        return parts_of(self._picked(slice), SIZES.piece)
+
+    def _picked(self, slice: NDSlice) -> Array:
         self.touch()
         values = self._node.array()
-        picked = values[tuple(NDSlice(*slice).expand_for_shape(values.shape))]
-        limit = self._node.tree.sink.shares.response
-        if picked.nbytes > limit:
-            raise HTTPException(
-                400,
-                f"This needs {picked.nbytes} bytes at once, the limit is {limit}: ask for less.",
-            )
-        return np.array(picked)
+        picked: Array = np.asarray(values[tuple(NDSlice(*slice).expand_for_shape(values.shape))])
+        return picked
 
     def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:
         """Return a slice of one chunk of the array."""
@@ -211,13 +214,14 @@ class WrittenTable(Writable, Adapter[TableStructure]):
         """Return columns, all by default."""
         self.touch()
         table = self._node.table()
-        limit = self._node.tree.sink.shares.response
+        limit = self._node.tree.limit
         if fields:
             table = table.select(list(dict.fromkeys(fields)))
         if table.nbytes > limit:
             raise HTTPException(
                 400,
-                f"This needs {table.nbytes} bytes at once, the limit is {limit}: fewer columns.",
+                f"Response would exceed {limit}: this reads {table.nbytes} bytes. "
+                "Select a subset of the columns ('?field=...').",
             )
         return table.to_pandas()
 

@@ -96,15 +96,19 @@ def made(
     raise HTTPException(422, f"A {structure_family.value} needs a structure.")
 
 
-async def create_top(sink: Sink, taken: Callable[[str], bool], key: str, **what: Any) -> Any:
+async def create_top(
+    sink: Sink, taken: Callable[[str], bool], limit: int, key: str, **what: Any
+) -> Any:
     """Add a node at the top, beside the runs; return its adapter.
+
+    `taken` says of a uid whether it is that of a run; a request may read `limit` bytes.
 
     Raises
     ------
     HTTPException
         409 if there is one of that name, or a run; 413 if there is no room.
     """
-    tree = Tree(sink, checked_key(key))
+    tree = Tree(sink, checked_key(key), limit)
     node = made(tree, (key,), **what)
     tree.top, tree.nbytes = node, node.nbytes
     documents = node.documents()
