@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import literal, select
+from sqlalchemy import select
 
 from p06bs import config
 from p06bs.bus.follow import Follower
@@ -29,6 +29,7 @@ from p06bs.server.access.policy import FolderAccess
 from p06bs.server.access.rights import rights_of
 from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import Operation, build_app
+from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import initialize
 from p06bs.server.gate import redact
@@ -222,8 +223,9 @@ def _archive(server: Server) -> Archive | None:
 
 
 async def _answers(archive: Archive) -> bool:
-    """Return True if the database answers; what it raises says that it does not."""
-    return bool(await archive.fetch(select(literal(1))))
+    """Return True if the database can be read; what it raises says that it cannot."""
+    await archive.fetch(select(schema.FOLDERS.c.id).limit(1))
+    return True
 
 
 def _guard(server: Server) -> Guard:

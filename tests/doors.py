@@ -47,5 +47,7 @@ class Gated:
             **more,
         )
         errors.install(self.app)
-        self.app.include_router(health_routes({"feed": lambda: True}, ready or {}))
-        self.gate = Gate(self.app, guard, keys=Keys(self.app) if authentication else None)
+        keys = None if authentication is None else Keys(self.app)
+        checks = dict(ready or {}) if keys is None else {"tokens": keys.answers, **(ready or {})}
+        self.app.include_router(health_routes({"feed": lambda: True}, checks))
+        self.gate = Gate(self.app, guard, keys=keys)

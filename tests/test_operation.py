@@ -3,7 +3,11 @@
 import asyncio
 import contextlib
 import signal
+import socket
+import sqlite3
 import threading
+import time
+from functools import partial
 
 import httpx
 import pytest
@@ -13,11 +17,13 @@ from websockets.sync.client import connect
 
 from p06bs.config.server import Authentication
 from p06bs.server.gate.gate import Gate
-from p06bs.server.gate.keys import Keys
-from p06bs.server.health import Measure, Metrics
+from p06bs.server.health import CHECK_SECONDS, Measure, Metrics
 from p06bs.server.loopback import SHUTDOWN_SECONDS, LoopbackServer
+from tests.archives import running_postgres  # noqa: F401
 from tests.doors import KEY, Gated
 from tests.live_server import serving
+from tests.postgres import POSTGRES
+from tests.server_process import ServerProcess
 from tests.test_hostile import Target
 
 
@@ -45,16 +51,124 @@ def test_health_and_readiness_name_what_is_wrong():
         assert asked("/health")[0] == 200
 
 
-def test_a_database_that_is_asked(tmp_path):
+class Forwarder:
+    """Carries bytes between TCP clients and a Unix socket, unless it is told to hold them back.
+
+    So a network or a host is that does not answer any more: connections stay open and silent.
+    """
+
+    def __init__(self, socket_path):
+        self._target = str(socket_path)
+        self._going = threading.Event()
+        self._going.set()
+        self._ended = False
+        self._threads = []
+        self._sockets = []
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listening.getsockname()[1]
+        self._start(self._accept)
+
+    def stall(self):
+        self._going.clear()
+
+    def go_on(self):
+        self._going.set()
+
+    def close(self):
+        self._ended = True
+        self._going.set()
+        for one in (self._listening, *self._sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+        for thread in self._threads:
+            thread.join()
+
+    def _start(self, work, *arguments):
+        self._threads.append(threading.Thread(target=work, args=arguments))
+        self._threads[-1].start()
+
+    def _accept(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listening.accept()
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(self._target)
+                self._sockets += [client, server]
+                self._start(self._carry, client, server)
+                self._start(self._carry, server, client)
+
+    def _carry(self, source, target):
+        with contextlib.suppress(OSError):
+            while block := source.recv(65536):
+                self._going.wait()
+                if self._ended:
+                    return
+                target.sendall(block)
+        with contextlib.suppress(OSError):
+            target.shutdown(socket.SHUT_WR)
+
+
+def test_databases_that_hang_are_named_in_time(tmp_path, running_postgres):  # noqa: F811
+    """Connections to PostgreSQL that are silent: no error ever comes."""
+    if running_postgres is None:
+        pytest.skip("NO POSTGRESQL: initdb is not on this machine (Debian: postgresql)")
+    names = [running_postgres.database().partition("@/")[2].partition("?")[0] for _ in range(2)]
+    forwarder = Forwarder(running_postgres.directory / ".s.PGSQL.5432")
+    uris = [f"postgresql://{POSTGRES}@127.0.0.1:{forwarder.port}/{name}" for name in names]
+    configuration = f"""
+    [server]
+    port = 0
+    [server.archive]
+    database = "{uris[0]}"
+    storage = "{{0}}/runs"
+    [server.authentication]
+    database = "{uris[1]}"
+    secret_key_file = "{{0}}/secret"
+    [server.access]
+    roots = ["{{0}}"]
+    rights = "mode-bits"
+    """
+    with (
+        contextlib.closing(forwarder),
+        contextlib.closing(ServerProcess(tmp_path, configuration)) as server,
+        httpx.Client(base_url=server.url, timeout=CHECK_SECONDS + 10) as http,
+    ):
+
+        def ready():
+            answer = http.get("/ready")
+            return answer.status_code, answer.json().get("failed", [])
+
+        def becomes(what):
+            until = time.monotonic() + 60
+            while (now := ready()) != what:
+                assert time.monotonic() < until, now
+
+        becomes((200, []))
+        forwarder.stall()
+        for _ in range(2):  # the pooled connections, and new ones
+            assert ready() == (503, ["archive", "tokens"])
+        assert http.get("/health").status_code == 200
+        forwarder.go_on()
+        becomes((200, []))
+    assert server.process.returncode == 0
+    assert "Traceback" not in server.errors.read_text()
+
+
+def test_a_locked_database_is_not_ready(tmp_path):
     config = Authentication(
         database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
     )
-    gated = Gated(config)
-    keys = Keys(gated.app)
-
-    gated.app.add_api_route("/ready", keys.answers)
-    with serving(gated.gate) as url:
-        assert httpx.get(f"{url}/ready").status_code == 200
+    with (
+        serving(Gated(config).gate) as url,
+        contextlib.closing(sqlite3.connect(tmp_path / "t.db", isolation_level=None)) as other,
+    ):
+        ready = partial(httpx.get, f"{url}/ready", timeout=CHECK_SECONDS + 10)
+        assert ready().status_code == 200
+        other.execute("BEGIN EXCLUSIVE")
+        answer = ready()
+        assert (answer.status_code, answer.json()["failed"]) == (503, ["tokens"])
+        other.execute("ROLLBACK")
 
 
 def test_metrics_are_shown_beside_tileds_to_those_who_may_see_them():

@@ -13,8 +13,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from tiled.authn_database import orm
 from tiled.authn_database.core import lookup_valid_api_key
 from tiled.server.connection_pool import get_database_engine
 from tiled.server.settings import get_settings
@@ -72,15 +73,16 @@ class Keys:
             )
 
     async def answers(self) -> bool:
-        """Return True if the database answers.
+        """Return True if the database can be read: SQLite answers without a table when locked.
 
         Raises
         ------
         OSError, sqlalchemy.exc.SQLAlchemyError
-            If it does not answer.
+            If it cannot.
         """
         async with self._engine().connect() as connection:
-            return bool((await connection.execute(text("SELECT 1"))).scalar())
+            await connection.execute(select(orm.Principal.id).limit(1))
+        return True
 
     def _engine(self) -> Any:
         return get_database_engine(self._app.dependency_overrides[get_settings]())

@@ -1,0 +1,56 @@
+"""A server in a process of its own, started as ``p06bs up`` does: from a configuration file."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+BUS = """
+[bus]
+outbound = "ipc://{0}/bus"
+log = "{0}/log"
+"""
+
+
+class ServerProcess:
+    """Runs until `close`; what it says is in two files.
+
+    Parameters
+    ----------
+    directory : Path
+    configuration : str
+        TOML after [bus]; ``{0}`` is the directory.
+    command : sequence of str
+        What Python is to run.
+    environment : str
+        More variables.
+    """
+
+    def __init__(
+        self, directory, configuration, command=("-m", "p06bs.services.server"), **environment
+    ):
+        self.file = directory / "services.toml"
+        self.file.write_text((BUS + configuration).format(directory))
+        self.output, self.errors = directory / "stdout", directory / "stderr"
+        with self.output.open("wb") as out, self.errors.open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *command, str(self.file)], cwd=REPOSITORY,
+                stdout=subprocess.PIPE, stderr=err, env={**os.environ, **environment},
+            )  # fmt: skip
+            first = self.process.stdout.readline()
+            out.write(first)
+        if not first:
+            self.close()
+            raise RuntimeError(self.errors.read_text())
+        self.url = first.decode().split()[2]
+
+    def close(self) -> int:
+        """End it as a service manager does; return its status."""
+        self.process.send_signal(signal.SIGTERM)
+        rest, _ = self.process.communicate(timeout=60)
+        with self.output.open("ab") as out:
+            out.write(rest)
+        return self.process.returncode
