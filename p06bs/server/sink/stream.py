@@ -306,9 +306,7 @@ class Stream:
         columns.update((name, column.view()) for name, column in self.external.items())
         return StreamView(self.metadata, columns, frozenset(self.external), self)
 
-    def read(
-        self, names: Mapping[str, np.dtype[Any]], start: int, stop: int
-    ) -> dict[str, Values]:
+    def read(self, names: Mapping[str, np.dtype[Any]], start: int, stop: int) -> dict[str, Values]:
         """Return rows `start` to `stop - 1` of event columns in the types that a view has.
 
         Raises

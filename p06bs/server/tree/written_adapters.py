@@ -146,7 +146,9 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
         within = block.slice_from_chunks(self._structure.chunks)
         part = self._node.array()[tuple(within)]
         self.touch()
-        return np.array(part[tuple(NDSlice(*slice).expand_for_shape(part.shape))])
+        picked = part[tuple(NDSlice(*slice).expand_for_shape(part.shape))]
+        check_size(picked.nbytes, self._node.tree.limit)
+        return np.array(picked)
 
     def write(
         self, media_type: str, deserializer: Any, entry: Any, body: bytes, persist: bool = True
