@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 ARGS ?=
 # What some tests need beyond Python; without them these tests are skipped and say so.
 PACKAGES := acl chromium chromium-driver postgresql
+# Most tests wait for processes; more than four at a time would wait for each other.
+SPREAD := --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: env system demo test test-all bench lint docs clean help
 
@@ -27,10 +29,10 @@ demo: env ## a simulated scan with live derived runs: make demo ARGS="--once --o
 	$(BIN)/p06bs demo $(ARGS)
 
 test: env ## the tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) -m "not slow" $(ARGS)
 
 test-all: env ## the slow tests too
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
 
 lint: env ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -44,9 +44,9 @@ class Users:
 
     def remove(self):
         for system_name in self.names.values():
-            subprocess.run(["userdel", system_name], check=False, capture_output=True)
+            command("userdel", system_name)
         for group in (self.group, self.other_group):
-            subprocess.run(["groupdel", group], check=False, capture_output=True)
+            command("groupdel", group)
 
 
 @contextlib.contextmanager

@@ -171,8 +171,13 @@ def test_live_messages_are_delivered_without_the_file(proxy, tmp_path, monkeypat
         Publisher(proxy.in_port, tmp_path) as publisher,
         Follower(proxy.out_port, tmp_path) as follower,
     ):
+        while not follower.socket.poll(20):  # until the subscription has reached the proxy
+            publisher(*run_documents(0)[0])
+        while follower.entries(0):
+            pass
         publisher(*documents[0])
         assert [e.name for e in follower.entries(10)] == ["start"]
+        assert not follower.entries(0)  # what came from the log has been read to its end
         places = []
         monkeypatch.setattr(backlog.Backlog, "fill", None)  # reading would now fail
         monkeypatch.setattr(backlog.Backlog, "look", lambda self: None)
