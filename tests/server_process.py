@@ -23,21 +23,17 @@ class ServerProcess:
     directory : Path
     configuration : str
         TOML after [bus]; ``{0}`` is the directory.
-    command : sequence of str
-        What Python is to run.
     environment : str
         More variables.
     """
 
-    def __init__(
-        self, directory, configuration, command=("-m", "p06bs.services.server"), **environment
-    ):
+    def __init__(self, directory, configuration, **environment):
         self.file = directory / "services.toml"
         self.file.write_text((BUS + configuration).format(directory))
         self.output, self.errors = directory / "stdout", directory / "stderr"
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
-                [sys.executable, *command, str(self.file)], cwd=REPOSITORY,
+                [sys.executable, "-m", "p06bs.services.server", str(self.file)], cwd=REPOSITORY,
                 stdout=subprocess.PIPE, stderr=err, env={**os.environ, **environment},
             )  # fmt: skip
             first = self.process.stdout.readline()

@@ -3,6 +3,7 @@
 import asyncio
 import fcntl
 import ipaddress
+import logging
 import resource
 import socket
 from collections.abc import Callable
@@ -15,8 +16,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 
 from p06bs.server.gate.headers import BYTES_LIMIT, URL_LIMIT
 
-SHUTDOWN_SECONDS = 10
-"""Time that responses have to end after SIGTERM; then they are cut off."""
+logger = logging.getLogger(__name__)
+
+SHUTDOWN_SECONDS = 5.0
+"""Time that responses have to end after SIGTERM; then their connections are cut off."""
+
+LAST_SECONDS = 2.0
+"""Time after that for the application, which may wait for a database that does not answer.
+
+The driver of PostgreSQL then takes 2 s to give up a connection; all together is less than the
+10 s after which service managers kill, ``p06bs up`` too.
+"""
 
 HEAD_SECONDS = 20.0
 """Time in which a request's head has to come; slower clients only hold a place."""
@@ -94,7 +104,8 @@ class LoopbackServer(uvicorn.Server):
 
     On SIGTERM, SIGINT or `stop` it takes no new connections, tells WebSockets
     that the service restarts (close code 1012: stock clients come again), lets
-    responses end for `SHUTDOWN_SECONDS`, and ends.
+    responses end for `SHUTDOWN_SECONDS`, cuts off the others, and leaves the
+    application after `LAST_SECONDS` more.
 
     Parameters
     ----------
@@ -142,7 +153,7 @@ class LoopbackServer(uvicorn.Server):
             "access_log": False,
             "log_level": "warning",
             "lifespan": "on",
-            "timeout_graceful_shutdown": SHUTDOWN_SECONDS,
+            "timeout_graceful_shutdown": SHUTDOWN_SECONDS + LAST_SECONDS / 2,
             "http": PromptProtocol,
             # The gate looks at X-Forwarded-*, where the configuration says that there is a proxy.
             "proxy_headers": False,
@@ -157,6 +168,24 @@ class LoopbackServer(uvicorn.Server):
         """Start, and say so."""
         await super().startup(sockets)
         self._ready(self.url)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, whatever clients and databases do."""
+        cut_off = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._cut_off)
+        try:
+            async with asyncio.timeout(SHUTDOWN_SECONDS + LAST_SECONDS):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            logger.warning("the application did not end in time, and is left")
+        finally:
+            cut_off.cancel()
+
+    def _cut_off(self) -> None:
+        """Close what is still open: the application sees that the clients have gone."""
+        left = list(self.server_state.connections)
+        logger.warning("the server ends and cuts off %d connections that take too long", len(left))
+        for connection in left:
+            connection.transport.abort()
 
     def serve_forever(self) -> None:
         """Serve until SIGINT, SIGTERM or `stop`."""
