@@ -149,7 +149,7 @@ def build_app(
     errors.install(app)
     expected.install(app)
     return Gate(
-        LinesForPages(Handshake(InFlight(app), operation.filled)),
+        LinesForPages(Handshake(InFlight(app, keys), operation.filled)),
         guard,
         Routes(routes),
         keys,

@@ -3,9 +3,16 @@
 import asyncio
 import logging
 import re
+from collections.abc import Hashable, Iterator
 
+from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from p06bs.server.gate.attempts import address
+from p06bs.server.gate.credentials import digest, shown
+from p06bs.server.gate.sockets import FindKey
+from p06bs.server.gate.turns import Allowance, Turns
 
 logger = logging.getLogger(__name__)
 
@@ -13,43 +20,100 @@ WHOLE = re.compile(r"/api/v1/(table/(full|partition)|container/full|node/full|ra
 ARRAY = re.compile(r"/api/v1/array/(full|block)/.*")
 OCTETS = "application/octet-stream"
 
-SECONDS = 60.0
-"""Time in which a client has to take a response; then the connection ends."""
+COUNT, EACH = 4, 2
+"""Responses at a time, of all and of one client."""
+
+GRACE_SECONDS, LOWEST_RATE = 10.0, 250_000.0
+"""A client has to take a response of n bytes in ``GRACE_SECONDS + n / LOWEST_RATE`` s."""
+
+PART_BYTES = 1 << 18
+"""What is sent at a time: what is on its way is in memory, too, and no client is waited for
+before it has been sent."""
+
+
+class SlowClientError(Exception):
+    """A client does not take its response in time."""
 
 
 class InFlight:
-    """Let `count` of the responses that cost memory be made and sent at a time; others wait.
+    """Let few of the responses that cost memory be made and sent at a time; others wait.
 
     These are tables, exports, and arrays in other formats than octets. A client that
-    does not take its response in time loses it: it holds up everybody else.
+    does not take its response in time loses it: it holds up others.
 
     Parameters
     ----------
     app : ASGI application
-    count : int
-        See `Shares`: a response may have an eighth of what is kept back for them.
-    seconds : float
-        Time in which a client has to take a response, s.
+    keys : FindKey, optional
+        Says whose a key is, where there are several users; one user is one client, and
+        otherwise an address is.
     """
 
-    def __init__(self, app: ASGIApp, count: int = 2, seconds: float = SECONDS) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: FindKey | None = None,
+        *,
+        grace: float = GRACE_SECONDS,
+        rate: float = LOWEST_RATE,
+    ) -> None:
         self._app = app
-        self._free = asyncio.Semaphore(count)
-        self._seconds = seconds
+        self._keys = keys
+        self._grace, self._rate = grace, rate
+        self._turns = Turns(COUNT, EACH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request or WebSocket (ASGI)."""
         if scope["type"] != "http" or not _costs_memory(scope):
             await self._app(scope, receive, send)
             return
+        client = await self._client(scope)
+        turn = asyncio.Event()
+        try:
+            _begin(self._turns.ask(turn, client))
+            await turn.wait()
+            await self._serve(scope, receive, send)
+        finally:
+            _begin(self._turns.leave(turn))
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        allowance = Allowance(self._grace, self._rate)
+        loop = asyncio.get_running_loop()
+        slow = False
 
         async def send_in_time(message: Message) -> None:
-            await asyncio.wait_for(send(message), self._seconds)
+            nonlocal slow
+            for part in _parts(message):
+                begun = loop.time()
+                try:
+                    async with asyncio.timeout(allowance.more(len(part.get("body", b"")))):
+                        await send(part)
+                except TimeoutError:
+                    slow = True
+                    raise SlowClientError from None
+                allowance.took(loop.time() - begun)
 
-        async with self._free:
+        try:
+            await self._app(scope, receive, send_in_time)
+        except Exception:
+            if not slow:  # else it is what the application made of that
+                raise
+        if slow:
+            logger.warning("a client took less than %g B/s of %s", self._rate, scope["path"])
+
+    async def _client(self, scope: Scope) -> Hashable:
+        """Return the user if the key says who that is, the session, or the address."""
+        credentials = shown(scope)
+        if credentials.api_keys and self._keys is not None:
             try:
-                await self._app(scope, receive, send_in_time)
-            except TimeoutError:
-                logger.warning("a client did not take %s in %g s", scope["path"], self._seconds)
+                found = await self._keys.find(credentials.api_keys[0])
+            except (DBAPIError, OSError):
+                found = None  # which the application will find out, and say
+            if found is not None:
+                return "user", found.owner
+        if credentials.bearer:
+            return "session", digest(Headers(scope=scope)["authorization"])
+        return "address", address(scope)
 
 
 def wants_octets(scope: Scope) -> bool:
@@ -64,3 +128,21 @@ def wants_octets(scope: Scope) -> bool:
 def _costs_memory(scope: Scope) -> bool:
     path = scope["path"]
     return bool(WHOLE.fullmatch(path)) or bool(ARRAY.fullmatch(path) and not wants_octets(scope))
+
+
+def _begin(turns: list[object]) -> None:
+    for turn in turns:
+        assert isinstance(turn, asyncio.Event)
+        turn.set()
+
+
+def _parts(message: Message) -> Iterator[Message]:
+    """Yield a message as several ones of at most `PART_BYTES`."""
+    body = memoryview(message.get("body", b""))
+    for first in range(0, len(body) - PART_BYTES, PART_BYTES):
+        part = bytes(body[first : first + PART_BYTES])
+        yield {"type": "http.response.body", "body": part, "more_body": True}
+    if len(body) > PART_BYTES:
+        last = (len(body) - 1) // PART_BYTES * PART_BYTES
+        message = {**message, "body": bytes(body[last:])}
+    yield message

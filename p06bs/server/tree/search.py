@@ -73,6 +73,8 @@ def condition(query: Any) -> Test:
             return lambda key, child: _has_specs(child, query.include, query.exclude)
         case KeyPresent():
             return lambda key, child: _is_there(child.metadata(), query.key) == query.exists
+        case Like(key="start.uid"):  # what was written has its key only
+            return lambda key, child: is_like(key, query.pattern)
     found = of_value(query)
     return lambda key, child: found(_at(child.metadata(), query.key))
 
