@@ -16,7 +16,7 @@ import typer
 
 from p06bs import config
 from p06bs.config.server import Archive, Server
-from p06bs.server.archive.catalog import Database, UnavailableError, initialize
+from p06bs.server.archive.database import Database, UnavailableError, initialize
 from p06bs.server.archive.ingest import (
     ArchiveLockedError,
     Ingestion,

@@ -31,7 +31,7 @@ from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import Operation, build_app
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.catalog import initialize
+from p06bs.server.archive.database import initialize
 from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
@@ -49,7 +49,6 @@ from p06bs.server.sink.allocation import return_freed_memory
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.warm import warm_up
-from p06bs.server.tree.maps import Maps
 from p06bs.services.archive import roots_of
 
 log = logging.getLogger(__name__)
@@ -219,7 +218,7 @@ def _archive(server: Server) -> Archive | None:
         return None
     initialize(server.archive.database)
     storage = server.archive.storage
-    return Archive(server.archive.database, storage, roots_of(server), extra=Maps())
+    return Archive(server.archive.database, storage, roots_of(server))
 
 
 async def _answers(archive: Archive) -> bool:

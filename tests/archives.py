@@ -14,7 +14,8 @@ from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import NamedDocument
 from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.catalog import Database, Log, initialize, logs
+from p06bs.server.archive.catalog import Log, logs
+from p06bs.server.archive.database import Database, initialize
 from p06bs.server.archive.ingest import Ingestion, StorageLock, catch_up
 from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import Sink
@@ -102,11 +103,12 @@ class Place:
         return file
 
     @contextlib.contextmanager
-    def served(self, policy: Any = None) -> Iterator[str]:
-        """Serve the archive as ``/archive``; yield the URL."""
+    def served(self, policy: Any = None, sink: Sink | None = None) -> Iterator[str]:
+        """Serve the archive as ``/archive``, and a sink as ``/live``; yield the URL."""
         archive = Archive(self.database, self.storage, self.roots)
+        sink = sink or Sink(10_000_000)
         with DocumentLog(self.logs) as log:
-            app = build_app(Sink(10_000_000), KEY, policy=policy, archive=archive, log=log)
+            app = build_app(sink, KEY, policy=policy, archive=archive, log=log)
             with serving(app) as url:
                 yield url
 

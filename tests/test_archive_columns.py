@@ -18,6 +18,8 @@ from p06bs.server.archive.layouts import Column, conform, layout_of
 from p06bs.server.files.detector import FileRoots
 from tests.archives import place
 from tests.documents import acquisition, frame_documents, raw_run
+from tests.system_users import needs_root
+from tests.test_rights import hanging, needs_fuse
 
 LAYOUTS = {
     "int": Layout("numbers", "<i8"),
@@ -225,6 +227,11 @@ def write_hdf5(path, **options):
 
 def run_of(here, path, mimetype="application/x-hdf5", **parameters):
     """Write a run with a detector's file; return its uid."""
+    return here.write(frame_run(path, mimetype, **parameters))
+
+
+def frame_run(path, mimetype="application/x-hdf5", **parameters):
+    """Return a run with a detector's file."""
     start, *_ = raw_run({"x": [1]})
     uid = start[1]["uid"]
     documents = frame_documents(uid, path, 6, (4, 5), dtype="<u2")
@@ -235,7 +242,7 @@ def run_of(here, path, mimetype="application/x-hdf5", **parameters):
         for name, doc in documents
     ]
     stop = {"uid": "s", "run_start": uid, "time": 9.0, "exit_status": "success"}
-    return here.write([start, *documents, ("stop", {**stop, "uid": f"{uid}-s"})])
+    return [start, *documents, ("stop", {**stop, "uid": f"{uid}-s"})]
 
 
 def read(client, uid):
@@ -320,6 +327,23 @@ def test_files_that_lead_out_of_the_roots(tmp_path, data):
         for uid in bad:
             assert "outside the directories" in refused(client, uid, 403)
         assert np.array_equal(read(client, good), FRAMES)
+
+
+@needs_root
+@needs_fuse
+def test_a_beamtime_folder_that_hangs_is_asked_when_its_files_are_read_only(tmp_path, data):
+    inside, folder = data
+    here = place("sqlite", tmp_path, None, FileRoots([inside], [tmp_path]))
+    write_hdf5(inside / "a.h5")
+    start, *rest = frame_run(inside / "a.h5")
+    uid = here.write([("start", {**start[1], "beamtime_folder": str(folder)}), *rest])
+    here.ingest()
+    with here.client() as client:
+        with hanging(folder):
+            assert [run.start["uid"] for run in client.values()] == [uid]
+            stream = client[uid]["frames"]
+            assert stream["det"].shape == (6, 4, 5)
+        assert (stream["det"].read() == FRAMES).all()
 
 
 def test_descriptors_that_say_too_little(tmp_path):

@@ -21,7 +21,8 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import read_log
 from p06bs.cli import main
 from p06bs.server.archive import ingest
-from p06bs.server.archive.catalog import Database, Log, UnavailableError, logs
+from p06bs.server.archive.catalog import Log, logs
+from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock
 from p06bs.server.archive.intake import Intake, LogFile
 from p06bs.server.archive.schema import RUNS

@@ -12,7 +12,9 @@ from tiled.queries import Contains, Key
 
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.catalog import Database, initialize, upgrade
+from p06bs.server.archive.database import Database, initialize, upgrade
+from p06bs.server.archive.ingest import maps_in
+from p06bs.server.archive.location import Location
 from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.files.detector import FileRoots
@@ -64,7 +66,7 @@ def test_an_index_of_other_fields_is_made_again(here):
             database(schema.check)
     with pytest.raises(SchemaError, match="p06bs archive upgrade"):
         serve(here)
-    upgrade(here.database)
+    upgrade(here.database, maps_in(Location(here.storage)))
     serve(here)
     with Database(here.database) as database:
         assert database(rows) == before
@@ -79,12 +81,12 @@ def test_a_newer_index_is_refused(here):
         with pytest.raises(SchemaError, match="newer p06bs"):
             database(schema.check)
     with pytest.raises(SchemaError, match="newer p06bs"):
-        upgrade(here.database)
+        upgrade(here.database, maps_in(Location(here.storage)))
 
 
 def test_several_processes_make_the_tables_at_once(here):
     code = (
-        "import sys; from p06bs.server.archive.catalog import initialize; initialize(sys.argv[1])"
+        "import sys; from p06bs.server.archive.database import initialize; initialize(sys.argv[1])"
     )
     command = [sys.executable, "-c", code, here.database]
     processes = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]

@@ -19,14 +19,14 @@ from p06bs.cli.terminal import SHOWN, AsJson, console, progress_bar, remark, sto
 
 if TYPE_CHECKING:
     from p06bs.config.server import Archive
-    from p06bs.server.archive.catalog import Database
+    from p06bs.server.archive.database import Database
 
 Limit = Annotated[int, typer.Option(min=1, help="runs to show at most")]
 
 
 def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Make the tables of the offline DB; what is there already stays."""
-    from p06bs.server.archive.catalog import initialize
+    from p06bs.server.archive.database import initialize
 
     archive = _archive(config)
     initialize(archive.database)
@@ -36,12 +36,13 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the tables of the offline DB to this version; back the database up before."""
-    from p06bs.server.archive.catalog import upgrade as upgrade_tables
-    from p06bs.server.archive.ingest import StorageLock
+    from p06bs.server.archive.database import upgrade as upgrade_tables
+    from p06bs.server.archive.ingest import StorageLock, maps_in
+    from p06bs.server.archive.location import Location
 
     archive = _archive(config)
     with StorageLock(archive.storage):
-        upgrade_tables(archive.database)
+        upgrade_tables(archive.database, maps_in(Location(archive.storage)))
     remark("the offline DB is of this version")
 
 
@@ -179,7 +180,7 @@ def _archive(file: Path) -> "Archive":
 
 @contextmanager
 def _database(archive: "Archive") -> "Iterator[Database]":
-    from p06bs.server.archive.catalog import Database
+    from p06bs.server.archive.database import Database
     from p06bs.server.archive.schema import check
 
     path = archive.database.removeprefix("sqlite:///")

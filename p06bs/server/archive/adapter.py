@@ -187,7 +187,9 @@ class ArchiveAdapter:
         entry: Any = runs[0][1]
         for segment in segments[1:]:
             try:
-                entry = await anyio.to_thread.run_sync(entry.__getitem__, segment)
+                entry = await anyio.to_thread.run_sync(
+                    entry.__getitem__, segment, limiter=self._archive.opening
+                )
             except (KeyError, TypeError, AttributeError):
                 raise NoEntry(segments) from None
         return entry

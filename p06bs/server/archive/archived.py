@@ -2,11 +2,12 @@
 
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import anyio
 from fastapi import HTTPException
 from sqlalchemy import Select, select
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
@@ -14,16 +15,22 @@ from tiled.catalog import orm
 from tiled.catalog.adapter import from_uri as stock_catalog
 from tiled.utils import path_from_uri
 
-from p06bs.metadata import folder_of
+from p06bs.bus.envelope import is_run_uid
 from p06bs.server.archive import schema
 from p06bs.server.archive.catalog import RUN_MIMETYPE
-from p06bs.server.archive.runfiles import Location, read_run, untouched
+from p06bs.server.archive.location import Location, missing
+from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
 from p06bs.server.files.detector import FileRoots
 from p06bs.server.sink.sink import RunView
+from p06bs.server.tree.arrays import SIZES
+from p06bs.server.tree.maps import Maps
 from p06bs.server.tree.tree import RunAdapter, run_adapter
 
 logger = logging.getLogger(__name__)
+
+OPENING = 8
+"""So many threads open files of runs at once; Tiled's others stay free for the rest."""
 
 MISMATCHES = ("42804", "42846", "42883")
 """PostgreSQL's states: datatype mismatch, cannot coerce, no such operator for these types."""
@@ -40,20 +47,20 @@ class Archive:
         Directory of the runs' files.
     roots : FileRoots
         Where detector files may lie.
-    extra : callable
-        Says which children a run has beside its streams; as for the sink.
+
+    Attributes
+    ----------
+    sizes : Sizes
+        How much of a run is read at a time.
     """
 
-    def __init__(
-        self,
-        database: str,
-        storage: Path,
-        roots: FileRoots,
-        extra: Callable[[RunView], Any] | None = None,
-    ) -> None:
+    sizes = SIZES
+
+    def __init__(self, database: str, storage: Path, roots: FileRoots) -> None:
         self.location = Location(storage.absolute())
         self.roots = roots
-        self._extra = extra
+        self.opening = anyio.CapacityLimiter(OPENING)
+        self._maps = Maps(self.view)
         self.known_folders: dict[str, int] = {}
         self._newest = 0
         self.stock = stock_catalog(
@@ -110,29 +117,100 @@ class Archive:
         ids = [row.node_id for row in rows]
         if not ids:
             return []
-        nodes = select(
-            orm.Node.id,
-            orm.Node.key,
-            orm.Node.metadata_.label("metadata"),
-            RUNS.c.streams,
-            RUNS.c.generation,
-        ).join(RUNS, RUNS.c.node_id == orm.Node.id)
+        raw = RUNS.alias()
+        nodes = (
+            select(
+                orm.Node.id,
+                orm.Node.key,
+                orm.Node.metadata_.label("metadata"),
+                RUNS.c.streams,
+                RUNS.c.generation,
+                schema.have_maps(raw).label("maps"),
+            )
+            .join(RUNS, RUNS.c.node_id == orm.Node.id)
+            .outerjoin(raw, raw.c.uid == RUNS.c.original_run_uid)
+        )
         found = {}
         for first in range(0, len(ids), 500):
             part = nodes.where(orm.Node.id.in_(ids[first : first + 500]))
             found.update({row.id: row for row in await self.fetch(part)})
         return [(found[one].key, self._run(found[one])) for one in ids if one in found]
 
+    def view(self, uid: str) -> RunView:
+        """Return a run by what its files say. Blocks, for threads.
+
+        Raises
+        ------
+        KeyError
+            If there are none.
+        """
+        generation = self.location.newest(uid) if is_run_uid(uid) else None
+        if generation is None:
+            raise KeyError(uid)
+        try:
+            return read_run(self.location.generation(uid, generation), self.roots)
+        except FileNotFoundError:  # a newer one has just taken its place
+            raise KeyError(uid) from None
+
     def _run(self, row: Any) -> RunAdapter:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
-        roots = self.roots.of(folder_of(row.metadata["start"]))
-        files = _Files(self.location.generation(row.key, row.generation), roots)
+        files = _Files(self.location.generation(row.key, row.generation), self.roots)
         streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
         view = RunView(row.metadata, streams, untouched)
-        run = run_adapter(view) if self._extra is None else run_adapter(view, self._extra)
+        make = partial(ArchivedRun, opening=self.opening)
+        run = run_adapter(view, self._maps.children if row.maps else _no_maps, make, self.sizes)
         run.documents = self.location.log(row.key, row.generation)
-        run.lbound_len = partial(_len, len(run))
         return run
+
+
+def _no_maps(run: RunView) -> dict[str, Any]:
+    return {}
+
+
+class ArchivedRun(RunAdapter):
+    """Serve a run of the archive; its files are opened in threads that have no other work.
+
+    Its methods with ``async`` are those that Tiled prefers where a node has them.
+
+    Parameters
+    ----------
+    opening : anyio.CapacityLimiter
+        Of these threads.
+    """
+
+    def __init__(self, *args: Any, opening: anyio.CapacityLimiter, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._opening = opening
+
+    def new_variation(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the run with other children."""
+        return super().new_variation(*args, opening=self._opening, **kwargs)
+
+    async def lbound_len(self, threshold: int) -> int:
+        """Return the number of children."""
+        return len(self)
+
+    async def cursor_for_offset(self, offset: int) -> None:
+        """Return that pages are found by offset."""
+
+    async def items_page(self, cursor: Any, limit: int) -> tuple[list[tuple[str, Any]], None]:
+        """Return the first children."""
+        return await self.items_range(0, limit), None
+
+    async def keys_page(self, cursor: Any, limit: int) -> tuple[list[str], None]:
+        """Return the first names."""
+        return await self.keys_range(0, limit), None
+
+    async def items_range(self, offset: int = 0, limit: int | None = None) -> list[tuple[str, Any]]:
+        """Return some children."""
+        stop = None if limit is None else offset + limit
+        return await anyio.to_thread.run_sync(
+            lambda: list(self.items()[offset:stop]), limiter=self._opening
+        )
+
+    async def keys_range(self, offset: int = 0, limit: int | None = None) -> list[str]:
+        """Return some names."""
+        return list(self.keys()[offset : None if limit is None else offset + limit])
 
 
 class _Files:
@@ -148,12 +226,12 @@ class _Files:
         Raises
         ------
         HTTPException
-            503 if the run was ingested anew since it was looked up.
+            See `missing`.
         """
         try:
             return self._run.streams[name]()
         except (FileNotFoundError, KeyError):
-            raise HTTPException(503, "The run has just been written anew: try again.") from None
+            raise missing(self._directory) from None
 
     @cached_property
     def _run(self) -> RunView:
@@ -173,11 +251,6 @@ class StoredRun:
         """
         (directory,) = (a.data_uri for a in data_source.assets if a.parameter == "data_uri")
         return run_adapter(read_run(path_from_uri(directory), FileRoots()))
-
-
-async def _len(count: int, threshold: int) -> int:
-    """Return the number of children of a run: Tiled counts others in a thread each."""
-    return count
 
 
 def _is_clients(error: DBAPIError) -> bool:

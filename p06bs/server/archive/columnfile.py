@@ -28,6 +28,7 @@ import numpy.typing as npt
 import pyarrow
 
 from p06bs.bus.closing import Closing
+from p06bs.server.archive.location import missing
 
 Array = npt.NDArray[Any]
 
@@ -193,13 +194,22 @@ def _read_batches(
     """Yield rows `start` to `stop - 1` of columns of one file.
 
     Only the batches that hold them are read, and of these only the columns.
+
+    Raises
+    ------
+    HTTPException
+        If the file is missing, see `missing`.
     """
     like = views[0]
     stop = min(stop, like.rows)
     if start >= stop:
         return
     names = [view.name for view in views]
-    with pyarrow.OSFile(str(like.path)) as file:
+    try:
+        opened = pyarrow.OSFile(str(like.path))
+    except FileNotFoundError:
+        raise missing(like.path.parent) from None
+    with opened as file:
         schema = pyarrow.ipc.open_file(file).schema
         fields = sorted(schema.get_field_index(name) for name in names)
         reader = pyarrow.ipc.open_file(

@@ -10,9 +10,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.exc import DataError
 
@@ -21,23 +23,19 @@ from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, Entry, last_entry
 from p06bs.bus.reader import LogError, read_log
 from p06bs.metadata import folder_of
-from p06bs.server.archive.catalog import (
-    Database,
-    Log,
-    RunRecord,
-    UnavailableError,
-    analyze,
-    logs,
-    put_log,
-    put_runs,
-)
+from p06bs.server.archive.catalog import Log, RunRecord, analyze, logs, put_logs, put_runs
+from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
+from p06bs.server.archive.location import Location
 from p06bs.server.archive.pages import RunError
-from p06bs.server.archive.runfiles import Location, write_run
+from p06bs.server.archive.runfiles import read_run, untouched, write_run
+from p06bs.server.archive.schema import HasMaps
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.survey import survey
 from p06bs.server.files.detector import FileRoots, assets
 from p06bs.server.sink.names import node_name
+from p06bs.server.sink.sink import RunView
+from p06bs.server.tree.maps import Maps
 
 logger = logging.getLogger(__name__)
 
@@ -129,6 +127,7 @@ class Ingestion:
         self._database = database
         self._location = Location(storage)
         self._roots = roots
+        self._has_maps = maps_in(self._location)
         self._stopping = stopping
         self._intake = Intake(database(logs), patience)
         self._all_at = 0.0
@@ -200,10 +199,12 @@ class Ingestion:
             generation,
             "" if run.stop is not None else "no stop document",
         )
+        streams = list(map(node_name, run.streams))
         record = RunRecord(
             log,
             metadata,
-            tuple(map(node_name, run.streams)),
+            streams,
+            self._has_maps(file.run, generation, {"start": run.start}, streams),
             directory,
             assets(run.resources.values(), self._roots.of(folder_of(metadata["start"]))),
         )
@@ -215,7 +216,7 @@ class Ingestion:
     def _quarantine(self, file: LogFile, generation: int, reason: str) -> Log:
         logger.warning("run %s is left out: %s", file.run, reason)
         log = Log(file.run, "quarantined", file.nbytes, file.changed, generation, reason)
-        self._database(put_log, log)
+        self._database(put_logs, [log])
         return log
 
     def _read(self, path: Path) -> Iterator[Entry]:
@@ -266,6 +267,26 @@ class Ingestion:
                 about = self._path(run).stat()
                 found.append(LogFile(run, about.st_size, about.st_mtime_ns))
         return found
+
+
+def maps_in(location: Location) -> HasMaps:
+    """Return what says whether a run has maps: its start document, or else its columns."""
+    maps = Maps()
+
+    def has_maps(
+        uid: str, generation: int, metadata: Mapping[str, Any], names: Sequence[str]
+    ) -> bool | None:
+        def stream(name: str) -> Any:
+            return read_run(location.generation(uid, generation), FileRoots()).streams[name]()
+
+        view = RunView(metadata, {name: partial(stream, name) for name in names}, untouched)
+        try:
+            return maps.decide(view)
+        except FileNotFoundError as error:
+            logger.warning("run %s has no maps: %s", uid, error)
+            return False
+
+    return has_maps
 
 
 def _place(about: os.stat_result) -> str:

@@ -23,8 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from p06bs.bus.framing import SUFFIX, Entry
+from p06bs.bus.framing import Entry
 from p06bs.bus.reader import read_log
+from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
 from p06bs.server.archive.columnfile import (
     Array,
@@ -43,31 +44,6 @@ from p06bs.server.sink.sink import RunView
 
 CONTENTS = "contents.json"
 FORMAT = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Location:
-    """Where in the storage the directories of runs are.
-
-    Attributes
-    ----------
-    storage : Path
-        The archive's directory.
-    """
-
-    storage: Path
-
-    def run(self, uid: str) -> Path:
-        """Return the directory of all generations of a run."""
-        return self.storage / uid[:2] / uid
-
-    def generation(self, uid: str, generation: int) -> Path:
-        """Return the directory of one generation of a run."""
-        return self.run(uid) / str(generation)
-
-    def log(self, uid: str, generation: int) -> Path:
-        """Return the file with a run's documents."""
-        return self.generation(uid, generation) / f"{uid}{SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +125,11 @@ def sync(path: Path) -> None:
 def read_run(directory: Path, roots: FileRoots) -> RunView:
     """Return a run of the archive, from its directory.
 
+    Parameters
+    ----------
+    roots : FileRoots
+        Where detector files may lie, beside the run's own beamtime folder.
+
     Raises
     ------
     FileNotFoundError
@@ -158,6 +139,7 @@ def read_run(directory: Path, roots: FileRoots) -> RunView:
     metadata = {"start": contents["start"]}
     if contents["stop"] is not None:
         metadata["stop"] = contents["stop"]
+    roots = roots.of(folder_of(contents["start"]))
     streams: dict[str, Any] = {
         name: partial(_stream_view, directory, stream, contents["resources"], roots)
         for name, stream in contents["streams"].items()

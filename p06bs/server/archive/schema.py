@@ -7,11 +7,13 @@ does so when the list of fields has changed.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     Connection,
     Float,
@@ -21,10 +23,13 @@ from sqlalchemy import (
     MetaData,
     Table,
     Text,
+    and_,
     cast,
+    false,
     func,
     insert,
     inspect,
+    or_,
     select,
     text,
 )
@@ -33,8 +38,11 @@ from tiled.catalog import orm
 
 from p06bs.metadata import INDEXED, Indexed
 
-VERSION = 1
-"""Of these tables; the list of indexed fields is compared apart."""
+VERSION = 2
+"""Of these tables; the list of indexed fields is compared apart. 2: runs say if they have maps."""
+
+AT_ONCE = 500
+"""Runs that go into the index with one statement."""
 
 LONGEST = 512
 """Characters of a text in the index. Longer ones are not in it (PostgreSQL refuses them)."""
@@ -102,6 +110,7 @@ def _runs() -> Table:
         Column("folder_id", ForeignKey(FOLDERS.c.id), nullable=False),
         Column("generation", Integer, nullable=False),
         Column("streams", Text, nullable=False),
+        Column("maps", Boolean),  # null: if the raw run has, see `have_maps`
         *(Column(field.column, _TYPES[field.kind]) for field in COLUMNS),
         Index("ix_p06bs_runs_uid", "uid", unique=True),
         Index("ix_p06bs_runs_time", "time", "node_id", "folder_id"),
@@ -141,6 +150,16 @@ WORDS = Table(
     Index("ix_p06bs_runs_words", "words", postgresql_using="gin"),
 )
 """The words of the metadata, as Tiled's index has them."""
+
+
+def have_maps(raw: Any) -> Any:
+    """Return the condition that a run has maps, where `raw` is an alias of `RUNS` for its raw run.
+
+    The maps of a derived run may be at the positions of the raw run, which may come into
+    the archive later. Who may see the one need not see the other: their folder is the same.
+    """
+    theirs = and_(RUNS.c.maps.is_(None), raw.c.maps, raw.c.folder_id == RUNS.c.folder_id)
+    return func.coalesce(or_(RUNS.c.maps, theirs), false())
 
 
 def of_runs(connection: Connection) -> list[Table]:
@@ -206,8 +225,17 @@ def create(connection: Connection) -> None:
         connection.execute(insert(SCHEMA).values(version=VERSION, indexed=_fields()))
 
 
-def upgrade(connection: Connection) -> None:
+HasMaps = Callable[[str, int, Mapping[str, Any], Sequence[str]], bool | None]
+"""Says of a run, by uid, generation, metadata and streams, what the index holds of its maps."""
+
+
+def upgrade(connection: Connection, has_maps: HasMaps) -> None:
     """Bring the tables to this version: the index is made again from the nodes.
+
+    Parameters
+    ----------
+    has_maps : callable
+        Asked of the runs of an index that does not say.
 
     Raises
     ------
@@ -221,51 +249,76 @@ def upgrade(connection: Connection) -> None:
             version = connection.execute(select(SCHEMA.c.version)).scalar_one()
             if version > VERSION:
                 raise
-            _rebuild(connection)
+            _rebuild(connection, has_maps)
         create(connection)
 
 
-def _rebuild(connection: Connection) -> None:
-    kept = ("node_id", "folder_id", "generation", "streams")
+def _rebuild(connection: Connection, has_maps: HasMaps) -> None:
+    there = {column["name"] for column in inspect(connection).get_columns(RUNS.name)}
+    kept = ["node_id", "folder_id", "generation", "streams", *({"maps"} & there)]
     old = connection.execute(text(f"SELECT {', '.join(kept)} FROM {RUNS.name}")).all()
     mine = [name for name in inspect(connection).get_table_names() if name.startswith(RUNS.name)]
     for name in sorted(mine, reverse=True):
         connection.execute(text(f"DROP TABLE {name}"))
     connection.execute(text(f"DROP TABLE {SCHEMA.name}"))
     create(connection)
-    for row in old:
-        node = dict(zip(kept, row, strict=True))
-        metadata = connection.execute(
-            select(orm.Node.metadata_).where(orm.Node.id == node["node_id"])
-        ).scalar_one()
-        put_index(connection, metadata, **node)
+    for first in range(0, len(old), AT_ONCE):
+        part = {row.node_id: row._asdict() for row in old[first : first + AT_ONCE]}
+        nodes = select(orm.Node.id, orm.Node.key, orm.Node.metadata_).where(orm.Node.id.in_(part))
+        rows = []
+        for number, uid, metadata in connection.execute(nodes):
+            about = part[number]
+            streams, generation = json.loads(about["streams"]), about["generation"]
+            if "maps" in about:
+                maps = None if about["maps"] is None else bool(about["maps"])
+            else:
+                maps = has_maps(uid, generation, metadata, streams)
+            rows.append(Row(number, about["folder_id"], generation, streams, maps, metadata))
+        put_index(connection, rows)
 
 
-def put_index(
-    connection: Connection,
-    metadata: Mapping[str, Any],
-    *,
-    node_id: int,
-    folder_id: int,
-    **row: Any,
-) -> None:
-    """Insert what the index holds of one node."""
-    fields = indexed_row(metadata)
-    same = {"node_id": node_id, "folder_id": folder_id, "time": fields["time"]}
-    connection.execute(insert(RUNS).values(**same | row | fields))
-    for key, items in indexed_items(metadata).items():
-        if items:
-            connection.execute(
-                insert(ITEMS[key]),
-                [{**same, "value": item} for item in items],
-            )
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the index holds of a run beside the fields in its metadata.
 
+    Attributes
+    ----------
+    node_id : int
+        Of the run's node in Tiled's catalog.
+    streams : sequence of str
+        Names of the run's children.
+    maps : bool or None
+        See `have_maps`.
+    """
+
+    node_id: int
+    folder_id: int
+    generation: int
+    streams: Sequence[str]
+    maps: bool | None
+    metadata: Mapping[str, Any]
+
+
+def put_index(connection: Connection, rows: Sequence[Row]) -> None:
+    """Insert what the index holds of runs."""
+    runs: list[dict[str, Any]] = []
+    items: dict[str, list[dict[str, Any]]] = {key: [] for key in ITEMS}
+    for row in rows:
+        fields = indexed_row(row.metadata)
+        same = {"node_id": row.node_id, "folder_id": row.folder_id, "time": fields["time"]}
+        about = {"generation": row.generation, "maps": row.maps}
+        runs.append({**same, **about, "streams": json.dumps(list(row.streams)), **fields})
+        for key, values in indexed_items(row.metadata).items():
+            items[key] += [{**same, "value": value} for value in values]
+    for table, found in ((RUNS, runs), *((ITEMS[key], found) for key, found in items.items())):
+        if found:
+            connection.execute(insert(table), found)
     if connection.dialect.name == "postgresql":
-        put_words(connection, node_id, node_id)
+        _put_words(connection, [row.node_id for row in rows])
 
 
-def put_words(connection: Connection, first: int, last: int) -> None:
-    """Insert the words of the nodes `first` to `last`, whose runs are in the index."""
+def _put_words(connection: Connection, ids: Sequence[int]) -> None:
+    """Insert the words of nodes, whose runs are in the index."""
     nodes = orm.Node.__table__
     vector = func.jsonb_to_tsvector(
         cast("simple", REGCONFIG), nodes.c.metadata, cast(["string"], JSONB)
@@ -273,7 +326,7 @@ def put_words(connection: Connection, first: int, last: int) -> None:
     words = (
         select(RUNS.c.node_id, RUNS.c.time, RUNS.c.folder_id, vector)
         .join(nodes, nodes.c.id == RUNS.c.node_id)
-        .where(RUNS.c.node_id.between(first, last))
+        .where(RUNS.c.node_id.in_(ids))
     )
     connection.execute(insert(WORDS).from_select(WORDS.c.keys(), words))
 

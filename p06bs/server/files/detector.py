@@ -32,6 +32,11 @@ HDF5 = ("application/x-hdf5", "application/x-hdf5-swmr")
 ZARR = "application/x-zarr"
 CHUNK_BYTES = 4 << 20
 FLOAT = np.dtype(np.float64)
+MOST_CHUNKS = 1 << 20
+"""Of a data key; clients are told of each."""
+LAST_INDEX = 1 << 48
+MOST_AXES, MOST_VALUES = 32, 1 << 36
+"""Of one row."""
 DEPTH = 8
 """Virtual datasets of virtual datasets that are followed."""
 
@@ -49,11 +54,21 @@ class FileRoots:
         None is everywhere, which is for a single user.
     beamtimes : iterable of Path
         Below these a run's own beamtime folder counts, too.
+    folder : str, optional
+        That folder.
+
+    The file system is asked in `real` only: it may be slow.
     """
 
-    def __init__(self, paths: Iterable[Path] | None = None, beamtimes: Iterable[Path] = ()) -> None:
+    def __init__(
+        self,
+        paths: Iterable[Path] | None = None,
+        beamtimes: Iterable[Path] = (),
+        folder: str | None = None,
+    ) -> None:
         self.paths = None if paths is None else tuple(paths)
         self._beamtimes = tuple(beamtimes)
+        self._folder = folder
 
     def of(self, folder: str | None) -> "FileRoots":
         """Return the directories for a run with this beamtime folder.
@@ -61,13 +76,7 @@ class FileRoots:
         A run never gives away the files of another beamtime: who may see the run
         may read its own folder, and no more is known.
         """
-        if self.paths is None or folder is None:
-            return self
-        own = Path(folder).resolve()
-        below = (root.resolve() for root in self._beamtimes)
-        if any(own.is_relative_to(root) and own != root for root in below):
-            return FileRoots((*self.paths, own))
-        return self
+        return FileRoots(self.paths, self._beamtimes, folder)
 
     def real(self, path: Path) -> Path:
         """Return the path without symbolic links.
@@ -81,11 +90,17 @@ class FileRoots:
             real = path.resolve()
         except RuntimeError as error:  # symbolic links that lead to themselves
             raise OutsideError(f"{path} leads nowhere: {error}") from None
-        if self.paths is not None and not any(
-            real.is_relative_to(root.resolve()) for root in self.paths
-        ):
+        if self.paths is not None and not any(map(real.is_relative_to, self._directories())):
             raise OutsideError(f"{path} is outside the directories that this server may read")
         return real
+
+    def _directories(self) -> Iterator[Path]:
+        yield from (root.resolve() for root in self.paths or ())
+        if self._folder is not None:
+            own = Path(self._folder).resolve()
+            below = (root.resolve() for root in self._beamtimes)
+            if any(own.is_relative_to(root) and own != root for root in below):
+                yield own
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,9 +208,13 @@ class UnreadableView:
 
     rows: int
     reason: str
-    rows_per_chunk: int = 1
     dtype: np.dtype[Any] = FLOAT
     shape: tuple[int, ...] = ()
+
+    @property
+    def rows_per_chunk(self) -> int:
+        """All of them: none can be read."""
+        return max(1, self.rows)
 
     def read(self, start: int, stop: int) -> Array:
         """Refuse.
@@ -223,15 +242,38 @@ def detector_view(
     segments : sequence
         Stream resource, first and last + 1 index.
     """
-    rows = sum(stop - start for _, start, stop in segments)
     found = rows_described(description)
+    shape, dtype = found or ((), FLOAT)
+    per_chunk = max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
+    rows = 0
+    try:
+        for _, start, stop in segments:
+            rows = rows_announced(rows, start, stop, per_chunk)
+    except ValueError as error:
+        return UnreadableView(0, f"{data_key} cannot be read: {error}")
     if found is None:
         return UnreadableView(
             rows, f"{data_key} cannot be read: its descriptor gives no usable shape and dtype_numpy"
         )
-    shape, dtype = found
-    per_chunk = max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
     return DetectorView(data_key, tuple(segments), roots, rows, per_chunk, dtype, shape)
+
+
+def rows_announced(rows: int, start: int, stop: int, per_chunk: int) -> int:
+    """Return how many rows there are with `start` to `stop - 1` of a file behind `rows` others.
+
+    Raises
+    ------
+    ValueError
+        If these are no indices of rows, or the rows would be more than can be shown.
+    """
+    if not 0 <= start <= stop <= LAST_INDEX:
+        raise ValueError(f"indices {start} to {stop} are none of rows in a file")
+    if rows + stop - start > MOST_CHUNKS * per_chunk:
+        raise ValueError(
+            f"{rows + stop - start} rows are announced, at most {MOST_CHUNKS * per_chunk} of "
+            "this size can be shown: write them in larger rows"
+        )
+    return rows + stop - start
 
 
 def rows_described(
@@ -241,9 +283,15 @@ def rows_described(
     try:
         shape = tuple(int(n) for n in description["shape"])
         dtype = np.dtype(description.get("dtype_numpy") or "<f8")
-    except (KeyError, TypeError, ValueError):
+    except (ArithmeticError, KeyError, SyntaxError, TypeError, ValueError):
         return None
-    return (shape, dtype) if min(shape, default=0) >= 0 and dtype.kind in "biufc" else None
+    return (shape, dtype) if is_row(shape) and dtype.kind in "biufc" else None
+
+
+def is_row(shape: tuple[int, ...]) -> bool:
+    """Return whether a row can have this shape."""
+    fits = len(shape) <= MOST_AXES and min(shape, default=0) >= 0
+    return fits and prod(n or 1 for n in shape) <= MOST_VALUES
 
 
 def path_of(resource: Document) -> Path:

@@ -95,14 +95,31 @@ class Maps:
 
         A run is asked for its streams only if its start document does not tell.
         """
-        return {} if MAPS in run.streams or not self._has(run) else {MAPS: partial(self._node, run)}
+        return self.children(run) if self._has(run) else {}
+
+    def children(self, run: RunView) -> dict[str, Callable[[], MapsNode]]:
+        """Return what makes the child ``maps`` of a run of which is known that it has maps."""
+        return {} if MAPS in run.streams else {MAPS: partial(self._node, run)}
+
+    def decide(self, run: RunView) -> bool | None:
+        """Return whether a run that has ended has maps; None: if its raw run has positions."""
+        known = self._declared(run)
+        if known is not None:
+            return known
+        if self.of(run):
+            return True
+        return None if is_derived(run.metadata["start"]) else False
+
+    def _declared(self, run: RunView) -> bool | None:
+        """Return whether a run has maps as far as its start document says; None: it does not."""
+        try:
+            return may_have_maps(run.metadata["start"], run.streams, self._largest)
+        except ODD:
+            return None  # `of` says what is odd
 
     def _has(self, run: RunView) -> bool:
         start = run.metadata["start"]
-        try:
-            known = may_have_maps(start, run.streams, self._largest)
-        except ODD:
-            return bool(self.of(run))  # which says what is odd
+        known = self._declared(run)
         if known is not None:
             return known
         with self._lock:
