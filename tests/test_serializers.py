@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas
@@ -12,7 +14,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 from tiled.utils import SerializationError, UnsupportedShape
 
-from p06bs.server.tree.serializers import json_lines, png
+from p06bs.server.tree.serializers import BAND_PIXELS, json_lines, png
 
 
 def image_of(array):
@@ -76,6 +78,71 @@ def test_no_number_breaks_the_image(array):
     assert image.shape[:2] == np.atleast_2d(array).shape
     if array.dtype.kind == "f":
         assert np.array_equal(image[:, :, 3] == 0, np.isnan(np.atleast_2d(array)))
+
+
+def plainly(values):
+    """The image of an array of numbers of two axes, made as a whole: a truth to compare with."""
+    values = np.abs(values) if values.dtype.kind == "c" else values
+    flat = values.astype(float).ravel()
+    finite = flat[np.isfinite(flat)]
+    low, high = (0.0, 1.0) if not finite.size else (
+        np.percentile(finite, 1, method="lower"), np.percentile(finite, 99, method="higher")
+    )  # fmt: skip
+    if finite.size and low == high:
+        low, high = finite.min(), finite.max()
+    signed = low < 0 < high
+    if signed:
+        low, high = -max(-low, high), max(-low, high)
+    if high > low:
+        levels = np.nan_to_num(np.clip((values / 2 - low / 2) / (high / 2 - low / 2), 0, 1) * 255)
+    else:
+        levels = np.full(values.shape, 127)
+    hidden = np.isnan(values) if values.dtype.kind == "f" else np.zeros(values.shape, bool)
+    return levels.round().astype(int), hidden, signed
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "u2", "u4", ">i8", "c8"])
+@pytest.mark.parametrize("middle", [0, 100_000])
+def test_bands_make_the_image_of_the_whole(dtype, middle):
+    values = np.random.default_rng(7).normal(middle, 1000, (700, 900))
+    if np.dtype(dtype).kind == "u":
+        values = abs(values)
+    if np.dtype(dtype).kind == "f":
+        values[::7, ::9] = np.nan
+    array = (np.clip(values, -30_000, 30_000) if "2" in dtype else values).astype(dtype)
+    assert array.size > 2 * BAND_PIXELS
+    image = np.asarray(image_of(array[:, ::-1].T).convert("RGBA")).astype(int)
+    levels, hidden, signed = plainly(array[:, ::-1].T)
+    assert np.array_equal(image[:, :, 3] == 0, hidden)
+    grey = image[:, :, 0] == image[:, :, 2]
+    assert np.abs(image[:, :, 0] - levels)[~hidden].max() <= 1 or signed
+    assert grey[~hidden].all() != signed
+
+
+MEMORY = """
+import re, sys, numpy as np
+from pathlib import Path
+from p06bs.server.tree.serializers import png
+def status(field):
+    return int(re.search(field + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
+png("", np.eye(9), {})
+image = np.arange(1 << 24).astype(sys.argv[1]).reshape(1 << 12, -1)
+if sys.argv[1] != "u4":
+    image -= 1 << 23
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")
+png("", image, {})
+print((status("VmHWM") - before) / image.nbytes)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["u4", "f4"])
+def test_a_frame_of_16_million_pixels_takes_a_small_multiple_of_its_bytes(dtype):
+    done = subprocess.run(
+        [sys.executable, "-c", MEMORY, dtype], capture_output=True, text=True, check=True
+    )
+    print(f"{dtype}: {done.stdout}")
+    assert float(done.stdout) < 3  # and once itself
 
 
 def test_what_is_no_image_is_refused():

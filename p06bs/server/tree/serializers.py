@@ -25,6 +25,9 @@ MOST_PIXELS = 1 << 25
 SAMPLE_PIXELS = 1 << 20
 """Pixels from which the colour scale is found."""
 
+BAND_PIXELS = 1 << 18
+"""Pixels that are made at a time: in between they take some tens of bytes each."""
+
 COLD, WHITE, HOT = (5, 48, 97), (247, 247, 247), (103, 0, 31)
 """Ends and middle of the colours for signed values: ColorBrewer's RdBu, reversed."""
 
@@ -82,25 +85,21 @@ def png(mimetype: str, array: Array, metadata: Mapping[str, Any]) -> bytes:
     SerializationError
         If it does not hold numbers.
     """
-    values = np.asarray(array)
+    values = np.ascontiguousarray(array)
     if values.dtype.kind not in "biufc":
         raise SerializationError(f"{values.dtype} is no type of the pixels of an image.")
     if values.ndim == 3 and values.dtype == np.uint8 and values.shape[2] in (3, 4):
         _check(values.shape[:2])
-        return _encoded(Image.fromarray(np.ascontiguousarray(values)))
+        return _encoded(Image.fromarray(values))
     values = np.atleast_2d(values)
     _check(values.shape)
-    if values.dtype.kind == "c":
-        values = np.abs(values)
     if values.dtype == np.bool_:
         return _encoded(Image.fromarray(values.astype(np.uint8) * 255))
     low, high = _scale(values)
-    hidden = np.isnan(values) if values.dtype.kind == "f" else None
-    with np.errstate(invalid="ignore", over="ignore"):
-        if low < 0 < high:
-            most = max(-low, high)
-            return _encoded(_signed(_levels(values, -most, most), hidden))
-        return _encoded(_grey(_levels(values, low, high), hidden))
+    if low < 0 < high:
+        most = max(-low, high)
+        return _encoded(_signed(values, -most, most))
+    return _encoded(_grey(values, low, high))
 
 
 def _check(shape: tuple[int, ...]) -> None:
@@ -108,10 +107,22 @@ def _check(shape: tuple[int, ...]) -> None:
         raise UnsupportedShape(shape)
 
 
+def _bands(values: Array) -> Iterator[tuple[slice, Array]]:
+    """Yield pixels, as real numbers, and which of all they are: the whole costs no copy."""
+    flat = values.reshape(-1)
+    for first in range(0, flat.size, BAND_PIXELS):
+        band = slice(first, first + BAND_PIXELS)
+        yield band, _real(flat[band])
+
+
+def _real(values: Array) -> Array:
+    return np.abs(values) if values.dtype.kind == "c" else values
+
+
 def _scale(values: Array) -> tuple[float, float]:
     """Return what is darkest and brightest."""
     step = -(-values.size // SAMPLE_PIXELS)
-    sample = values.ravel()[::step].astype(np.float64)
+    sample = _real(values.reshape(-1)[::step]).astype(np.float64)
     sample = sample[np.isfinite(sample)]
     if not sample.size:
         return 0.0, 1.0
@@ -128,26 +139,42 @@ def _levels(values: Array, low: float, high: float) -> Array:
     if not high > low:
         return np.full(values.shape, 127, np.uint8)
     # In halves: the range itself may be more than a float can hold.
-    scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2) * 255
-    levels: Array = np.nan_to_num(np.clip(scaled, 0, 255)).round().astype(np.uint8)
+    with np.errstate(invalid="ignore", over="ignore"):
+        scaled = (values.astype(np.float64) / 2 - low / 2) / (high / 2 - low / 2) * 255
+        levels: Array = np.nan_to_num(np.clip(scaled, 0, 255)).round().astype(np.uint8)
     return levels
 
 
-def _grey(levels: Array, hidden: Array | None) -> Image.Image:
+def _alpha(values: Array) -> Array:
+    """Return 0 where a value is not a number, else 255."""
+    return np.where(np.isnan(values), 0, 255).astype(np.uint8)
+
+
+def _grey(values: Array, low: float, high: float) -> Image.Image:
+    levels = np.empty(values.shape, np.uint8)
+    for band, pixels in _bands(values):
+        levels.reshape(-1)[band] = _levels(pixels, low, high)
     image = Image.fromarray(levels)
-    if hidden is not None and hidden.any():
-        image.putalpha(Image.fromarray(np.where(hidden, 0, 255).astype(np.uint8)))
+    if values.dtype.kind in "fc":
+        alpha = np.empty(values.shape, np.uint8)
+        for band, pixels in _bands(values):
+            alpha.reshape(-1)[band] = _alpha(pixels)
+        if not alpha.all():
+            image.putalpha(Image.fromarray(alpha))
     return image
 
 
-def _signed(levels: Array, hidden: Array | None) -> Image.Image:
+def _signed(values: Array, low: float, high: float) -> Image.Image:
     at = np.linspace(0, 1, 256)[:, None]
     cold, white, hot = (np.array(colour, float) for colour in (COLD, WHITE, HOT))
     below = cold + (white - cold) * np.minimum(2 * at, 1)
     above = white + (hot - white) * np.maximum(2 * at - 1, 0)
     colours = np.where(at < 0.5, below, above).round().astype(np.uint8)
-    alpha = np.full(levels.shape, 255, np.uint8) if hidden is None else ~hidden * np.uint8(255)
-    return Image.fromarray(np.dstack([colours[levels], alpha]))
+    image = np.empty((*values.shape, 4), np.uint8)
+    for band, pixels in _bands(values):
+        image.reshape(-1, 4)[band, :3] = colours[_levels(pixels, low, high)]
+        image.reshape(-1, 4)[band, 3] = _alpha(pixels)
+    return Image.fromarray(image)
 
 
 def _encoded(image: Image.Image) -> bytes:
