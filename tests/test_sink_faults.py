@@ -1,18 +1,29 @@
-"""Pages that fail half-way into the columns: no row is shifted, none is seen, all is counted."""
+"""What documents can do to the sink: pages that fail half-way, depths and lengths beyond sense."""
 
 import contextlib
 import errno
 from unittest import mock
 
+import httpx
 import numpy as np
+import ormsgpack
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
 
+from p06bs.bus.codec import Packed
+from p06bs.bus.follow import Follower
 from p06bs.bus.framing import LogCorruptError
+from p06bs.bus.log import DocumentLog
+from p06bs.server.app import build_app
+from p06bs.server.files.detector import FileRoots, detector_view
 from p06bs.server.sink import number_columns, text_columns
+from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.places import LoggedPage, Place
 from p06bs.server.sink.sink import DocumentError, Sink
+from tests.doors import KEY
+from tests.live_server import serving
 from tests.test_by_reference import KEYS, Logged, page_of_rows
 
 
@@ -161,3 +172,139 @@ def test_reader_sees_a_column_in_one_type_while_it_becomes_another(dtype, values
     assert column.read(0, column.rows).dtype == dtype
     assert np.array_equal(column.read(0, column.rows), values)
     assert sink.nbytes == sink.held()[0].nbytes
+
+
+NUMBER = {"dtype": "number", "shape": [], "source": "test"}
+FRAMES = {"dtype": "array", "shape": [2], "dtype_numpy": "<f8", "external": "STREAM:",
+          "source": "test"}  # fmt: skip
+
+
+def with_deep(document, levels):
+    """The bytes of a document that holds the text "deep" where it is to be so deep."""
+    deep = b"\x81\xa1a" * levels + b"\x01"
+    return ormsgpack.packb(document).replace(b"\xa4deep", deep)
+
+
+@pytest.mark.parametrize("levels", [200, 1000])
+def test_deeply_nested_documents_are_refused_and_the_feed_goes_on(tmp_path, levels):
+    def append(run, kind, **document):
+        log.append(kind, Packed(with_deep(document, levels), run=run))
+
+    def begin(run, **more):
+        log.append("start", {"uid": run, "time": 1.0})
+        append(run, "descriptor", uid=f"{run}-d", run_start=run, time=1.0, name="primary",
+               data_keys={"x": NUMBER}, **more)  # fmt: skip
+
+    def event(run, number, value, **more):
+        append(run, "event", uid=f"{run}-{number}", descriptor=f"{run}-d", seq_num=number,
+               time=1.0, data={"x": value}, timestamps={"x": 1.0}, **more)  # fmt: skip
+
+    with contextlib.closing(DocumentLog(tmp_path)) as log:
+        begin("deep-descriptor", hints="deep")
+        event("deep-descriptor", 1, 1.0)
+        begin("deep-event")
+        event("deep-event", 1, 1.0)
+        event("deep-event", 2, "deep")
+        event("deep-event", 3, 3.0, filled="deep")
+        append("deep-event", "stop", uid="s", run_start="deep-event", time=2.0,
+               exit_status="success", reason="deep")  # fmt: skip
+        begin("next")
+        event("next", 1, 1.0)
+        sink = Sink(10_000_000)
+        follower = Follower(None, log, arrays=False)
+        with contextlib.closing(Feed(Placed(follower), sink)) as feed:
+            assert follower.caught_up.wait(30)
+            assert feed.alive
+            refused = dict(feed.refused)
+    assert sum(refused.values()) == 4, refused
+    assert sum(refused[kind] for kind in refused if kind.startswith("event: ")) == 2
+    assert refused["descriptor: ValueError"] == refused["stop: ValueError"] == 1
+    columns = {run: sink.view(run).streams["primary"]().columns for run in ("deep-event", "next")}
+    assert columns["deep-event"]["x"].read(0, 2).tolist() == [1.0, 3.0]
+    assert columns["next"]["x"].read(0, 1).tolist() == [1.0]
+
+
+def test_what_is_refused_for_its_depth_says_so():
+    deep = 1
+    for _ in range(200):
+        deep = {"a": deep}
+    with pytest.raises(DocumentError, match="nested deeper than 128 levels"):
+        Sink(10_000_000)("start", {"uid": "r", "time": 1.0, "sample": deep})
+
+
+ABSURD = [
+    {"start": 0, "stop": 10**15},
+    {"start": 10**15, "stop": 10**15 + 10**14},
+    {"start": 0, "stop": 10**30},
+    {"start": 10**30, "stop": 10**30 + 1},
+    {"start": -5, "stop": 3},
+    {"start": 3, "stop": 1},
+    {"start": 0.5, "stop": float("inf")},
+    {"start": "many", "stop": None},
+]
+
+
+def test_absurd_index_ranges_are_refused_and_cost_nothing():
+    sink = Sink(10_000_000)
+    sink("start", {"uid": "r", "time": 1.0})
+    keys = {"frames": FRAMES, "x": NUMBER}
+    sink("descriptor", {"uid": "d", "run_start": "r", "time": 1.0, "data_keys": keys})
+    sink("stream_resource", {"uid": "res", "run_start": "r", "data_key": "frames",
+                             "uri": "file://localhost/nowhere.h5", "parameters": {},
+                             "mimetype": "application/x-hdf5"})  # fmt: skip
+    before = sink.nbytes
+    for indices in ABSURD:
+        datum = {"uid": "x", "stream_resource": "res", "descriptor": "d", "indices": indices}
+        with pytest.raises(DocumentError, match="stream_datum document refused"):
+            sink("stream_datum", datum)
+    assert sink.nbytes == before
+    sink("stream_datum", {**datum, "indices": {"start": 0, "stop": 10**9}})
+    with (
+        serving(build_app(sink, KEY)) as url,
+        httpx.Client(base_url=url, headers={"Authorization": f"Apikey {KEY}"}) as http,
+    ):
+        node = http.get("/api/v1/metadata/live/r/primary/frames").json()
+        structure = node["data"]["attributes"]["structure"]
+        assert structure["shape"] == [10**9, 2]
+        assert len(structure["chunks"][0]) <= 1 << 20
+        for path in ("search/live/r/primary", "metadata/live/r"):
+            assert http.get(f"/api/v1/{path}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"), [(0, 10**15), (0, 10**30), (10**30, 10**30 + 1), (-5, 3)]
+)
+def test_archive_shows_absurd_index_ranges_as_unreadable(start, stop):
+    view = detector_view("frames", FRAMES, [({"uid": "res"}, start, stop)], FileRoots())
+    assert (view.rows, view.rows_per_chunk) == (0, 1)
+    with pytest.raises(HTTPException, match=r"frames cannot be read: .*(indices|announced)"):
+        view.read(0, 1)
+
+
+@pytest.mark.parametrize("external", ["STREAM:", ""])
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"shape": [10**9] * 4},
+        {"shape": [1] * 10_000},
+        {"shape": [10**30]},
+        {"shape": [0, 10**9, 10**9, 10**9]},
+        {"shape": [-1]},
+        {"dtype_numpy": "i4,("},
+        {"dtype_numpy": "<U0"},
+        {"dtype_numpy": "V0"},
+        {"dtype_numpy": "(99999999999,)f8"},
+    ],
+)
+def test_absurd_descriptions_cost_their_column_only(external, odd):
+    keys = {"odd": {**FRAMES, "external": external, **odd}, "x": NUMBER}
+    sink = Sink(10_000_000)
+    sink("start", {"uid": "r", "time": 1.0})
+    sink("descriptor", {"uid": "d", "run_start": "r", "time": 1.0, "data_keys": keys})
+    view = sink.view("r").streams["primary"]()
+    for column in view.columns.values():
+        assert len(column.read(0, column.rows)) == 0
+    data = {"x": 1.0} if external else {"x": 1.0, "odd": [1.0, 2.0]}
+    sink("event", {"descriptor": "d", "uid": "e", "seq_num": 1, "time": 1.0, "data": data})
+    view = sink.view("r").streams["primary"]()
+    assert view.columns["x"].read(0, 1).tolist() == [1.0]

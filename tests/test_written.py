@@ -1,6 +1,7 @@
 """What services write into ``/live`` with stock clients, and bluesky's TiledWriter."""
 
 import json
+import resource
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -21,39 +22,13 @@ from tiled.client.utils import ClientError
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from tests.live_runs import add_page, begin
-from tests.live_server import serving
+from tests.live_server import KEY, serving
 from tests.test_subscriptions import Policy, Shown, Updates, news, plain, receive
 
-KEY = "k3y"
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 ARROW = "application/vnd.apache.arrow.file"
 OCTETS = "application/octet-stream"
 pytestmark = pytest.mark.filterwarnings("ignore:connect.. must be used:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def served():
-    sink = Sink(200_000_000)
-    with serving(build_app(sink, KEY)) as url:
-        yield sink, url
-
-
-@pytest.fixture(scope="module")
-def live(served):
-    client = from_uri(served[1], api_key=KEY)
-    yield client["live"]
-    client.context.close()
-
-
-@pytest.fixture
-def sink(served):
-    return served[0]
-
-
-@pytest.fixture
-def http(served):
-    with httpx.Client(base_url=f"{served[1]}/api/v1", headers=HEADERS, timeout=60) as client:
-        yield client
 
 
 def test_arrays_are_written_whole_in_blocks_and_by_appending(sink, live):
@@ -352,6 +327,62 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
     assert not updates.end()
     assert set(live["refused"]) - {"a", "t"} <= {k for k in live["refused"] if len(k) == 36}
     assert sink.nbytes < before + 50_000
+
+
+def test_absurd_shapes_are_refused_and_take_no_memory(sink, live, http):
+    top = live.create_container("absurd")
+    top.write_array(np.zeros((2, 0)), key="empty")
+    top.write_array(np.zeros((2, 3)), key="a")
+    before, held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, sink.nbytes
+    runs = sink.runs()
+    large = 10**18
+
+    def patch(key, shape, offset, content=b""):
+        params = {"shape": shape, "offset": offset, "extend": "true"}
+        headers = {"Content-Type": OCTETS}
+        path = f"/array/full/live/absurd/{key}"
+        return http.patch(path, content=content, headers=headers, params=params)
+
+    nodes = {
+        "endless": array_node("n", [large]),
+        "endless, though empty": array_node("n", [large, 0]),
+        "large in all": array_node("n", [1 << 39, 1 << 39]),
+        "larger than memory": array_node("n", [1 << 39], itemsize=1, kind="u"),
+        "negative": array_node("n", [-3], chunks=[[-3]]),
+        "negative chunks": array_node("n", [3], chunks=[[5, -2]]),
+        "of many axes": array_node("n", [1] * 10_000),
+        "of no axes, with chunks": array_node("n", [], chunks=[[1]]),
+        "of many chunks": array_node("n", [200_000], chunks=[[1] * 200_000]),
+        "of empty chunks": array_node("n", [1], chunks=[[0] * 200_000 + [1]]),
+        "of many blocks": array_node("n", [1000, 1000], chunks=[[1] * 1000, [1] * 1000]),
+        "of nothing": array_node("n", kind="U", itemsize=0),
+        "of void": array_node("n", kind="V"),
+        "of endless text": array_node("n", kind="U", itemsize=10**30),
+        "of negative size": array_node("n", kind="U", itemsize=-4),
+        "of bits": array_node("n", kind="t"),
+    }
+    answers = {what: http.post("/metadata/live/absurd", json=node) for what, node in nodes.items()}
+    answers |= {
+        "axis that is too long": patch("empty", f"{large},0", "0,0"),
+        "rows that no memory has": patch("a", "1,3", f"{(1 << 40) - 2},0", bytes(24)),
+        "many axes": patch("a", ",".join(["1"] * 100), "0", bytes(8)),
+        "negative offset": patch("a", "1,3", "-1,0", bytes(24)),
+    }
+    statuses = {what: (answer.status_code, answer.text[:200]) for what, answer in answers.items()}
+    assert {status for status, _ in statuses.values()} == {413, 422}, statuses
+    assert all("detail" in answer.json() for answer in answers.values())
+    assert patch("empty", f"{1 << 39},0", "0,0").status_code == 200  # it is empty still
+    assert len(http.get("/metadata/live/absurd/empty").content) < 200_000
+    assert http.get("/array/full/live/absurd/empty").content == b""
+    for shape in ([], [0], [0, 5], [1] * 16):
+        made = http.post(
+            "/metadata/live/absurd", json=array_node(f"fits-{len(shape)}{shape[:1]}", shape)
+        )
+        assert made.status_code == 200, made.text
+    assert top["a"].read().tolist() == [[0] * 3] * 2
+    assert held < sink.nbytes < held + 1_000_000
+    assert sink.runs() == runs  # nobody gave way to what cannot be
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < before + 100_000  # KiB
 
 
 def test_runs_from_the_bus_are_not_written_and_not_shadowed(sink, live, http):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from p06bs.model.documents import Document
+from p06bs.server.files.detector import is_row
 from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.places import LoggedPage
@@ -175,7 +176,7 @@ def _field(description: Any, name: str) -> Any:
 def _numpy_dtype(said: Any) -> np.dtype[Any] | None:
     try:
         return np.dtype(said) if isinstance(said, str) and said else None
-    except TypeError:
+    except (SyntaxError, TypeError, ValueError):
         return None
 
 
@@ -185,6 +186,6 @@ def _shape(description: Any) -> tuple[int, ...] | None:
     kind = _field(description, "dtype")
     if not isinstance(shape, list | tuple) or (not shape and kind == "array"):
         return () if kind in _DTYPES else None
-    if not all(type(n) is int and n > 0 for n in shape):
+    if not all(type(n) is int and n > 0 for n in shape) or not is_row(tuple(shape)):
         return None
     return tuple(shape)

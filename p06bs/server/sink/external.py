@@ -1,11 +1,12 @@
 """Columns whose rows lie in files: announced by stream_datum, read when asked for."""
 
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import DetectorView, FileRoots
+from p06bs.server.files.detector import DetectorView, FileRoots, rows_announced
 
 CHUNK_BYTES = 4 << 20
 
@@ -15,8 +16,9 @@ class ExternalColumn:
 
     Parameters
     ----------
-    data_key, description
-        As the descriptor has them.
+    data_key : str
+    shape, dtype
+        One row's.
     roots : FileRoots
         Where the files may lie.
     chunk : int
@@ -29,13 +31,14 @@ class ExternalColumn:
     def __init__(
         self,
         data_key: str,
-        description: Document,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
         roots: FileRoots,
         chunk: int = CHUNK_BYTES,
     ) -> None:
         self.data_key = data_key
-        self.shape = tuple(int(n) for n in description["shape"])
-        self.dtype = np.dtype(description.get("dtype_numpy") or "float64")
+        self.shape = shape
+        self.dtype = dtype
         self.rows = 0
         self._roots = roots
         self._segments: list[tuple[Document, int, int]] = []
@@ -48,15 +51,22 @@ class ExternalColumn:
         return self.SEGMENT_BYTES * len(self._segments)
 
     def announce(self, resource: Document, start: int, stop: int) -> None:
-        """Add indices `start` to `stop - 1` of `resource`."""
-        if stop <= start:
+        """Add indices `start` to `stop - 1` of `resource`.
+
+        Raises
+        ------
+        ValueError
+            If they are none, or too many.
+        """
+        rows = rows_announced(self.rows, start, stop, self.rows_per_chunk)
+        if rows == self.rows:
             return
         last, first, end = self._segments[-1] if self._segments else (None, 0, 0)
         if last is resource and end == start:
             self._segments[-1] = resource, first, stop
         else:
             self._segments.append((resource, start, stop))
-        self.rows += stop - start
+        self.rows = rows
 
     def view(self) -> DetectorView:
         """Return the rows announced so far."""

@@ -140,7 +140,7 @@ class Retention:
         Raises
         ------
         NoRoomError
-            If nothing can give way.
+            If not enough can give way: then nothing has to.
         """
         grown = self._held.get(run)
         if grown is not None and grown.pinned and grown.droppable:
@@ -150,6 +150,8 @@ class Retention:
         wanted = self.nbytes + nbytes - self.limit
         if wanted <= 0:
             return None
+        if nbytes > self.limit - self._staying(run):
+            raise NoRoomError(self._full(run, nbytes))
         for name, held in self._held.items():
             if not held.pinned and held.finished and name != run:
                 return Leave(name)
@@ -161,9 +163,20 @@ class Retention:
         for name, held in self._held.items():
             if not held.pinned and name != run:
                 return Leave(name)
-        raise NoRoomError(
+        raise NoRoomError(self._full(run, nbytes))
+
+    def _staying(self, run: str) -> int:
+        """Return how many bytes are there whatever gives way to `run`."""
+        return sum(
+            held.nbytes - (0 if held.finished else held.droppable)
+            for name, held in self._held.items()
+            if held.pinned or name == run
+        )
+
+    def _full(self, run: str, nbytes: int) -> str:
+        return (
             f"{nbytes} bytes more for run {run}: runs hold {self.nbytes} of {self.limit} bytes, "
-            f"and none can give way"
+            f"and not so many can give way"
         )
 
     def _drop(self, run: str, wanted: int) -> Drop:

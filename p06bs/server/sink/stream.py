@@ -158,9 +158,9 @@ class Stream:
         self.described = Described(self.metadata["data_keys"], shares)
         self.columns = self.described.columns()
         self.external = {
-            column: ExternalColumn(key, self.metadata["data_keys"][key], roots, shares.chunk)
+            column: ExternalColumn(key, *row, roots, shares.chunk)
             for key, column in self.described.external.items()
-            if rows_described(self.metadata["data_keys"][key]) is not None
+            if (row := rows_described(self.metadata["data_keys"][key])) is not None
         }
         self.rows = 0
         self.logged = True

@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 
+DEEPEST = 128
+"""Levels of a document: JSON for clients takes 254, the answer around it included."""
+
 NUMBERS = "biufcmM"
 """Kinds of dtypes that a column of numbers has."""
 
@@ -39,18 +42,35 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
 
 
 def text_of(value: Any) -> str:
-    """Return text as it is, and anything else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, default=_plain)
+    """Return text as it is, and anything else as JSON.
+
+    Raises
+    ------
+    ValueError
+        If it is nested too deeply, or in itself.
+    """
+    try:
+        return value if isinstance(value, str) else json.dumps(value, default=_plain)
+    except RecursionError:
+        raise ValueError("it is nested too deeply to be written as JSON") from None
 
 
-def plain(value: Any) -> Any:
-    """Return a document with lists and numbers in place of numpy's: metadata is compared."""
+def plain(value: Any, levels: int = DEEPEST) -> Any:
+    """Return a document with lists and numbers in place of numpy's: metadata is compared.
+
+    Raises
+    ------
+    ValueError
+        If it is nested deeper than `levels`.
+    """
+    if levels < 0:
+        raise ValueError(f"it is nested deeper than {DEEPEST} levels: metadata are flat")
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {key: plain(item, levels - 1) for key, item in value.items()}
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
-        return [plain(item) for item in value]
+        return [plain(item, levels - 1) for item in value]
     return value
 
 

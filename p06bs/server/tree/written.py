@@ -103,7 +103,7 @@ class Node:
     ) -> None:
         self.tree = tree
         self.path = path
-        self.metadata = plain(metadata)
+        self.metadata = _checked(metadata)
         self.specs = list(specs)
         self.child = Child(tree.number())
         self.closed = False
@@ -180,7 +180,7 @@ class Node:
         HTTPException
             409 if they name another beamtime folder: who may see a run stays as it is.
         """
-        news = plain(metadata)
+        news = _checked(metadata)
         nbytes = NODE_BYTES + size_of(news)
         with self.changing() as room:
             if len(self.path) == 1 and folder_in(news) != self.folder:
@@ -236,6 +236,14 @@ def folder_in(metadata: Mapping[str, Any]) -> str | None:
     """Return the beamtime folder that a node's metadata name, as a run's do."""
     start = metadata.get("start")
     return folder_of(start) if isinstance(start, Mapping) else None
+
+
+def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = plain(metadata)
+    except (ValueError, RecursionError) as error:
+        raise HTTPException(422, f"These are no metadata: {error}") from None
+    return found
 
 
 def checked_key(key: str) -> str:
