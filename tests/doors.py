@@ -11,6 +11,7 @@ from p06bs.server.gate import errors
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.gate.keys import Keys
 from p06bs.server.health import health_routes
+from p06bs.server.login import browser
 from p06bs.server.login.authentication import several_users, single_user
 
 KEY = "k3y"
@@ -46,6 +47,7 @@ class Gated:
             },
             **more,
         )
+        browser.install(self.app, door)
         errors.install(self.app)
         keys = None if authentication is None else Keys(self.app)
         checks = dict(ready or {}) if keys is None else {"tokens": keys.answers, **(ready or {})}

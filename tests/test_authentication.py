@@ -2,6 +2,7 @@
 
 import contextlib
 import getpass
+import json
 import os
 import re
 import shutil
@@ -22,6 +23,7 @@ from tiled.client.context import Context
 
 from p06bs.config.server import Authentication, Oidc, Pam
 from p06bs.server.gate.gate import Guard
+from p06bs.server.login import browser
 from p06bs.server.login.authentication import LOGINS_AT_ONCE, several_users
 from p06bs.server.login.tokens import Owner, Tokens
 from p06bs.services import server
@@ -246,6 +248,62 @@ def test_a_user_logs_in_at_an_independent_provider_as_the_stock_client_does(
             assert once.status_code == 404
 
 
+OIDC = "/api/v1/auth/provider/oidc"
+
+
+def begun(http):
+    """Begin a login as a browser does; return its state, while the client has the cookie."""
+    answer = http.get(f"{OIDC}/authorize")
+    assert answer.status_code == 302
+    return parse_qs(urlsplit(answer.headers["location"]).query)["state"][0]
+
+
+def logged_in(http, code):
+    """End a login as a browser does; return the session that the page holds."""
+    answer = http.get(f"{OIDC}/code", params={"code": code, "state": begun(http)})
+    assert answer.status_code == 200
+    data = re.search(r'<script type="application/json" id="session">(.*?)</script>', answer.text)
+    return json.loads(data[1])
+
+
+def test_a_login_ends_in_the_browser_that_began_it(tmp_path, secret_file):
+    with identity_provider() as provider:
+        provider.code("x", provider.token(provider.claims()))
+        config = configuration(tmp_path, oidc=oidc(provider.url, secret_file))
+        with serving(Gated(config).gate) as url, httpx.Client(base_url=url, timeout=60) as http:
+            asked = http.get(f"{OIDC}/authorize", params={"state": "https://evil.example/"})
+            query = parse_qs(urlsplit(asked.headers["location"]).query)
+            assert query["redirect_uri"] == [f"{url}{OIDC}/code"]
+            assert query["scope"] == ["openid profile"]
+            assert "evil" not in asked.headers["location"]
+            cookie = asked.headers["set-cookie"].lower()
+            for part in ("httponly", "samesite=lax", f"path={OIDC}", "max-age=600"):
+                assert part in cookie
+            state = query["state"][0]
+            wrong = [{}, {"state": ""}, {"state": "x"}, {"state": "é"}]
+            for one in wrong:  # somebody else's link
+                answer = http.get(f"{OIDC}/code", params={"code": "x", **one})
+                assert (answer.status_code, "did not begin" in answer.text) == (401, True), one
+                assert answer.headers["content-type"].startswith("text/html")
+            stranger = httpx.get(f"{url}{OIDC}/code", params={"code": "x", "state": state})
+            assert stranger.status_code == 401
+            assert provider.asked == []
+            denied = http.get(
+                f"{OIDC}/code", params={"error": "access_denied", "state": begun(http)}
+            )
+            assert (denied.status_code, "refused" in denied.text) == (401, True)
+            answer = http.get(f"{OIDC}/code", params={"code": "x", "state": begun(http)})
+            assert answer.status_code == 200
+            policy = answer.headers["content-security-policy"]
+            assert "default-src 'none'" in policy
+            assert "unsafe" not in policy
+            assert answer.headers["cache-control"] == "no-store"
+            assert answer.headers["referrer-policy"] == "no-referrer"
+            # A login is for once.
+            again = http.get(f"{OIDC}/code", params={"code": "x", "state": state})
+            assert again.status_code == 401
+
+
 def test_only_good_tokens_of_the_provider_log_in(tmp_path, secret_file, caplog):
     stranger = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with identity_provider() as provider:
@@ -277,12 +335,12 @@ def test_only_good_tokens_of_the_provider_log_in(tmp_path, secret_file, caplog):
         provider.answers["error"] = (500, {})
         config = configuration(tmp_path, oidc=oidc(provider.url, secret_file))
         with serving(Gated(config).gate) as url, httpx.Client(base_url=url, timeout=60) as http:
-            path = "/api/v1/auth/provider/oidc/code"
+            path = f"{OIDC}/code"
             for name in [*wrong, "empty", "text", "list", "error", "unknown"]:
-                answer = http.get(path, params={"code": name})
+                answer = http.get(path, params={"code": name, "state": begun(http)})
                 assert (answer.status_code, "Traceback" in answer.text) == (401, False), name
-            assert http.get(path).status_code == 401
-            session = http.get(path, params={"code": "good"}).json()
+            assert http.get(path, params={"state": begun(http)}).status_code == 401
+            session = logged_in(http, "good")
             assert session["identity"]["id"] == "alice"
             bearer = {"Authorization": f"Bearer {session['access_token']}"}
             me = http.get("/api/v1/auth/whoami", headers=bearer).json()
@@ -307,8 +365,8 @@ def test_nobody_waits_for_a_provider_that_changes_its_key(tmp_path, secret_file)
                 provider.kid = kid
                 provider.key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
                 provider.code("x", provider.token(provider.claims(), kid=kid))
-                answer = httpx.get(f"{url}/api/v1/auth/provider/oidc/code?code=x", timeout=60)
-                assert answer.status_code == 200
+                with httpx.Client(base_url=url, timeout=60) as http:
+                    assert logged_in(http, "x")["identity"]["id"] == "alice"
 
 
 def test_a_provider_that_is_away_is_said_to_be(tmp_path, secret_file):
@@ -316,8 +374,15 @@ def test_a_provider_that_is_away_is_said_to_be(tmp_path, secret_file):
         gone = provider.url
     config = configuration(tmp_path, oidc=oidc(gone, secret_file))
     with serving(Gated(config).gate) as url:
-        for method, path in (("POST", "authorize"), ("GET", "authorize"), ("GET", "code?code=x")):
-            answer = httpx.request(method, f"{url}/api/v1/auth/provider/oidc/{path}", timeout=60)
+        for method, path in (
+            ("POST", "authorize"),
+            ("GET", "authorize"),
+            ("GET", "code?code=x&state=s"),
+        ):
+            answer = httpx.request(
+                method, f"{url}/api/v1/auth/provider/oidc/{path}",
+                headers={"Cookie": f"{browser.COOKIE}=s"}, timeout=60,
+            )  # fmt: skip
             assert (answer.status_code, "Retry-After" in answer.headers) == (503, True)
             assert "identity provider" in answer.json()["detail"]
 

@@ -20,6 +20,7 @@ from p06bs.server.gate.in_flight import InFlight
 from p06bs.server.gate.keys import Keys
 from p06bs.server.gate.routes import Routes
 from p06bs.server.health import Check, health_routes
+from p06bs.server.login import browser
 from p06bs.server.login.authentication import Door, single_user
 from p06bs.server.sink.sink import Change, Sink
 from p06bs.server.sink_routes import ROUTES as SINK_ROUTES
@@ -145,6 +146,7 @@ def build_app(
     if log is not None:
         app.include_router(storing_router(log))
         routes += STORING_ROUTES
+    browser.install(app, door)
     stream_arrays(app, operation.response)
     errors.install(app)
     expected.install(app)

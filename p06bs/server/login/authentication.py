@@ -185,6 +185,7 @@ class SystemOidc(OIDCAuthenticator):
             client_secret=read_secret(config.client_secret_file, "the client secret of OIDC"),
             well_known_uri=config.well_known_uri,
             confirmation_message="Logged in as {id}.",
+            redirect_on_success="/ui/",  # Tiled warns without; our route stands before its own
             user_id_claim=config.user_claim,
         )
 
