@@ -125,3 +125,45 @@ def run(monkeypatch, capsys):
         return int(end.value.code or 0), out, err
 
     return command
+
+
+@pytest.fixture(scope="module")
+def served():
+    """Serve a sink to a single user: the sink, and the URL."""
+    from p06bs.server.app import build_app
+    from p06bs.server.sink.sink import Sink
+    from tests.live_server import KEY, serving
+
+    sink = Sink(500_000_000)
+    with serving(build_app(sink, KEY)) as url:
+        yield sink, url
+
+
+@pytest.fixture
+def sink(served):
+    """The sink that is `served`."""
+    return served[0]
+
+
+@pytest.fixture(scope="module")
+def live(served):
+    """A stock client of what is `served` as ``/live``."""
+    from tiled.client import from_uri
+
+    from tests.live_server import KEY
+
+    client = from_uri(served[1], api_key=KEY)
+    yield client["live"]
+    client.context.close()
+
+
+@pytest.fixture
+def http(served):
+    """Tiled's API of what is `served`, with the key."""
+    import httpx
+
+    from tests.live_server import KEY
+
+    headers = {"Authorization": f"Apikey {KEY}"}
+    with httpx.Client(base_url=f"{served[1]}/api/v1", timeout=60, headers=headers) as client:
+        yield client

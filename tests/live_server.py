@@ -5,6 +5,8 @@ import threading
 
 from p06bs.server.loopback import LoopbackServer
 
+KEY = "k3y"
+
 
 @contextlib.contextmanager
 def serving(app):

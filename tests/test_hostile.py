@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -90,11 +91,11 @@ def attack(target: Target, count: int, seed: int) -> collections.Counter:
 
 
 def test_wrong_requests_are_answered_as_wrong(target):
-    answers = attack(target, 2500, SEED)
+    answers = attack(target, 600, SEED)
     # They come past the gate, and past the routes' own checks.
-    assert answers[200] > 100
-    assert answers[422] > 100
-    assert answers[0] < 100
+    assert answers[200] > 24
+    assert answers[422] > 24
+    assert answers[0] < 24
     said = target.errors.read_text()
     assert "Traceback" not in said, said[-3000:]
     assert target.key not in said
@@ -108,7 +109,7 @@ def test_wrong_messages_end_a_websocket_only(target):
         "", "?start=-1", "?start=x", f"?start={'9' * 30}", "?start=0", "?access_token=a.b.c",
         "?envelope_format=x", "?envelope_format=msgpack", "?access_token=",
     ]  # fmt: skip
-    for _ in range(150):
+    for _ in range(50):
         node = chance.choice([*NODES, "x", "live/" + "y" * 500, "%2e%2e"])
         key = chance.choice([None, "wrong", target.key])
         messages = [
@@ -135,11 +136,13 @@ def test_wrong_messages_end_a_websocket_only(target):
 def test_a_hundred_thousand_wrong_requests_cost_no_memory(tmp_path):
     target = Target(tmp_path)
     try:
-        attack(target, 20_000, 1)
+        begun = time.monotonic()
+        answers = attack(target, 20_000, 1)
         before = target.rss
-        attack(target, 80_000, 2)
+        answers += attack(target, 80_000, 2)
         grown = target.rss - before
         print(f"RSS {before} B after 20 000 requests, {grown:+} B after 80 000 more")
+        print(f"{time.monotonic() - begun:.0f} s; by status: {sorted(answers.items())}")
         assert grown < 30_000_000
         assert "Traceback" not in target.errors.read_text()
     finally:

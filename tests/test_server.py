@@ -17,7 +17,6 @@ import pytest
 import typer
 from hypothesis import given
 from hypothesis import strategies as st
-from tiled.client import from_uri
 from tiled.queries import Eq, FullText, In, Key, Like
 
 from p06bs.bus.log import DocumentLog
@@ -29,9 +28,8 @@ from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.feed import Feed
 from p06bs.server.sink.sink import Sink
 from p06bs.services.server import run
-from tests.live_server import serving
+from tests.live_server import KEY, serving
 
-KEY = "k3y"
 PAGES = 200
 HEADERS = {"Authorization": f"Apikey {KEY}"}
 KEYS = {
@@ -85,22 +83,9 @@ def end(sink, uid):
     sink("stop", stop)
 
 
-@pytest.fixture(scope="module")
-def served():
-    sink = Sink(500_000_000)
-    with serving(build_app(sink, KEY)) as url:
-        yield sink, url
-
-
-@pytest.fixture(scope="module")
-def live(served):
-    client = from_uri(served[1], api_key=KEY)
-    yield client["live"]
-    client.context.close()
-
-
 @pytest.fixture
 def http(served):
+    """All that is served, and no key."""
     with httpx.Client(base_url=served[1], timeout=30) as client:
         yield client
 

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ophyd.sim import SynAxis, SynSignal
 from tiled.adapters.mapping import MapAdapter
-from tiled.client import from_uri
 from tiled.client.utils import ClientError
 from tiled.config import Authentication
 from tiled.server.app import build_app
@@ -126,19 +125,6 @@ def served():
     sink = Sink(500_000_000)
     with serving(sink, Maps(sink.view)) as url:
         yield sink, url
-
-
-@pytest.fixture(scope="module")
-def live(served):
-    client = from_uri(served[1], api_key=KEY)
-    yield client["live"]
-    client.context.close()
-
-
-@pytest.fixture
-def http(served):
-    with httpx.Client(base_url=f"{served[1]}/api/v1", timeout=30, headers=HEADERS) as client:
-        yield client
 
 
 def test_a_derived_run_on_the_raster_of_its_start_document(served, live):

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 import h5py
 import numpy as np
 import pytest
-from tiled.client import from_uri
 from tiled.queries import Key
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
@@ -17,9 +16,8 @@ from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.runs import RunsAdapter
 from tests.live_runs import KEYS, add_page, begin, describe, end, row_data
-from tests.live_server import serving
+from tests.live_server import KEY, serving
 
-KEY = "k3y"
 PATIENCE = 30.0
 
 # tiled 0.2.20 uses websockets in a way that websockets 17.1 does not like any more.
@@ -62,18 +60,6 @@ def served(viewer):
     sink = Sink(500_000_000)
     with serving(build_app(sink, KEY, policy=Policy(viewer))) as url:
         yield sink, url
-
-
-@pytest.fixture(scope="module")
-def live(served):
-    client = from_uri(served[1], api_key=KEY)
-    yield client["live"]
-    client.context.close()
-
-
-@pytest.fixture
-def sink(served):
-    return served[0]
 
 
 class Updates:
