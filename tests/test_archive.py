@@ -295,7 +295,7 @@ WRONG = [
     FullText('"'),
     FullText("\0word"),
     FullText("word " * 300),
-    Regex("start.plan_name", "sc.*"),
+    Regex("start.plan_name", "("),
 ]
 
 

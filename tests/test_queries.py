@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tiled.client import from_uri
 from tiled.client.utils import ClientError
 from tiled.queries import (
+    AccessTagsFilter,
     Comparison,
     Contains,
     Eq,
@@ -102,6 +103,11 @@ QUERIES = [
     (Like("start.note", "%FIELD%"), []),
     (Like("start.note", "5"), []),
     (Like("start.plan_name", "_can"), [1, 3]),
+    (Regex("start.plan_name", "^s.an$"), [1]),
+    (Regex("start.plan_name", "SCAN", case_sensitive=False), [1, 3, 4]),
+    (Regex("start.note", r"\d\d% (off|on)"), [1]),
+    (Regex("start.temperature", "1|cold"), [3]),
+    (Regex("start.time.x", "."), []),
     (KeyPresent("start.comment"), [2]),
     (KeyPresent("start.empty"), [3]),
     (KeyPresent("start.none"), [3]),
@@ -125,10 +131,12 @@ QUERIES = [
     (SpecsQuery(["BlueskyRun"]), [1, 2, 3, 4]),
     (SpecsQuery(["BlueskyRun"], ["BlueskyRun"]), []),
     (SpecsQuery(["other"]), []),
+    (AccessTagsFilter(["a"]), []),
 ]  # fmt: skip
 
 WRONG = [
-    (Regex("start.plan_name", "sc.*"), "Regex is not supported"),
+    (Regex("start.plan_name", "("), "pattern is none"),
+    (Regex("start.plan_name", "(a+)+$"), "may take too long"),
     (Eq("start.tags", ["fly"]), "nothing to compare with"),
     (NotEq("start.comment", None), "nothing to compare with"),
     (Comparison("lt", "start.temperature", {"a": 1}), "nothing to compare with"),
@@ -187,10 +195,11 @@ def test_both_trees_refuse_the_same_queries(trees, query, why):
         ("[fulltext][condition][text]=-", 400),
     ],
 )
-def test_what_is_in_a_run_is_searched_in_the_same_way(trees, query, status):
+def test_a_run_and_the_top_are_searched_in_the_same_way(trees, query, status):
     run = trees[0].values().first()
-    answer = run.context.http_client.get(f"{run.item['links']['search']}?filter{query}")
-    assert answer.status_code == status
+    for where in (run.item["links"]["search"], f"{run.context.api_uri}search/"):
+        answer = run.context.http_client.get(f"{where}?filter{query}")
+        assert answer.status_code == status, where
 
 
 WORDS = st.lists(st.text("aB ä_-.7", max_size=4), max_size=5).map(" ".join)

@@ -29,6 +29,7 @@ from p06bs.server.storing import ROUTES as STORING_ROUTES
 from p06bs.server.storing import storing_router
 from p06bs.server.tree import expected, exports, serializers
 from p06bs.server.tree.arrays import RESPONSE_LIMIT, Sizes
+from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.documents import serialization_registry
 from p06bs.server.tree.live import Live
 from p06bs.server.tree.maps import Maps
@@ -64,6 +65,10 @@ class Operation:
 
 GUARD = Guard()
 OPERATION = Operation()
+
+
+class Trees(Root, DistinctMap):
+    """The top of the tree, searched as what is in it."""
 
 
 def build_app(
@@ -123,7 +128,7 @@ def build_app(
     exports.mend(registry)
     exports.limit_exports(registry, operation.response)
     app = tiled_app.build_app(
-        Root(trees),
+        Trees(trees),
         authentication=door.authentication,
         server_settings={
             "expose_raw_assets": False,

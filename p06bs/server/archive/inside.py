@@ -11,7 +11,18 @@ from sqlalchemy import Boolean, Numeric, Text, and_, case, cast, exists, func, o
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql.expression import false, true, type_coerce
 from tiled.catalog import orm
-from tiled.queries import Comparison, Contains, Eq, In, KeyPresent, Like, NotEq, NotIn
+from tiled.queries import (
+    AccessTagsFilter,
+    Comparison,
+    Contains,
+    Eq,
+    In,
+    KeyPresent,
+    Like,
+    NotEq,
+    NotIn,
+    Regex,
+)
 
 from p06bs.server.archive.index import Condition, has_part, like
 from p06bs.server.tree.search import OPERATORS, kind_of
@@ -29,17 +40,21 @@ _POSTGRES: Mapping[str, tuple[str, Any]] = {
 
 
 def inside(query: Any, dialect: str) -> Condition | None:
-    """Return what must hold of a node; None where the query is not about its metadata."""
+    """Return what must hold of a node; None where it is of something else than metadata."""
     match query:
         case KeyPresent():
             there = _Place(query.key, dialect).kind.is_not(None)
             return there if query.exists else ~there
-        case Eq(value=None) | In(value=[]):
+        case Eq(value=None) | In(value=[]) | AccessTagsFilter():  # runs have no tags
             return false()
         case NotIn(value=[]):
             return true()
         case Like():
             return like(_Place(query.key, dialect).of("text"), query.pattern, dialect)
+        case Regex():
+            # SQLAlchemy gives SQLite Python's expressions; PostgreSQL's have this option, too.
+            pattern = query.pattern if query.case_sensitive else f"(?i){query.pattern}"
+            return _Place(query.key, dialect).of("text").regexp_match(pattern)
         case Contains():
             place = _Place(query.key, dialect)
             item = place.has(query.value)

@@ -7,10 +7,12 @@ hold, ``!=`` neither. Text is compared by code point and case.
 
 import math
 import operator
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from tiled.queries import (
+    AccessTagsFilter,
     Comparison,
     Contains,
     Eq,
@@ -22,6 +24,7 @@ from tiled.queries import (
     NotEq,
     NotIn,
     QueryValueError,
+    Regex,
     SpecsQuery,
     StructureFamilyQuery,
 )
@@ -67,12 +70,17 @@ def condition(query: Any) -> Test:
             return lambda key, child: holds(search, child.metadata())
         case KeysFilter():
             return lambda key, child: key in query.keys
+        case AccessTagsFilter():  # runs have none
+            return lambda key, child: False
         case StructureFamilyQuery():
             return lambda key, child: bool(child.structure_family == query.value)
         case SpecsQuery():
             return lambda key, child: _has_specs(child, query.include, query.exclude)
         case KeyPresent():
             return lambda key, child: _is_there(child.metadata(), query.key) == query.exists
+        case Regex():
+            pattern = _compiled(query)
+            return lambda key, child: _matches(pattern, _at(child.metadata(), query.key))
         case Like(key="start.uid"):  # what was written has its key only
             return lambda key, child: is_like(key, query.pattern)
     found = of_value(query)
@@ -179,6 +187,17 @@ def is_like(text: str, pattern: str) -> bool:
         else:
             return False
     return not pattern[at:].strip("%")
+
+
+def _compiled(query: Regex) -> re.Pattern[str]:
+    try:
+        return re.compile(query.pattern, 0 if query.case_sensitive else re.IGNORECASE)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise QueryValueError(f"{query.pattern!r} is no regular expression: {error}") from None
+
+
+def _matches(pattern: re.Pattern[str], value: Any) -> bool:
+    return isinstance(value, str) and pattern.search(value) is not None
 
 
 def _at(metadata: Mapping[str, Any], key: str) -> Any:
