@@ -255,6 +255,23 @@ def test_who_waits_for_an_answer_that_fails_asks_again():
     assert (len(failed), seen) == (1, [{"/a"}])
 
 
+def test_who_waits_for_an_answer_that_does_not_come_is_denied(caplog):
+    rights = Record(ada=["/a", "/b"])
+    rights.gate = threading.Semaphore(1)
+    viewers = Viewers(rights, 10.0, patience=0.05)
+    assert viewers.visible("ada", ["/b"]) == {"/b"}
+    rights.entered.clear()
+    seen = []
+    first = in_threads(lambda: seen.append(viewers.visible("ada", ["/a"])))
+    assert rights.entered.wait(30)
+    assert viewers.visible("ada", ["/a", "/b"]) == {"/b"}
+    assert "rights of ada: no answer in 0.05 s" in caplog.text
+    rights.gate.release()
+    first[0].join()
+    assert seen == [{"/a"}]
+    assert viewers.visible("ada", ["/a", "/b"]) == {"/a", "/b"}
+
+
 # The policy
 
 

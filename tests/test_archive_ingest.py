@@ -266,6 +266,13 @@ def test_command_line(here, capsys, monkeypatch):
     assert "…" not in listed
     assert all(len(line) <= 80 for line in listed.splitlines())
     assert f"{good[:8]} " in listed
+    for uid, time in (("nan", float("nan")), ("never", 1e300)):
+        here.write([("start", {"uid": uid, "time": time})])
+    assert run("archive", "ingest", *config, "--patience", "0")[0] == 0
+    listed = run("archive", "ls", *config)[1]
+    assert all(uid in listed for uid in ("nan", "never", good[:8]))
+    with here.client() as client:
+        assert list(client.keys().page_size(1)) == ["nan", good, "never"]
     assert began in listed
     here.write([("start", {"uid": "fresh", "time": 1.0})])
     (here.logs / "bad.doclog").unlink()

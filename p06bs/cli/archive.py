@@ -92,16 +92,22 @@ def ls(
     ]
     table = Table(*heads, box=None)
     for row in rows:
-        began = datetime.fromtimestamp(row["time"], UTC).astimezone()
         table.add_row(
             row["uid"][:SHOWN],
-            f"{began:%Y-%m-%d %H:%M}",
+            _began(row["time"]),
             str(row["scan_id"] or ""),
             escape(row["process_name"] or row["plan_name"] or ""),
             (row["original_run_uid"] or "")[:SHOWN],
             row["exit_status"] or "incomplete",
         )
     console.print(table)
+
+
+def _began(time: float) -> str:
+    try:
+        return f"{datetime.fromtimestamp(time, UTC).astimezone():%Y-%m-%d %H:%M}"
+    except (ValueError, OverflowError, OSError):  # no year of a calendar
+        return f"{time:g}"
 
 
 def retry(

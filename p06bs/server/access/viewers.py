@@ -14,6 +14,8 @@ logger = logging.getLogger(__name__)
 
 BACKGROUND = 4
 """So many users' answers are renewed at once."""
+PATIENCE = 30.0
+"""For so many seconds somebody waits for the answers that another one asks for."""
 LIMIT = 500_000
 """So many answers (of a user about a folder) are kept: about 100 MB."""
 
@@ -32,6 +34,8 @@ class Viewers:
         Returns seconds, monotonically.
     limit : int
         So many answers are kept.
+    patience : float
+        See `PATIENCE`.
     """
 
     def __init__(
@@ -40,10 +44,12 @@ class Viewers:
         seconds: float,
         clock: Callable[[], float] = time.monotonic,
         limit: int = LIMIT,
+        patience: float = PATIENCE,
     ) -> None:
         self._rights = rights
         self._seconds = seconds
         self._clock = clock
+        self._patience = patience
         self._answers = Answers(seconds, limit)
         self._settled = threading.Condition()
         self._background = ThreadPoolExecutor(BACKGROUND)
@@ -60,17 +66,21 @@ class Viewers:
         """Return those of the folders that the user may see; asks where no answer counts.
 
         Where answers have passed half their time, they are asked for anew in the
-        background: whoever comes at least that often never waits.
+        background: whoever comes at least that often never waits. What another thread asks
+        for and does not get to know in time, on a file system that hangs, is denied.
         """
         left = frozenset(folders)
+        until = time.monotonic() + self._patience
         seen: list[frozenset[str]] = []
         while True:
             with self._settled:
                 now = self._clock()
                 claim = self._answers.claim(user, left, now)
                 if claim.awaited and not claim.ask:
-                    self._settled.wait()
-                    continue
+                    if self._settled.wait(until - time.monotonic()):
+                        continue
+                    logger.warning("rights of %s: no answer in %g s", user, self._patience)
+                    return frozenset().union(*seen, claim.visible)
                 aging = self._answers.renew(user, left, now)
             if aging:
                 self._background.submit(self._renew, user, aging, now)

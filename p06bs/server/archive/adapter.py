@@ -15,6 +15,7 @@ from sqlalchemy import Select, func, select
 from tiled.catalog import orm
 from tiled.catalog.adapter import format_distinct_result
 from tiled.server.core import NoEntry
+from tiled.server.dependencies import MAX_PAGE_SIZE
 from tiled.structures.core import Spec, StructureFamily
 
 from p06bs.server.access.policy import Viewer, Visible
@@ -55,6 +56,7 @@ class ArchiveAdapter:
         self._listing = Listing(archive.stock) if listing is None else listing
         self._viewers = viewers
         self._visible: Listing | None = None
+        self._first: Sequence[Any] | None = None
         self.node = archive.stock.node
         self.context = archive.stock.context
 
@@ -124,15 +126,19 @@ class ArchiveAdapter:
 
     async def exact_len(self) -> int:
         """Return the number of runs."""
-        statement = (await self._seen()).select(func.count())
-        return int((await self._archive.fetch(statement))[0][0])
+        seen = await self._seen()
+        if seen.looked_up and seen.direction is not None:
+            # Tiled asks for a page of them next.
+            self._first = await self._fetch(seen, seen.counted(MAX_PAGE_SIZE + 1))
+            return int(self._first[0].total) if self._first else 0
+        return int((await self._fetch(seen, seen.select(func.count())))[0][0])
 
     async def lbound_len(self, threshold: int) -> int:
         """Return the number of runs if it is at most `threshold`, else one more than that."""
         seen = await self._seen()
         limited = seen.select(seen.table.c.node_id).limit(threshold + 1).subquery()
         statement = select(func.count()).select_from(limited)
-        return int((await self._archive.fetch(statement))[0][0])
+        return int((await self._fetch(seen, statement))[0][0])
 
     async def keys_page(
         self, cursor: int | None = None, limit: int | None = None
@@ -244,13 +250,19 @@ class ArchiveAdapter:
         if limit == 0 or offset >= FARTHEST or (cursor or 0) >= FARTHEST:
             return [], None
         seen = await self._seen()
-        statement = seen.page(*columns, runs=bool(columns), cursor=cursor, offset=offset)
         wanted = None if limit is None else limit + 1
-        rows = list(await self._archive.fetch(statement.limit(wanted)))
+        if self._first is not None and wanted and not (columns or cursor or offset):
+            rows = list(self._first[:wanted])
+        else:
+            statement = seen.page(*columns, runs=bool(columns), cursor=cursor, offset=offset)
+            rows = list(await self._fetch(seen, statement.limit(wanted)))
         if limit is None or len(rows) <= limit:
             return rows, None
         rows.pop()
         return rows, rows[-1].node_id if seen.direction is not None else None
+
+    async def _fetch(self, seen: Listing, statement: Select[Any]) -> Sequence[Any]:
+        return await self._archive.fetch(statement, scan=not seen.looked_up)
 
 
 def _visible(viewers: Iterable[Viewer], folders: dict[str, int]) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import anyio
 from fastapi import HTTPException
-from sqlalchemy import Select, select
+from sqlalchemy import Select, select, text
 from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
 from tiled.catalog import orm
 from tiled.catalog.adapter import from_uri as stock_catalog
@@ -86,8 +86,8 @@ class Archive:
         """Close the connections."""
         await self.stock.shutdown()
 
-    async def fetch(self, statement: Select[Any]) -> Sequence[Any]:
-        """Return the rows of a statement.
+    async def fetch(self, statement: Select[Any], *, scan: bool = True) -> Sequence[Any]:
+        """Return the rows of a statement; without `scan` PostgreSQL reads no table from end to end.
 
         Raises
         ------
@@ -96,6 +96,8 @@ class Archive:
         """
         try:
             async with self.stock.context.engine.connect() as connection:
+                if not scan:
+                    await connection.execute(text("SET LOCAL enable_seqscan = off"))
                 rows: Sequence[Any] = (await connection.execute(statement)).all()
                 return rows
         except DBAPIError as error:

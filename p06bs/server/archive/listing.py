@@ -125,6 +125,24 @@ class Listing:
             statement = statement.where(here > there if self.direction > 0 else here < there)
         return statement.order_by(*order).offset(offset or None)
 
+    @property
+    def looked_up(self) -> bool:
+        """Whether runs are looked up in an index of words or items, on PostgreSQL.
+
+        That gives all runs in no order: counting them costs as much as a page of them.
+        PostgreSQL would rather read the whole table where there are many, which is slower.
+        """
+        return bool(self.sources) and self.dialect == "postgresql"
+
+    def counted(self, limit: int) -> Select[Any]:
+        """Select `node_id` of the first runs by time, each with the number of all runs."""
+        found = self.select(self.table.c.node_id, self.table.c.time).cte("found")
+        count = select(func.count()).select_from(found).scalar_subquery()
+        order: list[Any] = [found.c.time, found.c.node_id]
+        if self.direction == -1:
+            order = [place.desc() for place in order]
+        return select(found.c.node_id, count.label("total")).order_by(*order).limit(limit)
+
     def distinct(self, key: str, *, counts: bool) -> Select[Any]:
         """Select the values that a key of the metadata has; of an indexed list, its items."""
         if key in FIELDS:

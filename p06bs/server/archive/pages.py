@@ -5,12 +5,10 @@ from collections.abc import Iterator, Sequence
 from p06bs.bus.framing import Entry
 from p06bs.model.documents import Document
 from p06bs.server.archive.layouts import Values
+from p06bs.server.sink.names import OWN
 
 PAGE_ROWS = 1024
 PAGE_BYTES = 1 << 22
-
-OWN = ("seq_num", "time", "uid")
-"""Columns that every stream has."""
 
 Source = tuple[str, str]
 """Where in an event a column's values are: "", ``data`` or ``timestamps``, and the key."""

@@ -169,8 +169,12 @@ def of_runs(connection: Connection) -> list[Table]:
 
 
 def indexed_row(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `RUNS` holds of a run's metadata, by column."""
-    return {field.column: _short(field.of(metadata)) for field in COLUMNS}
+    """Return what `RUNS` holds of a run's metadata, by column.
+
+    Runs are in the order of their times: one that is no finite number counts as 0.
+    """
+    found = {field.column: _short(field.of(metadata)) for field in COLUMNS}
+    return {**found, "time": found["time"] or 0.0}
 
 
 def indexed_items(metadata: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -11,12 +11,9 @@ from typing import Any
 from p06bs.bus.framing import Entry
 from p06bs.model.documents import Document
 from p06bs.server.archive.layouts import Column, Values
-from p06bs.server.archive.pages import OWN, Pages, RunError, Source
-from p06bs.server.sink.names import node_name
+from p06bs.server.archive.pages import Pages, RunError, Source
+from p06bs.server.sink.names import column_names
 from p06bs.server.sink.values import plain
-
-RESERVED = (*OWN, "internal")
-"""Names that a data key's column cannot have."""
 
 
 @dataclass(slots=True)
@@ -50,28 +47,11 @@ class StreamSurvey:
         self.nbytes += nbytes
 
     def names(self) -> dict[Source, str]:
-        """Return what the columns are called as nodes; sources of external ones are ``data``.
-
-        A data key that is called as a column of every stream has an underscore behind it,
-        as in the sink.
-        """
-        names: dict[Source, str] = {("", key): key for key in OWN}
-        taken = set(RESERVED)
-        keys = [key for part, key in self.columns if part == "data"]
-        for key in dict.fromkeys([*self.metadata["data_keys"], *keys, *self.external]):
-            name = node_name(key)
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            names["data", key] = name
-        for part, key in self.columns:
-            if part == "timestamps":
-                name = node_name(f"ts_{key}")
-                while name in taken:
-                    name += "_"
-                taken.add(name)
-                names[part, key] = name
-        return names
+        """Return what the columns are called as nodes; sources of external ones are ``data``."""
+        sources = [key for part, key in self.columns if part]
+        keys = [*self.metadata["data_keys"], *sources, *self.external]
+        stamped = {key for part, key in self.columns if part == "timestamps"}
+        return {(part, key): name for (part, key), name in column_names(keys, stamped).items()}
 
     def announce(self, data_key: str, resource: str, start: int, stop: int) -> None:
         """Add rows that lie in a file."""
