@@ -195,6 +195,18 @@ def test_page_larger_than_memory_stays_in_the_log(tmp_path):
         logged.check("r", cuts=[(0, 10**9), (2, 5), (1002, 1005)])
 
 
+def test_text_that_stays_in_the_log_is_read_whole(tmp_path):
+    with Logged(tmp_path, 1_000_000) as logged:
+        logged.begin("r")
+        wide = [f"{row} " + "x" * 300 for row in range(1000)]
+        logged.publish("event_page", {
+            **(page := page_of_rows("r", "primary", 0, 1000)), "data": {**page["data"], "why": wide}
+        }, "r")  # fmt: skip
+        column = logged.sink.view("r").streams["primary"]().columns["why"]
+        assert logged.sink.held()[0].in_log == 1000
+        assert column.read(0, 1000).tolist() == wide
+
+
 def test_finished_run_leaves_before_a_running_one_that_is_watched(tmp_path):
     now = iter(range(10**6))
     with Logged(tmp_path, 3_000_000, clock=lambda: float(next(now))) as logged:

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from math import prod
 from typing import Any, Literal
 
 import numpy as np
@@ -11,15 +10,10 @@ import numpy as np
 from p06bs.model.documents import Document
 from p06bs.server.files.detector import is_row
 from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
-from p06bs.server.sink.names import node_name
+from p06bs.server.sink.names import column_names
 from p06bs.server.sink.places import LoggedPage
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.values import NUMBERS, values_of
-
-TABLE = "internal"
-"""Name of the table of a stream's one-dimensional columns, as bluesky's TiledWriter has it."""
-
-RESERVED = frozenset({"seq_num", "time", "uid", TABLE})
+from p06bs.server.sink.values import NUMBERS, is_ragged, text_of, values_of
 
 _DTYPES = {"number": np.float64, "integer": np.int64, "boolean": np.bool_}
 
@@ -28,15 +22,15 @@ _DTYPES = {"number": np.float64, "integer": np.int64, "boolean": np.bool_}
 class Origin:
     """Where in an event page a column's values are."""
 
-    part: Literal["data", "timestamps"] | None
+    part: Literal["", "data", "timestamps"]
     key: str
 
 
 class Described:
     """Names, origins and types of a stream's columns.
 
-    A data key that is called as a column of every stream has an underscore behind its
-    name; see `names` for characters that a path cannot have.
+    What is described of types holds until a value needs another one; what is described of
+    shapes holds until there are rows: descriptors are often wrong there.
 
     Attributes
     ----------
@@ -50,24 +44,19 @@ class Described:
         self._data_keys = data_keys
         self._number = partial(NumberColumn, chunk=shares.chunk, block=shares.block)
         self._text = partial(TextColumn, chunk=shares.chunk, block=shares.block)
-        self.origins = {key: Origin(None, key) for key in ("seq_num", "time", "uid")}
+        external = {
+            key
+            for key, description in data_keys.items()
+            if str(_field(description, "external")).startswith("STREAM:")
+        }
+        self._keys = data_keys.keys() - external
+        self.origins: dict[str, Origin] = {}
         self.external: dict[str, str] = {}
-        taken = set(RESERVED)
-        stamps: list[str] = []
-        for key, description in data_keys.items():
-            name = node_name(key)
-            while name in taken:
-                name += "_"
-            taken.add(name)
-            if str(_field(description, "external")).startswith("STREAM:"):
+        for (part, key), name in column_names(data_keys, self._keys).items():
+            if part == "data" and key in external:
                 self.external[key] = name
             else:
-                self.origins[name] = Origin("data", key)
-                stamps.append(key)
-        for key in stamps:
-            if (name := node_name(f"ts_{key}")) not in taken:
-                self.origins[name] = Origin("timestamps", key)
-        self._keys = frozenset(stamps)
+                self.origins[name] = Origin(part, key)
 
     def columns(self) -> dict[str, Column]:
         """Return empty columns for what is described well enough."""
@@ -111,73 +100,78 @@ class Described:
         return page.values("timestamps", origin.key)
 
     def column_for(self, name: str, values: Any) -> Column:
-        """Return an empty column for what is described too little, from its first values.
+        """Return an empty column for its first values, of the shape that they have.
 
         Raises
         ------
         ValueError
-            If they do not fit the little that is described.
+            If they are of another kind than what is described.
         """
         description = self._data_keys[self.origins[name].key]
-        kind, shape = _field(description, "dtype"), _shape(description)
+        shape: tuple[int, ...] = ()
         if hasattr(values, "into"):
-            return self._number(values.dtype, shape or tuple(values.shape[1:]))
-        array = values_of(values)
-        if isinstance(array, list):
-            if kind == "array" and not all(_may_be_text(value, shape) for value in values):
-                raise ValueError(f"{name}: {array[0][:80]!r} where an array is described")
+            dtype, shape = values.dtype, values.shape[1:]
+        else:
+            array = values_of(values)
+            if isinstance(array, list):
+                if _field(description, "dtype") == "array" and not is_ragged(values):
+                    _check_texts(name, values, _shape(description))
+                return self._text()
+            dtype, shape = array.dtype, array.shape[1:]
+        if dtype.kind not in NUMBERS:
             return self._text()
-        if shape is not None and prod(array.shape[1:]) != prod(shape):
-            raise ValueError(f"{name}: rows of shape {array.shape[1:]}, described are {shape}")
-        return self._number(array.dtype, shape or array.shape[1:])
+        said = _described_dtype(description)
+        return self._number(dtype if said is None or said.kind not in NUMBERS else said, shape)
+
+    def text_behind(self, column: Column, rows: int) -> TextColumn:
+        """Return a column of text in place of another one, whose rows are in the log."""
+        text = self._text()
+        text.skip(rows, column.json_width if isinstance(column, NumberColumn) else 0)
+        return text
 
     def _column(self, origin: Origin) -> Column | None:
-        if origin.part is None:
+        if not origin.part:
             dtypes = {"seq_num": np.int64, "time": np.float64}
             return (
                 self._number(np.dtype(dtypes[origin.key]), ())
                 if origin.key in dtypes
-                else (self._text())
+                else self._text()
             )
         if origin.part == "timestamps":
             return self._number(np.dtype(np.float64), ())
         description = self._data_keys[origin.key]
-        kind, said = _field(description, "dtype"), _field(description, "dtype_numpy")
+        kind = _field(description, "dtype")
         if kind == "string" or _field(description, "external"):
             return self._text()  # the events of old have datum ids in place of frames
-        shape = _shape(description)
-        dtype = _numpy_dtype(said)
+        shape, dtype = _shape(description), _described_dtype(description)
         if dtype is not None and dtype.kind not in NUMBERS:
             return self._text()
-        if dtype is None and kind in _DTYPES:
-            dtype = np.dtype(_DTYPES[kind])
         if dtype is None or (shape is None and kind not in _DTYPES):
             return None
         return self._number(dtype, shape or ())
 
 
-def _may_be_text(value: Any, shape: tuple[int, ...] | None) -> bool:
-    """Return whether a value that is no array of numbers is an array all the same.
-
-    Of known shape, it is one of text; else it may be ragged.
-    """
-    if isinstance(value, str):
-        return False
-    if shape is None:
-        return True
-    items = np.array(value, object).ravel().tolist()
-    return len(items) == prod(shape) and all(isinstance(item, str) for item in items)
+def _check_texts(name: str, values: Any, shape: tuple[int, ...] | None) -> None:
+    """Check that values that are no numbers are arrays all the same: of text, if described."""
+    for value in values:
+        items = [] if isinstance(value, str) else np.array(value, object).ravel().tolist()
+        text = all(isinstance(item, str) for item in items)
+        if isinstance(value, str) or (shape is not None and not text):
+            raise ValueError(f"{name}: {text_of(value)[:80]!r} where an array is described")
 
 
 def _field(description: Any, name: str) -> Any:
     return (description.get(name) or "") if isinstance(description, Mapping) else ""
 
 
-def _numpy_dtype(said: Any) -> np.dtype[Any] | None:
+def _described_dtype(description: Any) -> np.dtype[Any] | None:
+    said, kind = _field(description, "dtype_numpy"), _field(description, "dtype")
     try:
-        return np.dtype(said) if isinstance(said, str) and said else None
+        if isinstance(said, str) and said:
+            return np.dtype(said)
     except (SyntaxError, TypeError, ValueError):
-        return None
+        pass  # what is no type says nothing
+    return np.dtype(_DTYPES[kind]) if kind in _DTYPES else None
 
 
 def _shape(description: Any) -> tuple[int, ...] | None:

@@ -12,7 +12,7 @@ from p06bs.server.sink.allocation import (
     FIRST_ROWS,
     block_of,
 )
-from p06bs.server.sink.values import NUMBERS, Array, exactly, values_of
+from p06bs.server.sink.values import NUMBERS, Array, ShapeError, exactly, is_ragged, values_of
 
 
 class Rows(Protocol):
@@ -76,26 +76,34 @@ class NumberColumn:
         self.dtype = dtype
         self._row = max(1, dtype.itemsize * prod(self.shape))
 
+    @property
+    def json_width(self) -> int:
+        """Characters that a row has as JSON, at most."""
+        brackets = 2 * sum(prod(self.shape[:axis]) for axis in range(len(self.shape)))
+        return brackets + prod(self.shape) * (26 if self.dtype.kind in "biuf" else 80)
+
     def fit(self, values: Any, count: int) -> Array | Rows:
         """Return a page's values as `put` takes them; the column does not change.
 
         Raises
         ------
+        ShapeError
+            If they are numbers of another shape.
         ValueError, TypeError
-            If they are no numbers, have another shape, or a type by which a value,
-            here or in the column, would change.
+            If they are no numbers, or of a type by which a value, here or in the column,
+            would change.
         """
         if hasattr(values, "into"):
             return self._fit_rows(values, count)
         array = values_of(values)
         if isinstance(array, list):
+            if is_ragged(values):
+                raise ShapeError(f"rows of several shapes, those before are {self.shape}")
             raise ValueError(f"not numbers: {array[0][:80] if array else array!r}")
         if len(array) != count:
             raise ValueError(f"{len(array)} rows, the page has {count}")
         if array.shape[1:] != self.shape:
-            if array.size != count * prod(self.shape):
-                raise ValueError(f"rows of shape {array.shape[1:]}, described are {self.shape}")
-            array = array.reshape((count, *self.shape))
+            raise ShapeError(f"rows of shape {array.shape[1:]}, those before are {self.shape}")
         if array.dtype == self.dtype:
             return array
         return self._of_other_type(array)
@@ -103,8 +111,10 @@ class NumberColumn:
     def _fit_rows(self, rows: Rows, count: int) -> Array | Rows:
         if rows.dtype.kind not in NUMBERS:
             return self.fit(rows.whole(), count)
-        if len(rows) != count or prod(rows.shape) != prod(self.shape) * count:
-            raise ValueError(f"{rows.shape} for {count} rows of shape {self.shape}")
+        if len(rows) != count:
+            raise ValueError(f"{len(rows)} rows, the page has {count}")
+        if rows.shape[1:] != self.shape:
+            raise ShapeError(f"rows of shape {rows.shape[1:]}, those before are {self.shape}")
         if rows.dtype.newbyteorder("=") == self.dtype:
             return rows
         return self.fit(rows.whole(), count)

@@ -9,7 +9,7 @@ import os
 import time
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ SEGMENT_BYTES = 1 << 16
 READ_BYTES = 1 << 16
 PIECE_BYTES = 1 << 20
 LATE_SECONDS = 0.05
+PLAIN = (int, float, str)
+"""Where a list begins with one, its other items are no arrays."""
 
 
 class RowsLostError(Exception):
@@ -149,7 +151,7 @@ class LoggedPage:
     def __len__(self) -> int:
         return len(self.page["seq_num"])
 
-    def values(self, part: str | None, key: str) -> Any:
+    def values(self, part: str, key: str) -> Any:
         """Return a column's values; `LoggedRows` for an array that is in the log.
 
         Raises
@@ -161,14 +163,25 @@ class LoggedPage:
         OSError
             If the log cannot be read.
         """
-        value = self.page[key] if part is None else self.page[part][key]
-        if not isinstance(value, LoggedArray):
-            return value
+        value = self.page[part][key] if part else self.page[key]
+        return self._rows(value) if isinstance(value, LoggedArray) else self._read(value)
+
+    def _rows(self, value: LoggedArray) -> "LoggedRows":
         if self.place is None:
-            raise ValueError(f"{key} is in a log that nobody named")
+            raise ValueError("an array is in a log that nobody named")
         if self._buffers is None:
             self._buffers = _checked_buffers(self.place, self._patience)
         return LoggedRows(self.place.path, self._buffers + value.place, value)
+
+    def _read(self, value: Any) -> Any:
+        """Return a value with the arrays that are in the log, as in a list of frames."""
+        if isinstance(value, LoggedArray):
+            return self._rows(value).whole()
+        if isinstance(value, Mapping):
+            return {key: self._read(item) for key, item in value.items()}
+        if isinstance(value, list | tuple) and value and not isinstance(value[0], PLAIN):
+            return [self._read(item) for item in value]
+        return value
 
 
 def _checked_buffers(place: Place, patience: float) -> int:

@@ -17,7 +17,7 @@ from p06bs.bus.framing import LogError
 from p06bs.model.documents import Document
 from p06bs.server.files.detector import FileRoots, rows_described
 from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
-from p06bs.server.sink.described import RESERVED, TABLE, Described
+from p06bs.server.sink.described import Described
 from p06bs.server.sink.external import ExternalColumn
 from p06bs.server.sink.places import (
     LoggedPage,
@@ -28,11 +28,9 @@ from p06bs.server.sink.places import (
     pages_between,
 )
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.values import Array, as_type
+from p06bs.server.sink.values import Array, ShapeError, as_type
 
 __all__ = [
-    "RESERVED",
-    "TABLE",
     "ColumnView",
     "Stream",
     "StreamView",
@@ -214,19 +212,34 @@ class Stream:
         if not count:
             return Fitted(0, self.columns, {})
         self.described.check_keys(page.page)
-        columns = self.columns
+        columns = dict(self.columns)
         fitted: dict[str, Array | Rows | Packed] = {}
         for name in self.described.origins:
             values = self.described.values(page, name)
-            column = columns.get(name)
-            if column is None:
-                column = self.described.column_for(name, values)
-                columns = {**columns, name: column}
             try:
-                fitted[name] = column.fit(values, count)
+                columns[name], fitted[name] = self._fitted(name, values, page)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"column {name}: {error}") from error
         return Fitted(count, columns, fitted)
+
+    def _fitted(
+        self, name: str, values: Any, page: LoggedPage
+    ) -> tuple[Column, Array | Rows | Packed]:
+        """Return values as a column takes them, and the column: perhaps a new one."""
+        column = self.columns.get(name) or self.described.column_for(name, values)
+        try:
+            return column, column.fit(values, len(page))
+        except ShapeError:
+            if self.described.origins[name].part != "data":
+                raise
+            if not self.rows:
+                column = self.described.column_for(name, values)
+            elif self.logged and page.place is not None:
+                # Rows of several shapes are JSON, those before them, too: from the log.
+                column = self.described.text_behind(column, self.rows)
+            else:
+                raise
+        return column, column.fit(values, len(page))
 
     def needs(self, fitted: Fitted) -> int:
         """Return how many bytes `put` would allocate more, at most."""
@@ -255,8 +268,12 @@ class Stream:
 
     def skip(self, fitted: Fitted) -> None:
         """Leave rows in the log, and all before them, too."""
-        for column in fitted.columns.values():
-            column.skip(fitted.count)
+        for name, column in fitted.columns.items():
+            values = fitted.values.get(name)
+            if isinstance(column, TextColumn) and isinstance(values, Packed):
+                column.skip(fitted.count, values.width)
+            else:
+                column.skip(fitted.count)
 
     def commit(self, fitted: Fitted, place: Place | None) -> None:
         """Show the rows that `put` wrote, or `skip` left in the log."""
@@ -316,6 +333,9 @@ class Stream:
         """
         with self._lock:
             columns = {name: self.columns[name] for name in names}
+            for name, dtype in names.items():
+                if isinstance(columns[name], TextColumn) and dtype.kind != "U":
+                    raise RowsLostError(f"column {name} has become text: ask for it again")
             stop = max(start, min(stop, self.rows))
             firsts = {name: min(max(c.first, start), stop) for name, c in columns.items()}
             held: dict[str, list[Any]] = {

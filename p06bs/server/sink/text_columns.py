@@ -133,8 +133,7 @@ class TextColumn:
             last.count += count
             done += count
             self.rows += count
-        while self._width < values.width:
-            self._width *= 2
+        self._widen(values.width)
 
     def cut(self, rows: int) -> None:
         """Take back what was written behind the first `rows` rows."""
@@ -184,10 +183,15 @@ class TextColumn:
         self._blocks = self._blocks[gone:]
         self.first = self._blocks[0].first if self._blocks else self.rows
 
-    def skip(self, count: int) -> None:
-        """Count rows that are not kept; nothing is in memory."""
+    def skip(self, count: int, width: int = 0) -> None:
+        """Count rows that are not kept, of at most `width` characters; nothing is in memory."""
         self.rows += count
         self.forget(self.rows)
+        self._widen(width)
+
+    def _widen(self, width: int) -> None:
+        while self._width < width:
+            self._width *= 2
 
     def parts(self, start: int, stop: int) -> list[tuple[Array, Array, int, int]]:
         """Return where rows `start` to `stop - 1` lie: data, ends, first and last of them."""

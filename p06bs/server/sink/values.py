@@ -7,7 +7,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.model.documents import LoggedArray
+
 Array = npt.NDArray[Any]
+
+
+class ShapeError(ValueError):
+    """Numbers, but rows of another shape than those of the column."""
+
 
 DEEPEST = 128
 """Levels of a document: JSON for clients takes 254, the answer around it included."""
@@ -39,6 +46,15 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
         texts: list[str] = array.astype(str).tolist()
         return texts
     return [text_of(value) for value in values]
+
+
+def is_ragged(values: Any) -> bool:
+    """Return whether all that is in lists in lists is numbers: an array, if not a rectangle."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype.kind in NUMBERS
+    if isinstance(values, list | tuple | np.ndarray):
+        return all(map(is_ragged, values))
+    return values is None or isinstance(values, int | float | complex | np.number)
 
 
 def text_of(value: Any) -> str:
@@ -114,4 +130,6 @@ def _may_lose_digits(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, LoggedArray):
+        raise TypeError("a large array beside numbers or text")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)

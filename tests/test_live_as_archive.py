@@ -1,0 +1,147 @@
+"""What ``/live`` shows of a run is what ``/archive`` will show: names, shapes and values."""
+
+import contextlib
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from suitcase.utils.tests.conftest import (  # noqa: F401 -- fixtures
+    RE,
+    detector_list,
+    event_type,
+    example_data,
+    generate_data,
+    plan_type,
+)
+
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.reader import read_log
+from p06bs.server.archive.runfiles import read_run, write_run
+from p06bs.server.archive.survey import survey
+from p06bs.server.files.detector import FileRoots
+from p06bs.server.sink.places import Place, RowsLostError
+from p06bs.server.sink.sink import DocumentError, Sink
+
+
+@contextlib.contextmanager
+def both(directory, documents, budget=50_000_000):
+    """Give a run as the sink and as the archive show it, and what the sink refused."""
+    with DocumentLog(directory / "log") as log:
+        for name, document in documents:
+            log.append(name, document)
+        uid = documents[0][1]["uid"]
+        path = log.path(uid)
+        sink, refused = Sink(budget), []
+        for entry in log.reader(uid, arrays=False).read():
+            try:
+                sink(entry.name, entry.document, Place(path, entry.offset, entry.nbytes))
+            except DocumentError as refusal:
+                refused.append(str(refusal))
+        write_run(path, survey(read_log(path)), directory / "run", read_log)
+        yield sink.view(uid), read_run(directory / "run", FileRoots()), refused
+
+
+def assert_alike(live, archive):
+    assert set(live.streams) == set(archive.streams)
+    for name, stream in archive.streams.items():
+        one, other = live.streams[name](), stream()
+        if not other.columns["seq_num"].rows if other.columns else True:
+            continue  # the archive learns of columns by their values
+        assert set(one.columns) == set(other.columns)
+        for key, column in other.columns.items():
+            found = one.columns[key]
+            assert (found.rows, found.shape) == (column.rows, column.shape), key
+            assert np.array_equal(found.read(0, found.rows), column.read(0, column.rows)), key
+
+
+def test_document_sets_of_suitcase(tmp_path, example_data):  # noqa: F811
+    with both(tmp_path, example_data()) as (live, archive, refused):
+        assert not refused
+        assert_alike(live, archive)
+
+
+def run_of(keys, rows, *, paged=False):
+    """Documents of a run with these data keys and rows (dicts)."""
+    events = [
+        {
+            "uid": f"e{i}", "descriptor": "d", "seq_num": i, "time": float(i), "data": row,
+            "timestamps": dict.fromkeys(row, i * 0.5), "filled": {},
+        }
+        for i, row in enumerate(rows, 1)
+    ]  # fmt: skip
+    documents = [
+        ("start", {"uid": "r", "time": 1.0}),
+        ("descriptor", {"uid": "d", "run_start": "r", "time": 1.0, "name": "primary",
+                        "data_keys": keys, "configuration": {}, "hints": {}}),
+    ]  # fmt: skip
+    if paged:
+        for first in range(0, len(events), 3):
+            part = events[first : first + 3]
+            page = {k: [event[k] for event in part] for k in ("uid", "seq_num", "time")}
+            for what in ("data", "timestamps"):
+                page[what] = {key: [event[what][key] for event in part] for key in keys}
+            documents.append(("event_page", {"descriptor": "d", **page}))
+    else:
+        documents += [("event", event) for event in events]
+    stop = {"uid": "s", "run_start": "r", "time": 9.0, "exit_status": "success"}
+    return [*documents, ("stop", stop)]
+
+
+def nested(shape, value):
+    return value if not shape else [nested(shape[1:], value)] * shape[0]
+
+
+SHAPES = st.sampled_from([(), (1,), (3,), (2, 2), (2, 3), (40, 120)])
+DESCRIBED = st.sampled_from([[], [3], [2, 2], [2, None], [-1]])
+NAMES = st.sampled_from(["a", "ts_a", "ts_ts_a", "a_", "ts_a_", "time", "ts_time", "x/y", "uid"])
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    names=st.lists(NAMES, min_size=1, max_size=4, unique=True),
+    kind=st.sampled_from(["array", "number"]),
+    described=DESCRIBED,
+    shapes=st.lists(SHAPES, min_size=1, max_size=8) | SHAPES.map(lambda shape: [shape] * 7),
+    ragged=st.sampled_from([None, None, 0, 3]),
+    as_array=st.booleans(),
+    paged=st.booleans(),
+    budget=st.sampled_from([300_000, 50_000_000]),
+)
+def test_any_shapes_and_names(
+    tmp_path_factory, names, kind, described, shapes, ragged, as_array, paged, budget
+):
+    keys = {n: {"source": "test", "dtype": kind, "shape": described} for n in names}
+    rows = []
+    for number, shape in enumerate(shapes):
+        value = np.full(shape, number + 0.5) if as_array else nested(shape, number + 0.5)
+        if number == ragged:
+            value = [[1.5], [2.5, 3.5]]
+        rows.append(dict.fromkeys(names, value))
+    documents = run_of(keys, rows, paged=paged)
+    with both(tmp_path_factory.mktemp("run"), documents, budget) as (live, archive, refused):
+        assert not refused
+        assert_alike(live, archive)
+
+
+def test_who_looks_while_a_column_becomes_text_is_told_to_look_again(tmp_path):
+    keys = {"x": {"source": "test", "dtype": "array", "shape": [2]}}
+    documents = run_of(keys, [{"x": [1.5, 2.5]}, {"x": [3.5, 4.5]}, {"x": [5.5]}])
+    with DocumentLog(tmp_path) as log:
+        sink = Sink(50_000_000)
+        for name, document in documents:
+            log.append(name, document)
+        entries = list(log.reader("r", arrays=False).read())
+        for entry in entries[:4]:
+            place = Place(log.path("r"), entry.offset, entry.nbytes)
+            sink(entry.name, entry.document, place)
+        before = sink.view("r").streams["primary"]()
+        for entry in entries[4:]:
+            place = Place(log.path("r"), entry.offset, entry.nbytes)
+            sink(entry.name, entry.document, place)
+        with pytest.raises(RowsLostError, match="column x has become text: ask for it again"):
+            before.columns["x"].read(0, 2)
+        assert before.columns["seq_num"].read(0, 2).tolist() == [1, 2]
+        now = sink.view("r").streams["primary"]().columns["x"]
+        assert now.read(0, 3).tolist() == ["[1.5, 2.5]", "[3.5, 4.5]", "[5.5]"]
+        assert sink.nbytes == sink.held()[0].nbytes
