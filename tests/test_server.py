@@ -28,6 +28,8 @@ from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.feed import Feed
 from p06bs.server.sink.sink import Sink
 from p06bs.services.server import run
+from tests import live_runs
+from tests.live_runs import end
 from tests.live_server import KEY, serving
 
 PAGES = 200
@@ -59,28 +61,12 @@ def row_data(seq):
 
 
 def begin(sink, uid, time=1.0, keys=KEYS, **more):
-    sink("start", {"uid": uid, "time": time, **more})
-    descriptor = {
-        "uid": f"{uid}-d", "run_start": uid, "time": time, "name": "primary", "data_keys": keys,
-        "configuration": {}, "hints": {"xrf": {"fields": ["Fe_K"]}}, "object_keys": {"xrf": []},
-    }  # fmt: skip
-    sink("descriptor", descriptor)
+    live_runs.begin(sink, uid, time, keys, **more)
 
 
-def add_page(sink, uid, first, count=10, keys=KEYS):
+def add_page(sink, uid, first, count=10):
     seq = np.arange(first, first + count)
-    page = {
-        "descriptor": f"{uid}-d", "seq_num": seq.tolist(), "time": (seq * 0.5).tolist(),
-        "uid": [f"{uid}/{i}" for i in seq],
-        "data": {key: value for key, value in row_data(seq).items() if key in keys},
-        "timestamps": dict.fromkeys(keys, seq * 0.5),
-    }  # fmt: skip
-    sink("event_page", page)
-
-
-def end(sink, uid):
-    stop = {"uid": f"{uid}-s", "run_start": uid, "time": 9.0, "exit_status": "success"}
-    sink("stop", stop)
+    live_runs.add_page(sink, uid, first, count, data=row_data(seq))
 
 
 @pytest.fixture
@@ -236,7 +222,7 @@ def test_frames_are_read_from_the_file_while_it_is_written(served, live, tmp_pat
             data[low:high] = frames[low:high]
             data.flush()
             datum = {
-                "uid": f"res/{low}", "stream_resource": "res", "descriptor": "frames-d",
+                "uid": f"res/{low}", "stream_resource": "res", "descriptor": "frames-primary-d",
                 "indices": {"start": low, "stop": high},
                 "seq_nums": {"start": low + 1, "stop": high + 1},
             }  # fmt: skip
@@ -255,7 +241,7 @@ def test_announced_frames_that_are_not_there_are_asked_for_again(served, http, t
     }  # fmt: skip
     sink("stream_resource", resource)
     datum = {
-        "uid": "lres/0", "stream_resource": "lres", "descriptor": "late-d",
+        "uid": "lres/0", "stream_resource": "lres", "descriptor": "late-primary-d",
         "indices": {"start": 0, "stop": 3}, "seq_nums": {"start": 1, "stop": 4},
     }  # fmt: skip
     sink("stream_datum", datum)
@@ -282,15 +268,17 @@ def test_oversized_read_is_refused_before_it_is_made(served, http):
     }  # fmt: skip
     sink("stream_resource", resource)
     datum = {
-        "uid": "bres/0", "stream_resource": "bres", "descriptor": "big-d",
+        "uid": "bres/0", "stream_resource": "bres", "descriptor": "big-primary-d",
         "indices": {"start": 0, "stop": 10**6}, "seq_nums": {"start": 1, "stop": 10**6 + 1},
     }  # fmt: skip
     sink("stream_datum", datum)
-    answer = http.get(
-        "/api/v1/array/full/live/big/primary/big", params={"slice": ":,0,0"}, headers=HEADERS
-    )
+    path = "/api/v1/array/full/live/big/primary/big"
+    answer = http.get(path, params={"slice": ":,0,0"}, headers=HEADERS)
     assert answer.status_code == 400
     assert "Use slicing" in answer.text
+    # Three rows that are far apart are not much: only their file is not there.
+    answer = http.get(path, params={"slice": "::400000,0,0"}, headers=HEADERS)
+    assert answer.status_code == 503
 
 
 PUBLIC = {"/", "/healthz", "/health", "/ready", "/api/v1/", "/ui/{path}", "/favicon.ico",

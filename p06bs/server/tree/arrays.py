@@ -143,10 +143,10 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
             row = self._rows(first + picked, first + picked + 1)[(0, *rest)]
             yield np.asarray(row, self._view.dtype)  # a single text would lose its width
             return
-        self._check_size(max(picked) + 1 - min(picked) if picked else 0)
         # Rows between those that are picked are read, too, where they are close together.
         step = abs(picked.step)
         together = max(1, self._sizes.piece // self.row_bytes // step)
+        self._check_size(len(picked) if together == 1 else len(picked) * step)
         for i in range(0, len(picked), together):
             part = picked[i : i + together]
             low, high = min(part[0], part[-1]), max(part[0], part[-1]) + 1

@@ -13,10 +13,10 @@ from tiled.serialization.container import walk
 from tiled.structures.core import StructureFamily
 from tiled.utils import ensure_awaitable
 
+from p06bs.server.gate.in_flight import OCTETS
+
 NODES = 2_000
 """Arrays and columns of one export. A tree of runs has more."""
-
-OCTETS = "application/octet-stream"
 
 Serializer = Callable[..., Any]
 
