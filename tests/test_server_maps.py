@@ -2,6 +2,7 @@
 
 import contextlib
 import threading
+import tracemalloc
 
 import h5py
 import httpx
@@ -24,7 +25,7 @@ from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree import expected
 from p06bs.server.tree.chains import Chain, Counted
-from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.maps import KEPT_BYTES, Maps
 from p06bs.server.tree.recent import Recent
 from p06bs.server.tree.runs import runs_adapter
 from tests import live_server
@@ -563,26 +564,40 @@ def look(maps, sink, uid, name="Fe_K"):
     return maps.look(run, maps.of(run)[name])
 
 
-def test_what_is_kept_is_bounded_accounted_and_let_go():
+def test_what_is_kept_is_bounded_and_let_go():
     sink = Sink(500_000_000)
-    accounted = []
-    size = 8 * 50 * 100
-    maps = Maps(sink.view, limit=3 * size, account=accounted.append)
+    size = 8 * 50 * 100 + 2 * KEPT_BYTES
+    maps = Maps(sink.view, limit=3 * size)
     for number in range(5):
         run = xrf(sink, f"run{number}", shape=[50, 100])
         run.page([1], Fe_K=[number])
         assert look(maps, sink, f"run{number}").values[0, 0] == number
-        assert maps.nbytes == sum(accounted) == min(number + 1, 3) * size
+        assert maps.nbytes == min(number + 1, 3) * size
     assert look(maps, sink, "run0").values[0, 0] == 0  # made again
-    assert maps.release(1) == size
-    assert maps.forget("run0") == size
-    assert maps.forget("run0") == 0
-    assert maps.nbytes == size
-    assert maps.release(10 * size) == size
-    assert maps.nbytes == 0
+    maps.forget("run0")
+    maps.forget("run0")
+    assert maps.nbytes == 2 * size
     small = Maps(sink.view, limit=12 * 50 * 100 - 1)
     assert not small.of(sink.view("run3"))
     assert not small(sink.view("run3"))
+
+
+@pytest.mark.parametrize("shape", [[5, 4], [50, 100]])
+def test_what_is_kept_is_counted_truly(shape):
+    sink = Sink(500_000_000)
+    for number in range(200):
+        xrf(sink, f"run{number}", shape=shape).page([1], Fe_K=[number])
+    maps = Maps(sink.view)
+    look(maps, sink, "run0")
+    tracemalloc.start()
+    try:
+        before, kept = tracemalloc.get_traced_memory()[0], maps.nbytes
+        for number in range(1, 200):
+            look(maps, sink, f"run{number}")
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert 0.75 * (maps.nbytes - kept) < taken < 1.1 * (maps.nbytes - kept)
 
 
 def test_positions_that_left_the_memory():
@@ -635,7 +650,7 @@ def test_rows_that_are_in_the_log_only(tmp_path):
         st.one_of(
             st.tuples(st.just("keep"), st.integers(0, 5), st.integers(0, 40)),
             st.tuples(st.just("get"), st.integers(0, 5), st.just(0)),
-            st.tuples(st.just("shrink"), st.integers(0, 100), st.just(0)),
+            st.tuples(st.just("drop"), st.integers(0, 5), st.just(0)),
         )
     )
 )
@@ -643,7 +658,6 @@ def test_recent_keeps_the_most_recently_used(steps):
     recent = Recent(100)
     model: dict[int, int] = {}  # in the order of use
     for what, key, nbytes in steps:
-        limit = 100
         if what == "keep":
             model.pop(key, None)
             model[key] = nbytes
@@ -653,9 +667,9 @@ def test_recent_keeps_the_most_recently_used(steps):
             if key in model:
                 model[key] = model.pop(key)
         else:
-            limit = key
-            recent.shrink(limit)
-        while sum(model.values()) > limit:
+            model.pop(key, None)
+            recent.drop(key)
+        while sum(model.values()) > 100:
             model.pop(next(iter(model)))
         assert recent.nbytes == sum(model.values()) <= 100
         assert {key for key in range(6) if key in recent} == set(model)

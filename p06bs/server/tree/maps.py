@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 MAPS = "maps"
 LIMIT = 1 << 26
 """Bytes of what maps keep, by default."""
+KEPT_BYTES = 1024
+"""What Python keeps about something that is kept, beside its arrays."""
 LOCKS = 16
 
 REMEMBERED = 10_000
@@ -65,8 +67,6 @@ class Maps:
         a derived one may have the positions.
     limit : int
         Bytes that are kept; a raster of which a map would need more has none.
-    account : callable, optional
-        Told how many bytes are kept more, or less, than before; called with no lock.
     """
 
     def __init__(
@@ -74,10 +74,8 @@ class Maps:
         run_of: Callable[[str], RunView] = _no_run,
         *,
         limit: int = LIMIT,
-        account: Callable[[int], None] = lambda nbytes: None,
     ) -> None:
         self._run_of = run_of
-        self._account = account
         self._largest = min(LARGEST, limit // PIXEL_BYTES)
         self._lock = threading.Lock()  # of what follows; nothing else is done with it
         self._kept: Recent[Key, Any] = Recent(limit)
@@ -151,19 +149,12 @@ class Maps:
                 logger.warning("run %s has no maps: its metadata are odd: %r", uid, error)
             return {}
 
-    def release(self, nbytes: int) -> int:
-        """Let about `nbytes` go, what was longest unused first; return how many went.
-
-        The caller accounts for them: `account` is not called. Takes a lock under which
-        nothing else is done, so it may be called with any other held.
-        """
+    def forget(self, uid: str) -> None:
+        """Let all go that is kept of a run that is gone."""
         with self._lock:
-            return self._kept.shrink(max(0, self._kept.nbytes - nbytes))
-
-    def forget(self, uid: str) -> int:
-        """Let all go that is kept of a run that is gone; otherwise as `release`."""
-        with self._lock:
-            return self._kept.forget(lambda key: key[0] == uid)
+            self._kept.forget(lambda key: key[0] == uid)
+            self._odd.drop(uid)
+            self._decided.drop(uid)
 
     def look(self, run: RunView, one: Mapped) -> Gridded:
         """Return a map of a run up to the newest row that it has.
@@ -200,19 +191,14 @@ class Maps:
                 running.of, running.statistics = state, statistics(pixels)
             gridded = Gridded(placement.grid, running.map.rows, running.statistics, pixels)
             sizes = {where: (placement, placement.nbytes), what: (running, running.map.nbytes)}
-        self._account(self._keep(sizes))
+        with self._lock:
+            for key, (value, nbytes) in sizes.items():
+                self._kept.keep(key, value, nbytes + KEPT_BYTES)
         return gridded
 
     def _get(self, key: Key) -> Any:
         with self._lock:
             return self._kept.get(key)
-
-    def _keep(self, sizes: dict[Key, tuple[Any, int]]) -> int:
-        with self._lock:
-            before = self._kept.nbytes
-            for key, (value, nbytes) in sizes.items():
-                self._kept.keep(key, value, nbytes)
-            return self._kept.nbytes - before
 
     def _looked_at(self, run: RunView) -> tuple[Run, Streams, Run | None, Streams]:
         """Return a run and the raw run of a derived one, as they are now."""

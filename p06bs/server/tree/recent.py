@@ -45,26 +45,19 @@ class Recent(Generic[K, V]):
 
     def keep(self, key: K, value: V, nbytes: int) -> None:
         """Keep a value, new or known, which has `nbytes` now."""
-        self._drop(key)
+        self.drop(key)
         self._kept[key] = _Kept(value, nbytes)
         self.nbytes += nbytes
-        self.shrink(self.limit)
+        while self.nbytes > self.limit:
+            self.drop(next(iter(self._kept)))
 
-    def shrink(self, nbytes: int) -> int:
-        """Let values go until at most `nbytes` are left; return how many bytes went."""
-        before = self.nbytes
-        while self.nbytes > nbytes:
-            self._drop(next(iter(self._kept)))
-        return before - self.nbytes
-
-    def forget(self, which: Callable[[K], bool]) -> int:
-        """Let the values go whose keys `which` names; return how many bytes went."""
-        before = self.nbytes
+    def forget(self, which: Callable[[K], bool]) -> None:
+        """Let the values go whose keys `which` names."""
         for key in [key for key in self._kept if which(key)]:
-            self._drop(key)
-        return before - self.nbytes
+            self.drop(key)
 
-    def _drop(self, key: K) -> None:
+    def drop(self, key: K) -> None:
+        """Let a value go, if it is there."""
         kept = self._kept.pop(key, None)
         if kept is not None:
             self.nbytes -= kept.nbytes
