@@ -73,20 +73,26 @@ def run(
     api_key_file: Annotated[
         Path | None, typer.Option(help="Holds the API key; made where there is none.")
     ] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", envvar="P06BS_VERBOSE", help="Log every step and request.")
+    ] = False,
 ) -> None:
     """Serve runs until SIGTERM or SIGINT comes."""
     return_freed_memory()
     logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     redact.install()
-    for library in ("tiled", "tiled.server.app", "httpx", "alembic"):
-        logging.getLogger(library).setLevel(logging.WARNING)
+    if not verbose:
+        for library in ("tiled", "tiled.server.app", "httpx", "alembic"):
+            logging.getLogger(library).setLevel(logging.WARNING)
     given = {"host": host, "port": port, "budget": budget, "api_key_file": api_key_file}
     try:
         bus, section = configured(file, {"log": log, "outbound": address}, given)
         laptop = file is None and api_key_file is None
-        serve(bus, section, *(_key() if laptop else ("", str(section.api_key_file))))
+        key = _key() if laptop else ("", str(section.api_key_file))
+        serve(bus, section, *key, verbose=verbose)
     except (config.ConfigurationError, principals.DatabaseError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
@@ -113,7 +119,9 @@ def configured(
     return config.changed(found.bus, bus), config.changed(found.server or Server(), server)
 
 
-def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
+def serve(
+    bus: Bus, server: Server, key: str = "", origin: str = "", *, verbose: bool = False
+) -> None:
     """Serve until SIGTERM or SIGINT comes.
 
     Parameters
@@ -123,6 +131,8 @@ def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
         API key of the single user; from the configured file if empty.
     origin : str
         Where the key comes from, for who starts the server.
+    verbose : bool
+        Log requests, too.
 
     Raises
     ------
@@ -164,6 +174,8 @@ def serve(bus: Bus, server: Server, key: str = "", origin: str = "") -> None:
             server.host,
             server.port,
             ready=lambda url: print(f"server ready: {url} (API key: {origin})", flush=True),
+            log_level="debug" if verbose else "warning",
+            access_log=verbose,
         )
         signal.signal(signal.SIGTERM, _leave)
         signal.signal(signal.SIGINT, _leave)

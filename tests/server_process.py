@@ -1,9 +1,11 @@
 """A server in a process of its own, started as ``p06bs up`` does: from a configuration file."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -34,19 +36,15 @@ class ServerProcess:
         with self.output.open("wb") as out, self.errors.open("wb") as err:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "p06bs.services.server", str(self.file)], cwd=REPOSITORY,
-                stdout=subprocess.PIPE, stderr=err, env={**os.environ, **environment},
+                stdout=out, stderr=err, env={**os.environ, **environment},
             )  # fmt: skip
-            first = self.process.stdout.readline()
-            out.write(first)
-        if not first:
-            self.close()
-            raise RuntimeError(self.errors.read_text())
-        self.url = first.decode().split()[2]
+        while not (found := re.search(r"server ready: (\S+)", self.output.read_text())):
+            if self.process.poll() is not None:
+                raise RuntimeError(self.errors.read_text())
+            threading.Event().wait(0.05)
+        self.url = found[1]
 
     def close(self) -> int:
         """End it as a service manager does; return its status."""
         self.process.send_signal(signal.SIGTERM)
-        rest, _ = self.process.communicate(timeout=60)
-        with self.output.open("ab") as out:
-            out.write(rest)
-        return self.process.returncode
+        return self.process.wait(60)

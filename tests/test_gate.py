@@ -588,6 +588,9 @@ LOGGED = [
     f"redirect to /ui/auth-callback?access_token={SECRET}&refresh_token={SECRET}",
     f"postgresql://user:{SECRET}@host/db",
     f"grant_type=password&username=a&password={SECRET}",
+    f"Cookie: tiled_csrf={SECRET}",
+    f"GET /api/v1/x/code%3D{SECRET} HTTP/1.1",
+    f"(OperationalError) locked\n[SQL: SELECT ?]\n[parameters: ('{SECRET}', 1)]\n(Background on)",
 ]
 
 
@@ -604,6 +607,16 @@ def test_secrets_do_not_reach_the_log(text, caplog):
     assert SECRET not in caplog.text
     assert caplog.text.count(redact.HIDDEN) >= 3
     assert "Traceback" in caplog.text
+
+
+def test_values_of_a_wrong_format_are_clean_too():
+    """Logging shows them when it complains."""
+    with redact.redacting():
+        made = logging.getLogger("p06bs.test").makeRecord(
+            "x", logging.INFO, "f", 1, "%s %s %s", (f"api_key={SECRET}", 7), None
+        )
+    assert SECRET not in f"{made.msg} {made.args}"
+    assert made.args[1] == 7
 
 
 def test_what_is_no_secret_is_logged_as_it_is(caplog):

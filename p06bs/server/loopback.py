@@ -91,6 +91,11 @@ class PromptProtocol(HttpToolsProtocol):
 class DenyingProtocol(WebSocketsSansIOProtocol):
     """WebSockets that may be denied with any HTTP status; uvicorn calls that an error."""
 
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        # It would log messages with the middle left out: of a key the end, without its name.
+        self.conn.debug = False
+
     async def send(self, event: Any) -> None:
         """Send a message, after which a denied handshake is complete."""
         await super().send(event)
@@ -149,7 +154,6 @@ class LoopbackServer(uvicorn.Server):
         self.url = f"http://{name}:{bound}"
         self._ready = ready
         settings: dict[str, Any] = {
-            # Access logs would show keys that came as ?api_key=.
             "access_log": False,
             "log_level": "warning",
             "lifespan": "on",
