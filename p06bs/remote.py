@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from p06bs.bus.closing import Closing
+from p06bs.http_api import RUNS
 from p06bs.model.documents import NamedDocument
 from p06bs.recorded import RunError
 
 TREES = ("live", "archive")
 """Where a server keeps runs: the newest in memory, all of them in the offline DB, which wins."""
 
-RUNS_ROUTE = "/api/p06bs/v1/runs"
 BLOCK = 1 << 20
 RECORD = "\x1e"
 
@@ -114,7 +114,7 @@ class Server(Closing):
             file.open("rb") as content,
         ):
             response = context.http_client.put(
-                context.api_uri.copy_with(path=f"{RUNS_ROUTE}/{file.stem}"),
+                context.api_uri.copy_with(path=f"{RUNS}/{file.stem}"),
                 content=iter(lambda: content.read(BLOCK), b""),
                 headers={"Content-Type": "application/octet-stream"},
             )

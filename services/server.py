@@ -25,6 +25,7 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import Bus, Server
 from p06bs.config.server import Authentication
+from p06bs.http_api import KEY_VARIABLE
 from p06bs.server.access.policy import FolderAccess
 from p06bs.server.access.rights import rights_of
 from p06bs.server.access.viewers import Viewers
@@ -53,7 +54,6 @@ from p06bs.services.archive import roots_of
 
 log = logging.getLogger(__name__)
 
-KEY_VARIABLE = "P06BS_API_KEY"
 SHARE = 8
 """The sink may take this part of the machine's memory where nobody says how much."""
 

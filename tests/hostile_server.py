@@ -16,7 +16,8 @@ from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login import principals
 from p06bs.server.login.authentication import providers_of, several_users
-from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.server.login.terms import Owner
+from p06bs.server.login.tokens import Tokens
 from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.sink import Sink
 

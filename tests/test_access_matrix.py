@@ -31,7 +31,8 @@ from p06bs.server.files.detector import FileRoots
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import providers_of, several_users
 from p06bs.server.login.principals import ROLES
-from p06bs.server.login.tokens import PURPOSES, Owner, Tokens
+from p06bs.server.login.terms import PURPOSES, Owner
+from p06bs.server.login.tokens import Tokens
 from p06bs.server.sink.sink import Sink
 from tests.archives import Place
 from tests.live_server import serving

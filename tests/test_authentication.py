@@ -25,7 +25,8 @@ from p06bs.config.server import Authentication, Oidc, Pam
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login import browser
 from p06bs.server.login.authentication import LOGINS_AT_ONCE, several_users
-from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.server.login.terms import Owner
+from p06bs.server.login.tokens import Tokens
 from p06bs.services import server
 from tests.doors import Gated
 from tests.identity_provider import AUDIENCE, identity_provider

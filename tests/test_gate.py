@@ -31,7 +31,8 @@ from p06bs.server.gate.logins import WINDOW, FailedLogins, Known, Seats
 from p06bs.server.gate.routes import ROUTES, Routes
 from p06bs.server.gate.sockets import FIRST_MESSAGE_SECONDS
 from p06bs.server.login.authentication import single_user
-from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.server.login.terms import Owner
+from p06bs.server.login.tokens import Tokens
 from tests.doors import KEY, Gated
 from tests.live_server import serving
 

@@ -22,7 +22,8 @@ from p06bs.server.gate.keys import Keys
 from p06bs.server.gate.turns import Allowance, Turns
 from p06bs.server.login import principals
 from p06bs.server.login.authentication import providers_of
-from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.server.login.terms import Owner
+from p06bs.server.login.tokens import Tokens
 from tests.doors import Gated
 from tests.live_server import serving
 

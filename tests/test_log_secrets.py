@@ -10,7 +10,8 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import connect
 
 from p06bs.server.login.browser import COOKIE
-from p06bs.server.login.tokens import Owner, Tokens
+from p06bs.server.login.terms import Owner
+from p06bs.server.login.tokens import Tokens
 from tests.identity_provider import identity_provider
 from tests.server_process import ServerProcess
 

@@ -20,7 +20,8 @@ from tiled.client.utils import ClientError
 from p06bs.cli import main
 from p06bs.config.server import Authentication
 from p06bs.server.login import principals
-from p06bs.server.login.tokens import Owner, TokenError, Tokens, parse_expiry
+from p06bs.server.login.terms import Owner, TokenError, parse_expiry
+from p06bs.server.login.tokens import Tokens
 from tests.doors import Gated
 from tests.live_server import serving
 

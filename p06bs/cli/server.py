@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from p06bs.cli.errors import UsageError
+from p06bs.http_api import KEY_VARIABLE
 
 if TYPE_CHECKING:
     from p06bs.remote import Server
-
-KEY_VARIABLE = "P06BS_API_KEY"
 
 ServerOption = Annotated[
     str, typer.Option("--server", envvar="P06BS_SERVER", help="URL of the server")

@@ -17,6 +17,7 @@ from p06bs.cli.server import (
     api_key,
 )
 from p06bs.cli.terminal import SHOWN, AsJson, console
+from p06bs.http_api import SINK
 
 if TYPE_CHECKING:
     import httpx
@@ -104,7 +105,7 @@ def _ask(method: str, path: str, server: str, api_key_file: Path) -> Any:
     """
     import httpx
 
-    url = f"{server.rstrip('/')}/api/p06bs/v1/sink{path}"
+    url = f"{server.rstrip('/')}{SINK}{path}"
     headers = {"Authorization": f"Apikey {api_key(api_key_file)}"}
     try:
         answer = httpx.request(method, url, headers=headers, timeout=SECONDS)

@@ -16,14 +16,15 @@ from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
 from p06bs.cli.terminal import AsJson, console, remark
 
 if TYPE_CHECKING:
-    from p06bs.server.login.tokens import Owner, Token, Tokens
+    from p06bs.server.login.terms import Owner
+    from p06bs.server.login.tokens import Token, Tokens
 
 DEFAULT_LIFE = "90d"
 
 
 def complete_purpose(incomplete: str) -> Iterator[tuple[str, str]]:
     """Yield what tokens are for, and the scopes of each."""
-    from p06bs.server.login.tokens import PURPOSES
+    from p06bs.server.login.terms import PURPOSES
 
     for purpose, scopes in PURPOSES.items():
         if purpose.startswith(incomplete):
@@ -69,7 +70,7 @@ def create(
 ) -> None:
     """Make a token and print it, once: it is kept nowhere."""
     from p06bs.server.access.users import system_user
-    from p06bs.server.login.tokens import parse_expiry
+    from p06bs.server.login.terms import parse_expiry
 
     owner = _owner(user, service)
     if owner is None:
@@ -162,7 +163,7 @@ def _tokens(path: Path) -> "Tokens":
 
 
 def _owner(user: str, service: str) -> "Owner | None":
-    from p06bs.server.login.tokens import Owner
+    from p06bs.server.login.terms import Owner
 
     if user and service:
         raise UsageError("a token has one owner: --user or --service")
@@ -172,7 +173,7 @@ def _owner(user: str, service: str) -> "Owner | None":
 
 
 def _scopes(owner: "Owner", purpose: str, scopes: str) -> tuple[str, ...]:
-    from p06bs.server.login.tokens import DEFAULT_PURPOSE, PURPOSES
+    from p06bs.server.login.terms import DEFAULT_PURPOSE, PURPOSES
 
     if purpose and scopes:
         raise UsageError("--for and --scopes exclude each other")

@@ -6,14 +6,13 @@ from fastapi import APIRouter, HTTPException, Request, Security
 from pydantic import BaseModel, Field
 from tiled.server.authentication import check_scopes
 
+from p06bs.http_api import SINK
 from p06bs.server.callers import Caller, node_for
 from p06bs.server.gate.routes import route
 from p06bs.server.sink.retention import PinError
 from p06bs.server.sink.sink import Held, Sink
 
-PATH = "/api/p06bs/v1/sink"
-
-ROUTES = (route("GET", PATH), route("POST", rf"{PATH}/[^/]+/(pin|unpin)"))
+ROUTES = (route("GET", SINK), route("POST", rf"{SINK}/[^/]+/(pin|unpin)"))
 """What the gate has to let pass."""
 
 
@@ -44,7 +43,7 @@ class Holdings(BaseModel):
 
 def sink_router(sink: Sink, tree: str = "live") -> APIRouter:
     """Return routes for an application of Tiled that serves the sink as `tree`."""
-    router = APIRouter(prefix=PATH, tags=["sink"])
+    router = APIRouter(prefix=SINK, tags=["sink"])
 
     @router.get("", dependencies=[Security(check_scopes, scopes=["read:metadata"])])
     async def held(request: Request, caller: Caller) -> Holdings:

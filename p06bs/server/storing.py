@@ -14,14 +14,13 @@ from tiled.server.authentication import check_scopes
 from p06bs.bus.codec import WireError
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log
+from p06bs.http_api import RUNS
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document, is_derived
 from p06bs.server.callers import Caller, viewer_of
 from p06bs.server.gate.routes import route
 
-PATH = "/api/p06bs/v1/runs"
-
-ROUTES = (route("PUT", rf"{PATH}/[^/]+", upload=True),)
+ROUTES = (route("PUT", rf"{RUNS}/[^/]+", upload=True),)
 """What the gate has to let pass."""
 
 
@@ -38,7 +37,7 @@ def storing_router(log: DocumentLog) -> APIRouter:
     log : DocumentLog
         Where runs are kept.
     """
-    router = APIRouter(prefix=PATH, tags=["runs"])
+    router = APIRouter(prefix=RUNS, tags=["runs"])
 
     @router.put("/{uid}", status_code=201)
     async def store(

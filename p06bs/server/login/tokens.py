@@ -6,8 +6,8 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
-from typing import Any, Literal, TypeVar
+from datetime import UTC, datetime
+from typing import Any, TypeVar
 
 from fastapi import HTTPException
 from sqlalchemy import select
@@ -19,31 +19,12 @@ from tiled.server.authentication import generate_apikey
 from tiled.server.schemas import APIKeyRequestParams
 
 from p06bs.server.login import principals
-from p06bs.server.login.principals import READ, ROLES, SUBSCRIBE, WRITE
+from p06bs.server.login.terms import NOTE_LENGTH, PURPOSES, Owner, TokenError, check_scopes
 
 T = TypeVar("T")
 
-Kind = Literal["user", "service"]
-
-PURPOSES: dict[str, tuple[str, ...]] = {
-    "reading": READ,
-    "subscribing": SUBSCRIBE,
-    "writing": WRITE,
-    "metrics": ("metrics",),
-}
-"""Scopes by what a token is for. Stock ``subscribe()`` makes a short-lived token of its own."""
-
-DEFAULT_PURPOSE: dict[Kind, str] = {"user": "subscribing", "service": "reading"}
-
-NOTE_LENGTH = 255
 SHOWN = 8
 """Characters of a token by which it is listed and revoked."""
-
-_UNITS = {"m": 1 / 1440, "h": 1 / 24, "d": 1.0, "w": 7.0, "y": 365.0}
-
-
-class TokenError(ValueError):
-    """Something that cannot be done with tokens; says what and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,31 +50,6 @@ class Token:
     def expired(self) -> bool:
         """Return whether it is of no use any more."""
         return self.expires is not None and self.expires <= datetime.now(UTC)
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Whose token it is: a user of the system, or a service.
-
-    Raises
-    ------
-    TokenError
-        If nobody can be called this.
-    """
-
-    kind: Kind
-    name: str
-
-    def __post_init__(self) -> None:
-        if self.kind == "user" and not principals.is_user_name(self.name):
-            raise TokenError(f"{self.name!r} is no name of a system user")
-        if self.kind == "service" and not principals.is_service_name(self.name):
-            raise TokenError(
-                f"{self.name!r} is no name of a service: small letters, digits, '_', '.' and '-'"
-            )
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name}"
 
 
 class Tokens:
@@ -207,66 +163,6 @@ class Tokens:
             if not found:
                 raise TokenError(f"{owner} has no token")
             return await _delete(db, found)
-
-
-def check_scopes(kind: Kind, scopes: Sequence[str]) -> None:
-    """Complain of scopes that an owner of this kind can never have.
-
-    Raises
-    ------
-    TokenError
-        If there are such, or none at all.
-    """
-    if not scopes:
-        raise TokenError("a token without scopes is of no use")
-    for scope in scopes:
-        if scope not in ROLES[kind]:
-            hint = "; only services write" if kind == "user" and scope in WRITE else ""
-            raise TokenError(
-                f"a {kind} cannot have the scope {scope!r}{hint}; there are "
-                + ", ".join(ROLES[kind])
-            )
-
-
-def parse_expiry(text: str, now: datetime) -> datetime | None:
-    """Return when a token ends, or None for never.
-
-    Parameters
-    ----------
-    text : str
-        A length of time like ``30d`` (m, h, d, w, y), a date (to its end, UTC), a date and
-        time, or ``never``.
-    now : datetime
-
-    Raises
-    ------
-    TokenError
-        If it is none of these, or in the past.
-    """
-    if text == "never":
-        return None
-    if found := re.fullmatch(r"(\d{1,6})([mhdwy])", text):
-        days = int(found[1]) * _UNITS[found[2]]
-        if days > 100 * 365:
-            raise TokenError(f"{text} is more than a hundred years; say never")
-        until = now + timedelta(days=days)
-    else:
-        until = _moment(text)
-    if until <= now:
-        raise TokenError(f"{text} is not in the future")
-    return until
-
-
-def _moment(text: str) -> datetime:
-    try:
-        if re.fullmatch(r"\d{4}-\d{2}-\d{2}", text):
-            return datetime.combine(date.fromisoformat(text), time.max, UTC).replace(microsecond=0)
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise TokenError(
-            f"{text!r} is no time: write 30d, 12h, 2027-01-31, 2027-01-31T12:00 or never"
-        ) from None
-    return moment.astimezone(UTC)
 
 
 async def _keys(db: Any, wanted: Callable[[Token], bool]) -> list[tuple[Any, Token]]:
