@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # What some tests need beyond Python; without them these tests are skipped and say so.
-PACKAGES := acl chromium chromium-driver postgresql
+PACKAGES := acl chromium chromium-driver postgresql rsync sqlite3
 # Most tests wait for processes; more than four at a time would wait for each other.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist worksteal
 
