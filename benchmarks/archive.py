@@ -21,7 +21,7 @@ from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import Log, RunRecord, analyze, put_runs
 from p06bs.server.archive.database import Database, initialize
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.sink import Sink
 from tests.live_server import serving
 from tests.postgres import binaries, cluster

@@ -26,7 +26,7 @@ from p06bs.server.archive.ingest import (
 )
 from p06bs.server.archive.intake import PATIENCE
 from p06bs.server.archive.schema import SchemaError, check
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 
 log = logging.getLogger(__name__)
 

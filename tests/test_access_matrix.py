@@ -27,7 +27,7 @@ from p06bs.server.access.rights import rights_of
 from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import providers_of, several_users
 from p06bs.server.login.principals import ROLES

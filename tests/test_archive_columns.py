@@ -15,7 +15,7 @@ from tiled.client.utils import ClientError
 from p06bs.bus.log import DocumentLog
 from p06bs.server.archive.columnfile import ColumnFileWriter, ColumnView, Layout, read_columns
 from p06bs.server.archive.layouts import Column, conform, layout_of
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from tests.archives import place
 from tests.documents import acquisition, frame_documents, raw_run
 from tests.system_users import needs_root

@@ -17,7 +17,7 @@ from p06bs.server.archive.ingest import maps_in
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
 from p06bs.server.archive.searchable import searchable
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 

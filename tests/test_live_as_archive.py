@@ -19,7 +19,7 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import read_log
 from p06bs.server.archive.runfiles import read_run, write_run
 from p06bs.server.archive.survey import survey
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.sink import DocumentError, Sink
 

@@ -7,7 +7,7 @@ import pytest
 import zarr
 
 from p06bs.server.app import build_app
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink import Sink
 from tests.doors import KEY
 from tests.live_server import serving

@@ -17,7 +17,8 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.framing import LogCorruptError
 from p06bs.bus.log import DocumentLog
 from p06bs.server.app import build_app
-from p06bs.server.files.detector import FileRoots, detector_view
+from p06bs.server.files.detector import detector_view
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink import number_columns, text_columns
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.places import LoggedPage, Place

@@ -21,7 +21,7 @@ from p06bs.server.archive.catalog import RUN_MIMETYPE
 from p06bs.server.archive.location import Location, missing
 from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.arrays import SIZES
 from p06bs.server.tree.maps import Maps

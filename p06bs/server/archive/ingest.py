@@ -32,7 +32,7 @@ from p06bs.server.archive.runfiles import read_run, untouched, write_run
 from p06bs.server.archive.schema import HasMaps
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.survey import survey
-from p06bs.server.files.detector import FileRoots, assets
+from p06bs.server.files.roots import FileRoots, assets
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.maps import Maps

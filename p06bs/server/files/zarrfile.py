@@ -9,7 +9,8 @@ import zarr
 from zarr.storage import LocalStore
 
 from p06bs.bus.frames import FramesMissingError
-from p06bs.server.files.detector import Array, FileRoots
+from p06bs.server.files.detector import Array
+from p06bs.server.files.roots import FileRoots
 
 
 class ConfinedStore(LocalStore):

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import is_row
+from p06bs.server.files.announced import is_row
 from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
 from p06bs.server.sink.names import column_names
 from p06bs.server.sink.places import LoggedPage

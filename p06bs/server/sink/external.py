@@ -6,7 +6,9 @@ from typing import Any
 import numpy as np
 
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import DetectorView, FileRoots, rows_announced
+from p06bs.server.files.announced import rows_announced
+from p06bs.server.files.detector import DetectorView
+from p06bs.server.files.roots import FileRoots
 
 CHUNK_BYTES = 4 << 20
 

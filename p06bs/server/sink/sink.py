@@ -11,7 +11,7 @@ from typing import Any
 
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import FileRoots
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import Change, Held, Listener, Listeners, Run, RunView, Sized
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.places import LoggedPage, Place

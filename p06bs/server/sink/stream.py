@@ -15,7 +15,8 @@ import numpy as np
 
 from p06bs.bus.framing import LogError
 from p06bs.model.documents import Document
-from p06bs.server.files.detector import FileRoots, rows_described
+from p06bs.server.files.announced import rows_described
+from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
 from p06bs.server.sink.described import Described
 from p06bs.server.sink.external import ExternalColumn
