@@ -17,15 +17,10 @@ import typer
 from p06bs import config
 from p06bs.config.server import Archive, Server
 from p06bs.server.archive.database import Database, UnavailableError, initialize
-from p06bs.server.archive.ingest import (
-    ArchiveLockedError,
-    Ingestion,
-    StoppedError,
-    StorageLock,
-    catch_up,
-)
+from p06bs.server.archive.ingest import Ingestion, StoppedError, catch_up
 from p06bs.server.archive.intake import PATIENCE
 from p06bs.server.archive.schema import SchemaError, check
+from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
 from p06bs.server.files.roots import FileRoots
 
 log = logging.getLogger(__name__)

@@ -33,6 +33,7 @@ from p06bs.server.app import Operation, build_app
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.database import initialize
+from p06bs.server.archive.status import IngestionFigures
 from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
@@ -187,7 +188,11 @@ def serve(
         warm_up()
         feed = Feed(Placed(follower), sink, failed=stop)
         stack.callback(feed.close)
-        stack.callback(Metrics(_measures(sink, feed, gate)).close)
+        measures = _measures(sink, feed, gate)
+        if server.archive is not None:
+            figures = stack.enter_context(IngestionFigures(server.archive.storage))
+            measures += figures.measures()
+        stack.callback(Metrics(measures).close)
         http.serve_forever()
     if failed.is_set():
         raise typer.Exit(1)  # the feed has shown why
@@ -258,6 +263,13 @@ def _measures(sink: Sink, feed: Feed, gate: Gate) -> tuple[Measure, ...]:
         Measure("sink_bytes", "What runs hold in memory", lambda: sink.nbytes),
         Measure("sink_budget_bytes", "What the sink may take", lambda: sink.budget),
         Measure("sink_runs", "Runs in memory", lambda: len(sink)),
+        Measure("sink_evicted_runs", "Runs that left memory", lambda: sink.evicted, "counter"),
+        Measure(
+            "sink_dropped_rows",
+            "Rows that left memory while their run stayed",
+            lambda: sink.dropped,
+            "counter",
+        ),
         Measure("documents", "Documents that came", lambda: feed.documents, "counter"),
         Measure(
             "documents_refused",

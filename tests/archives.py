@@ -16,7 +16,8 @@ from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.catalog import Log, logs
 from p06bs.server.archive.database import Database, initialize
-from p06bs.server.archive.ingest import Ingestion, StorageLock, catch_up
+from p06bs.server.archive.ingest import Ingestion, catch_up
+from p06bs.server.archive.storage import StorageLock
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.sink import Sink
 from tests.live_server import serving

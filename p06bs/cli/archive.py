@@ -37,8 +37,9 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the tables of the offline DB to this version; back the database up before."""
     from p06bs.server.archive.database import upgrade as upgrade_tables
-    from p06bs.server.archive.ingest import StorageLock, maps_in
+    from p06bs.server.archive.ingest import maps_in
     from p06bs.server.archive.location import Location
+    from p06bs.server.archive.storage import StorageLock
 
     archive = _archive(config)
     with StorageLock(archive.storage):
@@ -49,7 +50,7 @@ def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
     """Show how many runs are in the archive, and which were left out and why."""
     from p06bs.server.archive.catalog import counts, logs
-    from p06bs.server.archive.ingest import ArchiveLockedError, StorageLock
+    from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
 
     archive = _archive(config)
     try:
@@ -135,7 +136,8 @@ def ingest(
     """Ingest what is missing, then end: for an archive without a running ingestion."""
     from p06bs import config as configurations
     from p06bs.server.archive.catalog import Log
-    from p06bs.server.archive.ingest import Ingestion, StoppedError, StorageLock, catch_up
+    from p06bs.server.archive.ingest import Ingestion, StoppedError, catch_up
+    from p06bs.server.archive.storage import StorageLock
     from p06bs.services.archive import section
 
     configuration = configurations.load(config)

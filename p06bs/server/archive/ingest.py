@@ -5,20 +5,19 @@ replaces. So nothing is lost, nothing comes twice, and a repetition changes noth
 """
 
 import errno
-import fcntl
 import logging
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.exc import DataError
+from sqlalchemy import Connection
 
-from p06bs.bus.closing import Closing
 from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, Entry, last_entry
 from p06bs.bus.reader import LogError, read_log
@@ -28,9 +27,11 @@ from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.pages import RunError
-from p06bs.server.archive.runfiles import read_run, untouched, write_run
+from p06bs.server.archive.runfiles import read_run, sync_runs, untouched, write_run
 from p06bs.server.archive.schema import HasMaps
 from p06bs.server.archive.searchable import searchable
+from p06bs.server.archive.status import StatusFile
+from p06bs.server.archive.storage import Unfinished, keep_only, sweep_incoming
 from p06bs.server.archive.survey import survey
 from p06bs.server.files.roots import FileRoots, assets
 from p06bs.server.sink.names import node_name
@@ -41,6 +42,11 @@ logger = logging.getLogger(__name__)
 
 RESCAN_SECONDS = 60.0
 """How often all logs are looked at, and not only the new and unfinished ones."""
+
+TOGETHER = 200
+"""So many runs are shown by one transaction at most."""
+TOGETHER_SECONDS = 1.0
+"""And no more than come within this time, so that nobody waits for longer."""
 
 STORAGE_FAILS = {
     errno.ENOSPC,
@@ -60,36 +66,8 @@ class StoppedError(Exception):
     """Somebody wanted the ingestion to end."""
 
 
-class ArchiveLockedError(RuntimeError):
-    """Another process ingests into this archive."""
-
-
-class StorageLock(Closing):
-    """The right to write an archive: one process has it.
-
-    Raises
-    ------
-    ArchiveLockedError
-        If another process has it.
-    """
-
-    def __init__(self, storage: Path) -> None:
-        storage.mkdir(parents=True, exist_ok=True)
-        path = storage / ".lock"
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise ArchiveLockedError(
-                f"another process ingests into {storage} already: an archive has one"
-            ) from None
-
-    def close(self) -> None:
-        """Give the right back; may be called twice."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+Ready = RunRecord | Log | None
+"""A run whose files are written; what became of a log instead; None where it is gone."""
 
 
 class Ingestion:
@@ -132,6 +110,10 @@ class Ingestion:
         self._intake = Intake(database(logs), patience)
         self._all_at = 0.0
         self._added = 0
+        self._status = StatusFile(storage)
+        self._unfinished = Unfinished(self._location)
+        self._unfinished.sweep(self._intake.generations())
+        sweep_incoming(directory)
 
     def find(self) -> list[LogFile]:
         """Return the logs to ingest now, oldest first."""
@@ -139,12 +121,15 @@ class Ingestion:
             self._intake.note(log)
         news = self._intake.news(self._look())
         locked = _locked_files() if news else set()
-        return [file for file in news if self._due(file, locked)]
+        due = [file for file in news if self._due(file, locked)]
+        self._tell(len(due), due[0] if due else None)
+        return due
 
-    def ingest(self, file: LogFile) -> Log | None:
-        """Bring one run into the archive, or into quarantine; return what became of it.
+    def ingest(self, files: Sequence[LogFile]) -> Iterator[Log | None]:
+        """Bring runs into the archive, or into quarantine; yield what became of each.
 
-        None if its log is gone.
+        None if a log is gone. Several runs that come within `TOGETHER_SECONDS` are shown
+        by one transaction.
 
         Raises
         ------
@@ -153,36 +138,88 @@ class Ingestion:
         StoppedError
             If it is to end.
         """
+        ready: list[Ready] = []
+        since = 0.0
+        for number, file in enumerate(files):
+            self._tell(len(files) - number, file)
+            since = since if ready else time.monotonic()
+            try:
+                if not ready:
+                    self._unfinished.begin(one.run for one in files[number : number + TOGETHER])
+                ready.append(self._prepare(file))
+            except (StoppedError, UnavailableError):
+                yield from self._show(ready)  # what is whole
+                raise
+            late = time.monotonic() - since >= TOGETHER_SECONDS
+            if late or len(ready) == TOGETHER or file is files[-1]:
+                yield from self._show(ready)
+                self._unfinished.end()
+                self._status.ingested += len(ready)
+                self._status.seconds += time.monotonic() - since
+                ready = []
+
+    def _prepare(self, file: LogFile) -> Ready:
+        """Write the files of a run; return what is to be shown of it, None if its log is gone."""
         known = self._intake.log(file.run)
         generation = known.generation if known is not None else 0
         try:
-            log = self._ingest(file, generation + 1)
+            return self._write(file, generation + 1)
         except FileNotFoundError:
             if self._path(file.run).exists():
                 raise
             return None
         except (StoppedError, UnavailableError):
             raise
-        except (LogError, RunError, DataError) as error:
-            log = self._quarantine(file, generation, str(error))
+        except (LogError, RunError) as error:
+            reason = str(error)
         except OSError as error:
             if error.errno in STORAGE_FAILS:
                 raise UnavailableError(f"the storage fails: {error}") from error
-            log = self._quarantine(file, generation, str(error))
+            reason = str(error)
         except Exception as error:
             # Whatever one run holds, the others go on; `p06bs archive status` lists it.
             logger.warning("run %s failed unexpectedly", file.run, exc_info=True)
-            log = self._quarantine(file, generation, f"{type(error).__name__}: {error}")
-        self._intake.note(log)
-        return log
+            reason = f"{type(error).__name__}: {error}"
+        return Log(file.run, "quarantined", file.nbytes, file.changed, generation, reason)
+
+    def _show(self, ready: Sequence[Ready]) -> Iterator[Log | None]:
+        """Show runs whose files are written; yield what became of each."""
+        try:
+            sync_runs(one.directory for one in ready if isinstance(one, RunRecord))
+            self._database(_put, ready)
+        except UnavailableError:
+            raise
+        except OSError as error:
+            raise UnavailableError(f"the storage fails: {error}") from error
+        except Exception as error:
+            if len(ready) > 1:  # one of them it is
+                for one in ready:
+                    yield from self._show([one])
+                return
+            assert isinstance(ready[0], RunRecord)
+            log = ready[0].log
+            generation, reason = log.generation - 1, f"{type(error).__name__}: {error}"
+            yield from self._show(
+                [replace(log, state="quarantined", generation=generation, reason=reason)]
+            )
+            return
+        for one in ready:
+            found = one.log if isinstance(one, RunRecord) else one
+            if found is not None:
+                if found.state == "quarantined":
+                    logger.warning("run %s is left out: %s", found.run, found.reason)
+                self._intake.note(found)
+                keep_only(self._location, found.run, found.generation)
+            self._added += isinstance(one, RunRecord)
+            yield found
 
     def settle(self) -> None:
-        """Let the database look at what came, after much has."""
-        if self._added:
+        """Let the database look at what came, after much has: a tenth of all."""
+        if 10 * self._added >= self._intake.counts.total() > 0:
             self._database(analyze)
             self._added = 0
 
-    def _ingest(self, file: LogFile, generation: int) -> Log:
+    def _write(self, file: LogFile, generation: int) -> RunRecord:
         path = self._path(file.run)
         run = survey(self._read(path))
         directory = self._location.generation(file.run, generation)
@@ -200,7 +237,7 @@ class Ingestion:
             "" if run.stop is not None else "no stop document",
         )
         streams = list(map(node_name, run.streams))
-        record = RunRecord(
+        return RunRecord(
             log,
             metadata,
             streams,
@@ -208,16 +245,6 @@ class Ingestion:
             directory,
             assets(run.resources.values(), self._roots.of(folder_of(metadata["start"]))),
         )
-        self._database(put_runs, [record])
-        self._added += 1
-        self._remove_others(file.run, generation)
-        return log
-
-    def _quarantine(self, file: LogFile, generation: int, reason: str) -> Log:
-        logger.warning("run %s is left out: %s", file.run, reason)
-        log = Log(file.run, "quarantined", file.nbytes, file.changed, generation, reason)
-        self._database(put_logs, [log])
-        return log
 
     def _read(self, path: Path) -> Iterator[Entry]:
         try:
@@ -230,10 +257,9 @@ class Ingestion:
         except OSError as error:  # the log's fault, and not the storage's: others go on
             raise LogError(f"the log cannot be read: {error}") from error
 
-    def _remove_others(self, run: str, generation: int) -> None:
-        for other in self._location.run(run).iterdir():
-            if other.name != str(generation):
-                shutil.rmtree(other, ignore_errors=True)
+    def _tell(self, waiting: int, oldest: LogFile | None) -> None:
+        since = None if oldest is None else oldest.changed / 1e9
+        self._status.write(self._intake.counts, waiting, since)
 
     def _path(self, run: str) -> Path:
         return self._directory / f"{run}{SUFFIX}"
@@ -267,6 +293,11 @@ class Ingestion:
                 about = self._path(run).stat()
                 found.append(LogFile(run, about.st_size, about.st_mtime_ns))
         return found
+
+
+def _put(connection: Connection, ready: Sequence[Ready]) -> None:
+    put_runs(connection, [one for one in ready if isinstance(one, RunRecord)])
+    put_logs(connection, [one for one in ready if isinstance(one, Log)])
 
 
 def maps_in(location: Location) -> HasMaps:
@@ -314,8 +345,8 @@ def catch_up(
         Called after each run with what became of it and how many are left.
     """
     files = ingestion.find()
-    for number, file in enumerate(files, 1):
-        done(ingestion.ingest(file), len(files) - number)
+    for number, log in enumerate(ingestion.ingest(files), 1):
+        done(log, len(files) - number)
     if files:
         ingestion.settle()
     return len(files)

@@ -1,5 +1,6 @@
 """Which logs to ingest: those that are not in the archive as they are now."""
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,11 +35,19 @@ class Intake:
         What is known from before.
     patience : float
         See `PATIENCE`.
+
+    Attributes
+    ----------
+    counts : Counter
+        Number of logs by state.
     """
 
     def __init__(self, logs: Iterable[Log], patience: float = PATIENCE) -> None:
         self._patience = patience
-        self._logs = {log.run: log for log in logs}
+        self._logs: dict[str, Log] = {}
+        self.counts: Counter[str] = Counter()
+        for log in logs:
+            self.note(log)
 
     def log(self, run: str) -> Log | None:
         """Return what became of a log; None if it is new."""
@@ -46,7 +55,15 @@ class Intake:
 
     def note(self, log: Log) -> None:
         """Remember what became of a log."""
+        before = self._logs.get(log.run)
+        if before is not None:
+            self.counts[before.state] -= 1
+        self.counts[log.state] += 1
         self._logs[log.run] = log
+
+    def generations(self) -> dict[str, int]:
+        """Return the generation in which each run is shown; 0 where none is."""
+        return {run: log.generation for run, log in self._logs.items()}
 
     @property
     def open(self) -> set[str]:

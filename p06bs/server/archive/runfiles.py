@@ -10,7 +10,8 @@ file                content
                     files the detectors' rows are
 ==================  ============================================================
 
-A directory is written under another name and then renamed, so it is whole or not there.
+A directory is written under another name and then renamed, so it is whole or not there
+when a process is killed; it is on the disk before the database names it.
 """
 
 import contextlib
@@ -18,6 +19,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -45,6 +47,8 @@ from p06bs.server.sink.sink import RunView
 
 CONTENTS = "contents.json"
 FORMAT = 1
+SYNCING = 16
+"""So many files are forced to the disk at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +85,7 @@ def write_run(log: Path, run: Survey, directory: Path, read: Read = read_log) ->
     log : Path
         The run's log; documents that came since the survey are passed over.
     directory : Path
-        Must not exist; when it does, it is whole and on the disk.
+        Must not exist; when it does, it is whole. `sync_runs` forces it to the disk.
     read : callable
         Yields the entries of the log.
     """
@@ -98,12 +102,7 @@ def write_run(log: Path, run: Survey, directory: Path, read: Read = read_log) ->
         "streams": _write_streams(read(log), run, scratch),
     }
     (scratch / CONTENTS).write_text(json.dumps(contents, default=str))
-    for file in scratch.iterdir():
-        sync(file)
-    sync(scratch)
     scratch.rename(directory)
-    for parent in (directory.parent, directory.parent.parent, directory.parent.parent.parent):
-        sync(parent)
 
 
 def link(source: Path, target: Path) -> None:
@@ -114,8 +113,17 @@ def link(source: Path, target: Path) -> None:
         shutil.copyfile(source, target)
 
 
-def sync(path: Path) -> None:
-    """Force a file or directory to the disk."""
+def sync_runs(directories: Iterable[Path]) -> None:
+    """Force directories of runs to the disk; many at once are fast."""
+    paths: set[Path] = set()
+    for directory in directories:
+        paths.update((*directory.iterdir(), directory, *directory.parents[:3]))
+    with ThreadPoolExecutor(SYNCING) as pool:
+        for _ in pool.map(_sync, paths):
+            pass
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -57,6 +57,10 @@ class Sink:
     ----------
     refused : Counter
         Number of documents that were refused, by kind of document and of error.
+    evicted : int
+        Number of runs that left memory because others needed it.
+    dropped : int
+        Number of rows that left memory, and are in the log, while their run stayed.
     """
 
     def __init__(
@@ -68,6 +72,8 @@ class Sink:
         self.shares = Shares(budget)
         self._roots = roots
         self.refused: Counter[str] = Counter()
+        self.evicted = 0
+        self.dropped = 0
         self._retention = Retention(self.shares.held, self.shares.pinned)
         self._clock = clock
         self._lock = threading.RLock()
@@ -416,9 +422,14 @@ class Sink:
     def _leave_in_log(self, run: Run, stream: Stream) -> None:
         """Let all rows of a stream go, because what follows is too large for memory."""
         with self._lock:
-            stream.drop(stream.data_bytes)
+            self._drop(stream, stream.data_bytes)
             self._count(run)
         self._make_room(run.uid, PLACE_BYTES)
+
+    def _drop(self, stream: Stream, nbytes: int) -> None:
+        before = stream.in_log
+        stream.drop(nbytes)
+        self.dropped += stream.in_log - before
 
     def _stream_datum(self, document: Document) -> None:
         run, stream = self._streams[document["descriptor"]]
@@ -470,10 +481,11 @@ class Sink:
                     (stream for stream in run.streams.values() if stream.logged),
                     key=lambda stream: stream.data_bytes,
                 )
-                largest.drop(action.nbytes)
+                self._drop(largest, action.nbytes)
                 self._count(run)
                 return
         self._leave(run)
+        self.evicted += 1
         if run.running:
             logger.warning(
                 "run %s leaves memory while it runs, its further documents are refused here: "
