@@ -642,6 +642,24 @@ def test_a_slow_reader_does_not_hold_up_others(url, http):
         assert slow.read() == np.arange(12.0).tobytes()
 
 
+@pytest.mark.parametrize("slashes", ["/", "%2F", "//", "assets//", "..%2f..%2f", "%2e%2e/"])
+def test_the_ui_gives_away_no_other_file(http, tmp_path, slashes):
+    """Stock Tiled serves any file of the machine as /ui//PATH, without a key."""
+    (tmp_path / "private.txt").write_text("private")
+    url = httpx.URL(f"{http.base_url}/ui/").copy_with(
+        raw_path=f"/ui/{slashes}{str(tmp_path)[1:]}/private.txt".encode()
+    )
+    answer = http.get(url)
+    assert answer.status_code == (200 if slashes == "assets//" else 404)  # the UI shows that
+    assert "private" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["assets", "assets/", "index.html/x", "assets/x/"])
+def test_the_ui_has_no_directories(http, path):
+    answer = http.get(f"/ui/{path}")
+    assert answer.status_code == (200 if path == "assets/x/" else 404)  # the UI shows that
+
+
 def test_files_that_stock_tiled_gives_away_stay_where_they_are(tmp_path):
     """Whoever may register makes a directory an asset, and leads out of it."""
     (tmp_path / "data").mkdir()

@@ -80,6 +80,13 @@ CLIENTS_FAULT = (
         "expires_in is seconds, not ages.",
         itself=True,
     ),
+    # What would be below a file of the UI.
+    Known(
+        (NotADirectoryError,),
+        r"tiled\.server\.app\.build_app\.<locals>\.lookup_file",
+        404,
+        "There is nothing here.",
+    ),
     # Nodes without these methods.
     Known(
         (AttributeError,), rf"{_ROUTER}(_create_node|close_stream)", 405, _READ_ONLY, itself=True

@@ -51,7 +51,8 @@ def route(methods: str, path: str, *, upload: bool = False) -> Route:
 
 
 PAGES = (
-    route("GET", r"/|/favicon\.ico|/tiled-ui-settings|/(ui|static)(/.*)?"),
+    # Tiled gives away any file of the machine as /ui//PATH, and fails at the UI's directory.
+    route("GET", r"/|/favicon\.ico|/tiled-ui-settings|/(ui|static)(/(?!/|assets/?$).*)?"),
     route("GET", r"/openapi\.json|/docs(/oauth2-redirect)?"),
     route("GET", r"/healthz|/health|/ready"),
 )
