@@ -18,7 +18,8 @@ def run():
     number = {"dtype": "number", "shape": [], "source": "x"}
     begin(sink, "odd-names", keys=dict.fromkeys(KEYS, number))
     page = {
-        "descriptor": "odd-names-primary-d", "seq_num": [1, 2], "time": [0.0, 0.5], "uid": ["a", "b"],
+        "descriptor": "odd-names-primary-d", "seq_num": [1, 2], "time": [0.0, 0.5],
+        "uid": ["a", "b"],
         "data": {key: [i, i + 0.5] for i, key in enumerate(KEYS)}, "timestamps": {},
     }  # fmt: skip
     sink("event_page", page)
