@@ -21,7 +21,8 @@ from p06bs.server.files.detector import detector_view
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink import number_columns, text_columns
 from p06bs.server.sink.feed import Feed, Placed
-from p06bs.server.sink.places import LoggedPage, Place
+from p06bs.server.sink.pages import LoggedPage
+from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import DocumentError, Sink
 from tests.doors import KEY
 from tests.live_server import serving

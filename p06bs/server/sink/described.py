@@ -11,7 +11,7 @@ from p06bs.model.documents import Document
 from p06bs.server.files.announced import is_row
 from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
 from p06bs.server.sink.names import column_names
-from p06bs.server.sink.places import LoggedPage
+from p06bs.server.sink.pages import LoggedPage
 from p06bs.server.sink.shares import Shares
 from p06bs.server.sink.values import NUMBERS, is_ragged, text_of, values_of
 
@@ -26,7 +26,7 @@ class Origin:
     key: str
 
 
-class Described:
+class DescribedColumns:
     """Names, origins and types of a stream's columns.
 
     What is described of types holds until a value needs another one; what is described of

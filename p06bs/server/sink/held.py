@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from p06bs.model.documents import Document
-from p06bs.server.sink.stream import Stream, StreamView, size_of
+from p06bs.server.sink.stream import Stream
+from p06bs.server.sink.values import size_of
+from p06bs.server.sink.views import StreamView
 
 logger = logging.getLogger(__name__)
 

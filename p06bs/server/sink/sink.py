@@ -14,11 +14,13 @@ from p06bs.model.documents import Document
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import Change, Held, Listener, Listeners, Run, RunView, Sized
 from p06bs.server.sink.names import node_name
-from p06bs.server.sink.places import LoggedPage, Place
+from p06bs.server.sink.pages import LoggedPage, page_of
+from p06bs.server.sink.places import Place
 from p06bs.server.sink.retention import Drop, Leave, NoRoomError, Retention
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream, StreamView, page_of, size_of
-from p06bs.server.sink.values import plain
+from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream
+from p06bs.server.sink.values import plain, size_of
+from p06bs.server.sink.views import StreamView
 
 __all__ = ["Change", "DocumentError", "Held", "Listener", "RunView", "Sink"]
 

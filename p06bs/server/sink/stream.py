@@ -4,40 +4,25 @@ The newest rows are in memory. Older ones that were let go lie in the log of the
 and are read from there when somebody asks for them.
 """
 
-import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from p06bs.bus.framing import LogError
 from p06bs.model.documents import Document
 from p06bs.server.files.announced import rows_described
 from p06bs.server.files.roots import FileRoots
-from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View, texts_of
-from p06bs.server.sink.described import Described
+from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View
+from p06bs.server.sink.described import DescribedColumns
 from p06bs.server.sink.external import ExternalColumn
-from p06bs.server.sink.places import (
-    LoggedPage,
-    LoggedRows,
-    Place,
-    Places,
-    RowsLostError,
-    pages_between,
-)
+from p06bs.server.sink.pages import LoggedPage
+from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.values import Array, ShapeError, as_type
-
-__all__ = [
-    "ColumnView",
-    "Stream",
-    "StreamView",
-    "page_of",
-    "size_of",
-]
+from p06bs.server.sink.stream_log import StreamLog, Values, joined
+from p06bs.server.sink.values import Array, ShapeError, size_of
+from p06bs.server.sink.views import EventColumn, StreamView
 
 STREAM_BYTES = 4096
 COLUMN_BYTES = 1536
@@ -45,71 +30,6 @@ COLUMN_BYTES = 1536
 
 PATIENCE_SECONDS = 5.0
 """How long arrays that are not as their checksum says count as "not visible yet"."""
-
-Values = Array | list[str]
-
-
-@dataclass(frozen=True, slots=True)
-class ColumnView:
-    """The first `rows` rows of a column; `shape` is one row's."""
-
-    stream: "Stream"
-    name: str
-    rows: int
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    rows_per_chunk: int
-
-    @property
-    def is_text(self) -> bool:
-        """Whether it holds text; as an array it is as wide as the longest so far."""
-        return self.dtype.kind == "U"
-
-    def read(self, start: int, stop: int) -> Array:
-        """Return rows `start` to `stop - 1`, shape ``(stop - start, *shape)``.
-
-        Raises
-        ------
-        RowsLostError
-            If they are not in memory, and cannot be read from the log.
-        """
-        return np.asarray(self.values(start, stop), self.dtype)
-
-    def values(self, start: int, stop: int) -> Values:
-        """Return rows `start` to `stop - 1`; text as a list."""
-        return self.stream.read({self.name: self.dtype}, start, min(stop, self.rows))[self.name]
-
-
-@dataclass(frozen=True, slots=True)
-class StreamView:
-    """A stream at one moment: all its event columns have the same rows."""
-
-    metadata: Mapping[str, Any]
-    columns: Mapping[str, View]
-    external: frozenset[str]
-    stream: "Stream | None" = None
-
-    def description(self, name: str) -> Mapping[str, Any]:
-        """Return what the descriptor says of a column."""
-        if self.stream is not None:
-            return self.stream.described.description(name)
-        keys = self.metadata["data_keys"]
-        return keys.get(name) or keys.get(name.removesuffix("_")) or {}
-
-    def read(self, names: Iterable[str], start: int, stop: int) -> dict[str, Values]:
-        """Return rows `start` to `stop - 1` of several event columns; text may be lists.
-
-        Where rows are not in memory this is much quicker than column by column.
-
-        Raises
-        ------
-        RowsLostError
-            If they are not in memory, and cannot be read from the log.
-        """
-        wanted = list(names)
-        if self.stream is None:
-            return {name: self.columns[name].read(start, stop) for name in wanted}
-        return self.stream.read({n: self.columns[n].dtype for n in wanted}, start, stop)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +59,6 @@ class Stream:
     ----------
     rows : int
         Rows that can be read.
-    logged : bool
-        Whether all rows lie in the log, so that they may be let go.
     """
 
     def __init__(
@@ -154,7 +72,7 @@ class Stream:
         self.name = name
         self.shares = shares
         self.metadata = {k: v for k, v in descriptor.items() if k not in ("name", "run_start")}
-        self.described = Described(self.metadata["data_keys"], shares)
+        self.described = DescribedColumns(self.metadata["data_keys"], shares)
         self.columns = self.described.columns()
         self.external = {
             column: ExternalColumn(key, *row, roots, shares.chunk)
@@ -162,11 +80,9 @@ class Stream:
             if (row := rows_described(self.metadata["data_keys"][key])) is not None
         }
         self.rows = 0
-        self.logged = True
         self._lock = lock
-        self._descriptors = {descriptor["uid"]}
-        self._places = Places()
-        self._path: Path | None = None
+        self._log = StreamLog(name, self.described)
+        self._log.descriptors.add(descriptor["uid"])
         self._document_bytes = STREAM_BYTES + 2 * size_of(self.metadata)
 
     @property
@@ -176,7 +92,7 @@ class Stream:
             self._document_bytes
             + COLUMN_BYTES * (len(self.columns) + len(self.external))
             + self.data_bytes
-            + self._places.nbytes
+            + self._log.nbytes
             + sum(column.nbytes for column in self.external.values())
         )
 
@@ -184,6 +100,11 @@ class Stream:
     def data_bytes(self) -> int:
         """Bytes of the rows that are in memory, as allocated."""
         return sum(column.nbytes for column in self.columns.values())
+
+    @property
+    def logged(self) -> bool:
+        """Whether all rows lie in the log, so that they may be let go."""
+        return self._log.complete
 
     @property
     def in_log(self) -> int:
@@ -198,7 +119,7 @@ class Stream:
         # A new dict each time: views hold the old one.
         updates = [*self.metadata.get("_config_updates", ()), news]
         self.metadata = {**self.metadata, "_config_updates": updates}
-        self._descriptors.add(descriptor["uid"])
+        self._log.descriptors.add(descriptor["uid"])
         self._document_bytes += size_of(news)
 
     def fit(self, page: LoggedPage) -> Fitted:
@@ -280,16 +201,12 @@ class Stream:
         """Show the rows that `put` wrote, or `skip` left in the log."""
         self.columns = fitted.columns
         if fitted.count:
-            if place is None:
-                self.logged = False
-            else:
-                self._path = place.path
-                self._places.note(self.rows, place.offset, place.nbytes)
+            self._log.note(self.rows, place)
         self.rows += fitted.count
 
     def refused(self) -> None:
         """Note that a page of the stream was refused."""
-        self._places.interrupt()
+        self._log.interrupt()
 
     def drop(self, nbytes: int) -> int:
         """Let the oldest rows go, of about `nbytes` bytes; return how many bytes that gave."""
@@ -318,7 +235,7 @@ class Stream:
     def view(self) -> StreamView:
         """Return the stream as it is now."""
         columns: dict[str, View] = {
-            name: ColumnView(self, name, self.rows, c.dtype, c.shape, c.rows_per_chunk)
+            name: EventColumn(self, name, self.rows, c.dtype, c.shape, c.rows_per_chunk)
             for name, c in self.columns.items()
         }
         columns.update((name, column.view()) for name, column in self.external.items())
@@ -345,98 +262,8 @@ class Stream:
         found: dict[str, list[Any]] = {name: [] for name in names}
         earlier = max(firsts.values(), default=start)
         if earlier > start:
-            found = self._from_log(columns, start, earlier)
+            found = self._log.read(columns, start, earlier)
         return {
-            name: _joined(columns[name], dtype, found[name], firsts[name] - start, held[name])
+            name: joined(columns[name], dtype, found[name], firsts[name] - start, held[name])
             for name, dtype in names.items()
         }
-
-    def _from_log(
-        self, columns: Mapping[str, Column], start: int, stop: int
-    ) -> dict[str, list[Any]]:
-        """Return rows `start` to `stop - 1` as the log has them, page by page."""
-        found: dict[str, list[Any]] = {name: [] for name in columns}
-        got = start
-        try:
-            if self._path is None:
-                raise RowsLostError("they lie in no log")
-            for segment in self._places.segments(start, stop):
-                row = segment.row
-                for name, document, place in pages_between(self._path, segment, self._descriptors):
-                    page = LoggedPage(page_of(document) if name == "event" else document, place)
-                    low, high = max(got, row) - row, min(stop, row + len(page)) - row
-                    row += len(page)
-                    if low < high:
-                        got += high - low
-                        for wanted, column in columns.items():
-                            values = column.fit(self.described.values(page, wanted), len(page))
-                            found[wanted].append(_cut(values, low, high))
-        except (LogError, LookupError, OSError, TypeError, ValueError, RowsLostError) as error:
-            raise RowsLostError(
-                f"rows {start} to {stop - 1} of stream {self.name} are not in memory, and the log "
-                f"of the run cannot be read: {error}"
-            ) from error
-        if got != stop:
-            raise RowsLostError(
-                f"rows {start} to {stop - 1} of stream {self.name} are not in memory, and not "
-                f"all of them are in {self._path}"
-            )
-        return found
-
-
-def _cut(values: Any, low: int, high: int) -> Any:
-    if isinstance(values, Packed):
-        return [text.decode() for text in values.texts[low:high]]
-    if isinstance(values, LoggedRows):
-        part = np.empty((high - low, *values.shape[1:]), values.dtype.newbyteorder("="))
-        values.into(part, low)
-        return part
-    return values[low:high].copy()  # a view would keep the whole page in memory
-
-
-def _joined(
-    column: Column, dtype: np.dtype[Any], earlier: list[Any], rows: int, held: list[Any]
-) -> Values:
-    """Return `rows` rows of what the log has, and those that are held.
-
-    The type of the column may have changed since somebody looked at it, and while parts
-    were read: each becomes what it was then, by which no value changes.
-    """
-    if isinstance(column, TextColumn):
-        texts: list[str] = [text for part in earlier for text in part][:rows]
-        return texts + texts_of(held)
-    parts: list[Array] = []
-    for part in earlier:
-        parts.append(part[:rows].reshape((-1, *column.shape)))
-        rows -= len(parts[-1])
-    parts = [as_type(part, dtype) for part in (*parts, *held)]
-    if not parts:
-        return np.empty((0, *column.shape), dtype)
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
-def page_of(event: Document) -> Document:
-    """Return the event as a page of one row."""
-    return {
-        "descriptor": event["descriptor"],
-        "seq_num": [event["seq_num"]],
-        "time": [event["time"]],
-        "uid": [event["uid"]],
-        "data": {key: _one(value) for key, value in event["data"].items()},
-        "timestamps": {key: [value] for key, value in event.get("timestamps", {}).items()},
-    }
-
-
-def _one(value: Any) -> Any:
-    """Return a value as the only row of a column."""
-    return value.as_row() if hasattr(value, "as_row") else [value]
-
-
-def size_of(value: Any) -> int:
-    """Return about how many bytes a document takes in memory."""
-    size = sys.getsizeof(value)
-    if isinstance(value, Mapping):
-        size += sum(size_of(key) + size_of(item) for key, item in value.items())
-    elif isinstance(value, list):
-        size += sum(map(size_of, value))
-    return size

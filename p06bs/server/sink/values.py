@@ -1,6 +1,7 @@
 """Values of a page as arrays of numbers or as text, and whether a change of type keeps them."""
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,16 @@ def plain(value: Any, levels: int = DEEPEST) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(item, levels - 1) for item in value]
     return value
+
+
+def size_of(value: Any) -> int:
+    """Return about how many bytes a document takes in memory."""
+    size = sys.getsizeof(value)
+    if isinstance(value, Mapping):
+        size += sum(size_of(key) + size_of(item) for key, item in value.items())
+    elif isinstance(value, list):
+        size += sum(map(size_of, value))
+    return size
 
 
 def _numbers_or_nan(values: Sequence[Any]) -> Array:

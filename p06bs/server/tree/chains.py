@@ -11,7 +11,7 @@ import numpy.typing as npt
 from p06bs.model.mapped import Mapped
 from p06bs.model.points import Column, Points, Positions
 from p06bs.model.positions import Described, Measurement, Run, number_column
-from p06bs.server.sink.stream import StreamView
+from p06bs.server.sink.views import StreamView
 
 Streams = Mapping[str, StreamView]
 

@@ -17,8 +17,7 @@ from p06bs.metadata import folder_of
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
-from p06bs.server.sink.stream import size_of
-from p06bs.server.sink.values import plain
+from p06bs.server.sink.values import plain, size_of
 from p06bs.server.tree.cursor import Child, sequence_of
 
 Room = Callable[[int], None]
