@@ -78,6 +78,9 @@ def test_a_token_is_made_shown_once_listed_used_and_revoked(toml, tmp_path):
     shown = p06bs("list", "--config", toml)
     assert secret[:8] in shown.stdout
     assert secret[:12] not in shown.stdout
+    # Whole in 80 columns, which is what there is where nobody says otherwise.
+    assert listed["expires"][:10] in shown.stdout
+    assert "…" not in shown.stdout
     with serving(Gated(config_of(tmp_path)).gate) as url:
         client = from_uri(url, api_key=secret)
         assert client["live", "run1", "primary", "Fe"].read().shape == (3, 4)

@@ -104,16 +104,16 @@ def list_tokens(
     if as_json:
         print(json.dumps([_plain(token) for token in tokens]))
         return
-    narrow = [Column(head, no_wrap=True) for head in ("token", "owner", "kind", "for")]
-    table = Table(*narrow, "note", "created", "expires", "last use", box=None)
+    long = ("owner", "for", "note")  # lists of scopes, too
+    heads = ("token", *long, "expires", "last use")
+    columns = [Column(h, no_wrap=h not in long, overflow="fold") for h in heads]
+    table = Table(*columns, box=None)
     for token in tokens:
         table.add_row(
             token.first_eight,
-            escape(token.owner),
-            token.kind,
+            escape(f"{token.kind} {token.owner}"),
             token.purpose,
             escape(token.note),
-            _day(token.created),
             "expired" if token.expired else _day(token.expires),
             _day(token.last_used),
         )
