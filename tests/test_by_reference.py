@@ -273,7 +273,7 @@ def test_rows_whose_log_is_gone_say_so(tmp_path):
 
 
 def test_damaged_page_is_refused_and_those_behind_it_are_read(tmp_path, monkeypatch):
-    monkeypatch.setattr("p06bs.server.sink.sink.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("p06bs.server.sink.router.PATIENCE_SECONDS", 0.0)
     with Logged(tmp_path, 1_000_000) as logged:
         logged.begin("r")
         for _ in range(10):
@@ -311,7 +311,7 @@ def test_bytes_are_counted_truly(tmp_path, kind):
         # Blocks that are mappings of their own are not traced; they are counted to the byte.
         mapped = sum(
             len(block.reshape(-1).view("u1"))
-            for run in logged.sink._runs.values()
+            for run in logged.sink._holding.runs.values()
             for stream in run.streams.values()
             for column in stream.columns.values()
             if column.shape

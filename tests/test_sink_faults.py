@@ -115,7 +115,7 @@ def test_log_that_is_cut_off_while_a_page_is_copied_leaves_no_trace(tmp_path):
         logged.log.append("event_page", page)
         reader = logged._readers["r"]
         (entry,) = reader.read()
-        stream = logged.sink._runs["r"].streams["primary"]
+        stream = logged.sink._holding.runs["r"].streams["primary"]
         fitted = stream.fit(
             LoggedPage(entry.document, Place(reader.path, entry.offset, entry.nbytes))
         )

@@ -68,7 +68,7 @@ def test_list_of_what_is_held_is_no_touch_and_reading_is(served):
             "table/partition/live/raw-1/primary/internal?partition=0",
             "table/full/live/raw-1/primary/internal",
         ):
-            sink._retention.touched("raw-1", sink._clock() - 1000.0)
+            sink._holding.retention.touched("raw-1", sink._holding.clock() - 1000.0)
             assert http.get(f"/api/v1/{path}").status_code == 200
             assert sink.held()[0].idle < 1000.0, path
 
