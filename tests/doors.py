@@ -13,6 +13,7 @@ from p06bs.server.gate.keys import Keys
 from p06bs.server.health import health_routes
 from p06bs.server.login import browser
 from p06bs.server.login.authentication import several_users, single_user
+from p06bs.server.tree.arrays import RESPONSE_LIMIT
 
 KEY = "k3y"
 
@@ -43,6 +44,8 @@ class Gated:
             server_settings={
                 "expose_raw_assets": False,
                 "allow_origins": list(guard.origins),
+                # Tiled's settings are one object: another application's would stay.
+                "response_bytesize_limit": RESPONSE_LIMIT,
                 **door.server_settings,
             },
             **more,
