@@ -312,6 +312,17 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
             "/metadata/live/refused",
             json=described("table", {"arrow_schema": "x", "npartitions": 1, "columns": []}),
         ),
+        "columns that the schema has not": http.post(
+            "/metadata/live/refused",
+            json=described(
+                "table",
+                {
+                    "arrow_schema": top["t"].structure().arrow_schema,
+                    "npartitions": 1,
+                    "columns": ["y"],
+                },
+            ),
+        ),
         "revisions": http.get("/revisions/live/refused"),
     }
     odd = {

@@ -16,9 +16,11 @@ from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.distinct import DistinctMap
+from p06bs.server.tree.writable import Writable, in_thread
 from p06bs.server.tree.written import Container, Node, Tree, checked_key
-from p06bs.server.tree.written_adapters import Writable, WrittenArray, WrittenTable, in_thread
-from p06bs.server.tree.written_data import ArrayNode, TableNode
+from p06bs.server.tree.written_adapters import WrittenArray, WrittenTable
+from p06bs.server.tree.written_arrays import ArrayNode
+from p06bs.server.tree.written_tables import TableNode
 
 CREATE = ("array", "table", "container")
 
