@@ -19,7 +19,7 @@ from benchmarks.report import Row, ratios, turns
 from p06bs.server.access.policy import FolderAccess
 from p06bs.server.app import build_app
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.catalog import Log, RunRecord, analyze, put_runs
+from p06bs.server.archive.catalog import Log, RunRecord, put_runs, tidy
 from p06bs.server.archive.database import Database, initialize
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.sink import Sink
@@ -70,7 +70,7 @@ def _on(name: str, uri: str, storage: Path, repeat: int) -> list[Row]:
         for first in range(0, RUNS_COUNT, BATCH):
             records = _records(rng, first, min(BATCH, RUNS_COUNT - first), storage)
             database(put_runs, records)
-        database(analyze)
+        database.run(tidy)
     speed = RUNS_COUNT / (time.perf_counter() - begun)
     rows = [Row(f"{name}: runs put into the database", "1/s", (speed,))]
     common = {**QUERIES, "full text, rare": f"{TEXT}word-777", "full text, common": f"{TEXT}Ada"}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from sqlalchemy import Connection, delete, exists, func, insert, select, text, update
+from sqlalchemy.ext.asyncio import AsyncEngine
 from tiled.catalog import orm
 from tiled.server.schemas import Management
 from tiled.structures.core import StructureFamily
@@ -120,10 +121,16 @@ def ask_retry(connection: Connection, run: str) -> bool:
     return done.rowcount > 0
 
 
-def analyze(connection: Connection) -> None:
-    """Let the database look at how the index is filled, so that it plans queries well."""
-    for table in schema.of_runs(connection):
-        connection.execute(text(f"ANALYZE {table.name}"))
+async def tidy(engine: AsyncEngine) -> None:
+    """Let the database look at how the index is filled, so that it plans queries well.
+
+    PostgreSQL counts and searches fast what is vacuumed, too.
+    """
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="AUTOCOMMIT")
+        vacuum = "VACUUM " if engine.dialect.name == "postgresql" else ""
+        for table in await connection.run_sync(schema.of_runs):
+            await connection.execute(text(f"{vacuum}ANALYZE {table.name}"))
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -60,22 +60,22 @@ class Database(Closing):
             If it does not take the values.
         """
 
-        async def transaction() -> T:
-            async with self._engine.begin() as connection:
+        async def transaction(engine: AsyncEngine) -> T:
+            async with engine.begin() as connection:
                 return await connection.run_sync(lambda c: work(c, *args, **kwargs))
 
+        return self.run(transaction)
+
+    def run(self, work: Callable[[AsyncEngine], Coroutine[Any, Any, T]]) -> T:
+        """Return what asynchronous work on the engine returns; raises as a transaction does."""
         try:
-            return self._runner.run(transaction())
+            return self._runner.run(work(self._engine))
         except DataError:
             raise
         except DBAPIError as error:
             raise UnavailableError(f"the database fails: {error.orig}") from error
         except (ConnectionError, TimeoutError) as error:  # asyncpg's, before there is a connection
             raise UnavailableError(f"the database does not answer: {error}") from error
-
-    def run(self, work: Callable[[AsyncEngine], Coroutine[Any, Any, T]]) -> T:
-        """Return what asynchronous work on the engine returns."""
-        return self._runner.run(work(self._engine))
 
     def close(self) -> None:
         """Close the connections."""
@@ -107,10 +107,7 @@ def initialize(uri: str) -> None:
                 database.run(_initialize_tiled)
                 database(schema.create)
                 return
-            except (
-                DBAPIError,
-                UnavailableError,
-            ):  # another process is at it, or the database is not there
+            except UnavailableError:  # another process is at it, or the database is not there
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)

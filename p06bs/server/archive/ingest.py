@@ -22,7 +22,7 @@ from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, Entry, last_entry
 from p06bs.bus.reader import LogError, read_log
 from p06bs.metadata import folder_of
-from p06bs.server.archive.catalog import Log, RunRecord, analyze, logs, put_logs, put_runs
+from p06bs.server.archive.catalog import Log, RunRecord, logs, put_logs, put_runs, tidy
 from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
@@ -216,7 +216,7 @@ class Ingestion:
     def settle(self) -> None:
         """Let the database look at what came, after much has: a tenth of all."""
         if 10 * self._added >= self._intake.counts.total() > 0:
-            self._database(analyze)
+            self._database.run(tidy)
             self._added = 0
 
     def _write(self, file: LogFile, generation: int) -> RunRecord:
