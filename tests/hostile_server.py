@@ -14,7 +14,7 @@ from p06bs.config.server import Authentication
 from p06bs.server.app import build_app
 from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Guard
-from p06bs.server.login import principals
+from p06bs.server.login import terms
 from p06bs.server.login.authentication import providers_of, several_users
 from p06bs.server.login.terms import Owner
 from p06bs.server.login.tokens import Tokens
@@ -60,7 +60,7 @@ def main(directory):
     )
     door = several_users(config)
     tokens = Tokens(config.database, providers_of(config))
-    key, _ = tokens.create(Owner("service", "x"), principals.ROLES["service"], None, "")
+    key, _ = tokens.create(Owner("service", "x"), terms.ROLES["service"], None, "")
     sink = Sink(200_000_000)
     fill(sink)
     (directory / "log").mkdir()

@@ -30,8 +30,7 @@ from p06bs.server.archive.archived import Archive
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import providers_of, several_users
-from p06bs.server.login.principals import ROLES
-from p06bs.server.login.terms import PURPOSES, Owner
+from p06bs.server.login.terms import PURPOSES, ROLES, Owner
 from p06bs.server.login.tokens import Tokens
 from p06bs.server.sink.sink import Sink
 from tests.archives import Place

@@ -417,7 +417,7 @@ def test_without_a_provider_tokens_are_all_there_is(tmp_path):
 
 @given(st.text(max_size=30))
 def test_names_that_reach_pam_are_those_of_accounts(name):
-    from p06bs.server.login.principals import is_user_name
+    from p06bs.server.login.terms import is_user_name
 
     with contextlib.suppress(UnicodeEncodeError):
         if is_user_name(name):

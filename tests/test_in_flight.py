@@ -20,7 +20,7 @@ from p06bs.server.gate.gate import Gate
 from p06bs.server.gate.in_flight import EACH, InFlight, wants_octets
 from p06bs.server.gate.keys import Keys
 from p06bs.server.gate.turns import Allowance, Turns
-from p06bs.server.login import principals
+from p06bs.server.login import terms
 from p06bs.server.login.authentication import providers_of
 from p06bs.server.login.terms import Owner
 from p06bs.server.login.tokens import Tokens
@@ -112,7 +112,7 @@ def users(tmp_path, **patience):
     root = MapAdapter({"live": MapAdapter({"run": MapAdapter({"internal": table})})})
     gated = Gated(config, root=root)
     tokens = Tokens(config.database, providers_of(config))
-    scopes = principals.ROLES["service"]
+    scopes = terms.ROLES["service"]
     keys = [tokens.create(Owner("service", name), scopes, None, "")[0] for name in "ab"]
     in_flight = InFlight(gated.app, Keys(gated.app), **patience)
     with serving(Gate(in_flight, keys=Keys(gated.app))) as url:

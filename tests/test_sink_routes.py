@@ -163,7 +163,8 @@ def test_large_array_leaves_in_pieces_and_is_what_it_was(served):
     truth = np.arange(100 * 64 * 64, dtype="u4").reshape(100, 64, 64)
     for i in range(0, 100, 10):
         page = {
-            "descriptor": "pieces-primary-d", "seq_num": list(range(i + 1, i + 11)), "time": [0.0] * 10,
+            "descriptor": "pieces-primary-d",
+            "seq_num": list(range(i + 1, i + 11)), "time": [0.0] * 10,
             "uid": [str(j) for j in range(i, i + 10)], "data": {"img": truth[i : i + 10]},
             "timestamps": {},
         }  # fmt: skip

@@ -24,8 +24,9 @@ from tiled.server.utils import get_current_url
 
 from p06bs.config.server import Authentication, Oidc, Pam
 from p06bs.server.login import principals
-from p06bs.server.login.principals import TOKEN, is_user_name
+from p06bs.server.login.principals import TOKEN
 from p06bs.server.login.private import make_secret, read_secret
+from p06bs.server.login.terms import is_user_name
 
 logger = logging.getLogger(__name__)
 

@@ -6,7 +6,6 @@ and is nobody's account.
 """
 
 import asyncio
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, closing
@@ -23,6 +22,7 @@ from tiled.authn_database import alembic_constants, core, orm
 from tiled.utils import ensure_specified_sql_driver
 
 from p06bs.server.login.private import make_private
+from p06bs.server.login.terms import ROLES
 
 SERVICE = "service"
 """Provider of a service's identity: the identity's id is the service's name."""
@@ -30,33 +30,9 @@ SERVICE = "service"
 TOKEN = "token"
 """Provider of a user's identity where nobody can log in, only tokens count."""
 
-READ = ("read:metadata", "read:data")
-SUBSCRIBE = (*READ, "create:apikeys", "revoke:apikeys")
-WRITE = (*READ, "create:node", "write:metadata", "write:data", "delete:node", "delete:revision")
-
-ROLES = {
-    "user": (*SUBSCRIBE,),
-    "service": (*SUBSCRIBE, *WRITE[len(READ) :], "metrics"),
-    "admin": (*SUBSCRIBE, "admin:apikeys", "read:principals", "metrics"),
-}
-"""What a kind of principal may do at most. Only services write; nobody registers files."""
-
-_USER = re.compile(r"[a-z_][a-z0-9_.-]{0,31}", re.ASCII)
-_SERVICE = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}", re.ASCII)
-
 
 class DatabaseError(RuntimeError):
     """The database of principals cannot be used; says why and what to do."""
-
-
-def is_user_name(name: object) -> bool:
-    """Return whether a name looks like a system user's; root is none that anybody logs in as."""
-    return isinstance(name, str) and bool(_USER.fullmatch(name)) and name != "root"
-
-
-def is_service_name(name: str) -> bool:
-    """Return whether a service may be called this."""
-    return bool(_SERVICE.fullmatch(name))
 
 
 @asynccontextmanager
