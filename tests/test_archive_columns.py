@@ -74,10 +74,14 @@ def test_any_rows_of_a_column_file(tmp_path_factory, pages, per_batch, start, st
             assert np.array_equal(got, want)
 
 
-NUMBERS = st.one_of(st.integers(-5, 5), st.floats(allow_nan=False, width=32), st.none())
+WIDE = st.sampled_from([2**53, 2**53 + 1, -(2**53) - 1, 2**63 - 1])
+"""Integers about the longest that floats hold."""
+NUMBERS = st.one_of(st.integers(-5, 5), WIDE, st.floats(allow_nan=False, width=32), st.none())
 PAGES = st.lists(
     st.one_of(
         st.lists(NUMBERS, min_size=1, max_size=4),
+        st.lists(st.lists(st.one_of(WIDE, st.just(0.5)), min_size=2, max_size=2), max_size=3),
+        st.lists(WIDE, min_size=1, max_size=3).map(np.array),
         st.lists(st.text(max_size=3), min_size=1, max_size=4),
         st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), min_size=1, max_size=3),
         st.lists(st.lists(st.integers(0, 9), max_size=3), min_size=1, max_size=3),
@@ -105,7 +109,7 @@ def test_values_of_any_kind_are_kept(pages):
         elif value is None:
             assert np.isnan(stored).all()
         else:
-            assert np.array_equal(stored, value)
+            assert np.asarray(stored).tolist() == np.asarray(value, object).tolist()
 
 
 def test_types_are_those_of_the_values():
@@ -119,6 +123,8 @@ def test_types_are_those_of_the_values():
     mixed.see([1])
     mixed.see([1.5])
     assert mixed.final() == Layout("numbers", "<f8")
+    mixed.see([2**53 + 1])
+    assert mixed.final().kind == "json"
 
 
 def events(count, data, timestamps=None, keys=None):

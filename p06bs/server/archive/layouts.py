@@ -13,6 +13,9 @@ from p06bs.server.sink.values import NUMBERS, text_of
 Values = Any
 """Rows of a column in a page: a sequence, an array, or what stands for one."""
 
+EXACT = 2**53
+"""Floats of 64 bits hold all integers up to this."""
+
 
 @dataclass(slots=True)
 class Column:
@@ -24,29 +27,34 @@ class Column:
         None while no value came.
     gaps : bool
         Whether a row has no value.
+    wide : bool
+        Whether an integer has more digits than floats hold.
     """
 
     layout: Layout | None = None
     gaps: bool = False
+    wide: bool = False
 
     def see(self, values: Values) -> None:
         """Take further rows into account."""
         layout, gaps = layout_of(values)
         self.gaps = self.gaps or gaps
+        self.wide = self.wide or _has_wide(values)
         if layout is not None:
             self.layout = layout if self.layout is None else _common(self.layout, layout)
 
     def final(self) -> Layout:
-        """Return the layout that all rows fit: gaps are NaN, or null."""
+        """Return the layout that all rows fit: gaps are NaN, or null; no digit is lost."""
         if self.layout is None:
             return Layout("json", "<U4")
-        if not self.gaps or self.layout.kind == "json":
+        if self.layout.kind == "json":
             return self.layout
         if self.layout.kind == "text":
-            return Layout("json", self.layout.dtype)
-        dtype = np.dtype(self.layout.dtype)
-        holds = dtype.kind in "fcmM"
-        return self.layout if holds else replace(self.layout, dtype="<f8")
+            return Layout("json", self.layout.dtype) if self.gaps else self.layout
+        has_nan = np.dtype(self.layout.dtype).kind in "fcmM"
+        if self.wide and (self.gaps or has_nan):
+            return Layout("json", "<U1")
+        return replace(self.layout, dtype="<f8") if self.gaps and not has_nan else self.layout
 
 
 def layout_of(values: Values) -> tuple[Layout | None, bool]:
@@ -88,6 +96,22 @@ def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
             values = [gap if value is None else value for value in values]
         return np.asarray(values, dtype).reshape((count, *layout.shape))
     return [text_of(value) for value in values]
+
+
+def _has_wide(values: Values) -> bool:
+    """Return whether there is an integer that a float may not hold; arrays in the log are not read."""
+    if isinstance(values, LoggedArray):
+        return False
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        if values.dtype.kind not in "iu" or not values.size:
+            return False
+        return bool(values.max() > EXACT or values.min() < -EXACT)
+    return any(
+        _has_wide(value)
+        if isinstance(value, list | tuple | np.ndarray | LoggedArray)
+        else isinstance(value, int | np.integer) and not -EXACT <= value <= EXACT
+        for value in values
+    )
 
 
 def _stacked(arrays: Sequence[Any]) -> Layout:

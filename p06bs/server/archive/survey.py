@@ -6,6 +6,7 @@ a number that was an integer for an hour may become a float, a list may change i
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any
 
 from p06bs.bus.framing import Entry
@@ -54,7 +55,14 @@ class StreamSurvey:
         return {(part, key): name for (part, key), name in column_names(keys, stamped).items()}
 
     def announce(self, data_key: str, resource: str, start: int, stop: int) -> None:
-        """Add rows that lie in a file."""
+        """Add rows that lie in a file.
+
+        Raises
+        ------
+        TypeError
+            If the indices are no integers.
+        """
+        start, stop = index(start), index(stop)
         segments = self.external.setdefault(data_key, [])
         if segments and segments[-1][0] == resource and segments[-1][2] == start:
             segments[-1] = (resource, segments[-1][1], stop)
