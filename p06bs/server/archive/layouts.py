@@ -99,7 +99,7 @@ def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
 
 
 def _has_wide(values: Values) -> bool:
-    """Return whether there is an integer that a float may not hold; arrays in the log are not read."""
+    """Return whether an integer may not fit a float; arrays in the log are not read for it."""
     if isinstance(values, LoggedArray):
         return False
     if isinstance(values, np.ndarray) and values.dtype != object:
