@@ -259,6 +259,7 @@ def test_the_oracle_knows_the_cases(kernel):
 @pytest.mark.parametrize(
     "nodes",
     [
+        # Each user and each folder meets each route, but not all three each other.
         pytest.param("one", id="a node for each route"),
         pytest.param("all", id="all nodes", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
@@ -274,21 +275,24 @@ def test_every_route_answers_as_the_kernel(beamline, kernel, tree, nodes):
     if nodes == "one":
         templates = {(method, url.partition("RUN")[0]): (method, url) for method, url in good}
         good = asked = list(templates.values())
-    answered = 0
-    for user in NAMES:
+    step = 3 if nodes == "one" else 1
+    answered = expected = 0
+    for first, user in enumerate(NAMES):
         with client_of(beamline, user) as client:
             absent = {one: ask(client, *one, ABSENT) for one in asked}
-            for name in beamline.folders:
+            for number, name in enumerate(beamline.folders, first):
                 shown = name in kernel[user]
+                some = good[number % step :: step]
+                expected += shown * len(some)
                 # What answers for no kind of run is asked for a visible and a hidden one.
-                for one in asked if name in ("other", "no_x_above") else good:
+                for one in asked if nodes == "all" and name in ("other", "no_x_above") else some:
                     status, kind, body = ask(client, *one, f"run-{name}")
                     if not shown:
                         assert (status, kind, body) == absent[one], (user, name, one)
                         continue
                     assert (status, kind) == truth[one][:2], (user, name, one)
                     answered += status < 400
-    assert answered == sum(map(len, kernel.values())) * len(good)
+    assert answered == expected > 0
 
 
 def listings(tree):

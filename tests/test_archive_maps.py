@@ -10,6 +10,7 @@ from tiled.client.utils import ClientError
 
 from p06bs import process
 from p06bs.model.documents import is_derived
+from p06bs.server.archive.catalog import ask_retry
 from p06bs.server.archive.database import Database, upgrade
 from p06bs.server.archive.ingest import maps_in
 from p06bs.server.archive.location import Location
@@ -127,7 +128,20 @@ def test_a_listing_opens_no_file_and_a_run_without_files_hides_no_other(here):
                 list(run.documents())
 
 
-def test_column_files_that_are_gone_are_said_to_be(here):
+def test_files_that_are_gone_come_back_from_the_log(tmp_path):
+    here = place("sqlite", tmp_path, None)
+    uid = here.write(raw_run({"x": [1]}))
+    here.ingest()
+    shutil.rmtree(here.storage / uid[:2] / uid)
+    with Database(here.database) as database:
+        assert database(ask_retry, uid)
+    here.ingest()
+    with here.client() as client:
+        assert client[uid].primary["x"].read().tolist() == [1]
+
+
+def test_column_files_that_are_gone_are_said_to_be(tmp_path):
+    here = place("sqlite", tmp_path, None)
     uid = here.write(raw_run({"x": [1, 2], "a": np.ones((2, 3))}))
     here.ingest()
     for file in (here.storage / uid[:2] / uid).rglob("*.arrow"):
