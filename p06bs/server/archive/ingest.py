@@ -6,11 +6,9 @@ replaces. So nothing is lost, nothing comes twice, and a repetition changes noth
 
 import errno
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -18,14 +16,14 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from p06bs.bus.envelope import is_run_uid
-from p06bs.bus.framing import SUFFIX, Entry, last_entry
+from p06bs.bus.framing import Entry
 from p06bs.bus.reader import LogError, read_log
 from p06bs.metadata import folder_of
 from p06bs.server.archive.catalog import Log, RunRecord, logs, put_logs, put_runs, tidy
 from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
+from p06bs.server.archive.logs import LogDirectory
 from p06bs.server.archive.pages import RunError
 from p06bs.server.archive.runfiles import read_run, sync_runs, untouched, write_run
 from p06bs.server.archive.schema import HasMaps
@@ -39,9 +37,6 @@ from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.maps import Maps
 
 logger = logging.getLogger(__name__)
-
-RESCAN_SECONDS = 60.0
-"""How often all logs are looked at, and not only the new and unfinished ones."""
 
 TOGETHER = 200
 """So many runs are shown by one transaction at most."""
@@ -101,14 +96,13 @@ class Ingestion:
         stopping: Callable[[], bool] = lambda: False,
         patience: float = PATIENCE,
     ) -> None:
-        self._directory = directory
         self._database = database
         self._location = Location(storage)
         self._roots = roots
         self._has_maps = maps_in(self._location)
         self._stopping = stopping
         self._intake = Intake(database(logs), patience)
-        self._all_at = 0.0
+        self._logs = LogDirectory(directory, self._intake)
         self._added = 0
         self._status = StatusFile(storage)
         self._unfinished = Unfinished(self._location)
@@ -119,9 +113,7 @@ class Ingestion:
         """Return the logs to ingest now, oldest first."""
         for log in self._database(logs, "retry"):
             self._intake.note(log)
-        news = self._intake.news(self._look())
-        locked = _locked_files() if news else set()
-        due = [file for file in news if self._due(file, locked)]
+        due = self._logs.due()
         self._tell(len(due), due[0] if due else None)
         return due
 
@@ -165,7 +157,7 @@ class Ingestion:
         try:
             return self._write(file, generation + 1)
         except FileNotFoundError:
-            if self._path(file.run).exists():
+            if self._logs.path(file.run).exists():
                 raise
             return None
         except (StoppedError, UnavailableError):
@@ -220,7 +212,7 @@ class Ingestion:
             self._added = 0
 
     def _write(self, file: LogFile, generation: int) -> RunRecord:
-        path = self._path(file.run)
+        path = self._logs.path(file.run)
         run = survey(self._read(path))
         directory = self._location.generation(file.run, generation)
         shutil.rmtree(directory, ignore_errors=True)
@@ -261,39 +253,6 @@ class Ingestion:
         since = None if oldest is None else oldest.changed / 1e9
         self._status.write(self._intake.counts, waiting, since)
 
-    def _path(self, run: str) -> Path:
-        return self._directory / f"{run}{SUFFIX}"
-
-    def _due(self, file: LogFile, locked: set[str]) -> bool:
-        path = self._path(file.run)
-        try:
-            last = last_entry(path)
-            place = _place(path.stat())
-        except (OSError, LogError):
-            last, place = None, ""
-        finished = last is not None and last.name == "stop"
-        return self._intake.due(file, time.time(), finished=finished, locked=place in locked)
-
-    def _look(self) -> list[LogFile]:
-        """Return the logs that can be news: all of them now and then, else new and open ones."""
-        names = {
-            run
-            for item in os.listdir(self._directory)
-            if item.endswith(SUFFIX) and is_run_uid(run := item.removesuffix(SUFFIX))
-        }
-        if time.monotonic() >= self._all_at:
-            self._all_at = time.monotonic() + RESCAN_SECONDS
-            wanted = names
-        else:
-            unknown = {run for run in names if self._intake.log(run) is None}
-            wanted = unknown | (self._intake.open & names)
-        found = []
-        for run in wanted:
-            with suppress(FileNotFoundError):
-                about = self._path(run).stat()
-                found.append(LogFile(run, about.st_size, about.st_mtime_ns))
-        return found
-
 
 def _put(connection: Connection, ready: Sequence[Ready]) -> None:
     put_runs(connection, [one for one in ready if isinstance(one, RunRecord)])
@@ -318,20 +277,6 @@ def maps_in(location: Location) -> HasMaps:
             return False
 
     return has_maps
-
-
-def _place(about: os.stat_result) -> str:
-    """Return how /proc/locks names a file."""
-    return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-
-
-def _locked_files() -> set[str]:
-    """Return the files that processes of this host have locked; none if Linux does not tell."""
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return set()
-    return {fields[5] for line in lines if len(fields := line.split()) > 5 and "->" not in line}
 
 
 def catch_up(

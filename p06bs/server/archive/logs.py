@@ -1,0 +1,83 @@
+"""The directory of logs, as the ingestion looks at it: which logs are there, and which are due."""
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from p06bs.bus.envelope import is_run_uid
+from p06bs.bus.framing import SUFFIX, LogError, last_entry
+from p06bs.server.archive.intake import Intake, LogFile
+
+RESCAN_SECONDS = 60.0
+"""How often all logs are looked at, and not only the new and unfinished ones."""
+
+
+class LogDirectory:
+    """Find the logs that are to be ingested.
+
+    Parameters
+    ----------
+    directory : Path
+    intake : Intake
+        Knows what became of each log.
+    """
+
+    def __init__(self, directory: Path, intake: Intake) -> None:
+        self._directory = directory
+        self._intake = intake
+        self._all_at = 0.0
+
+    def path(self, run: str) -> Path:
+        """Return the log of a run."""
+        return self._directory / f"{run}{SUFFIX}"
+
+    def due(self) -> list[LogFile]:
+        """Return the logs to ingest now, oldest first."""
+        news = self._intake.news(self._look())
+        locked = _locked_files() if news else set()
+        return [file for file in news if self._is_due(file, locked)]
+
+    def _is_due(self, file: LogFile, locked: set[str]) -> bool:
+        path = self.path(file.run)
+        try:
+            last = last_entry(path)
+            place = _place(path.stat())
+        except (OSError, LogError):
+            last, place = None, ""
+        finished = last is not None and last.name == "stop"
+        return self._intake.due(file, time.time(), finished=finished, locked=place in locked)
+
+    def _look(self) -> list[LogFile]:
+        """Return the logs that can be news: all of them now and then, else new and open ones."""
+        names = {
+            run
+            for item in os.listdir(self._directory)
+            if item.endswith(SUFFIX) and is_run_uid(run := item.removesuffix(SUFFIX))
+        }
+        if time.monotonic() >= self._all_at:
+            self._all_at = time.monotonic() + RESCAN_SECONDS
+            wanted = names
+        else:
+            unknown = {run for run in names if self._intake.log(run) is None}
+            wanted = unknown | (self._intake.open & names)
+        found = []
+        for run in wanted:
+            with suppress(FileNotFoundError):
+                about = self.path(run).stat()
+                found.append(LogFile(run, about.st_size, about.st_mtime_ns))
+        return found
+
+
+def _place(about: os.stat_result) -> str:
+    """Return how /proc/locks names a file."""
+    return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+
+
+def _locked_files() -> set[str]:
+    """Return the files that processes of this host have locked; none if Linux does not tell."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return set()
+    return {fields[5] for line in lines if len(fields := line.split()) > 5 and "->" not in line}
