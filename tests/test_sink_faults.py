@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import threading
 from unittest import mock
 
 import httpx
@@ -23,6 +24,7 @@ from p06bs.server.sink import number_columns, text_columns
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.pages import LoggedPage
 from p06bs.server.sink.places import Place
+from p06bs.server.sink.retention import Retention
 from p06bs.server.sink.sink import DocumentError, Sink
 from tests.doors import KEY
 from tests.live_server import serving
@@ -310,3 +312,25 @@ def test_absurd_descriptions_cost_their_column_only(external, odd):
     sink("event", {"descriptor": "d", "uid": "e", "seq_num": 1, "time": 1.0, "data": data})
     view = sink.view("r").streams["primary"]()
     assert view.columns["x"].read(0, 1).tolist() == [1.0]
+
+
+def test_nobody_reads_while_it_is_decided_what_gives_way(monkeypatch):
+    # a reader's touch changed the order of the runs meanwhile, and a good start was refused
+    sink = Sink(1_000_000)
+    could, decide = [], Retention.room
+
+    def room(self, run, nbytes):
+        def reader():
+            could.append(sink._holding.lock.acquire(blocking=False))
+
+        thread = threading.Thread(target=reader)
+        thread.start()
+        thread.join()
+        return decide(self, run, nbytes)
+
+    monkeypatch.setattr(Retention, "room", room)
+    for uid in map(str, range(300)):
+        sink("start", {"uid": uid, "time": 1.0})
+        sink("stop", {"uid": f"stop of {uid}", "run_start": uid, "time": 1.0})
+    assert sink.evicted
+    assert not any(could)

@@ -150,8 +150,7 @@ class Holding:
         NoRoomError
             If nothing can give way to it.
         """
-        while (action := self.retention.room(uid, nbytes)) is not None:
-            self._give_way(action)
+        self._let_go(uid, lambda: nbytes)
 
     def room_for_rows(self, run: Run, needs: Callable[[], int], in_log: bool) -> bool:
         """Make room for rows; return False if they have to stay in the log.
@@ -161,17 +160,14 @@ class Holding:
         NoRoomError
             If they are not `in_log`, and nothing can give way to them.
         """
-        while True:
-            try:
-                # Letting rows go changes what is needed: the last block may be gone.
-                action = self.retention.room(run.uid, needs() + PLACE_BYTES)
-            except NoRoomError:
-                if not in_log:
-                    raise
-                return False
-            if action is None:
-                return True
-            self._give_way(action)
+        try:
+            # Letting rows go changes what is needed: the last block may be gone.
+            self._let_go(run.uid, lambda: needs() + PLACE_BYTES)
+        except NoRoomError:
+            if not in_log:
+                raise
+            return False
+        return True
 
     def leave_in_log(self, run: Run, stream: Stream) -> None:
         """Let all rows of a stream go, because what follows is too large for memory."""
@@ -185,17 +181,24 @@ class Holding:
         stream.drop(nbytes)
         self.dropped += stream.in_log - before
 
+    def _let_go(self, uid: str, needs: Callable[[], int]) -> None:
+        while True:
+            with self.lock:  # readers touch and pin runs
+                action = self.retention.room(uid, needs())
+                if action is None:
+                    return
+                self._give_way(action)
+
     def _give_way(self, action: Leave | Drop) -> None:
         run = self.runs[action.run]
-        with self.lock:
-            if isinstance(action, Drop):
-                largest = max(
-                    (stream for stream in run.streams.values() if stream.logged),
-                    key=lambda stream: stream.data_bytes,
-                )
-                self._drop(largest, action.nbytes)
-                self.count(run)
-                return
+        if isinstance(action, Drop):
+            largest = max(
+                (stream for stream in run.streams.values() if stream.logged),
+                key=lambda stream: stream.data_bytes,
+            )
+            self._drop(largest, action.nbytes)
+            self.count(run)
+            return
         self.leave(run)
         self.evicted += 1
         if run.running:

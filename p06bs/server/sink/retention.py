@@ -46,7 +46,8 @@ class Retention:
     can give way or pinned runs exceed their share. Only when all this is not enough do
     running runs leave, those whose rows lie in no log included.
 
-    No clock and no I/O: the caller says what happened and when, and does what it is told.
+    No clock, no lock and no I/O: the caller says what happened and when, and does what it
+    is told; one thread at a time.
     Beginning is a touch; growing is none.
 
     Parameters

@@ -129,7 +129,8 @@ class Sink:
             try:
                 self._holding.add(run)
                 if finished:
-                    self._holding.retention.finished(run.uid)
+                    with self._holding.lock:
+                        self._holding.retention.finished(run.uid)
             finally:
                 self._holding.tell()
 
