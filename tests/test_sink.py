@@ -211,6 +211,9 @@ def test_data_keys_that_no_path_can_have_are_served_under_another_name():
         ("descriptor", {"uid": "d", "run_start": "r", "data_keys": {7: {}}}),
         ("descriptor", {"uid": "d", "run_start": "r", "name": 7, "data_keys": {}}),
         ("descriptor", {"uid": "d", "run_start": "r"}),
+        ("descriptor", {"uid": [], "run_start": "r", "data_keys": {}}),
+        ("stream_resource", {"run_start": "r", "uri": "x" * 10_000}),
+        ("stream_resource", {"uid": {}, "run_start": "r", "uri": "x" * 10_000}),
         ("event", {"descriptor": "unknown"}),
         ("stream_datum", {"descriptor": "unknown"}),
         ("stop", {"run_start": "unknown"}),
@@ -224,8 +227,13 @@ def test_refused_documents_change_nothing(name, document):
     with pytest.raises(DocumentError, match=f"{name} document refused"):
         sink(name, document)
     assert sink.runs() == ["r"]
-    assert sink.nbytes == before
     assert not sink.view("r").streams
+    sink("descriptor", descriptor("r", {}))  # all of the run is counted anew
+    other = Sink(10_000_000)
+    other("start", start("r"))
+    assert before == other.nbytes
+    other("descriptor", descriptor("r", {}))
+    assert sink.nbytes == other.nbytes
 
 
 def test_reserved_data_keys_get_an_underscore():

@@ -109,9 +109,9 @@ class Holding:
 
     def route(self, run: Run, uid: str, to: Stream | Document) -> None:
         """Note what other documents mean by a uid: a stream, or a stream resource."""
+        self._routes[uid] = run, to
         run.routes.append(uid)
         run.document_bytes += ROUTE_BYTES
-        self._routes[uid] = run, to
 
     def routed(self, uid: str) -> tuple[Run, Stream | Document]:
         """Return the run and what `route` was told of a uid.
@@ -135,8 +135,10 @@ class Holding:
         """Make room for what happens to a run within, and count it."""
         self.make_room(run.uid, nbytes)
         with self.lock:
-            yield
-            self.count(run)
+            try:
+                yield
+            finally:
+                self.count(run)
 
     def count(self, run: Run) -> None:
         """Count what a run takes now."""

@@ -117,15 +117,15 @@ class Router:
     def _descriptor(self, document: Document) -> None:
         run = self._run(document["run_start"])
         descriptor = plain(document)
-        uid = descriptor["uid"]
+        uid = _uid(descriptor)
         name = node_name(descriptor.get("name", "primary"))
         stream = run.streams.get(name)
         if stream is None:
             roots = self._roots.of(folder_of(run.metadata["start"]))
             stream = Stream(name, descriptor, self._holding.shares, self._holding.lock, roots)
             with self._holding.growing(run, stream.nbytes + ROUTE_BYTES):
-                run.streams[name] = stream
                 self._holding.route(run, uid, stream)
+                run.streams[name] = stream
         else:
             with self._holding.growing(run, size_of(descriptor) + ROUTE_BYTES):
                 stream.update(descriptor)
@@ -135,10 +135,11 @@ class Router:
     def _stream_resource(self, document: Document) -> None:
         run = self._run(document["run_start"])
         resource = plain(document)
+        uid = _uid(resource)
         nbytes = size_of(resource)
         with self._holding.growing(run, nbytes + ROUTE_BYTES):
+            self._holding.route(run, uid, resource)
             run.document_bytes += nbytes
-            self._holding.route(run, resource["uid"], resource)
 
     def _append(self, document: Document, place: Place | None) -> None:
         run, stream = self._stream(document["descriptor"])
@@ -186,3 +187,11 @@ class Router:
             self._holding.forget_routes(run)
             self._holding.retention.finished(run.uid)
         self._holding.note(Change(run.uid, None, "stop"))
+
+
+def _uid(document: Document) -> str:
+    """Return the uid of a document, by which others refer to it."""
+    uid = document["uid"]
+    if not isinstance(uid, str):
+        raise TypeError(f"{uid!r} is no uid")
+    return uid
