@@ -1,5 +1,7 @@
 """Files of detectors in the live tree: where they may lie, and of what kind they are."""
 
+import os
+
 import h5py
 import httpx
 import numpy as np
@@ -115,6 +117,54 @@ def test_nothing_outside_is_read_however_a_file_leads_there(tree, server):
         assert b"secret" not in answer.content
     escaped = f"file://localhost{assets}/%2e%2e/out/f.h5"
     assert read(publish(sink, "escaped", None, uri=escaped)).status_code == 403
+
+
+def rewrite(path, target):
+    """Let a virtual dataset lead elsewhere, in place and as if it had not changed."""
+    about = path.stat() if path.exists() else None
+    new = virtual(path.with_suffix(".new"), target)
+    with open(path, "r+b" if about else "wb") as file:
+        file.write(new.read_bytes())
+    if about:
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+        assert (path.stat().st_size, path.stat().st_ino) == (about.st_size, about.st_ino)
+    return path
+
+
+@pytest.mark.parametrize("between", ["", "assets/outer.h5"])
+def test_a_file_that_is_rewritten_as_if_it_had_not_changed_is_looked_into_again(
+    tree, server, between
+):
+    sink, read = server
+    good, bad = frames(tree / "assets/a.h5"), frames(tree / "out/a___.h5")
+    rewritten = rewrite(tree / "assets/changing.h5", good)
+    path = virtual(tree / between, rewritten) if between else rewritten
+    run = publish(sink, "changing", path)
+    for _ in range(2):
+        assert read(run).content == FRAMES.tobytes()
+    rewrite(rewritten, bad)
+    assert read(run).status_code == 403
+
+
+def test_sources_are_looked_for_where_hdf5_does(tree, server):
+    sink, read = server
+    symbolic(tree / "assets/beside.h5", tree / "out/f.h5")
+    beside = virtual(tree / "assets/v.h5", tree / "assets/none/beside.h5")
+    symbolic(tree / "assets/many_0.h5", tree / "out/f.h5")
+    many = tree / "assets/many.h5"
+    space = h5py.h5s.create_simple((3, 4, 5), (h5py.h5s.UNLIMITED, 4, 5))
+    space.select_hyperslab(
+        (0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), stride=FRAMES.shape, block=FRAMES.shape
+    )
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_virtual(space, b"many_%b.h5", b"entry/data", h5py.h5s.create_simple(FRAMES.shape))
+    with h5py.File(many, "w", libver="latest") as file:
+        group = file.create_group("entry")
+        h5py.h5d.create(group.id, b"data", h5py.h5t.NATIVE_UINT8, space, dcpl=made)
+    with h5py.File(many) as file:
+        assert (file["entry/data"][:] == FRAMES).all()
+    for name, path in (("beside", beside), ("many", many)):
+        assert read(publish(sink, name, path)).status_code == 403, name
 
 
 def test_assets_and_a_runs_own_beamtime_folder_are_read(tree, server):

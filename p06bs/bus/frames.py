@@ -2,6 +2,7 @@
 
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,9 @@ from p06bs.model.modality import BoundInput
 
 OPEN_FILES = 16
 INTERVAL = 0.02
+
+Check = Callable[[h5py.Dataset], None]
+"""Raises what the reader of a dataset gets that may not be read."""
 
 
 class FramesMissingError(TimeoutError):
@@ -48,14 +52,20 @@ def dataset_of(resource: Document) -> tuple[Path, str]:
 class Frames(Closing):
     """Read announced rows that are there, and say how far a file is where they are not.
 
+    Parameters
+    ----------
+    check : callable
+        Is asked of each open dataset before it is read and after that.
+
     Attributes
     ----------
     final : bool
         Whether rows that are not there are given up.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, check: Check = lambda dataset: None) -> None:
         self.final = False
+        self._check = check
         self._open: OrderedDict[Path, hdf5.SharedFile] = OrderedDict()
 
     def __call__(
@@ -76,12 +86,14 @@ class Frames(Closing):
         try:
             with hdf5.lock:
                 dataset = self._dataset(path, name)
+                self._check(dataset)
                 per_event = _rows_per_event(dataset, bound.source_shape)
                 first, last = start * per_event, (start + count) * per_event
                 progress = _progress(dataset)
                 there = _written(dataset, first, last)
                 if there >= last:
                     rows: npt.NDArray[Any] = dataset[first:last]
+                    self._check(dataset)
                     return rows.reshape((count, per_event, *dataset.shape[1:]))
             problem = f"row {there} of {name} in {path} was not written"
         except (OSError, KeyError) as error:
@@ -130,11 +142,13 @@ class FrameReader(Closing):
         Seconds without any progress of the file after which its missing rows
         are given up. A file that was given up is not waited for again until it
         has grown.
+    check : callable
+        As of `Frames`.
     """
 
-    def __init__(self, deadline: float = 10.0) -> None:
+    def __init__(self, deadline: float = 10.0, check: Check = lambda dataset: None) -> None:
         self.deadline = deadline
-        self._frames = Frames()
+        self._frames = Frames(check)
         self._given_up: dict[str, tuple[int, int]] = {}
 
     def __call__(

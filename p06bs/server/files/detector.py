@@ -12,15 +12,15 @@ from fastapi import HTTPException
 from tiled.server.schemas import Asset, DataSource, Management
 from tiled.structures.core import StructureFamily
 
-from p06bs.bus.frames import FrameReader, FramesMissingError, dataset_of
+from p06bs.bus.frames import FrameReader, FramesMissingError
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
 from p06bs.server.files.announced import rows_announced, rows_described
-from p06bs.server.files.roots import ZARR, FileRoots, OutsideError, check_dataset, path_of
+from p06bs.server.files.datasets import DatasetCheck
+from p06bs.server.files.roots import ZARR, FileRoots, OutsideError, path_of
 
 Array = npt.NDArray[Any]
 
-HDF5 = ("application/x-hdf5", "application/x-hdf5-swmr")
 CHUNK_BYTES = 4 << 20
 FLOAT = np.dtype(np.float64)
 
@@ -75,11 +75,9 @@ class DetectorView:
 
                 rows = read_rows(path, _inner(resource), start, stop, self.shape, self.roots)
                 return rows.astype(self.dtype, copy=False)
-            if resource.get("mimetype") in HDF5 and path.exists():
-                check_dataset(path, dataset_of(resource)[1], self.roots)
             there = {**resource, "uri": f"file://localhost{quote(str(path))}"}
             bound = BoundInput("", self.data_key, True, self.shape, self.shape, self.dtype.str)
-            with FrameReader(deadline=0.0) as reader:
+            with FrameReader(0.0, DatasetCheck(self.roots)) as reader:
                 rows = reader(there, start, stop - start, bound)
             return rows.reshape((stop - start, *self.shape)).astype(self.dtype, copy=False)
         except FramesMissingError:

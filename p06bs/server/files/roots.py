@@ -1,27 +1,15 @@
-"""Where files of detectors may lie, and whether a file leads elsewhere.
+"""Where files of detectors may lie."""
 
-It can: by a symbolic link, an HDF5 external link, a virtual dataset, raw data kept in
-another file, a chunk of a Zarr array that is a link. All that a dataset is read from must
-lie under the roots.
-"""
-
-import os
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
-import h5py
-
-from p06bs.bus import hdf5
 from p06bs.model.documents import Document
 
 ZARR = "application/x-zarr"
-DEPTH = 8
-"""Virtual datasets of virtual datasets that are followed."""
 
 
-class OutsideError(PermissionError):
+class OutsideError(Exception):
     """A file lies outside the roots, or leads there."""
 
 
@@ -70,9 +58,19 @@ class FileRoots:
             real = path.resolve()
         except RuntimeError as error:  # symbolic links that lead to themselves
             raise OutsideError(f"{path} leads nowhere: {error}") from None
-        if self.paths is not None and not any(map(real.is_relative_to, self._directories())):
-            raise OutsideError(f"{path} is outside the directories that this server may read")
+        self.check(real)
         return real
+
+    def check(self, real: Path) -> None:
+        """Make sure that a path without symbolic links lies under a root.
+
+        Raises
+        ------
+        OutsideError
+            If it does not.
+        """
+        if self.paths is not None and not any(map(real.is_relative_to, self._directories())):
+            raise OutsideError(f"{real} is outside the directories that this server may read")
 
     def _directories(self) -> Iterator[Path]:
         yield from (root.resolve() for root in self.paths or ())
@@ -107,48 +105,3 @@ def assets(resources: Iterable[Document], roots: FileRoots) -> list[tuple[str, b
             continue
         found.append((f"file://localhost{quote(str(real))}", resource.get("mimetype") == ZARR))
     return list(dict.fromkeys(found))
-
-
-def check_dataset(path: Path, name: str, roots: FileRoots) -> None:
-    """Make sure that all that a dataset is read from lies under the roots.
-
-    Raises
-    ------
-    OutsideError
-        If some of it does not.
-    """
-    if roots.paths is None:
-        return
-    about = path.stat()
-    for other in _read_from(path, name, (about.st_mtime_ns, about.st_size, about.st_ino)):
-        roots.real(other)
-
-
-@lru_cache(maxsize=1024)
-def _read_from(path: Path, name: str, version: tuple[int, ...]) -> frozenset[Path]:
-    with hdf5.lock:
-        return frozenset(_files(path, name, DEPTH))
-
-
-def _files(path: Path, name: str, depth: int) -> Iterator[Path]:
-    """Yield the files of which a dataset is read; they need not be there."""
-    if not depth:
-        raise OutsideError(f"{path}: virtual datasets of virtual datasets, deeper than {DEPTH}")
-    yield path
-    try:
-        with h5py.File(path, "r", swmr=True) as file:
-            dataset = file[name]
-            target = Path(dataset.file.filename)
-            raw = [Path(os.fsdecode(part[0])) for part in dataset.external or ()]
-            virtual = (
-                {(source.file_name, source.dset_name) for source in dataset.virtual_sources()}
-                if dataset.is_virtual
-                else set()
-            )
-    except (OSError, KeyError):
-        return  # the reader says what is wrong with it
-    yield target
-    yield from (part if part.is_absolute() else Path.cwd() / part for part in raw)
-    for file_name, inner in virtual:
-        source = target if file_name == "." else target.parent / file_name
-        yield from _files(source, inner, depth - 1)
