@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from fastapi import HTTPException
 from sqlalchemy import Select, select, text
-from sqlalchemy.exc import DataError, DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from tiled.catalog import orm
 from tiled.catalog.adapter import from_uri as stock_catalog
 from tiled.utils import path_from_uri
@@ -22,6 +22,7 @@ from p06bs.server.archive.location import Location, missing
 from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
 from p06bs.server.files.roots import FileRoots
+from p06bs.server.gate.databases import fault_of, state_of
 from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.arrays import SIZES
 from p06bs.server.tree.maps import Maps
@@ -257,10 +258,7 @@ class StoredRun:
 
 def _is_clients(error: DBAPIError) -> bool:
     """Return whether an error is about what was asked, and not about the database."""
-    if error.connection_invalidated or isinstance(error, InterfaceError):
-        return False
     if isinstance(error, OperationalError):
         said = str(error.orig).lower()
         return "json" in said or "fts5" in said
-    state = str(getattr(error.orig, "sqlstate", None) or "")
-    return isinstance(error, DataError) or state.startswith(("22", "54")) or state in MISMATCHES
+    return fault_of(error) == "values" or state_of(error) in MISMATCHES

@@ -15,6 +15,7 @@ from tiled.structures.core import StructureFamily
 from p06bs.metadata import folder_of
 from p06bs.server.archive import schema
 from p06bs.server.archive.schema import COLUMNS, FOLDERS, LOGS, RUNS
+from p06bs.server.archive.searchable import searchable_text
 
 RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
@@ -25,6 +26,12 @@ FAMILY = StructureFamily.container
 
 AT_ONCE = 500
 """Runs that go into the database with one statement."""
+
+LONGEST_REASON = 2000
+"""Characters of a reason; an error may show any value."""
+
+LONGEST_URI = 1023
+"""Characters that Tiled's tables have for the name of a file."""
 
 State = Literal["complete", "incomplete", "quarantined", "retry"]
 
@@ -90,7 +97,12 @@ def put_logs(connection: Connection, news: Sequence[Log]) -> None:
     """Note what became of logs."""
     for part in _parts(news):
         connection.execute(delete(LOGS).where(LOGS.c.run.in_([log.run for log in part])))
-        connection.execute(insert(LOGS), [{**asdict(log), "time": time.time()} for log in part])
+        connection.execute(insert(LOGS), list(map(_noted, part)))
+
+
+def _noted(log: Log) -> dict[str, Any]:
+    reason = searchable_text(log.reason[:LONGEST_REASON])
+    return {**asdict(log), "reason": reason, "time": time.time()}
 
 
 def logs(connection: Connection, *states: State) -> list[Log]:
@@ -224,9 +236,13 @@ def _put_data_sources(connection: Connection, records: Mapping[int, RunRecord]) 
 
 
 def _files(record: RunRecord) -> dict[str, tuple[bool, str | None]]:
-    """Return whether each file of a run is a directory, and which parameter it is."""
+    """Return whether each file of a run is a directory, and which parameter it is.
+
+    Files whose names the tables cannot take are left out: they are read all the same.
+    """
     own = f"file://localhost{record.directory.absolute()}"
-    return {uri: (is_dir, None) for uri, is_dir in record.assets} | {own: (True, "data_uri")}
+    named = {uri: (is_dir, None) for uri, is_dir in record.assets if len(uri) <= LONGEST_URI}
+    return named | {own: (True, "data_uri")}
 
 
 def _assets(connection: Connection, wanted: Mapping[str, bool]) -> dict[str, int]:

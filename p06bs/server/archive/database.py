@@ -8,8 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from sqlalchemy import Connection
-from sqlalchemy.exc import DataError, DBAPIError
+from sqlalchemy import Connection, make_url
 from sqlalchemy.ext.asyncio import AsyncEngine
 from tiled.alembic_utils import UninitializedDatabase, check_database
 from tiled.alembic_utils import upgrade as upgrade_tiled
@@ -21,6 +20,8 @@ from tiled.utils import ensure_specified_sql_driver
 
 from p06bs.bus.closing import Closing
 from p06bs.server.archive import schema
+from p06bs.server.gate.databases import ERRORS, Fault, cause_of, fault_of
+from p06bs.server.gate.redact import redacted
 
 INITIALIZE_SECONDS = 15.0
 """For which another process may be making the tables."""
@@ -33,6 +34,10 @@ class UnavailableError(RuntimeError):
     """Database or storage cannot be used now; it says why. What failed is tried again later."""
 
 
+class RefusedError(ValueError):
+    """The database does not take the values; it says why. To try again does not help."""
+
+
 class Database(Closing):
     """Transactions on the offline DB for a process without an event loop.
 
@@ -43,6 +48,7 @@ class Database(Closing):
     """
 
     def __init__(self, uri: str) -> None:
+        self._shown = redacted(make_url(uri).render_as_string())
         self._settings = DatabaseSettings(uri=ensure_specified_sql_driver(uri))
         self._runner = Runner()
         self._engine: AsyncEngine = self._runner.run(_engine(self._settings))
@@ -56,7 +62,7 @@ class Database(Closing):
         ------
         UnavailableError
             If the database fails or does not answer, whatever the work.
-        sqlalchemy.exc.DataError
+        RefusedError
             If it does not take the values.
         """
 
@@ -70,12 +76,21 @@ class Database(Closing):
         """Return what asynchronous work on the engine returns; raises as a transaction does."""
         try:
             return self._runner.run(work(self._engine))
-        except DataError:
-            raise
-        except DBAPIError as error:
-            raise UnavailableError(f"the database fails: {error.orig}") from error
-        except (ConnectionError, TimeoutError) as error:  # asyncpg's, before there is a connection
-            raise UnavailableError(f"the database does not answer: {error}") from error
+        except ERRORS as error:
+            fault = fault_of(error)
+            if fault == "values":
+                raise RefusedError(f"the database does not take it: {cause_of(error)}") from error
+            if fault == "other" and isinstance(error, OSError):  # of files
+                raise
+            raise UnavailableError(self._explained(fault, cause_of(error))) from error
+
+    def _explained(self, fault: Fault, cause: BaseException) -> str:
+        if fault == "other":
+            return f"the database {self._shown} fails: {cause}"
+        return (
+            f"the database {self._shown} does not answer: {cause}\n"
+            "Does it run, and is it what the configuration means by [server.archive] database?"
+        )
 
     def close(self) -> None:
         """Close the connections."""
@@ -107,7 +122,7 @@ def initialize(uri: str) -> None:
                 database.run(_initialize_tiled)
                 database(schema.create)
                 return
-            except UnavailableError:  # another process is at it, or the database is not there
+            except (UnavailableError, RefusedError):  # another process is at it, or it is not there
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)

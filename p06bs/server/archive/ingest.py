@@ -20,7 +20,7 @@ from p06bs.bus.framing import Entry
 from p06bs.bus.reader import LogError, read_log
 from p06bs.metadata import folder_of
 from p06bs.server.archive.catalog import Log, RunRecord, logs, put_logs, put_runs, tidy
-from p06bs.server.archive.database import Database, UnavailableError
+from p06bs.server.archive.database import Database, RefusedError, UnavailableError
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.logs import LogDirectory
@@ -171,7 +171,7 @@ class Ingestion:
         except Exception as error:
             # Whatever one run holds, the others go on; `p06bs archive status` lists it.
             logger.warning("run %s failed unexpectedly", file.run, exc_info=True)
-            reason = f"{type(error).__name__}: {error}"
+            reason = _unexpected(error)
         return Log(file.run, "quarantined", file.nbytes, file.changed, generation, reason)
 
     def _show(self, ready: Sequence[Ready]) -> Iterator[Log | None]:
@@ -188,11 +188,18 @@ class Ingestion:
                 for one in ready:
                     yield from self._show([one])
                 return
-            assert isinstance(ready[0], RunRecord)
-            log = ready[0].log
-            generation, reason = log.generation - 1, f"{type(error).__name__}: {error}"
+            (one,) = ready
+            if not isinstance(one, RunRecord):
+                # Nothing of a run is in it but its name; the others go on until a restart.
+                logger.error("the archive takes no note of %s", one, exc_info=True)
+                if one is not None:
+                    self._intake.note(one)
+                yield one
+                return
+            reason = str(error) if isinstance(error, RefusedError) else _unexpected(error)
+            generation = one.log.generation - 1
             yield from self._show(
-                [replace(log, state="quarantined", generation=generation, reason=reason)]
+                [replace(one.log, state="quarantined", generation=generation, reason=reason)]
             )
             return
         for one in ready:
@@ -252,6 +259,10 @@ class Ingestion:
     def _tell(self, waiting: int, oldest: LogFile | None) -> None:
         since = None if oldest is None else oldest.changed / 1e9
         self._status.write(self._intake.counts, waiting, since)
+
+
+def _unexpected(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _put(connection: Connection, ready: Sequence[Ready]) -> None:

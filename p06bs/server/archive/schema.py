@@ -47,6 +47,9 @@ AT_ONCE = 500
 LONGEST = 512
 """Characters of a text in the index. Longer ones are not in it (PostgreSQL refuses them)."""
 
+LONGEST_FOLDER = 2000
+"""Bytes of a beamtime folder: PostgreSQL's index takes no more than 2.7 kB."""
+
 BIGGEST = 2**63 - 1
 """Integers beyond are not in the index."""
 

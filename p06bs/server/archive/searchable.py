@@ -31,6 +31,11 @@ def searchable(document: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
+def searchable_text(value: str) -> str:
+    """Return a text as both databases take it, without NUL and lone surrogates."""
+    return value.replace("\0", "\ufffd").encode(errors="replace").decode()
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
@@ -41,7 +46,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd")
+        return searchable_text(value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, datetime.date | datetime.time):

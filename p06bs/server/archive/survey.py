@@ -10,9 +10,11 @@ from operator import index
 from typing import Any
 
 from p06bs.bus.framing import Entry
+from p06bs.metadata import FOLDER, folder_of
 from p06bs.model.documents import Document
 from p06bs.server.archive.layouts import Column, Values
 from p06bs.server.archive.pages import Pages, RunError, Source
+from p06bs.server.archive.schema import LONGEST_FOLDER
 from p06bs.server.sink.names import column_names
 from p06bs.server.sink.values import plain
 
@@ -132,6 +134,11 @@ def _begin(entry: Entry) -> Survey:
         raise RunError(f"the start document says uid {start.get('uid')!r}, the log {entry.run}")
     if not isinstance(start.get("time"), int | float):
         raise RunError("the start document has no time")
+    folder = folder_of(start) or ""
+    if len(folder.encode(errors="replace")) > LONGEST_FOLDER:
+        raise RunError(
+            f"{FOLDER} {folder[:40]}... has more than {LONGEST_FOLDER} bytes: it is no path"
+        )
     return Survey(plain(start))
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ import httpx
 import jwt
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import InterfaceError, OperationalError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+
+from p06bs.server.gate.databases import ERRORS, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ class Known:
         What the client is told.
     itself : bool
         The function raises it itself; errors of what it calls are not meant.
+    when : callable
+        Says of such an error whether it is meant.
     """
 
     types: tuple[type[Exception], ...]
@@ -48,10 +51,11 @@ class Known:
     status: int
     detail: str
     itself: bool = False
+    when: Callable[[Exception], bool] = lambda error: True
 
     def matches(self, error: Exception) -> bool:
         """Return whether this is it."""
-        if not isinstance(error, self.types):
+        if not (isinstance(error, self.types) and self.when(error)):
             return False
         functions = _functions(error)
         return any(
@@ -145,7 +149,11 @@ CLIENTS_FAULT = (
 UNAVAILABLE = (
     Known((httpx.HTTPError,), ".*", 503, "The identity provider does not answer; try again."),
     Known(
-        (OperationalError, InterfaceError), ".*", 503, "The database does not answer; try again."
+        ERRORS,
+        ".*",
+        503,
+        "The database does not answer; try again.",
+        when=lambda error: fault_of(error) == "away",
     ),
 )
 """Not the client's fault, and not ours: something that is asked over the network is away."""

@@ -5,12 +5,12 @@ import logging
 import re
 from collections.abc import Hashable, Iterator
 
-from sqlalchemy.exc import DBAPIError
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p06bs.server.gate.attempts import address
 from p06bs.server.gate.credentials import digest, shown
+from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.sockets import FindKey
 from p06bs.server.gate.turns import Allowance, Turns
 
@@ -107,7 +107,7 @@ class InFlight:
         if credentials.api_keys and self._keys is not None:
             try:
                 found = await self._keys.find(credentials.api_keys[0])
-            except (DBAPIError, OSError):
+            except ERRORS:
                 found = None  # which the application will find out, and say
             if found is not None:
                 return "user", found.owner
