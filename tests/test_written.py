@@ -256,6 +256,28 @@ def described(family, structure):
     return {"structure_family": family, "metadata": {}, "specs": [], "data_sources": [source]}
 
 
+def odd_times(http):
+    """Return the answers to times and integers that nobody can be sent."""
+    answers = {}
+    for odd in ("1" + "0" * 400, "NaN", "-Infinity", '"today"'):
+        body = described("container", None) | {"data_sources": [], "metadata": {}, "id": "odd-time"}
+        for name, metadata in {
+            "start": f'{{"start": {{"time": {odd}}}}}',
+            "stop": f'{{"stop": {{"time": {odd}}}}}',
+        }.items():
+            for method, path in (("POST", "/metadata/live"), ("PUT", "/metadata/live/refused")):
+                answers[f"{method} {name} time {odd}"] = http.request(
+                    method,
+                    path,
+                    content=json.dumps(body).replace('"metadata": {}', f'"metadata": {metadata}'),
+                    headers={"Content-Type": "application/json"},
+                )
+    answers["large integer"] = http.put(
+        "/metadata/live/refused", json={"metadata": {"serial": 1 << 64}}
+    )
+    return answers
+
+
 def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
     top = live.create_container("refused")
     top.write_array(np.zeros((2, 3)), key="a")
@@ -324,6 +346,7 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
             ),
         ),
         "revisions": http.get("/revisions/live/refused"),
+        **odd_times(http),
     }
     odd = {
         what: (a.status_code, a.text) for what, a in answers.items() if a.status_code // 100 != 4

@@ -14,7 +14,7 @@ from p06bs.server.sink.pages import LoggedPage, page_of
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream
-from p06bs.server.sink.values import plain, size_of
+from p06bs.server.sink.values import plain, size_of, time_of
 
 
 class DocumentError(ValueError):
@@ -100,7 +100,7 @@ class Router:
         if not isinstance(uid, str) or not uid or node_name(uid) != uid:
             raise ValueError(f"{uid!r} cannot be a part of a path")
         start = plain(document)
-        start["time"] = float(start["time"])
+        start["time"] = time_of(start)
         held = self._holding.runs.get(uid)
         if held is not None and held.written is None:
             raise ValueError(f"run {uid} has started before")
@@ -118,6 +118,7 @@ class Router:
         run = self._run(document["run_start"])
         descriptor = plain(document)
         uid = _uid(descriptor)
+        _check_time(descriptor)
         name = node_name(descriptor.get("name", "primary"))
         stream = run.streams.get(name)
         if stream is None:
@@ -179,6 +180,7 @@ class Router:
     def _stop(self, document: Document) -> None:
         run = self._run(document["run_start"])
         stop = plain(document)
+        _check_time(stop)
         nbytes = size_of(stop)
         with self._holding.growing(run, nbytes):
             # A new dict: views hold the old one.
@@ -195,3 +197,9 @@ def _uid(document: Document) -> str:
     if not isinstance(uid, str):
         raise TypeError(f"{uid!r} is no uid")
     return uid
+
+
+def _check_time(document: Document) -> None:
+    """Check that the time of a document, if it has one, is a finite number."""
+    if "time" in document:
+        time_of(document)

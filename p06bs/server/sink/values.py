@@ -1,6 +1,7 @@
 """Values of a page as arrays of numbers or as text, and whether a change of type keeps them."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ class ShapeError(ValueError):
 
 DEEPEST = 128
 """Levels of a document: JSON for clients takes 254, the answer around it included."""
+
+LEAST, MOST = -(1 << 63), (1 << 64) - 1
+"""Integers that JSON and msgpack for clients take."""
 
 NUMBERS = "biufcmM"
 """Kinds of dtypes that a column of numbers has."""
@@ -78,7 +82,7 @@ def plain(value: Any, levels: int = DEEPEST) -> Any:
     Raises
     ------
     ValueError
-        If it is nested deeper than `levels`.
+        If it is nested deeper than `levels`, or has integers that clients are not sent.
     """
     if levels < 0:
         raise ValueError(f"it is nested deeper than {DEEPEST} levels: metadata are flat")
@@ -88,7 +92,25 @@ def plain(value: Any, levels: int = DEEPEST) -> Any:
         return value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [plain(item, levels - 1) for item in value]
+    if isinstance(value, int) and not LEAST <= value <= MOST:
+        raise ValueError("an integer has more than 64 bits")
     return value
+
+
+def time_of(document: Mapping[str, Any]) -> float:
+    """Return the time of a document, Unix time in s.
+
+    Raises
+    ------
+    KeyError
+        If it has none.
+    ValueError
+        If that is no finite number.
+    """
+    time = document["time"]
+    if not isinstance(time, int | float | np.number) or not math.isfinite(time):
+        raise ValueError(f"the time is {str(time)[:80]!r}: a finite number of seconds is needed")
+    return float(time)
 
 
 def size_of(value: Any) -> int:

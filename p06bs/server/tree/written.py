@@ -17,7 +17,7 @@ from p06bs.metadata import folder_of
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
-from p06bs.server.sink.values import plain, size_of
+from p06bs.server.sink.values import plain, size_of, time_of
 from p06bs.server.tree.cursor import Child, sequence_of
 
 Room = Callable[[int], None]
@@ -162,8 +162,8 @@ class Node:
         start: dict[str, Any] = {"uid": self.tree.key, "time": self.child.created / 1e6}
         if isinstance(begun, Mapping):
             start = {**begun, **start}
-            if isinstance(begun.get("time"), int | float):
-                start["time"] = float(begun["time"])
+            if "time" in begun:
+                start["time"] = time_of(begun)
         return {"start": start, **({"stop": {}} if self.finished else {})}
 
     @property
@@ -240,6 +240,9 @@ def folder_in(metadata: Mapping[str, Any]) -> str | None:
 def _checked(metadata: Mapping[str, Any]) -> dict[str, Any]:
     try:
         found: dict[str, Any] = plain(metadata)
+        for name in ("start", "stop"):
+            if isinstance(found.get(name), Mapping) and "time" in found[name]:
+                time_of(found[name])
     except (ValueError, RecursionError) as error:
         raise HTTPException(422, f"These are no metadata: {error}") from None
     return found
