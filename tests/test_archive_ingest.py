@@ -26,6 +26,7 @@ from p06bs.server.archive import ingest
 from p06bs.server.archive.catalog import Log, logs
 from p06bs.server.archive.database import Database, UnavailableError
 from p06bs.server.archive.intake import Intake, LogFile
+from p06bs.server.archive.logs import LogDirectory
 from p06bs.server.archive.schema import RUNS
 from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
 from tests.archives import DATABASES, place, running_postgres  # noqa: F401
@@ -412,3 +413,27 @@ def test_an_unfinished_log_is_due_when_its_writer_is_gone(now, changed, finished
     due = Intake([], patience).due(file, now, finished=finished, locked=locked)
     quiet = now - file.changed / 1e9 >= patience
     assert due == (finished or (quiet and not locked))
+
+
+def test_the_directory_is_listed_when_it_has_changed(tmp_path):
+    intake = Intake([], patience=0.0)
+    directory = LogDirectory(tmp_path, intake)
+
+    def found(*names, changed=None):
+        for name in names:
+            (tmp_path / f"{name}.doclog").touch()
+        if changed is not None:
+            os.utime(tmp_path, (changed, changed))
+        return {file.run for file in directory.due()}
+
+    assert found("a", changed=1) == {"a"}
+    assert found("b", changed=1) == {"a"}  # nothing says that it has come
+    assert found(changed=2) == {"a", "b"}
+    for run, result in (("a", "complete"), ("b", "incomplete")):
+        intake.note(Log(run, result, 0, 0))
+    assert found() == set()
+    for run in "ab":
+        (tmp_path / f"{run}.doclog").write_bytes(b"more")
+    assert found() == {"b"}  # a complete one does not grow
+    assert found("c") == {"b", "c"}
+    assert found("d") == {"b", "c", "d"}  # it may come within the same tick

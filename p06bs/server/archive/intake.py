@@ -40,12 +40,15 @@ class Intake:
     ----------
     counts : Counter
         Number of logs by state.
+    open : set of str
+        The runs that may still change: a complete one does not.
     """
 
     def __init__(self, logs: Iterable[Log], patience: float = PATIENCE) -> None:
         self._patience = patience
         self._logs: dict[str, Log] = {}
         self.counts: Counter[str] = Counter()
+        self.open: set[str] = set()
         for log in logs:
             self.note(log)
 
@@ -60,15 +63,14 @@ class Intake:
             self.counts[before.state] -= 1
         self.counts[log.state] += 1
         self._logs[log.run] = log
+        if log.state == "complete":
+            self.open.discard(log.run)
+        else:
+            self.open.add(log.run)
 
     def generations(self) -> dict[str, int]:
         """Return the generation in which each run is shown; 0 where none is."""
         return {run: log.generation for run, log in self._logs.items()}
-
-    @property
-    def open(self) -> set[str]:
-        """The runs that may still change: a complete one does not."""
-        return {run for run, log in self._logs.items() if log.state != "complete"}
 
     def news(self, files: Iterable[LogFile]) -> list[LogFile]:
         """Return the logs that are not in the archive as they are now, oldest first."""

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from p06bs.server.archive.intake import Intake, LogFile
 
 RESCAN_SECONDS = 60.0
 """How often all logs are looked at, and not only the new and unfinished ones."""
+
+TICK_SECONDS = 2.0
+"""Within which a directory may change twice and show one time of change."""
 
 
 class LogDirectory:
@@ -27,6 +31,9 @@ class LogDirectory:
         self._directory = directory
         self._intake = intake
         self._all_at = 0.0
+        self._changed = 0
+        self._names: set[str] = set()
+        self._unknown: set[str] = set()
 
     def path(self, run: str) -> Path:
         """Return the log of a run."""
@@ -50,23 +57,39 @@ class LogDirectory:
 
     def _look(self) -> list[LogFile]:
         """Return the logs that can be news: all of them now and then, else new and open ones."""
-        names = {
-            run
-            for item in os.listdir(self._directory)
-            if item.endswith(SUFFIX) and is_run_uid(run := item.removesuffix(SUFFIX))
-        }
+        self._list()
         if time.monotonic() >= self._all_at:
             self._all_at = time.monotonic() + RESCAN_SECONDS
-            wanted = names
+            wanted = _runs(self._names)
         else:
-            unknown = {run for run in names if self._intake.log(run) is None}
-            wanted = unknown | (self._intake.open & names)
+            self._unknown = {run for run in self._unknown if self._intake.log(run) is None}
+            wanted = self._unknown | self._intake.open
         found = []
         for run in wanted:
             with suppress(FileNotFoundError):
                 about = self.path(run).stat()
                 found.append(LogFile(run, about.st_size, about.st_mtime_ns))
         return found
+
+    def _list(self) -> None:
+        """Note which logs have come, if the directory has changed at all: it may be large."""
+        changed = self._directory.stat().st_mtime_ns
+        if changed == self._changed:
+            return
+        names = set(os.listdir(self._directory))
+        self._unknown |= _runs(names - self._names)
+        self._names = names
+        settled = time.time_ns() - changed > TICK_SECONDS * 1e9
+        self._changed = changed if settled else 0
+
+
+def _runs(names: Iterable[str]) -> set[str]:
+    """Return the runs among names of files."""
+    return {
+        run
+        for name in names
+        if name.endswith(SUFFIX) and is_run_uid(run := name.removesuffix(SUFFIX))
+    }
 
 
 def _place(about: os.stat_result) -> str:
