@@ -423,6 +423,49 @@ def test_what_one_may_not_see_is_not_there(kind, tmp_path, running_postgres):  #
                     assert answer.status_code == (200 if number in seen else 404)
 
 
+class SlowViewer(Viewer):
+    """Something happens while its rights are asked for."""
+
+    meanwhile = None
+
+    def visible(self, folders):
+        found = super().visible(folders)
+        if self.meanwhile is not None:
+            meanwhile, self.meanwhile = self.meanwhile, None
+            meanwhile()
+        return found
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_runs_that_one_may_not_see_are_told_of_by_no_race_and_no_cursor(
+    kind,
+    tmp_path,
+    running_postgres,  # noqa: F811
+):
+    here = place(kind, tmp_path, running_postgres)
+
+    def put(folder, time):
+        here.write(timed(raw_run({"x": [1]}, beamtime_folder=folder), time))
+        here.ingest()
+
+    put("/mine", 10.0)
+    policy = Policy()
+    policy.viewer = SlowViewer("/mine")
+    with here.served(policy) as url, httpx.Client(base_url=url, headers=HEADERS) as http:
+
+        def listed(**query):
+            data = http.get("/api/v1/search/archive", params=query).json()["data"]
+            return [run["attributes"]["metadata"]["start"]["beamtime_folder"] for run in data]
+
+        policy.viewer.meanwhile = lambda: put("/theirs", 20.0)
+        assert listed() == ["/mine"]
+        put("/mine", 30.0)
+        assert listed() == ["/mine"] * 2
+        behind = [len(listed(**{"page[cursor]": number})) for number in range(8)]
+        assert behind.count(1) == 1  # behind the first run one's own second one is
+        assert behind.count(0) == 7
+
+
 def test_derived_runs_are_found_from_the_raw_one_and_back(tmp_path):
     here = place("sqlite", tmp_path, None)
     raw = here.write(timed(raw_run({"x": [1, 2]}), 1.0))

@@ -18,7 +18,7 @@ from tiled.server.core import NoEntry
 from tiled.server.dependencies import MAX_PAGE_SIZE
 from tiled.structures.core import Spec, StructureFamily
 
-from p06bs.server.access.policy import Viewer, Visible
+from p06bs.server.access.policy import Everybody, Viewer, Visible
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.listing import Listing, Sorting
@@ -232,11 +232,11 @@ class ArchiveAdapter:
         """Return the listing of what all viewers may see; they are asked once."""
         if self._visible is None:
             self._visible = self._listing
-            if self._viewers:
+            # However many of them are visible: runs of a new folder may come meanwhile.
+            if any(not isinstance(viewer, Everybody) for viewer in self._viewers):
                 folders = dict(await self._archive.folders())
                 ids = await anyio.to_thread.run_sync(_visible, self._viewers, folders)
-                if len(ids) < len(folders):
-                    self._visible = replace(self._listing, folders=ids)
+                self._visible = replace(self._listing, folders=ids)
         return self._visible
 
     async def _page(

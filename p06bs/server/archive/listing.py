@@ -98,9 +98,14 @@ class Listing:
             tables = tables.join(orm.Node, orm.Node.id == self.table.c.node_id)
         where = [*self.conditions, *self.stock.conditions]
         where += [self.table.c.node_id.in_(select(one.c.node_id)) for one in self.sources[1:]]
-        if self.folders is not None:
-            where.append(among(self.table.c.folder_id, self.folders, self.dialect))
+        where += self._visible(self.table)
         return select(*columns).select_from(tables).where(*where)
+
+    def _visible(self, table: Any) -> list[Condition]:
+        """Return the conditions that runs are visible."""
+        if self.folders is None:
+            return []
+        return [among(table.c.folder_id, self.folders, self.dialect)]
 
     def page(
         self, *columns: Any, runs: bool = False, cursor: int | None = None, offset: int = 0
@@ -119,9 +124,10 @@ class Listing:
         if cursor is not None:
             if self.direction is None:
                 raise HTTPException(400, "page[cursor] needs the order of the start times")
-            time = select(RUNS.c.time).where(RUNS.c.node_id == cursor).scalar_subquery()
+            # Nobody gets to know, by what is behind it, when a run was that is hidden.
+            time = select(RUNS.c.time).where(RUNS.c.node_id == cursor, *self._visible(RUNS))
             here = tuple_(self.table.c.time, self.table.c.node_id)
-            there = tuple_(time, literal(cursor))
+            there = tuple_(time.scalar_subquery(), literal(cursor))
             statement = statement.where(here > there if self.direction > 0 else here < there)
         return statement.order_by(*order).offset(offset or None)
 
