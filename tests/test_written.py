@@ -1,10 +1,13 @@
 """What services write into ``/live`` with stock clients, and bluesky's TiledWriter."""
 
+import contextlib
 import json
 import resource
+import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 
 import bluesky.plans as bp
 import dask.array
@@ -15,12 +18,19 @@ import pyarrow
 import pytest
 from bluesky import RunEngine
 from bluesky_tiled_plugins import TiledWriter
+from hypothesis import given
+from hypothesis import strategies as st
 from ophyd.sim import det, motor
+from starlette.exceptions import HTTPException
 from tiled.client import from_uri
 from tiled.client.utils import ClientError
+from tiled.structures.table import TableStructure
 
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
+from p06bs.server.tree.written import Tree
+from p06bs.server.tree.written_nodes import made
+from p06bs.server.tree.written_tables import MOST_PARTS
 from tests.live_runs import add_page, begin
 from tests.live_server import KEY, serving
 from tests.test_subscriptions import Policy, Shown, Updates, news, plain, receive
@@ -143,10 +153,11 @@ def at_once(served, count, write):
         list(pool.map(run, range(count)))
 
 
-def arrow(**columns):
+def arrow(compression=None, **columns):
     buffer = pyarrow.BufferOutputStream()
     table = pyarrow.table(columns)
-    with pyarrow.ipc.new_file(buffer, table.schema) as writer:
+    options = pyarrow.ipc.IpcWriteOptions(compression=compression)
+    with pyarrow.ipc.new_file(buffer, table.schema, options=options) as writer:
         writer.write_table(table)
     return buffer.getvalue().to_pybytes()
 
@@ -315,6 +326,11 @@ def test_what_does_not_fit_is_refused_and_changes_nothing(sink, live, http):
         "other columns": put(table, arrow(y=[1.0]), table_type, **patch),
         "other types": put(table, arrow(x=["text"]), table_type, **patch),
         "csv": put(table, b"x\n1", {"Content-Type": "text/csv"}, **patch),
+        "compressed": put(table, arrow("zstd", x=[1.0]), table_type, **patch),
+        "dictionary": put(
+            table, arrow(x=pyarrow.array([1.0] * 9).dictionary_encode()), table_type, **patch
+        ),
+        "nulls without end": put(table, arrow(x=pyarrow.nulls(10**9)), table_type, **patch),
         "no such partition": put(table.replace("=0", "=1"), arrow(x=[1.0]), table_type, **patch),
         "rows into an array": put(array.replace("array/full", "table/full"), b"", table_type),
         "child of an array": http.post("/metadata/live/refused/a", json=array_node("b")),
@@ -493,3 +509,61 @@ def test_who_writes_may_see_the_beamtime_folder_and_it_stays():
         with pytest.raises(ClientError, match="404"):
             node.write_array(np.zeros(3), key="late")
         client.context.close()
+
+
+def table_node(schema):
+    """Return a table at the top of a sink of its own."""
+    sink = Sink(50_000_000)
+    tree = Tree(sink, "t", 10_000_000)
+    source = SimpleNamespace(structure=TableStructure.from_schema(schema, 1))
+    node = made(tree, ("t",), structure_family="table", metadata={}, data_sources=[source])
+    tree.top, tree.nbytes = node, node.nbytes
+    sink.hold(node.documents()["start"], tree, finished=True)
+    return node
+
+
+def test_rows_keep_nothing_of_what_they_came_in():
+    node = table_node(pyarrow.schema([("x", pyarrow.int64()), ("why", pyarrow.string())]))
+    index = {f"__index_level_{i}__": [b"x" * 1000] * 4 for i in range(9)}
+    body = arrow(x=[1, 2, 3, 4], why=["a", None, "ä", ""], **index)
+    references = sys.getrefcount(body)
+    appended = 2 * MOST_PARTS + 3
+    for _ in range(appended):
+        node.append(0, ARROW, body)
+        assert node.tree.sink.nbytes >= node.data_bytes >= node.table().nbytes
+    assert sys.getrefcount(body) == references
+    assert node.data_bytes < appended * 1000
+    assert node.table().to_pydict() == {
+        "x": [1, 2, 3, 4] * appended,
+        "why": ["a", None, "ä", ""] * appended,
+    }
+
+
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pyarrow.float64(), [1, None]),
+        (pyarrow.string(), [None, None]),
+        (pyarrow.list_(pyarrow.float64()), [[], [1, 2]]),
+        (pyarrow.list_(pyarrow.int64()), [[], []]),
+        (pyarrow.dictionary(pyarrow.int8(), pyarrow.string()), ["a", "a"]),
+        (pyarrow.timestamp("us"), [None, 7]),
+    ],
+)
+def test_types_that_clients_send_become_those_of_the_table(kind, values):
+    node = table_node(pyarrow.schema([("x", kind)]))
+    dictionary = pyarrow.types.is_dictionary(kind)
+    node.append(0, ARROW, arrow(x=pyarrow.array(values, kind if dictionary else None)))
+    assert node.table()["x"].type == kind
+    assert node.table()["x"] == pyarrow.chunked_array([pyarrow.array(values, kind)])
+
+
+@given(st.data())
+def test_rows_that_are_damaged_are_refused_or_taken(data):
+    node = table_node(pyarrow.schema([("x", pyarrow.int64()), ("why", pyarrow.string())]))
+    body = bytearray(arrow(x=[1, 2, 3], why=["a", None, "b"]))
+    for at in data.draw(st.lists(st.integers(0, len(body) - 1), max_size=4)):
+        body[at] = data.draw(st.integers(0, 255))
+    with contextlib.suppress(HTTPException):
+        node.append(0, ARROW, bytes(body[: data.draw(st.integers(0, len(body)))]))
+    assert len(node.table()) == node.rows

@@ -1,6 +1,5 @@
 """Tables that services write, in memory; checked before anything changes."""
 
-import io
 import re
 from typing import Any
 
@@ -10,7 +9,8 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.table import TableStructure
 from tiled.utils import APACHE_ARROW_FILE_MIME_TYPE
 
-from p06bs.server.tree.written import Node
+from p06bs.server.tree.arrow_rows import RowsError, cast, copied, copied_bytes, rows_of
+from p06bs.server.tree.written import Node, Room
 
 _INDEX = re.compile(r"__index_level_\d+__")
 
@@ -48,24 +48,25 @@ class TableNode(Node):
 
     def write(self, media_type: str, body: bytes) -> None:
         """Take all rows."""
-        table = self.decoded(media_type, body)
+        rows = self.decoded(media_type, body)
         with self.changing() as room:
-            room(table.nbytes)
-            self._parts, self.rows, self._data_bytes = [table], len(table), table.nbytes
+            table, nbytes = _kept(rows, room)
+            self._parts, self.rows, self._data_bytes = [table], len(table), nbytes
 
     def append(self, partition: int, media_type: str, body: bytes) -> None:
         """Take more rows."""
         if partition != 0:
             raise HTTPException(422, f"There is no partition {partition}, only 0.")
-        table = self.decoded(media_type, body)
+        rows = self.decoded(media_type, body)
         with self.changing() as room:
-            joining = len(self._parts) >= MOST_PARTS
-            room(table.nbytes + joining * self._data_bytes)
-            parts = [*self._parts, table]
-            if joining:
-                parts = [pyarrow.concat_tables(parts).combine_chunks()]
-            self._parts, self.rows = parts, self.rows + len(table)
-            self._data_bytes = sum(part.nbytes for part in parts)
+            if len(self._parts) < MOST_PARTS:
+                table, nbytes = _kept(rows, room)
+                parts, nbytes = [*self._parts, table], self._data_bytes + nbytes
+            else:
+                room(self._data_bytes + rows.nbytes)  # for a moment they are there twice
+                table = pyarrow.concat_tables([*self._parts, rows]).combine_chunks()
+                parts, nbytes = [table], table.nbytes
+            self._parts, self.rows, self._data_bytes = parts, self.rows + len(rows), nbytes
 
     def decoded(self, media_type: str, body: bytes) -> pyarrow.Table:
         """Return rows from an Arrow file, in the columns and types of the table."""
@@ -74,15 +75,14 @@ class TableNode(Node):
                 415, f"Rows are written as {APACHE_ARROW_FILE_MIME_TYPE}, not as {media_type}."
             )
         try:
-            table = pyarrow.ipc.open_file(io.BytesIO(body)).read_all()
-            table.validate(full=True)
+            table = rows_of(body)
             # Clients send the index of a data frame, too, where the table has none.
             sent = {name for name in table.column_names if not _INDEX.fullmatch(name)}
             odd = sent ^ {name for name in self.schema.names if not _INDEX.fullmatch(name)}
             if odd:
-                raise HTTPException(422, f"The columns are other ones: {', '.join(sorted(odd))}.")
-            return table.select(self.schema.names).cast(self.schema)
-        except (pyarrow.ArrowException, OSError, ValueError) as error:
+                raise RowsError(f"the columns are other ones: {', '.join(sorted(odd))}")
+            return cast(table.select(self.schema.names), self.schema, self.tree.sink.shares.held)
+        except (pyarrow.ArrowException, OSError, ValueError, KeyError) as error:
             raise HTTPException(422, f"These rows do not fit the table: {error}") from error
 
     def structure(self) -> TableStructure:
@@ -92,3 +92,10 @@ class TableNode(Node):
     def table(self) -> pyarrow.Table:
         """Return the rows."""
         return pyarrow.concat_tables(self._parts) if self._parts else self.schema.empty_table()
+
+
+def _kept(rows: pyarrow.Table, room: Room) -> tuple[pyarrow.Table, int]:
+    """Return a copy of rows, which keeps nothing of what they came in, and its bytes."""
+    nbytes = copied_bytes(rows)
+    room(nbytes)
+    return copied(rows, pyarrow.allocate_buffer(nbytes)), nbytes
