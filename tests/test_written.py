@@ -24,6 +24,7 @@ from ophyd.sim import det, motor
 from starlette.exceptions import HTTPException
 from tiled.client import from_uri
 from tiled.client.utils import ClientError
+from tiled.structures.array import ArrayStructure
 from tiled.structures.table import TableStructure
 
 from p06bs.server.app import build_app
@@ -511,15 +512,46 @@ def test_who_writes_may_see_the_beamtime_folder_and_it_stays():
         client.context.close()
 
 
-def table_node(schema):
-    """Return a table at the top of a sink of its own."""
-    sink = Sink(50_000_000)
-    tree = Tree(sink, "t", 10_000_000)
-    source = SimpleNamespace(structure=TableStructure.from_schema(schema, 1))
-    node = made(tree, ("t",), structure_family="table", metadata={}, data_sources=[source])
+def top_node(family, structure, budget=50_000_000):
+    """Return a node at the top of a sink of its own."""
+    sink = Sink(budget)
+    tree = Tree(sink, "top", 10_000_000)
+    source = SimpleNamespace(structure=structure)
+    node = made(tree, ("top",), structure_family=family, metadata={}, data_sources=[source])
     tree.top, tree.nbytes = node, node.nbytes
     sink.hold(node.documents()["start"], tree, finished=True)
     return node
+
+
+def table_node(schema):
+    return top_node("table", TableStructure.from_schema(schema, 1))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_parts_that_are_appended_copy_the_array_seldom(axis):
+    node = top_node("array", ArrayStructure.from_array(np.zeros((1, 1))))
+    copies = set()
+    for i in range(300):
+        offset = (i, 0) if axis == 0 else (0, i)
+        node.patch((1, 1), offset, True, OCTETS, np.float64(i).tobytes())
+        copies.add(node.values.shape)
+    assert len(copies) < 20
+    assert node.array().ravel().tolist() == list(range(300))
+
+
+def test_array_grows_by_what_comes_where_there_is_no_memory_for_more():
+    # 4.5 MB are held, and for the copy as many again: half more is too much
+    node = top_node("array", ArrayStructure.from_array(np.zeros(562_500)), budget=10_500_000)
+    node.patch((1,), (562_500,), True, OCTETS, b"\0" * 8)
+    node.patch((1,), (562_501,), True, OCTETS, b"\0" * 8)
+    assert node.shape == (562_502,)
+    assert node.tree.sink.nbytes <= node.tree.sink.shares.held
+
+
+def test_readers_go_on_while_something_is_written():
+    node = top_node("array", ArrayStructure.from_array(np.zeros(3)))
+    with node.changing(), ThreadPoolExecutor(1) as reader:
+        assert reader.submit(node.tree.sink.view, "top").result(timeout=60).metadata
 
 
 def test_rows_keep_nothing_of_what_they_came_in():

@@ -138,9 +138,10 @@ class Sink:
     def writing(
         self, written: Sized, uid: str, stream: str | None
     ) -> Iterator[tuple[Run, Callable[[int], None]]]:
-        """Change what was written: nobody else changes or reads it meanwhile; tell of it after.
+        """Change what was written: nobody else changes it meanwhile; tell of it after.
 
         Gives the run, and what makes room: to be called before so many bytes more are taken.
+        Readers go on, and see what is replaced as a whole: copies may take long.
 
         Raises
         ------
@@ -154,15 +155,13 @@ class Sink:
             if run.written is not written:
                 raise KeyError(uid)
             try:
-                with self._holding.lock:
-                    try:
-                        yield run, partial(self._holding.make_room, uid)
-                    finally:
-                        self._holding.count(run)
-                    if not run.running:
-                        self._holding.retention.finished(uid)
+                yield run, partial(self._holding.make_room, uid)
                 self._holding.note(Change(uid, stream, "stop" if stream is None else "stream"))
             finally:
+                with self._holding.lock:
+                    self._holding.count(run)
+                    if not run.running:
+                        self._holding.retention.finished(uid)
                 self._holding.tell()
 
     def let_go(self, written: Sized, uid: str) -> None:

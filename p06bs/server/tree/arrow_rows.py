@@ -1,4 +1,4 @@
-"""Rows that somebody sends as an Arrow file: checked before they take more memory than they came in.
+"""Rows that somebody sends as an Arrow file: checked before they take more memory than that.
 
 A few bytes can stand for any number of values: compressed, as a dictionary, as views of one
 another, or as nulls, which take none. So what would have to be unfolded is refused.

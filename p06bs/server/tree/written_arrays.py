@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 
+from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.values import NUMBERS, Array
 from p06bs.server.tree.arrays import chunked
 from p06bs.server.tree.written import Node, Room
@@ -141,15 +142,23 @@ class ArrayNode(Node):
         self._in_row.clear()
 
     def _reserve(self, shape: tuple[int, ...], room: Room) -> Array:
-        """Return an array with room for a shape, in which the values are."""
+        """Return an array with room for a shape, in which the values are.
+
+        It grows by half along the axes that grow, so that many small parts copy it seldom,
+        as long as there is memory for that.
+        """
         held = self.values
-        if held is not None and all(n <= there for n, there in zip(shape, held.shape, strict=True)):
+        there = shape if held is None else held.shape
+        if held is not None and all(n <= m for n, m in zip(shape, there, strict=True)):
             return held
-        if held is None or held.shape[1:] != shape[1:]:
-            wanted = shape
-        else:
-            wanted = (max(shape[0], held.shape[0] + held.shape[0] // 2), *shape[1:])
-        room(self.size(wanted))  # for a moment it is there twice
+        wanted = tuple(
+            m if n <= m else max(n, m + m // 2) for n, m in zip(shape, there, strict=True)
+        )
+        try:
+            room(self.size(wanted))  # for a moment it is there twice
+        except NoRoomError:
+            wanted = tuple(map(max, shape, self.shape))
+            room(self.size(wanted))
         values: Array = np.zeros(wanted, self.dtype)
         if held is not None:
             values[tuple(map(slice, self.shape))] = self.array()
