@@ -34,6 +34,7 @@ from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.database import initialize
 from p06bs.server.archive.status import IngestionFigures
+from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
@@ -149,6 +150,7 @@ def serve(
     failed = threading.Event()
     with ExitStack() as stack:
         documents = stack.enter_context(DocumentLog(bus.log))
+        sweep_incoming(bus.log)
         since = refill_since(documents, sink.budget)
         follower = stack.enter_context(Follower(bus.outbound, documents, since=since, arrays=False))
         filled = follower.caught_up.is_set

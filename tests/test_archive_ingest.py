@@ -6,6 +6,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ from p06bs.server.archive.intake import Intake, LogFile
 from p06bs.server.archive.logs import LogDirectory
 from p06bs.server.archive.schema import RUNS
 from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
+from p06bs.server.files.incoming import incoming
 from tests.archives import DATABASES, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
 
@@ -270,14 +272,17 @@ def test_what_a_killed_ingestion_left_is_swept(here, monkeypatch):
             here.ingest()
     assert (here.storage / lost[:2] / lost / "1").is_dir()
     (here.logs / f"{lost}.doclog").unlink()
-    old, new = here.logs / ".incoming-old", here.logs / ".incoming-new"
-    for directory in (old, new):
+    left = here.logs / f".incoming-{socket.gethostname()}-left"
+    old, new = here.logs / ".incoming-other-old", here.logs / ".incoming-other-new"
+    for directory in (left, old, new):
         directory.mkdir()
     os.utime(old, (0, 0))
-    here.ingest()
+    with incoming(here.logs) as arriving:
+        here.ingest()
+        assert arriving.is_dir()
     assert {path.name for path in generations.iterdir()} == {"2"}
     assert not (here.storage / lost[:2] / lost).exists()
-    assert (old.exists(), new.exists()) == (False, True)
+    assert (left.exists(), old.exists(), new.exists()) == (False, False, True)
     check_whole(here, [uid])
 
 
@@ -307,6 +312,8 @@ def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
     with service(here, "--patience", "0"):
         status = here.storage / ".status.json"
         wait_until(lambda: status.exists() and '"quarantined": 1' in status.read_text())
+    left = here.logs / f".incoming-{socket.gethostname()}-left"
+    left.mkdir()
     config, key = here.configuration(), here.root / "key"
     key.touch(0o600)
     key.write_text("k3y")
@@ -316,6 +323,7 @@ def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         url = process.stdout.readline().split()[2]
+        assert not left.exists()
         headers = {"Authorization": "Apikey k3y"}
         lines = httpx.get(f"{url}/api/v1/metrics", headers=headers).text.splitlines()
     finally:

@@ -1,7 +1,6 @@
 """Take derived runs that were computed elsewhere, as the log files that they are."""
 
 import os
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from p06bs.http_api import RUNS
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document, is_derived
 from p06bs.server.callers import Caller, viewer_of
+from p06bs.server.files.incoming import incoming
 from p06bs.server.gate.routes import route
 
 ROUTES = (route("PUT", rf"{RUNS}/[^/]+", upload=True),)
@@ -52,17 +52,18 @@ def storing_router(log: DocumentLog) -> APIRouter:
             path = log.path(uid)
         except LogError as reason:
             raise HTTPException(400, str(reason)) from reason
-        if path.exists():
+        if await to_thread.run_sync(path.exists):
             raise HTTPException(409, f"Run {uid} is here already.")
         try:
-            with tempfile.TemporaryDirectory(prefix=".incoming-", dir=log.directory) as directory:
-                incoming = Path(directory) / path.name
-                await _receive(incoming, request.stream())
-                start = await to_thread.run_sync(_checked, incoming, uid)
+            with incoming(log.directory) as directory:
+                file = directory / path.name
+                await _receive(file, request.stream())
+                start = await to_thread.run_sync(_checked, file, uid)
                 viewer = viewer_of(request, caller)
                 if viewer is not None and not viewer.may_see(folder_of(start)):
                     raise HTTPException(403, "The token is not for the run's beamtime folder.")
-                os.link(incoming, path)  # atomic, and never over a run that is there
+                # Atomic, and never over a run that is there.
+                await to_thread.run_sync(os.link, file, path)
         except FileExistsError:
             raise HTTPException(409, f"Run {uid} is here already.") from None
         except OSError as error:

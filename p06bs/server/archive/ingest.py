@@ -29,8 +29,9 @@ from p06bs.server.archive.runfiles import read_run, sync_runs, untouched, write_
 from p06bs.server.archive.schema import HasMaps
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.status import StatusFile
-from p06bs.server.archive.storage import Unfinished, keep_only, sweep_incoming
+from p06bs.server.archive.storage import Unfinished, keep_only
 from p06bs.server.archive.survey import survey
+from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import FileRoots, assets
 from p06bs.server.sink.names import node_name
 from p06bs.server.sink.sink import RunView

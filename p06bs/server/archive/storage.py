@@ -3,7 +3,6 @@
 import fcntl
 import os
 import shutil
-import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,11 +11,6 @@ from p06bs.bus.closing import Closing
 from p06bs.bus.envelope import is_run_uid
 from p06bs.server.archive.database import UnavailableError
 from p06bs.server.archive.location import Location
-
-INCOMING = ".incoming-*"
-"""Directories among the logs in which derived runs arrive (`p06bs.server.storing`)."""
-INCOMING_SECONDS = 86400.0
-"""Nobody takes so long to send a run."""
 
 
 class ArchiveLockedError(RuntimeError):
@@ -105,11 +99,3 @@ def keep_only(location: Location, run: str, generation: int) -> None:
                 shutil.rmtree(other, ignore_errors=True)
         if not generation:
             directory.rmdir()
-
-
-def sweep_incoming(logs: Path) -> None:
-    """Remove what a killed server had received of derived runs; of this nothing is read."""
-    for directory in logs.glob(INCOMING):
-        with suppress(FileNotFoundError):
-            if time.time() - directory.stat().st_mtime > INCOMING_SECONDS:
-                shutil.rmtree(directory, ignore_errors=True)
