@@ -5,6 +5,8 @@ import contextlib
 import signal
 import socket
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -338,3 +340,37 @@ def test_the_gate_passes_what_is_no_request_on():
 
     asyncio.run(Gate(app)({"type": "lifespan"}, None, None))
     assert seen == ["lifespan"]
+
+
+HANGING = """
+import asyncio, os, signal, threading
+from p06bs.server import loopback
+from p06bs.server.access.viewers import Viewers
+
+class Rights:
+    def visible(self, user, folders):
+        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Event().wait()
+
+async def app(scope, receive, send):
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    asking = asyncio.create_task(Viewers(Rights(), 10.0).ask("ada", frozenset({"/data"})))
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+
+def leave(number, frame):
+    raise SystemExit(0)
+
+signal.signal(signal.SIGTERM, leave)
+loopback.END_SECONDS = 0.5
+loopback.LoopbackServer(app).serve_forever()
+"""
+
+
+def test_sigterm_ends_it_although_a_file_system_hangs():
+    ended = subprocess.run(
+        [sys.executable, "-c", HANGING], check=False, timeout=60, capture_output=True, text=True
+    )
+    assert ended.returncode == 0
+    assert "something still hangs" in ended.stderr

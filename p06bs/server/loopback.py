@@ -4,9 +4,12 @@ import asyncio
 import fcntl
 import ipaddress
 import logging
+import os
 import resource
 import socket
+import threading
 from collections.abc import Callable
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -26,6 +29,12 @@ LAST_SECONDS = 2.0
 
 The driver of PostgreSQL then takes 2 s to give up a connection; all together is less than the
 10 s after which service managers kill, ``p06bs up`` too.
+"""
+
+END_SECONDS = 9.5
+"""Time after SIGTERM in which the process ends, whatever still hangs.
+
+At its end Python waits for all threads, also for one that a file system does not answer.
 """
 
 HEAD_SECONDS = 20.0
@@ -110,7 +119,8 @@ class LoopbackServer(uvicorn.Server):
     On SIGTERM, SIGINT or `stop` it takes no new connections, tells WebSockets
     that the service restarts (close code 1012: stock clients come again), lets
     responses end for `SHUTDOWN_SECONDS`, cuts off the others, and leaves the
-    application after `LAST_SECONDS` more.
+    application after `LAST_SECONDS` more. A signal ends the process, after
+    `END_SECONDS` at the latest.
 
     Parameters
     ----------
@@ -173,6 +183,14 @@ class LoopbackServer(uvicorn.Server):
         await super().startup(sockets)
         self._ready(self.url)
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Begin to end, on a signal to this process."""
+        if not self.should_exit:
+            last = threading.Timer(END_SECONDS, _end)
+            last.daemon = True
+            last.start()
+        super().handle_exit(sig, frame)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End, whatever clients and databases do."""
         cut_off = asyncio.get_running_loop().call_later(SHUTDOWN_SECONDS, self._cut_off)
@@ -201,6 +219,13 @@ class LoopbackServer(uvicorn.Server):
     def stop(self) -> None:
         """End `serve_forever`; from any thread."""
         self.should_exit = True
+
+
+def _end() -> None:
+    """End the process: nobody waits for it any longer."""
+    logger.warning("something still hangs, perhaps a file system: the process ends without it")
+    logging.shutdown()
+    os._exit(0)
 
 
 def _first_to_close(listening: socket.socket) -> socket.socket:
