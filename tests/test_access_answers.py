@@ -48,9 +48,11 @@ class Asking(RuleBasedStateMachine):
     )
     def look(self, user, folders):
         oldest = self.answers.oldest(user, folders)
+        seen, unknown = self.answers.known(user, folders, self.now)
         claim = self.answers.claim(user, folders, self.now)
         known = folders - claim.ask - claim.awaited
         assert claim.visible <= known
+        assert (seen, unknown) == (claim.visible, folders - known)
         assert (oldest > self.now - SECONDS) == (known == folders)
         # Nobody asks for what is being asked, and what is awaited will be answered.
         asked = self.asked(user)
@@ -141,18 +143,19 @@ def test_rights_are_asked_once_in_a_while_and_revoked_within():
     now = [0.0]
     rights = Record(ada=["/a", "/b"])
     viewers = Viewers(rights, 10.0, clock=lambda: now[0])
-    ada = viewers.viewer_for("ada")
     assert "an answer counts for 10 s" in viewers.describe()
-    assert ada.visible(["/a", "/b", "/c"]) == {"/a", "/b"}
+    assert viewers.viewer_for("ada").visible(["/a"]) == frozenset()  # nobody has asked
+    assert viewers.visible("ada", ["/a", "/b", "/c"]) == {"/a", "/b"}
+    ada = viewers.viewer_for("ada")
     assert (ada.may_see("/a"), ada.may_see("/c"), ada.may_see(None)) == (True, False, False)
     assert len(rights.asked) == 1
-    assert ada.visible(["/c", "/d"]) == frozenset()
+    assert viewers.visible("ada", ["/c", "/d"]) == frozenset()
     assert rights.asked[1:] == [("ada", {"/d"})]
     rights.may["ada"].remove("/a")
     now[0] = 9.9
-    assert ada.may_see("/a")
+    assert viewers.visible("ada", ["/a"]) == {"/a"}
     now[0] = 10.0
-    assert not ada.may_see("/a")
+    assert viewers.visible("ada", ["/a"]) == frozenset()
 
 
 def test_answers_are_renewed_in_the_background_before_they_expire():
@@ -161,11 +164,9 @@ def test_answers_are_renewed_in_the_background_before_they_expire():
     viewers = Viewers(rights, 10.0, clock=lambda: now[0])
     folders = frozenset({"/a"})
     assert viewers.visible("ada", folders) == folders
-    assert viewers.is_ready("ada", folders)
     rights.entered.clear()
     rights.gate = threading.Semaphore(0)
     now[0] = 9.0
-    assert not viewers.is_ready("ada", folders)
     assert viewers.visible("ada", folders) == folders  # at once, the old answer counts
     assert rights.entered.wait(30)
     rights.may["ada"].clear()
@@ -197,9 +198,9 @@ def test_a_renewal_that_fails_is_logged_and_asked_again(caplog):
 def test_the_same_answer_is_the_same_set():
     """1e4 folders are looked through once, not for each request."""
     folders = frozenset(f"/{number}" for number in range(10_000))
-    ada = Viewers(Record(ada=["/1", "/2"]), 10.0).viewer_for("ada")
-    ada.visible(folders)
-    assert ada.visible(folders) is ada.visible(folders)
+    viewers = Viewers(Record(ada=["/1", "/2"]), 10.0)
+    viewers.visible("ada", folders)
+    assert viewers.visible("ada", folders) is viewers.visible("ada", folders)
 
 
 def in_threads(*calls):
@@ -414,3 +415,55 @@ def test_rights_are_asked_in_threads_before_listings_are_filtered():
     assert rights.asked == [("ada", {"/a", "/x"})]
     assert list(root.search(query)["live"]) == ["1"]
     assert len(rights.asked) == 1
+
+
+def test_slow_answers_count_for_the_request_that_asked_and_nobody_asks_in_the_event_loop():
+    now, threads = [0.0], set()
+
+    class Slow(Record):
+        def visible(self, user, folders):
+            threads.add(threading.current_thread())
+            now[0] += 60.0
+            return super().visible(user, folders)
+
+    rights = Slow(ada=["/a", "/new"])
+    viewers = Viewers(rights, 10.0, clock=lambda: now[0])
+    policy = FolderAccess(viewers, ("pam",))
+    tree = Runs({"1": run_in("/a"), "2": run_in("/x")})
+    root = Root({"live": tree})
+    (query,) = anyio.run(policy.filters, root, ADA, None, READ, READ)
+    assert list(root.search(query)["live"]) == ["1"]
+    assert scopes(policy, run_in("/a"), ADA) == READ
+    # A run that came after the asking is hidden until somebody asks.
+    later = Root({"live": Runs({"3": run_in("/new"), **tree._mapping})})
+    assert list(later.search(query)["live"]) == ["1"]
+    asked = len(rights.asked)
+    anyio.run(query.viewer.ask, ["/a", "/new"])
+    assert list(later.search(query)["live"]) == ["3", "1"]
+    assert rights.asked[asked:] == [("ada", {"/new"})]
+    rights.may["ada"].clear()
+    anyio.run(query.viewer.ask, ["/a", "/new"], True)
+    assert list(later.search(query)["live"]) == []
+    assert threading.main_thread() not in threads
+
+
+def test_the_event_loop_goes_on_while_rights_hang():
+    rights = Record(ada=["/a"])
+    rights.gate = threading.Semaphore(0)
+    policy = FolderAccess(Viewers(rights, 10.0, patience=0.05), ("pam",))
+    where = []
+    waited = policy._viewers._settled.wait
+    policy._viewers._settled.wait = lambda seconds: (
+        where.append(threading.current_thread()) or waited(seconds)
+    )
+
+    async def main():
+        async with anyio.create_task_group() as group:
+            group.start_soon(policy.allowed_scopes, run_in("/a"), ADA, None, READ)
+            await anyio.to_thread.run_sync(rights.entered.wait)
+            assert set(await policy.allowed_scopes(run_in("/a"), ADA, None, READ)) == set()
+            rights.gate.release()
+
+    anyio.run(main)
+    assert where
+    assert threading.main_thread() not in where

@@ -30,6 +30,9 @@ class Shown:
     def __init__(self):
         self.hidden = set()
 
+    async def ask(self, folders, anew=False):
+        """It knows."""
+
     def may_see(self, folder):
         return folder not in self.hidden
 

@@ -71,10 +71,25 @@ class Answers:
             return Claim(folders)
         about = self._users.setdefault(user, _User())
         self._users.move_to_end(user)
+        seen, unknown = self._known(about, folders, now)
+        awaited = unknown & about.asking
+        about.asking |= unknown
+        return Claim(seen, unknown - awaited, awaited)
+
+    def known(
+        self, user: str, folders: frozenset[str], now: float
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the folders that are known to be visible, and those that nothing is known of."""
+        about = self._users.get(user)
+        return (frozenset(), folders) if about is None else self._known(about, folders, now)
+
+    def _known(
+        self, about: _User, folders: frozenset[str], now: float
+    ) -> tuple[frozenset[str], frozenset[str]]:
         since = now - self.seconds
         listing = about.listings.get(folders)
         if listing is not None and listing[1] > since:
-            return Claim(listing[0])
+            return listing[0], frozenset()
         found = {folder: about.answers.get(folder) for folder in folders}
         fresh = {f: answer for f, answer in found.items() if answer and answer[1] > since}
         seen = frozenset(folder for folder, answer in fresh.items() if answer[0])
@@ -83,9 +98,7 @@ class Answers:
             if len(about.listings) >= LISTINGS:
                 del about.listings[next(iter(about.listings))]
             about.listings[folders] = seen, min(asked for _, asked in fresh.values())
-        awaited = unknown & about.asking
-        about.asking |= unknown
-        return Claim(seen, unknown - awaited, awaited)
+        return seen, unknown
 
     def renew(self, user: str, folders: frozenset[str], now: float) -> frozenset[str]:
         """Return the folders that the caller has to ask for before their answers expire.

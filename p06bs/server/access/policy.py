@@ -21,7 +21,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import anyio
 from tiled.access_control.access_policies import ALL_ACCESS, NO_ACCESS
 from tiled.access_control.protocols import AccessPolicy
 from tiled.access_control.scopes import NO_SCOPES, PUBLIC_SCOPES, SINGLE_USER_SCOPES
@@ -31,12 +30,18 @@ from p06bs.server.access.viewers import UserViewer, Viewers
 
 logger = logging.getLogger(__name__)
 
-ASKING = 8
-"""So many threads ask for rights at once; Tiled's others stay free to read data."""
-
 
 class Viewer(Protocol):
-    """Somebody who looks at runs. Answers are cached for the time that the configuration says."""
+    """Somebody who looks at runs: asks for rights, then knows which.
+
+    What was not asked for and nobody knows otherwise is not visible.
+    """
+
+    async def ask(self, folders: Iterable[str], anew: bool = False) -> None:
+        """Ask for the rights to folders, those asked for before only if `anew`.
+
+        Answers are cached for the time that the configuration says.
+        """
 
     def may_see(self, folder: str | None) -> bool:
         """Return whether runs of this beamtime folder are visible; None is a run without one."""
@@ -48,6 +53,9 @@ class Viewer(Protocol):
 @dataclass(frozen=True, slots=True)
 class Everybody:
     """The single user of a laptop, or a service: sees all runs."""
+
+    async def ask(self, folders: Iterable[str], anew: bool = False) -> None:
+        """Do nothing."""
 
     def may_see(self, folder: str | None) -> bool:
         """Return True."""
@@ -65,18 +73,23 @@ class Restricted:
     viewer: Viewer
     folders: frozenset[str]
 
+    async def ask(self, folders: Iterable[str], anew: bool = False) -> None:
+        """Ask for the viewer's rights to those of the folders that the key is for."""
+        await self.viewer.ask(self._within(folders), anew)
+
     def may_see(self, folder: str | None) -> bool:
         """Return whether the key is for this folder, and the viewer may see its runs."""
         return folder is not None and bool(self.visible([folder]))
 
     def visible(self, folders: Iterable[str]) -> frozenset[str]:
         """Return those of the folders that the key is for and whose runs are visible."""
+        return self.viewer.visible(self._within(folders))
+
+    def _within(self, folders: Iterable[str]) -> Iterator[str]:
         tops = tuple(f"{top.rstrip('/')}/" for top in self.folders)
-        return self.viewer.visible(
-            folder
-            for folder in folders
-            if f"{folder}/".startswith(tops) and "/../" not in f"{folder}/"
-        )
+        for folder in folders:
+            if f"{folder}/".startswith(tops) and "/../" not in f"{folder}/":
+                yield folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +166,6 @@ class FolderAccess(AccessPolicy):
     def __init__(self, viewers: Viewers, providers: Collection[str]) -> None:
         self._viewers = viewers
         self._providers = frozenset(providers)
-        self._asking = anyio.CapacityLimiter(ASKING)
 
     def describe(self) -> str:
         """Return which rights are in force, for the log."""
@@ -180,7 +192,7 @@ class FolderAccess(AccessPolicy):
         if getattr(node, "viewer", viewer) == viewer:
             return ALL_ACCESS
         if hasattr(node, "folders"):
-            await self._prepare(viewer, node.folders())
+            await viewer.ask(node.folders())
         return [Visible(viewer)]
 
     async def allowed_scopes(
@@ -191,7 +203,7 @@ class FolderAccess(AccessPolicy):
         if viewer is None:
             return NO_SCOPES
         if hasattr(node, "folder"):
-            await self._prepare(viewer, frozenset({node.folder} - {None}))
+            await viewer.ask({node.folder} - {None})
             if not viewer.may_see(node.folder):
                 return NO_SCOPES
         if not isinstance(_who(viewer), UserViewer):
@@ -224,12 +236,6 @@ class FolderAccess(AccessPolicy):
             )
             return None
         return self._viewers.viewer_for(names.pop())
-
-    async def _prepare(self, viewer: Viewer, folders: frozenset[str]) -> None:
-        """Ask in a thread what the synchronous code behind this will want to know."""
-        who = _who(viewer)
-        if isinstance(who, UserViewer) and not who.viewers.is_ready(who.user, folders):
-            await anyio.to_thread.run_sync(who.visible, folders, limiter=self._asking)
 
 
 def _who(viewer: Viewer) -> Viewer:

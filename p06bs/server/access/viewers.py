@@ -5,13 +5,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+
+import anyio
 
 from p06bs.server.access.answers import Answers
 from p06bs.server.access.rights import Rights
 
 logger = logging.getLogger(__name__)
 
+ASKING = 8
+"""So many threads ask for rights at once; Tiled's others stay free to read data."""
 BACKGROUND = 4
 """So many users' answers are renewed at once."""
 PATIENCE = 30.0
@@ -53,6 +56,7 @@ class Viewers:
         self._answers = Answers(seconds, limit)
         self._settled = threading.Condition()
         self._background = ThreadPoolExecutor(BACKGROUND)
+        self._asking = anyio.CapacityLimiter(ASKING)
 
     def describe(self) -> str:
         """Return which rights are in force and for how long an answer counts, for the log."""
@@ -91,10 +95,22 @@ class Viewers:
                 return frozenset().union(*seen) if len(seen) > 1 else seen[0]
             left = claim.awaited
 
-    def is_ready(self, user: str, folders: frozenset[str]) -> bool:
-        """Return whether `visible` will answer at once, now and for a tenth of the time yet."""
+    def known(self, user: str, folders: frozenset[str]) -> frozenset[str]:
+        """Return those of the folders that the user is known to see; asks nobody."""
         with self._settled:
-            return self._answers.oldest(user, folders) > self._clock() - 0.9 * self._seconds
+            return self._answers.known(user, folders, self._clock())[0]
+
+    async def ask(self, user: str, folders: frozenset[str]) -> frozenset[str]:
+        """Return what `visible` does; what is not known is asked for in a thread."""
+        with self._settled:
+            now = self._clock()
+            seen, unknown = self._answers.known(user, folders, now)
+            aging = frozenset() if unknown else self._answers.renew(user, folders, now)
+        if aging:
+            self._background.submit(self._renew, user, aging, now)
+        if not unknown:
+            return seen
+        return await anyio.to_thread.run_sync(self.visible, user, folders, limiter=self._asking)
 
     def _renew(self, user: str, folders: frozenset[str], began: float) -> None:
         try:
@@ -114,17 +130,46 @@ class Viewers:
                 self._settled.notify_all()
 
 
-@dataclass(frozen=True, slots=True)
 class UserViewer:
-    """A user of the system who looks at runs. Equal to another of the same user."""
+    """A user of the system who looks at runs. Equal to another of the same user.
 
-    viewers: Viewers
-    user: str
+    What it has asked for it knows from then on, however long the answer took; it is made
+    for one request, or asks anew. Of other folders it sees what all know now.
+    """
+
+    def __init__(self, viewers: Viewers, user: str) -> None:
+        self._viewers = viewers
+        self._user = user
+        self._asked: frozenset[str] = frozenset()
+        self._seen: frozenset[str] = frozenset()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UserViewer) and self._who == other._who
+
+    def __hash__(self) -> int:
+        return hash(self._who)
+
+    @property
+    def _who(self) -> tuple[Viewers, str]:
+        return self._viewers, self._user
+
+    async def ask(self, folders: Iterable[str], anew: bool = False) -> None:
+        """Ask whether the user may read and enter these, if it has not asked yet or `anew`."""
+        wanted = frozenset(folders)
+        if not anew:
+            wanted -= self._asked
+        if wanted:
+            seen = await self._viewers.ask(self._user, wanted)
+            self._seen = self._seen - wanted | seen if self._asked else seen
+            self._asked |= wanted
 
     def may_see(self, folder: str | None) -> bool:
         """Return whether runs of this folder are visible; a run without one is to no user."""
-        return folder is not None and bool(self.viewers.visible(self.user, (folder,)))
+        return folder is not None and bool(self.visible((folder,)))
 
     def visible(self, folders: Iterable[str]) -> frozenset[str]:
         """Return those of the folders that the user may read and enter."""
-        return self.viewers.visible(self.user, folders)
+        wanted = frozenset(folders)
+        rest = wanted - self._asked
+        seen = wanted & self._seen
+        return seen | self._viewers.known(self._user, rest) if rest else seen

@@ -235,7 +235,9 @@ class ArchiveAdapter:
             # However many of them are visible: runs of a new folder may come meanwhile.
             if any(not isinstance(viewer, Everybody) for viewer in self._viewers):
                 folders = dict(await self._archive.folders())
-                ids = await anyio.to_thread.run_sync(_visible, self._viewers, folders)
+                for viewer in self._viewers:
+                    await viewer.ask(path for path in folders if path)
+                ids = _visible(self._viewers, folders)
                 self._visible = replace(self._listing, folders=ids)
         return self._visible
 

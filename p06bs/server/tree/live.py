@@ -6,7 +6,7 @@ for again while a socket lives, by walking to the node anew as a request would.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,13 +45,17 @@ class Watched:
     finished : bool
         Whether the node changes no more.
     again : callable
-        Returns the node as it is now, for the same viewer; KeyError if it went.
+        Returns the node as it is now, for the same viewer; KeyError if it went. It goes by
+        the rights that are known.
+    ask : callable
+        Asks for them: those that are not known, or all `anew`.
     """
 
     live: "Live | None" = None
     at: tuple[str, ...] = ()
     finished = False
     again: Callable[[], Any]
+    ask: Callable[[bool], Awaitable[None]]
 
     def handing(self, key: str, child: Any) -> Any:
         """Return a child, which can then be subscribed to as this node can."""
@@ -59,6 +63,7 @@ class Watched:
             child.live, child.at = self.live, (*self.at, key)
             child.finished = child.finished or self.finished
             child.again = lambda: self.again()[key]
+            child.ask = self.ask
         return child
 
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
@@ -67,6 +72,8 @@ class Watched:
         other.live, other.at, other.finished = self.live, self.at, self.finished
         if "again" in vars(self):
             other.again = self.again
+        if "ask" in vars(self):
+            other.ask = self.ask
         return other
 
     def look(self) -> Look:
@@ -92,6 +99,10 @@ class Watched:
     def children(self) -> Mapping[str, Child]:
         """Return a container's children."""
         raise NotImplementedError
+
+    def state(self) -> Hashable:
+        """Return what is equal only as long as `children` are the same."""
+        return object()
 
     def make_ws_handler(self, websocket: WebSocket, formatter: Formatter, uri: str) -> Any:
         """Return what serves a subscription; Tiled's router calls it with the first number.
@@ -188,7 +199,8 @@ async def _send(
         woken.clear()
         try:
             if loop.time() >= look_at:
-                await asyncio.to_thread(node.again)  # which may ask a file system
+                await node.ask(True)
+                node.again()
                 look_at = loop.time() + LOOK_SECONDS
             step = await subscription.step()
         except KeyError:

@@ -1,6 +1,6 @@
 """The runs of the sink as a Tiled tree, in the order of their start times."""
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -66,7 +66,19 @@ class RunsAdapter(Watched, DistinctMap):
         return frozenset(folder for folder in _folders(self._mapping).values() if folder)
 
     def __getitem__(self, key: str) -> Any:
-        return self.handing(key, super().__getitem__(key))
+        run = self.handing(key, super().__getitem__(key))
+        run.ask = partial(self._ask, lambda: {run.folder} - {None})
+        return run
+
+    async def ask(self, anew: bool) -> None:
+        """Ask for the rights to the folders of all runs, those that are not visible, too."""
+        await self._ask(
+            lambda: frozenset(filter(None, _folders(_all(self._mapping)).values())), anew
+        )
+
+    async def _ask(self, folders: Callable[[], Iterable[str]], anew: bool) -> None:
+        if self.viewer is not None:
+            await self.viewer.ask(folders(), anew)
 
     def again(self) -> "RunsAdapter":
         """Return the runs: each look finds what is there."""
@@ -153,11 +165,11 @@ class _Visible(Mapping[str, RunAdapter]):
     """The runs of another mapping that somebody may see; asks once per listing."""
 
     def __init__(self, runs: Mapping[str, RunAdapter], viewer: Viewer) -> None:
-        self._runs = runs
+        self.runs = runs
         self._viewer = viewer
 
     def __getitem__(self, uid: str) -> RunAdapter:
-        run = self._runs[uid]
+        run = self.runs[uid]
         if not self._viewer.may_see(run.folder):
             raise KeyError(uid)
         return run
@@ -170,7 +182,7 @@ class _Visible(Mapping[str, RunAdapter]):
 
     def folders(self) -> dict[str, str | None]:
         """Return the beamtime folder of each run that may be seen, in order."""
-        folders = _folders(self._runs)
+        folders = _folders(self.runs)
         named = {folder for folder in folders.values() if folder is not None}
         visible = self._viewer.visible(named) if named else frozenset()
         rest = None in folders.values() and self._viewer.may_see(None)
@@ -179,6 +191,11 @@ class _Visible(Mapping[str, RunAdapter]):
             for uid, folder in folders.items()
             if (rest if folder is None else folder in visible)
         }
+
+
+def _all(runs: Mapping[str, RunAdapter]) -> Mapping[str, RunAdapter]:
+    """Return the runs of which some may be seen."""
+    return _all(runs.runs) if isinstance(runs, _Visible) else runs
 
 
 def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:

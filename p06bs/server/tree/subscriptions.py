@@ -1,10 +1,10 @@
 """What a subscriber of a node gets, one step at a time: rows, or news of children."""
 
-import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import anyio
 import pyarrow
 from tiled.structures.core import StructureFamily
 
@@ -105,7 +105,7 @@ class RowSubscription:
             return send
         self._node.touch()
         if send.start < look.held and not self._by_reference(look):
-            return [await asyncio.to_thread(self._message, look, send)]
+            return [await anyio.to_thread.run_sync(self._message, look, send)]
         return [self._message(look, send)]
 
     def _open(self, look: Look, start: int | None) -> None:
@@ -147,6 +147,7 @@ class ChildSubscription:
 
     def __init__(self, node: Any, start: int | None) -> None:
         self._node = node
+        self._state: object = None
         self._cursor = ChildCursor(start, node.children())
         self._first: list[Message] = [(dict(updates.CONTAINER_SCHEMA), None)]
 
@@ -155,11 +156,15 @@ class ChildSubscription:
         if self._first:
             first, self._first = self._first, []
             return first
-        # In a thread, because who may see a run may have to be asked of a file system.
-        return await asyncio.to_thread(self._news)
+        await self._node.ask(False)  # runs of other folders may have come
+        return await anyio.to_thread.run_sync(self._news)
 
     def _news(self) -> list[Message] | End | None:
         node = self._node.again()
+        state = node.state()  # before the children, of which more may come
+        if state == self._state:
+            return None
+        self._state = state
         messages = []
         for news in self._cursor.step(node.children()):
             try:

@@ -116,7 +116,7 @@ async def create_top(
     documents = node.documents()
     finished = all(spec.name != "BlueskyRun" for spec in node.specs)
     try:
-        if taken(key):
+        if await in_thread(taken, key):
             raise KeyError(key)
         await in_thread(partial(sink.hold, documents["start"], tree, finished=finished))
     except KeyError:
