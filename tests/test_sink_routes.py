@@ -155,6 +155,50 @@ def test_listing_shows_what_a_viewer_may_see():
     assert list(mine) == ["run-1"]
 
 
+def test_listing_makes_only_the_runs_that_are_asked_for():
+    sink = Sink(10_000_000)
+    made = []
+
+    def extra(run):
+        made.append(run.metadata["start"]["uid"])
+        return {}
+
+    for i in (3, 1, 2, 0):
+        begin(sink, f"run-{i}", float(i), number=i, beamtime_folder="/a")
+    mine = runs_adapter(sink, extra).search(Visible(Some("/a")))
+    found = mine.search(Key("start.number") > 0).sort([("start.number", -1)])
+    assert (len(found), list(found)) == (3, ["run-3", "run-2", "run-1"])
+    assert mine.folders() == {"/a"}
+    assert mine.get_distinct(["start.number"], False, False, False)["metadata"]
+    assert list(mine.children()) == ["run-0", "run-1", "run-2", "run-3"]
+    assert not made
+    assert [uid for uid, _ in found.items()[0:2]] == ["run-3", "run-2"] == made
+    assert mine.keys()[-2] == "run-2"
+    assert [uid for uid, _ in mine.items()[1:2]] == ["run-1"] == made[2:]
+
+
+def test_state_of_a_listing_is_another_one_when_there_is_news():
+    sink = Sink(10_000_000)
+    viewer = Some("/a")
+    mine = runs_adapter(sink).search(Visible(viewer))
+    states = [mine.state()]
+
+    def is_new():
+        states.append(mine.state())
+        return states[-1] != states[-2]
+
+    assert not is_new()
+    begin(sink, "run", 1.0, beamtime_folder="/a")
+    assert is_new()
+    add_page(sink, "run", 1)
+    assert not is_new()
+    end(sink, "run")
+    assert is_new()
+    viewer.folders = set()
+    assert is_new()
+    assert not is_new()
+
+
 def test_large_array_leaves_in_pieces_and_is_what_it_was(served):
     sink, url = served
     assert sink.shares.piece == 1 << 16

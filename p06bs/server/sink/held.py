@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
 from p06bs.server.sink.stream import Stream
 from p06bs.server.sink.values import size_of
@@ -92,10 +93,16 @@ class Run:
     def __init__(self, start: Document, written: Sized | None = None) -> None:
         self.uid: str = start["uid"]
         self.metadata: dict[str, Any] = {"start": start}
+        self.folder = folder_of(start)
         self.written = written
         self.streams: dict[str, Stream] = {}
         self.routes: list[str] = []
         self.document_bytes = RUN_BYTES + size_of(start)
+
+    @property
+    def time(self) -> float:
+        start_time: float = self.metadata["start"]["time"]
+        return start_time
 
     @property
     def running(self) -> bool:

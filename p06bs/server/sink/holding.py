@@ -4,6 +4,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 from p06bs.model.documents import Document
 from p06bs.server.sink.held import Change, Held, Listeners, Run
@@ -35,6 +36,8 @@ class Holding:
         Held by whoever changes something: one at a time.
     runs : dict
         By uid.
+    version : int
+        Another one when a run came or left, or has other documents.
     listeners : Listeners
         Told of changes by `tell`.
     evicted : int
@@ -50,6 +53,8 @@ class Holding:
         self.lock = threading.RLock()
         self.feeding = threading.Lock()
         self.runs: dict[str, Run] = {}
+        self.version = 0
+        self._folders: dict[str, str | None] | None = None
         self.listeners = Listeners()
         self.evicted = 0
         self.dropped = 0
@@ -67,6 +72,7 @@ class Holding:
         self.make_room(run.uid, run.nbytes)
         with self.lock:
             self.runs[run.uid] = run
+            self.list_anew()
             self.retention.started(run.uid, self.clock())
             self.count(run)
         self.note(Change(run.uid, None, "run"))
@@ -75,12 +81,26 @@ class Holding:
         """Hold a run no more."""
         with self.lock:
             del self.runs[run.uid]
+            self.list_anew()
             self.retention.left(run.uid)
             self.forget_routes(run)
             # Who reads it this moment is served from the log.
             for stream in run.streams.values():
                 stream.drop(stream.data_bytes)
         self.note(Change(run.uid, None, "gone"))
+
+    def list_anew(self) -> None:
+        """Note that a run came or left, or has other documents."""
+        self.version += 1
+        self._folders = None
+
+    def folders(self) -> dict[str, str | None]:
+        """Return the folder of each run, in the order of their start times; it never changes."""
+        with self.lock:
+            if self._folders is None:
+                ordered = sorted(self.runs.values(), key=attrgetter("time"))
+                self._folders = {run.uid: run.folder for run in ordered}
+            return self._folders
 
     def note(self, change: Change) -> None:
         """Keep a change until `tell`."""

@@ -185,6 +185,7 @@ class Router:
         with self._holding.growing(run, nbytes):
             # A new dict: views hold the old one.
             run.metadata = {**run.metadata, "stop": stop}
+            self._holding.list_anew()
             run.document_bytes += nbytes
             self._holding.forget_routes(run)
             self._holding.retention.finished(run.uid)

@@ -2,11 +2,11 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
-from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import Change, Held, Listener, Run, RunView, Sized
@@ -160,6 +160,8 @@ class Sink:
             finally:
                 with self._holding.lock:
                     self._holding.count(run)
+                    if stream is None:
+                        self._holding.list_anew()
                     if not run.running:
                         self._holding.retention.finished(uid)
                 self._holding.tell()
@@ -181,18 +183,27 @@ class Sink:
 
     def runs(self) -> list[str]:
         """Return the uids of the runs, in the order of their start times."""
-        with self._holding.lock:
-            return sorted(
-                self._holding.runs,
-                key=lambda uid: self._holding.runs[uid].metadata["start"]["time"],
-            )
+        return list(self._holding.folders())
 
-    def folders(self) -> dict[str, str | None]:
+    def folders(self) -> Mapping[str, str | None]:
         """Return the beamtime folder of each run, in the order of their start times."""
-        with self._holding.lock:
-            return {
-                uid: folder_of(self._holding.runs[uid].metadata["start"]) for uid in self.runs()
-            }
+        return self._holding.folders()
+
+    def documents(self, uid: str) -> tuple[Mapping[str, Any], Any]:
+        """Return the start and stop documents of a run, and what was `written` under its uid.
+
+        Raises
+        ------
+        KeyError
+            If the run is not in the sink (any more).
+        """
+        run = self._holding.runs[uid]
+        return run.metadata, run.written
+
+    @property
+    def version(self) -> int:
+        """Another number when a run came or left, or has other documents."""
+        return self._holding.version
 
     def __len__(self) -> int:
         return len(self._holding.runs)

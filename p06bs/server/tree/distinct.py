@@ -26,8 +26,13 @@ class DistinctMap(MapAdapter):
             If the query cannot be asked.
         """
         holds = condition(query)
-        found = {key: child for key, child in self.items() if holds(key, child)}
-        return self.new_variation(mapping=found)
+        found = [key for key, child in self.summaries() if holds(key, child)]
+        return self.new_variation(mapping={key: self._mapping[key] for key in found})
+
+    def summaries(self) -> Iterable[tuple[str, Any]]:
+        """Return the children, or what has their metadata, specs and family, by their keys."""
+        children: Iterable[tuple[str, Any]] = self.items()
+        return children
 
     def get_distinct(
         self,
@@ -43,7 +48,7 @@ class DistinctMap(MapAdapter):
         found: dict[str, Any] = super().get_distinct((), structure_families, specs, counts)
         keys = list(metadata or ())
         if keys:
-            documents = [child.metadata() for _, child in self.items()]
+            documents = [child.metadata() for _, child in self.summaries()]
             found["metadata"] = {
                 key: _distinct([value_at(one, key) for one in documents], counts) for key in keys
             }

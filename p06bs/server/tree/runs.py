@@ -1,7 +1,8 @@
 """The runs of the sink as a Tiled tree, in the order of their start times."""
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from fastapi import HTTPException
@@ -13,10 +14,12 @@ from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.arrays import SIZES, Sizes
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.distinct import DistinctMap
-from p06bs.server.tree.live import Live, Watched, numbered
-from p06bs.server.tree.tree import Extra, RunAdapter, nothing_more, run_adapter
+from p06bs.server.tree.listing import Listing, Runs, SomeRuns, VisibleRuns
+from p06bs.server.tree.live import Live, Watched
+from p06bs.server.tree.search import condition
+from p06bs.server.tree.tree import Extra, nothing_more
 from p06bs.server.tree.written import folder_in
-from p06bs.server.tree.written_nodes import WrittenContainer, adapter_of, create_top
+from p06bs.server.tree.written_nodes import WrittenContainer, create_top
 
 
 class RunsAdapter(Watched, DistinctMap):
@@ -39,12 +42,15 @@ class RunsAdapter(Watched, DistinctMap):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        self._mapping: Listing
         self.viewer = viewer
         self._create = create
 
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
         """Return other runs, or another order, for the same viewer."""
         same = {"viewer": self.viewer, "create": self._create}
+        if "mapping" in kwargs and not isinstance(kwargs["mapping"], Listing):
+            kwargs["mapping"] = SomeRuns(self._mapping, kwargs["mapping"])
         return super().new_variation(*args, **{**same, **kwargs})
 
     async def create_node(self, **what: Any) -> Any:
@@ -63,7 +69,7 @@ class RunsAdapter(Watched, DistinctMap):
 
     def folders(self) -> frozenset[str]:
         """Return the beamtime folders of the runs."""
-        return frozenset(folder for folder in _folders(self._mapping).values() if folder)
+        return frozenset(folder for folder in self._mapping.folders().values() if folder)
 
     def __getitem__(self, key: str) -> Any:
         run = self.handing(key, super().__getitem__(key))
@@ -73,7 +79,7 @@ class RunsAdapter(Watched, DistinctMap):
     async def ask(self, anew: bool) -> None:
         """Ask for the rights to the folders of all runs, those that are not visible, too."""
         await self._ask(
-            lambda: frozenset(filter(None, _folders(_all(self._mapping)).values())), anew
+            lambda: frozenset(filter(None, _all(self._mapping).folders().values())), anew
         )
 
     async def _ask(self, folders: Callable[[], Iterable[str]], anew: bool) -> None:
@@ -86,7 +92,15 @@ class RunsAdapter(Watched, DistinctMap):
 
     def children(self) -> Mapping[str, Child]:
         """Return the runs by the times of their start and stop documents."""
-        return {uid: _listed(run) for uid, run in self.items()}
+        return {uid: run.listed for uid, run in self.summaries()}
+
+    def state(self) -> Hashable:
+        """Return what is equal as long as `children` are."""
+        return self._mapping.state()
+
+    def summaries(self) -> Iterator[tuple[str, Any]]:
+        """Yield what is known of each run without its adapter."""
+        return self._mapping.summaries()
 
     def search(self, query: Any) -> Any:
         """Return the runs whose metadata match, or that somebody may see.
@@ -96,26 +110,35 @@ class RunsAdapter(Watched, DistinctMap):
         QueryValueError
             If the query cannot be asked.
         """
-        return (
-            self._visible_to(query.viewer) if isinstance(query, Visible) else super().search(query)
-        )
+        if isinstance(query, Visible):
+            return self._visible_to(query.viewer)
+        holds = condition(query)
+        return self._some(uid for uid, run in self.summaries() if holds(uid, run))
 
     def _visible_to(self, viewer: Viewer) -> "RunsAdapter":
         shown: RunsAdapter = self.new_variation(
-            mapping=_Visible(self._mapping, viewer), viewer=viewer
+            mapping=VisibleRuns(self._mapping, viewer), viewer=viewer
         )
         return shown
 
+    def _some(self, uids: Iterable[str], **kwargs: Any) -> "RunsAdapter":
+        some: RunsAdapter = self.new_variation(mapping=SomeRuns(self._mapping, uids), **kwargs)
+        return some
+
     def sort(self, sorting: Any) -> "RunsAdapter":
         """Return the runs sorted by metadata (``start.time``), "" and "_" being the given order."""
-        items = list(self.items())
+        runs = list(self.summaries())
         for key, direction in reversed(sorting):
             if key not in ("", "_"):
-                items.sort(key=lambda item: _rank(item[1].metadata(), key), reverse=direction < 0)
+                runs.sort(key=lambda run: _rank(run[1].metadata(), key), reverse=direction < 0)
             elif direction < 0:
-                items.reverse()
-        ordered: RunsAdapter = self.new_variation(mapping=dict(items), sorting=sorting)
-        return ordered
+                runs.reverse()
+        return self._some((uid for uid, _ in runs), sorting=sorting)
+
+    def _keys_slice(
+        self, start: int, stop: int | None, direction: int, page_size: int | None = None
+    ) -> Iterator[str]:
+        return islice(self._mapping if direction > 0 else reversed(self._mapping), start, stop)
 
     def _items_slice(
         self, start: int, stop: int | None, direction: int, page_size: int | None = None
@@ -128,80 +151,9 @@ class RunsAdapter(Watched, DistinctMap):
             yield uid, run
 
 
-def _listed(run: Any) -> Child:
-    if isinstance(run, RunAdapter):
-        documents = run.metadata()
-        return numbered(documents["start"], documents.get("stop", {}).get("time"))
-    listed: Child = run.listed
-    return listed
-
-
-class _Runs(Mapping[str, RunAdapter]):
-    """The sink as a mapping; each look finds what is there at that moment."""
-
-    def __init__(self, sink: Sink, extra: Extra, sizes: Sizes) -> None:
-        self._sink = sink
-        self._extra = extra
-        self._sizes = sizes
-
-    def __getitem__(self, uid: str) -> Any:
-        run = self._sink.view(uid)
-        if run.written is not None:
-            return adapter_of(run.written.top)
-        return run_adapter(run, self._extra, sizes=self._sizes)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._sink.runs())
-
-    def __len__(self) -> int:
-        return len(self._sink)
-
-    def folders(self) -> dict[str, str | None]:
-        """Return the beamtime folder of each run, in order."""
-        return self._sink.folders()
-
-
-class _Visible(Mapping[str, RunAdapter]):
-    """The runs of another mapping that somebody may see; asks once per listing."""
-
-    def __init__(self, runs: Mapping[str, RunAdapter], viewer: Viewer) -> None:
-        self.runs = runs
-        self._viewer = viewer
-
-    def __getitem__(self, uid: str) -> RunAdapter:
-        run = self.runs[uid]
-        if not self._viewer.may_see(run.folder):
-            raise KeyError(uid)
-        return run
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.folders())
-
-    def __len__(self) -> int:
-        return len(self.folders())
-
-    def folders(self) -> dict[str, str | None]:
-        """Return the beamtime folder of each run that may be seen, in order."""
-        folders = _folders(self.runs)
-        named = {folder for folder in folders.values() if folder is not None}
-        visible = self._viewer.visible(named) if named else frozenset()
-        rest = None in folders.values() and self._viewer.may_see(None)
-        return {
-            uid: folder
-            for uid, folder in folders.items()
-            if (rest if folder is None else folder in visible)
-        }
-
-
-def _all(runs: Mapping[str, RunAdapter]) -> Mapping[str, RunAdapter]:
+def _all(runs: Listing) -> Listing:
     """Return the runs of which some may be seen."""
-    return _all(runs.runs) if isinstance(runs, _Visible) else runs
-
-
-def _folders(runs: Mapping[str, RunAdapter]) -> dict[str, str | None]:
-    if isinstance(runs, _Runs | _Visible):
-        return runs.folders()
-    return {uid: run.folder for uid, run in runs.items()}
+    return _all(runs.runs) if isinstance(runs, VisibleRuns) else runs
 
 
 def runs_adapter(
@@ -217,7 +169,7 @@ def runs_adapter(
     that of a run, in memory or not. `extra` and `sizes` are as for `run_adapter`.
     """
     runs = RunsAdapter(
-        _Runs(sink, extra, sizes),
+        Runs(sink, extra, sizes),
         specs=[Spec("CatalogOfBlueskyRuns", version="3.0")],
         create=partial(create_top, sink, taken, sizes.limit),
     )

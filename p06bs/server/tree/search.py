@@ -8,7 +8,7 @@ hold, ``!=`` neither. Text is compared by code point and case.
 import math
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tiled.queries import (
@@ -84,7 +84,8 @@ def condition(query: Any) -> Test:
         case Like(key="start.uid"):  # what was written has its key only
             return lambda key, child: is_like(key, query.pattern)
     found = of_value(query)
-    return lambda key, child: found(_at(child.metadata(), query.key))
+    parts = query.key.split(".")
+    return lambda key, child: found(_value_at(child.metadata(), parts))
 
 
 def of_value(query: Any) -> Callable[[Any], bool]:
@@ -202,8 +203,12 @@ def _matches(pattern: re.Pattern[str], value: Any) -> bool:
 
 def _at(metadata: Mapping[str, Any], key: str) -> Any:
     """Return what is at a key like ``start.sample.name``, `_NOTHING` where nothing is."""
+    return _value_at(metadata, key.split("."))
+
+
+def _value_at(metadata: Mapping[str, Any], parts: Iterable[str]) -> Any:
     value: Any = metadata
-    for part in key.split("."):
+    for part in parts:
         value = value.get(part, _NOTHING) if isinstance(value, Mapping) else _NOTHING
     return value
 

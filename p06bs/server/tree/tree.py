@@ -24,6 +24,8 @@ from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.live import Watched, numbered
 from p06bs.server.tree.table import TableAdapter
 
+RUN_SPECS = [Spec("BlueskyRun", version="3.0")]
+
 
 class StreamAdapter(Watched, DistinctMap):
     """Serve a stream; columns that are listed in the table are reached by name, too."""
@@ -109,7 +111,7 @@ def run_adapter(
     return make(
         OneShotCachedMap({**extra(run), **streams}),
         metadata=dict(run.metadata),
-        specs=[Spec("BlueskyRun", version="3.0")],
+        specs=list(RUN_SPECS),
         folder=folder_of(run.metadata["start"]),
     )
 
