@@ -1,6 +1,7 @@
 """Files of detectors in the live tree: where they may lie, and of what kind they are."""
 
 import os
+import threading
 
 import h5py
 import httpx
@@ -187,6 +188,37 @@ def test_kinds_of_files(tree, server):
     assert read(publish(sink, "tiff", tree / "assets/f.h5", "image/tiff")).status_code == 415
     assert read(publish(sink, "http", None, uri="http://there/f.h5")).status_code == 415
     assert read(publish(sink, "gone", tree / "assets/late.h5")).status_code == 503
+
+
+def test_file_systems_are_not_asked_in_the_event_loop(tree):
+    """Not for reading, and not for saying where the files of a listing are."""
+    asked, loops = set(), set()
+
+    class Roots(FileRoots):
+        def of(self, folder):
+            return self
+
+        def real(self, path):
+            asked.add(threading.current_thread())
+            return super().real(path)
+
+    async def app(scope, receive, send):
+        loops.add(threading.current_thread())
+        await inner(scope, receive, send)
+
+    sink = Sink(50_000_000, roots=Roots([tree / "assets"]))
+    inner = build_app(sink, KEY)
+    publish(sink, "run", tree / "assets/f.h5")
+    with serving(app) as url:
+        key = {"Authorization": f"Apikey {KEY}"}
+        with httpx.Client(base_url=url, headers=key) as http:
+            listing = "/api/v1/search/live/run/primary?include_data_sources=true"
+            (*_, image) = http.get(listing).json()["data"]
+            (source,) = image["attributes"]["data_sources"]
+            assert source["assets"][0]["data_uri"] == f"file://localhost{tree}/assets/f.h5"
+            http.get("/api/v1/array/full/live/run/primary/img").raise_for_status()
+    assert asked
+    assert not asked & loops
 
 
 def test_a_single_user_reads_everything(tree):

@@ -6,6 +6,7 @@ from itertools import chain
 from math import prod
 from typing import Any
 
+import anyio
 import numpy as np
 from fastapi import HTTPException
 from tiled.adapters.core import Adapter
@@ -89,11 +90,13 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         dims: tuple[str, ...] | None = self._structure.dims
         return dims
 
-    @property
-    def data_sources(self) -> list[Any]:
-        """Where in which files the rows are, as bluesky's TiledWriter says it; none in memory."""
+    async def data_sources(self, include_assets: bool = True) -> list[Any]:
+        """Return in which files the rows are, as bluesky's TiledWriter says it; none in memory."""
         describe = getattr(self._view, "data_sources", None)
-        return [] if describe is None else describe(self._structure)
+        if describe is None:
+            return []
+        # A file system is asked, which may be slow.
+        return list(await anyio.to_thread.run_sync(describe, self._structure))
 
     @property
     def row_bytes(self) -> int:
