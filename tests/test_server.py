@@ -387,7 +387,7 @@ def test_bad_documents_are_logged_once_and_the_feed_goes_on(caplog):
         source.put("event_page", {"descriptor": f"unknown{i}", "seq_num": [1]})
     add_page(source.put, "r", 1)
     feed.close()
-    assert feed.refused == {"event_page: KeyError": 50}
+    assert sink.refused == {"event_page: KeyError": 50}
     assert len([r for r in caplog.records if "refused" in r.getMessage()]) == 1
     assert sink.view("r").streams["primary"]().columns["Fe_K"].rows == 10
 

@@ -219,7 +219,7 @@ def test_deeply_nested_documents_are_refused_and_the_feed_goes_on(tmp_path, leve
         with contextlib.closing(Feed(Placed(follower), sink)) as feed:
             assert follower.caught_up.wait(30)
             assert feed.alive
-            refused = dict(feed.refused)
+            refused = dict(sink.refused)
     assert sum(refused.values()) == 4, refused
     assert sum(refused[kind] for kind in refused if kind.startswith("event: ")) == 2
     assert refused["descriptor: ValueError"] == refused["stop: ValueError"] == 1

@@ -23,7 +23,7 @@ from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.gate.databases import fault_of, state_of
-from p06bs.server.sink.sink import RunView
+from p06bs.server.sink.held import RunView
 from p06bs.server.tree.arrays import SIZES
 from p06bs.server.tree.maps import Maps
 from p06bs.server.tree.tree import RunAdapter, run_adapter

@@ -42,8 +42,8 @@ from p06bs.server.archive.pages import Page, Pages
 from p06bs.server.archive.survey import StreamSurvey, Survey
 from p06bs.server.files.detector import detector_view
 from p06bs.server.files.roots import FileRoots
+from p06bs.server.sink.held import RunView
 from p06bs.server.sink.names import node_name
-from p06bs.server.sink.sink import RunView
 
 CONTENTS = "contents.json"
 FORMAT = 1

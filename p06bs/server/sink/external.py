@@ -10,8 +10,6 @@ from p06bs.server.files.announced import rows_announced
 from p06bs.server.files.detector import DetectorView
 from p06bs.server.files.roots import FileRoots
 
-CHUNK_BYTES = 4 << 20
-
 
 class ExternalColumn:
     """The rows that stream_datum documents announced, in their order.
@@ -36,7 +34,7 @@ class ExternalColumn:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         roots: FileRoots,
-        chunk: int = CHUNK_BYTES,
+        chunk: int,
     ) -> None:
         self.data_key = data_key
         self.shape = shape

@@ -2,7 +2,6 @@
 
 import logging
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -56,7 +55,7 @@ class Feed:
     """Carry documents from `source` to `sink` in a thread of its own.
 
     A document that the sink refuses is passed over: the first of a kind is
-    logged, the others are counted in `refused`.
+    logged. The sink counts them.
 
     Parameters
     ----------
@@ -75,12 +74,12 @@ class Feed:
         sink: Callable[..., None],
         failed: Callable[[], None] | None = None,
     ) -> None:
-        self.refused: Counter[str] = Counter()
         self.documents = 0
         self._source = source
         self._sink = sink
         self._failed = failed
         self._closing = False
+        self._logged: set[str] = set()  # kinds of refusals
         self._thread = threading.Thread(target=self._run, name="sink-feed", daemon=True)
         self._thread.start()
 
@@ -114,6 +113,6 @@ class Feed:
 
     def _refuse(self, name: str, refusal: DocumentError) -> None:
         kind = f"{name}: {type(refusal.__cause__).__name__}"
-        self.refused[kind] += 1
-        if self.refused[kind] == 1:
+        if kind not in self._logged:
+            self._logged.add(kind)
             logger.warning("%s (further ones like it are only counted)", refusal)

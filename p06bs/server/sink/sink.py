@@ -17,7 +17,7 @@ from p06bs.server.sink.shares import Shares
 from p06bs.server.sink.stream import Stream
 from p06bs.server.sink.views import StreamView
 
-__all__ = ["Change", "DocumentError", "Held", "Listener", "RunView", "Sink"]
+__all__ = ["Change", "DocumentError", "Held", "Listener", "Sink"]
 
 EVERYWHERE = FileRoots()
 

@@ -16,8 +16,8 @@ from p06bs.model.placement import Measured, Placement, Raster
 from p06bs.model.positions import LARGEST, Run, may_have_maps
 from p06bs.model.statistics import Statistics, statistics
 from p06bs.model.units import canonical
+from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
-from p06bs.server.sink.sink import RunView
 from p06bs.server.tree.chains import Streams, described, points_of, values_of
 from p06bs.server.tree.map_nodes import Gridded, MapsNode, maps_node
 from p06bs.server.tree.recent import Recent

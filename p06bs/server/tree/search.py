@@ -35,7 +35,7 @@ from p06bs.server.tree.words import holds, parse
 MOST_VALUES = 1000
 """Values of one query at most."""
 
-LONGEST = 512
+LONGEST_KEY = 512
 """Characters of a key."""
 
 BIGGEST = 2**63 - 1
@@ -142,7 +142,7 @@ def check(query: Any) -> None:
         too many values.
     """
     key = getattr(query, "key", "x")
-    if not isinstance(key, str) or not key or len(key) > LONGEST or '"' in key or "\\" in key:
+    if not isinstance(key, str) or not key or len(key) > LONGEST_KEY or '"' in key or "\\" in key:
         raise QueryValueError(f"{key!r} is no key of metadata")
     if isinstance(query, In | NotIn | KeysFilter):
         values = query.keys if isinstance(query, KeysFilter) else query.value

@@ -30,7 +30,7 @@ from p06bs.server.tree.arrays import RESPONSE_LIMIT, check_size, parts_of
 
 FULL_ARRAY = "/api/v1/array/full"
 
-MESSAGE_BYTES = 1 << 20
+PART_BYTES = 1 << 20
 """Of what is sent at a time: one row may be a large image."""
 
 
@@ -94,7 +94,7 @@ def _reading(limit: int) -> Any:
             raise HTTPException(400, str(error)) from None
         except DataNotReadyError as error:
             raise HTTPException(503, str(error), headers={"Retry-After": "1"}) from None
-        if nbytes <= MESSAGE_BYTES and first.shape == shape:
+        if nbytes <= PART_BYTES and first.shape == shape:
             return Response(first.tobytes(), media_type=OCTETS, headers=headers)
         headers["Content-Length"] = str(nbytes)
         octets = _octets(chain([first], pieces))
@@ -106,5 +106,5 @@ def _reading(limit: int) -> Any:
 def _octets(pieces: Iterator[Array]) -> Iterator[bytes]:
     """Yield the bytes of pieces; it runs in a thread, one step for each."""
     for piece in pieces:
-        for part in parts_of(np.ascontiguousarray(piece).reshape(-1), MESSAGE_BYTES):
+        for part in parts_of(np.ascontiguousarray(piece).reshape(-1), PART_BYTES):
             yield part.tobytes()

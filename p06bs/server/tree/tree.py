@@ -15,8 +15,8 @@ from tiled.utils import OneShotCachedMap
 
 from p06bs.metadata import folder_of
 from p06bs.server.sink.columns import View
+from p06bs.server.sink.held import RunView
 from p06bs.server.sink.names import TABLE
-from p06bs.server.sink.sink import RunView
 from p06bs.server.sink.views import StreamView
 from p06bs.server.tree.arrays import SIZES, ColumnAdapter, Sizes, Touch
 from p06bs.server.tree.cursor import Child

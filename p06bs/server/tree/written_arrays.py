@@ -19,7 +19,7 @@ from p06bs.server.tree.written import Node, Room
 OCTETS = "application/octet-stream"
 MOST_AXES = 16
 MOST_CHUNKS = 1 << 14
-CHUNK_BYTES, BLOCK_BYTES = 40, 200
+CHUNK_OVERHEAD, WRITTEN_OVERHEAD = 40, 200
 """What Python keeps about a chunk, and of one that has been written."""
 
 
@@ -52,7 +52,11 @@ class ArrayNode(Node):
     def data_bytes(self) -> int:
         values = 0 if self.values is None else self.values.nbytes
         chunks = sum(map(len, self._structure.chunks))
-        return values + CHUNK_BYTES * chunks + BLOCK_BYTES * (len(self._blocks) + len(self._ahead))
+        return (
+            values
+            + CHUNK_OVERHEAD * chunks
+            + WRITTEN_OVERHEAD * (len(self._blocks) + len(self._ahead))
+        )
 
     def size(self, shape: Sequence[int]) -> int:
         """Return the bytes of an array of that shape."""
