@@ -98,7 +98,8 @@ class ColumnFileWriter(Closing):
         self._count = 0
         self._schema = pyarrow.schema((n, _arrow_type(one)) for n, one in layouts.items())
         self._file = pyarrow.OSFile(str(path), "wb")
-        options = pyarrow.ipc.IpcWriteOptions(compression="zstd")
+        # Threads cost a small run more than its compression, and bring a large one nothing.
+        options = pyarrow.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
         self._writer = pyarrow.ipc.new_file(self._file, self._schema, options=options)
 
     def append(self, columns: Mapping[str, Array | Sequence[str]]) -> None:
