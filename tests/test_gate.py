@@ -1,5 +1,6 @@
 """The gate before Tiled's routes, over real sockets; and the holes that it closes."""
 
+import contextlib
 import json
 import logging
 import re
@@ -424,6 +425,50 @@ def test_who_says_nothing_keeps_no_place(monkeypatch):
         with pytest.raises(ConnectionClosed) as ended:
             silent.recv(timeout=30)
         assert ended.value.rcvd.code == 4001
+
+
+def test_a_revoked_token_ends_its_websockets_and_those_of_keys_made_with_it(tmp_path):
+    config = Authentication(
+        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
+    )
+    gated = echoing(config)
+    tokens = Tokens(config.database, ["token"])
+    scopes = ["read:data", "read:metadata", "create:apikeys", "revoke:apikeys"]
+    kept, revoked = (
+        tokens.create(Owner("user", name), scopes, None, "")[0] for name in ("ada", "bob")
+    )
+
+    def subscribed(url, secret):
+        """As stock `subscribe()` does it: with a key that is revoked after the handshake."""
+        with httpx.Client(base_url=url, headers={"Authorization": f"Apikey {secret}"}) as http:
+            asked = {"expires_in": 60, "scopes": ["inherit"], "note": "websocket"}
+            made = http.post("/api/v1/auth/apikey", json=asked).json()
+            one = stack.enter_context(opened(url, headers=bearer(made["secret"])))
+            assert one.recv() == "hello"
+            gone = http.delete("/api/v1/auth/apikey", params={"first_eight": made["first_eight"]})
+            assert gone.status_code == 204
+            return one
+
+    def bearer(secret):
+        return {"Authorization": f"Apikey {secret}"}
+
+    with serving(gated.gate) as url, contextlib.ExitStack() as stack:
+        stays = subscribed(url, kept)
+        ends = [
+            subscribed(url, revoked),
+            stack.enter_context(opened(url, headers=bearer(revoked))),
+            stack.enter_context(opened(url, headers={})),
+        ]
+        ends[2].send(auth(revoked))
+        assert [one.recv() for one in ends[1:]] == ["hello"] * 2
+        tokens.revoke(revoked[:8])
+        for one in ends:
+            with pytest.raises(ConnectionClosed) as ended:
+                one.recv(timeout=30)
+            assert ended.value.rcvd.code == 4410
+        with pytest.raises(TimeoutError):
+            stays.recv(timeout=0)
+        refused(url, 401, headers=bearer(revoked))
 
 
 def test_sockets_are_few_for_each_user_whatever_the_key(tmp_path):

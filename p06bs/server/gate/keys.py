@@ -8,6 +8,7 @@ know of those made with it.
 """
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,6 +28,9 @@ INHERIT = "inherit"
 NOTE_LENGTH = 255
 """Tiled stores longer ones and then cannot show them."""
 
+MADE_WITH = re.compile(r" \[made with ([0-9a-f]{8})\]$")
+"""At the end of the notes of keys that were made with keys: who lists them sees it, too."""
+
 CHILD_LIFE = timedelta(minutes=10)
 """Most that a key lives that was made with a key: so long it may outlive a revoked parent.
 
@@ -40,12 +44,30 @@ SESSION_KEY_LIFE = timedelta(days=90)
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What a key may do, and whose it is."""
+    """What a key may do, and whose it is.
+
+    Attributes
+    ----------
+    name : str
+        Its first eight characters.
+    maker : str
+        Name of the key that it was made with, or of that one's maker; empty if it was none.
+    """
 
     owner: str
     scopes: frozenset[str]
     tags: tuple[str, ...] | None
     expires: datetime | None
+    name: str = ""
+    maker: str = ""
+
+    def lasting(self, now: datetime) -> str:
+        """Return the name of the key that counts after a handshake; empty if that is none.
+
+        Stock ``subscribe()`` makes a key for the handshake and revokes it at once.
+        """
+        brief = self.expires is not None and self.expires - now <= CHILD_LIFE
+        return self.maker or ("" if brief else self.name)
 
 
 class Keys:
@@ -70,7 +92,17 @@ class Keys:
                 scopes=frozenset(found.scopes),
                 tags=None if found.access_tags is None else tuple(found.access_tags),
                 expires=expires and expires.replace(tzinfo=UTC),
+                name=found.first_eight,
+                maker=made[1] if (made := MADE_WITH.search(found.note or "")) else "",
             )
+
+    async def holds(self, name: str) -> bool:
+        """Return whether a key of this name is there, neither revoked nor expired."""
+        ends = select(orm.APIKey.expiration_time).where(orm.APIKey.first_eight == name)
+        now = datetime.now(UTC)
+        async with self._engine().connect() as connection:
+            found = (await connection.execute(ends)).scalars()
+            return any(end is None or end.replace(tzinfo=UTC) > now for end in found)
 
     async def answers(self) -> bool:
         """Return True if the database can be read: SQLite answers without a table when locked.
@@ -117,6 +149,8 @@ def bounded_request(body: bytes, parent: Key | None, now: datetime, own: bool = 
         raise RefusedError(422, f"The note has more than {NOTE_LENGTH} characters.")
     asked["expires_in"] = _life(asked.get("expires_in"), parent, now)
     if parent is not None and own:
+        made = f" [made with {parent.maker or parent.name}]"
+        asked["note"] = str(asked.get("note") or "")[: NOTE_LENGTH - len(made)] + made
         if INHERIT not in parent.scopes:
             asked["scopes"] = _scopes(asked.get("scopes"), parent)
         if parent.tags is not None:

@@ -1,7 +1,9 @@
 """WebSockets at the gate: from where, how many, and authenticated in time."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
@@ -11,12 +13,19 @@ from p06bs.server.gate import headers
 from p06bs.server.gate.attempts import Attempts, address
 from p06bs.server.gate.bodies import RefusedError
 from p06bs.server.gate.credentials import check_ascii, digest, first_message_key, header_key
+from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.keys import Key
 from p06bs.server.gate.logins import Seats
 from p06bs.server.gate.outgoing import refusal
 
 FIRST_MESSAGE_SECONDS = 10.0
 """A browser sends its key in the first message; who sends none does not keep the place."""
+
+LOOK_SECONDS = 1.0
+"""Interval at which the key of an open WebSocket is looked up again."""
+
+REVOKED = 4410, "The token was revoked or has expired."
+"""A stock client then asks again, and is told 401."""
 
 WRONG_KEY = 4003
 """Tiled's close code for a first message with a wrong key."""
@@ -30,6 +39,9 @@ class FindKey(Protocol):
 
     async def find(self, secret: str) -> Key | None:
         """Return what is known of a key, None if it is not valid."""
+
+    async def holds(self, name: str) -> bool:
+        """Return whether a key of this name is there, neither revoked nor expired."""
 
 
 class SocketGate:
@@ -103,6 +115,7 @@ class _Socket:
         self._key = header_key(scope)
         # A session's token comes in the URL; the application verifies its signature.
         self._authenticated = bool(self._key) or _has_session(scope)
+        self._lasting = ""
         self._opened = False
         self._closed = False
         self._taken: list[tuple[str, str]] = []
@@ -110,7 +123,39 @@ class _Socket:
     async def run(self) -> None:
         if self._key is not None:
             await self._knock(self._key)
+        tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._watch())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    async def _serve(self) -> None:
         await self._gate.app(self._scope, self._next, self._answer)
+
+    async def _watch(self) -> None:
+        """Return when the key no longer counts, and nothing more is sent."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            if self._gate.keys is None or not self._lasting:
+                continue
+            try:
+                there = await self._gate.keys.holds(self._lasting)
+            except ERRORS:
+                continue  # a database that is away; it is asked again
+            if not there:
+                self._closed = True
+                code, reason = REVOKED
+                with contextlib.suppress(TimeoutError):  # a client that takes nothing
+                    async with asyncio.timeout(LOOK_SECONDS):
+                        await self._send(
+                            {"type": "websocket.close", "code": code, "reason": reason}
+                        )
+                return
 
     async def sit(self, who: tuple[str, str]) -> None:
         if not self._gate.seats.take(who):
@@ -126,6 +171,7 @@ class _Socket:
         self._gate.attempts.check(self._scope, digest(key))
         found = await self._gate.keys.find(key) if self._gate.keys is not None else None
         if found is not None:
+            self._lasting = found.lasting(datetime.now(UTC))
             await self.sit(("user", found.owner))
 
     async def _next(self) -> Message:
