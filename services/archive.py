@@ -15,13 +15,14 @@ from typing import Annotated
 import typer
 
 from p06bs import config
-from p06bs.config.server import Archive, Server
+from p06bs.config.server import Archive
 from p06bs.server.archive.database import Database, UnavailableError, initialize
 from p06bs.server.archive.ingest import Ingestion, StoppedError, catch_up
 from p06bs.server.archive.intake import PATIENCE
 from p06bs.server.archive.schema import SchemaError, check
 from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
-from p06bs.server.files.roots import FileRoots
+from p06bs.server.files.roots import FileRoots, roots_of
+from p06bs.server.gate import redact
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def run(
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    redact.install()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -91,16 +93,6 @@ def section(configuration: config.Configuration) -> tuple[Archive, FileRoots]:
             "the configuration has no [server.archive]: there is no archive to look after"
         )
     return server.archive, roots_of(server)
-
-
-def roots_of(server: Server) -> FileRoots:
-    """Return where detector files may lie: [server] assets, and a run's own beamtime folder.
-
-    A single user without assets may read all.
-    """
-    if server.access is None:
-        return FileRoots(server.assets or None)
-    return FileRoots(server.assets, server.access.roots)
 
 
 def ingest(ingestion: Ingestion, stop: threading.Event, once: bool = False) -> None:

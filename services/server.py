@@ -32,9 +32,10 @@ from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import Operation, build_app
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.database import initialize
+from p06bs.server.archive.database import UnavailableError, initialize
 from p06bs.server.archive.status import IngestionFigures
 from p06bs.server.files.incoming import sweep_incoming
+from p06bs.server.files.roots import roots_of
 from p06bs.server.gate import redact
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.health import Check, Measure, Metrics
@@ -52,7 +53,6 @@ from p06bs.server.sink.allocation import return_freed_memory
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.warm import warm_up
-from p06bs.services.archive import roots_of
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,13 @@ def run(
         laptop = file is None and api_key_file is None
         key = _key() if laptop else ("", str(section.api_key_file))
         serve(bus, section, *key, verbose=verbose)
-    except (config.ConfigurationError, principals.DatabaseError, ValueError, OSError) as error:
+    except (
+        config.ConfigurationError,
+        principals.DatabaseError,
+        UnavailableError,
+        ValueError,
+        OSError,
+    ) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(2) from None
     except ModuleNotFoundError as error:
@@ -192,8 +198,7 @@ def serve(
         stack.callback(feed.close)
         measures = _measures(sink, feed, gate)
         if server.archive is not None:
-            figures = stack.enter_context(IngestionFigures(server.archive.storage))
-            measures += figures.measures()
+            measures += IngestionFigures(server.archive.storage).measures()
         stack.callback(Metrics(measures).close)
         http.serve_forever()
     if failed.is_set():

@@ -226,6 +226,27 @@ def test_a_database_that_is_not_there_is_said_to_be():
         database(lambda c: c.exec_driver_sql("SELECT 1"))
 
 
+def test_who_starts_an_archive_is_told_which_database_is_away(tmp_path):
+    here = place("sqlite", tmp_path, None)
+    here.database = "postgresql://me:s3cret@127.0.0.1:9/runs"
+    config, key = str(here.configuration()), here.root / "key"
+    starts = {
+        "from p06bs.services.archive import main": (1, [config]),
+        "from p06bs.services.server import main": (2, [config, "--api-key-file", f"{key}"]),
+        "from p06bs.cli import main": (1, ["archive", "init", "--config", config]),
+    }
+    for start, (status, arguments) in starts.items():
+        at_once = "from p06bs.server.archive import database; database.INITIALIZE_SECONDS = 0"
+        command = [sys.executable, "-c", f"{at_once}; {start}; main()", *arguments]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        said = " ".join(done.stderr.split())
+        assert done.returncode == status
+        assert "Traceback" not in said
+        assert "the database postgresql://me:[hidden]@127.0.0.1:9/runs does not answer" in said
+        assert "[server.archive] database" in said
+        assert "s3cret" not in said + done.stdout
+
+
 def test_a_log_that_may_not_be_read_costs_no_other_run(here, monkeypatch):
     bad, good = here.write(raw_run({"x": [1]})), here.write(raw_run({"x": [2]}))
     read = ingest.read_log
@@ -326,6 +347,12 @@ def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
         assert not left.exists()
         headers = {"Authorization": "Apikey k3y"}
         lines = httpx.get(f"{url}/api/v1/metrics", headers=headers).text.splitlines()
+        status.unlink()
+        os.mkfifo(status)  # a storage that hangs
+        for _ in range(2):
+            assert httpx.get(f"{url}/api/v1/metrics", headers=headers).status_code == 200
+        process.terminate()
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.communicate()

@@ -12,7 +12,7 @@ from p06bs import process
 from p06bs.model.documents import is_derived
 from p06bs.server.archive.catalog import ask_retry
 from p06bs.server.archive.database import Database, upgrade
-from p06bs.server.archive.ingest import maps_in
+from p06bs.server.archive.filling import maps_in
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.schema import RUNS
 from p06bs.server.sink.sink import Sink

@@ -13,7 +13,7 @@ from tiled.queries import Contains, Key
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.database import Database, initialize, upgrade
-from p06bs.server.archive.ingest import maps_in
+from p06bs.server.archive.filling import maps_in
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
 from p06bs.server.archive.searchable import searchable

@@ -37,7 +37,7 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
     """Bring the tables of the offline DB to this version; back the database up before."""
     from p06bs.server.archive.database import upgrade as upgrade_tables
-    from p06bs.server.archive.ingest import maps_in
+    from p06bs.server.archive.filling import maps_in
     from p06bs.server.archive.location import Location
     from p06bs.server.archive.storage import StorageLock
 

@@ -14,6 +14,7 @@ from tiled.structures.core import StructureFamily
 
 from p06bs.metadata import folder_of
 from p06bs.server.archive import schema
+from p06bs.server.archive.filling import Row, put_index
 from p06bs.server.archive.schema import COLUMNS, FOLDERS, LOGS, RUNS
 from p06bs.server.archive.searchable import searchable_text
 
@@ -168,7 +169,7 @@ def _put(connection: Connection, records: Sequence[RunRecord]) -> None:
     _put_data_sources(connection, {ids[record.log.run]: record for record in records})
     folders = _folders(connection, records)
     index = [
-        schema.Row(
+        Row(
             node_id=ids[record.log.run],
             folder_id=folders[_folder(record)],
             generation=record.log.generation,
@@ -178,7 +179,7 @@ def _put(connection: Connection, records: Sequence[RunRecord]) -> None:
         )
         for record in records
     ]
-    schema.put_index(connection, index)
+    put_index(connection, index)
     put_logs(connection, [record.log for record in records])
 
 

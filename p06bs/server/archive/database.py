@@ -19,8 +19,8 @@ from tiled.server.settings import DatabaseSettings
 from tiled.utils import ensure_specified_sql_driver
 
 from p06bs.bus.closing import Closing
-from p06bs.server.archive import schema
-from p06bs.server.gate.databases import ERRORS, Fault, cause_of, fault_of
+from p06bs.server.archive import filling, schema
+from p06bs.server.gate.databases import ERRORS, cause_of, fault_of
 from p06bs.server.gate.redact import redacted
 
 INITIALIZE_SECONDS = 15.0
@@ -82,14 +82,14 @@ class Database(Closing):
                 raise RefusedError(f"the database does not take it: {cause_of(error)}") from error
             if fault == "other" and isinstance(error, OSError):  # of files
                 raise
-            raise UnavailableError(self._explained(fault, cause_of(error))) from error
+            raise UnavailableError(self._explained(cause_of(error))) from error
 
-    def _explained(self, fault: Fault, cause: BaseException) -> str:
-        if fault == "other":
+    def _explained(self, cause: BaseException) -> str:
+        if not isinstance(cause, OSError):  # it answers
             return f"the database {self._shown} fails: {cause}"
         return (
-            f"the database {self._shown} does not answer: {cause}\n"
-            "Does it run, and is it what the configuration means by [server.archive] database?"
+            f"the database {self._shown} does not answer "
+            f"(does it run, and is [server.archive] database right?): {cause}"
         )
 
     def close(self) -> None:
@@ -145,8 +145,8 @@ def _stamp(connection: Connection) -> None:
     MigrationContext.configure(connection).stamp(ScriptDirectory(str(ALEMBIC_DIR)), "head")
 
 
-def upgrade(uri: str, has_maps: schema.HasMaps) -> None:
+def upgrade(uri: str, has_maps: filling.HasMaps) -> None:
     """Bring Tiled's tables and ours to the versions that this software needs."""
     upgrade_tiled(ALEMBIC_INI_TEMPLATE_PATH, ALEMBIC_DIR, ensure_specified_sql_driver(uri), "head")
     with Database(uri) as database:
-        database(schema.upgrade, has_maps)
+        database(filling.upgrade, has_maps)

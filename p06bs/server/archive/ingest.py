@@ -8,11 +8,9 @@ import errno
 import logging
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 from sqlalchemy import Connection
 
@@ -21,12 +19,12 @@ from p06bs.bus.reader import LogError, read_log
 from p06bs.metadata import folder_of
 from p06bs.server.archive.catalog import Log, RunRecord, logs, put_logs, put_runs, tidy
 from p06bs.server.archive.database import Database, RefusedError, UnavailableError
+from p06bs.server.archive.filling import maps_in
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.logs import LogDirectory
 from p06bs.server.archive.pages import RunError
-from p06bs.server.archive.runfiles import read_run, sync_runs, untouched, write_run
-from p06bs.server.archive.schema import HasMaps
+from p06bs.server.archive.runfiles import sync_runs, write_run
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.status import StatusFile
 from p06bs.server.archive.storage import Unfinished, keep_only
@@ -34,8 +32,6 @@ from p06bs.server.archive.survey import survey
 from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import FileRoots, assets
 from p06bs.server.sink.names import node_name
-from p06bs.server.sink.sink import RunView
-from p06bs.server.tree.maps import Maps
 
 logger = logging.getLogger(__name__)
 
@@ -269,26 +265,6 @@ def _unexpected(error: Exception) -> str:
 def _put(connection: Connection, ready: Sequence[Ready]) -> None:
     put_runs(connection, [one for one in ready if isinstance(one, RunRecord)])
     put_logs(connection, [one for one in ready if isinstance(one, Log)])
-
-
-def maps_in(location: Location) -> HasMaps:
-    """Return what says whether a run has maps: its start document, or else its columns."""
-    maps = Maps()
-
-    def has_maps(
-        uid: str, generation: int, metadata: Mapping[str, Any], names: Sequence[str]
-    ) -> bool | None:
-        def stream(name: str) -> Any:
-            return read_run(location.generation(uid, generation), FileRoots()).streams[name]()
-
-        view = RunView(metadata, {name: partial(stream, name) for name in names}, untouched)
-        try:
-            return maps.decide(view)
-        except FileNotFoundError as error:
-            logger.warning("run %s has no maps: %s", uid, error)
-            return False
-
-    return has_maps
 
 
 def catch_up(

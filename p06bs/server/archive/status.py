@@ -4,13 +4,12 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from p06bs.bus.closing import Closing
 from p06bs.server.health import Measure
 
 logger = logging.getLogger(__name__)
@@ -68,8 +67,10 @@ class StatusFile:
             logger.warning("%s cannot be written: %s", self._path, error)
 
 
-class IngestionFigures(Closing):
-    """What the file said last; it is read in a thread, because the storage may be slow.
+class IngestionFigures:
+    """What the file said last.
+
+    It is read in threads that the end of the process does not wait for: the storage may hang.
 
     Parameters
     ----------
@@ -78,9 +79,9 @@ class IngestionFigures(Closing):
 
     def __init__(self, storage: Path) -> None:
         self._path = storage / FILE
-        self._reader = ThreadPoolExecutor(1)
         self._said: dict[str, Any] = {}
-        self._reading: Future[dict[str, Any]] = self._reader.submit(self._read)
+        self._read_last: dict[str, Any] = {}
+        self._reading = self._read_again()
 
     def measures(self) -> tuple[Measure, ...]:
         """Return what is shown; nothing of an archive into which nobody has ingested yet."""
@@ -99,23 +100,24 @@ class IngestionFigures(Closing):
             ),
         )
 
-    def close(self) -> None:
-        """Read no more."""
-        self._reader.shutdown(wait=False, cancel_futures=True)
+    def _read_again(self) -> threading.Thread:
+        thread = threading.Thread(target=self._read, name="ingestion-figures", daemon=True)
+        thread.start()
+        return thread
 
-    def _read(self) -> dict[str, Any]:
+    def _read(self) -> None:
         try:
-            found: dict[str, Any] = json.loads(self._path.read_text())
+            self._read_last = json.loads(self._path.read_text())
         except FileNotFoundError:
-            return {}
-        return found
+            self._read_last = {}
+        except (OSError, ValueError) as error:
+            logger.warning("%s cannot be read: %s", self._path, error)
 
     def _now(self) -> dict[str, Any]:
         """Return what was read last, and have it read for the next time."""
-        if self._reading.done():
-            if self._reading.exception() is None:
-                self._said = self._reading.result()
-            self._reading = self._reader.submit(self._read)
+        if not self._reading.is_alive():
+            self._said = self._read_last
+            self._reading = self._read_again()
         return self._said
 
     def _runs(self) -> Mapping[str, float]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
+from p06bs.config.server import Server
 from p06bs.model.documents import Document
 
 ZARR = "application/x-zarr"
@@ -79,6 +80,16 @@ class FileRoots:
             below = (root.resolve() for root in self._beamtimes)
             if any(own.is_relative_to(root) and own != root for root in below):
                 yield own
+
+
+def roots_of(server: Server) -> FileRoots:
+    """Return where detector files may lie: [server] assets, and a run's own beamtime folder.
+
+    A single user without assets may read all.
+    """
+    if server.access is None:
+        return FileRoots(server.assets or None)
+    return FileRoots(server.assets, server.access.roots)
 
 
 def path_of(resource: Document) -> Path:
