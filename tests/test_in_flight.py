@@ -1,5 +1,6 @@
 """Responses that cost memory: which they are, whose are made, and for how long."""
 
+import asyncio
 import contextlib
 import socket
 from collections import Counter
@@ -175,3 +176,52 @@ def test_who_does_not_take_a_response_in_time_loses_it(tmp_path, caplog):
         for reader in slow:
             assert reader.rest() < 8 * ROWS
     assert "a client took less than" in caplog.text
+
+
+def test_none_is_made_for_a_client_that_goes_while_it_waits_and_bodies_stay_whole():
+    made, free = [], asyncio.Event()
+
+    async def app(scope, receive, send):
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message["body"]
+            more = message["more_body"]
+        made.append((scope["n"], body))
+        await free.wait()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    in_flight, said = InFlight(app), {}
+
+    async def request(number):
+        scope = {
+            "type": "http", "method": "POST", "path": "/api/v1/table/full/x", "headers": [],
+            "query_string": b"", "client": ("a", 1), "n": number,
+        }  # fmt: skip
+
+        async def send(message):
+            pass
+
+        await in_flight(scope, said[number].get, send)
+
+    def part(body, more):
+        return {"type": "http.request", "body": body, "more_body": more}
+
+    async def main():
+        said.update({number: asyncio.Queue() for number in range(EACH + 2)})
+        requests = [asyncio.create_task(request(number)) for number in said]
+        for queue in said.values():
+            queue.put_nowait(part(b"fir", True))
+        gone, stays = EACH, EACH + 1
+        said[gone].put_nowait({"type": "http.disconnect"})
+        await requests[gone]
+        while not said[stays].empty():  # it is read while it waits
+            await asyncio.sleep(0)
+        for number in (*range(EACH), stays):
+            said[number].put_nowait(part(b"st", False))
+        free.set()
+        await asyncio.gather(*requests)
+        assert sorted(made) == [(number, b"first") for number in (*range(EACH), stays)]
+
+    asyncio.run(main())

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections import deque
 from collections.abc import Hashable, Iterator
 
 from starlette.datastructures import Headers, QueryParams
@@ -39,7 +40,8 @@ class InFlight:
     """Let few of the responses that cost memory be made and sent at a time; others wait.
 
     These are tables, exports, and arrays in other formats than octets. A client that
-    does not take its response in time loses it: it holds up others.
+    does not take its response in time loses it: it holds up others. For one that goes
+    while it waits none is made.
 
     Parameters
     ----------
@@ -71,8 +73,9 @@ class InFlight:
         turn = asyncio.Event()
         try:
             _begin(self._turns.ask(turn, client))
-            await turn.wait()
-            await self._serve(scope, receive, send)
+            ahead = _ReadAhead(receive)
+            if await _comes(turn, ahead):
+                await self._serve(scope, ahead, send)
         finally:
             _begin(self._turns.leave(turn))
 
@@ -114,6 +117,41 @@ class InFlight:
         if credentials.bearer:
             return "session", digest(Headers(scope=scope)["authorization"])
         return "address", address(scope)
+
+
+class _ReadAhead:
+    """Receive for a request that waits: what its client says meanwhile is kept for it."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._kept: deque[Message] = deque()
+
+    async def __call__(self) -> Message:
+        """Return the next message (ASGI's receive)."""
+        return self._kept.popleft() if self._kept else await self._receive()
+
+    async def gone(self) -> None:
+        """Return when the client has gone."""
+        while not self._kept or self._kept[-1]["type"] != "http.disconnect":
+            self._kept.append(await self._receive())
+
+
+async def _comes(turn: asyncio.Event, ahead: _ReadAhead) -> bool:
+    """Wait for a turn; return False if the client goes before it comes."""
+    if turn.is_set():
+        return True
+    gone = asyncio.create_task(ahead.gone())
+    tasks = [asyncio.create_task(turn.wait()), gone]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if not gone.done():
+            return True
+        await gone  # which may have failed
+        return False
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def wants_octets(scope: Scope) -> bool:
