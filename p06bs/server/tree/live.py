@@ -63,7 +63,8 @@ class Watched:
             child.live, child.at = self.live, (*self.at, key)
             child.finished = child.finished or self.finished
             child.again = lambda: self.again()[key]
-            child.ask = self.ask
+            if "ask" in vars(self):  # what is archived changes no more
+                child.ask = self.ask
         return child
 
     def new_variation(self, *args: Any, **kwargs: Any) -> Any:
