@@ -1,6 +1,7 @@
 """Exports of containers are measured before they are read."""
 
 import io
+import re
 
 import h5py
 import httpx
@@ -12,8 +13,11 @@ from tiled.adapters.mapping import MapAdapter
 from tiled.adapters.table import TableAdapter
 from tiled.media_type_registration import default_serialization_registry
 
+from p06bs.server.app import build_app
+from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.documents import serialization_registry
 from p06bs.server.tree.exports import limit_exports, mend
+from tests.documents import raw_run
 from tests.doors import KEY, Gated
 from tests.live_server import serving
 
@@ -46,6 +50,36 @@ def test_large_exports_are_refused_before_they_are_read():
                 assert (answer.status_code, why in answer.text) == (400, True), (kind, node)
         names = http.get("/api/v1/container/full/live/many", params={"format": "json"})
         assert names.status_code == 400
+
+
+def test_what_is_made_as_a_whole_costs_a_share_of_the_budget_whatever_the_format():
+    sink = Sink(64_000_000)
+    rows = 20_000
+    columns = {name: np.random.default_rng(0).random(rows).tolist() for name in "abc"}
+    for document in raw_run(columns):
+        sink(*document)
+    (uid,) = sink.runs()
+    headers = {"Authorization": f"Apikey {KEY}"}
+    with (
+        serving(build_app(sink, KEY)) as url,
+        httpx.Client(base_url=f"{url}/api/v1", headers=headers, timeout=60) as http,
+    ):
+        table, array = f"full/live/{uid}/primary/internal", f"full/live/{uid}/primary/a"
+        xlsx = "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"
+        wanted = {
+            f"table/{table}?format=application/vnd.apache.arrow.file": 400,
+            f"table/{table}?column=a&column=b": 200,
+            f"table/{table}?format={xlsx}": 400,
+            f"table/{table}?format={xlsx}&column=a": 400,
+            f"table/{table}?format=text/csv": 400,
+            f"table/{table}?format=text/csv&column=a": 200,
+            f"array/{array}?format=text/csv": 200,
+            f"array/{array}": 200,
+        }
+        answers = {path: http.get(f"/{path}") for path in wanted}
+        assert {path: answer.status_code for path, answer in answers.items()} == wanted
+        refused = [answer.json()["detail"] for answer in answers.values() if answer.is_error]
+        assert all(re.search("another format|partition by partition", said) for said in refused)
 
 
 @pytest.mark.logs_errors  # without the mending

@@ -29,6 +29,7 @@ from p06bs.server.storing import ROUTES as STORING_ROUTES
 from p06bs.server.storing import storing_router
 from p06bs.server.tree import expected, exports, serializers
 from p06bs.server.tree.arrays import RESPONSE_LIMIT, Sizes
+from p06bs.server.tree.costs import limit_costs
 from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.documents import serialization_registry
 from p06bs.server.tree.live import Live
@@ -114,7 +115,8 @@ def build_app(
             maps.forget(change.run)
 
     sink.subscribe(forget)
-    sizes = Sizes(limit=operation.response)
+    response = min(sink.shares.response, 2 * operation.response)
+    sizes = Sizes(limit=operation.response, whole=response // 2)  # itself, and what is made of it
     live = runs_adapter(sink, maps, Live(sink), partial(_is_logged, log), sizes)
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
     trees: dict[str, Any] = {"live": live}
@@ -126,7 +128,8 @@ def build_app(
     registry = serialization_registry(None if log is None else log.directory)
     serializers.register(registry)
     exports.mend(registry)
-    exports.limit_exports(registry, operation.response)
+    limit_costs(registry, response)
+    exports.limit_exports(registry, sizes.whole)
     app = tiled_app.build_app(
         Trees(trees),
         authentication=door.authentication,

@@ -48,6 +48,11 @@ class Shares:
         return self.held // 2
 
     @property
+    def response(self) -> int:
+        """What a response that is made as a whole may take, of which four are made at a time."""
+        return _between(512 * KIB, (self.budget - _ALL_HELD) // 16, self.budget)
+
+    @property
     def partition(self) -> int:
         """The partitions of tables, as clients see them."""
         return _between(64 * KIB, self.budget // 128, 16 * MIB)

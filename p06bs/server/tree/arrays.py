@@ -1,7 +1,7 @@
 """Tiled adapter of a column: an array, read in pieces."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from math import prod
 from typing import Any
@@ -38,15 +38,19 @@ class Sizes:
         Of a table.
     limit : int
         What one request may read, in whatever format; more is refused before it is read.
+    whole : int
+        What one request may read where the response is made as a whole: anything but octets
+        of arrays and partitions of tables.
     """
 
     piece: int = 4 * MIB
     partition: int = 16 * MIB
     limit: int = RESPONSE_LIMIT
+    whole: int = RESPONSE_LIMIT
 
     def of(self, shares: Shares) -> "Sizes":
         """Return the sizes for what lies in the sink: pieces are small where its budget is."""
-        return Sizes(shares.piece, shares.partition, self.limit)
+        return replace(self, piece=shares.piece, partition=shares.partition)
 
 
 SIZES = Sizes()
@@ -109,8 +113,10 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         Raises
         ------
         HTTPException
-            400 if this reads more than one request may.
+            400 if this is more than one request may read as a whole.
         """
+        shape = NDSlice(*slice).shape_after_slice(self._structure.shape)
+        check_size(prod(shape) * self._view.dtype.itemsize, self._sizes.whole)
         return self._read(0, self._view.rows, slice)
 
     def read_block(self, block: NDBlock, slice: NDSlice = EVERYTHING) -> Array:

@@ -47,7 +47,7 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         self._read = read
         self._arrays = arrays
         self._touch = touch
-        self._limit = sizes.limit
+        self._sizes = sizes
         self._rows = min((view.rows for view in columns.values()), default=0)
         width = sum(map(_bytes_of, columns.values()))
         self._size = max(1, min(PARTITION_ROWS, sizes.partition // width))
@@ -67,7 +67,7 @@ class TableAdapter(Watched, Adapter[TableStructure]):
 
     def read(self, fields: list[str] | None = None) -> pandas.DataFrame:
         """Return the columns `fields`, all by default."""
-        return self._frame(0, self._rows, fields)
+        return self._frame(0, self._rows, fields, self._sizes.whole)
 
     def read_partition(self, partition: int, fields: list[str] | None = None) -> pandas.DataFrame:
         """Return the columns `fields` of a partition.
@@ -80,28 +80,32 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         if not 0 <= partition < max(1, -(-self._rows // self._size)):
             raise IndexError(partition)
         start = partition * self._size
-        return self._frame(start, min(self._rows, start + self._size), fields)
+        stop = min(self._rows, start + self._size)
+        return self._frame(start, stop, fields, self._sizes.limit)
 
-    def _frame(self, start: int, stop: int, fields: list[str] | None) -> pandas.DataFrame:
+    def _frame(
+        self, start: int, stop: int, fields: list[str] | None, limit: int
+    ) -> pandas.DataFrame:
         self._touch()
         names = list(dict.fromkeys(fields or self._columns))
         nbytes = (stop - start) * sum(_bytes_of(self._columns[name]) for name in names)
-        self._check(nbytes)
+        _check(nbytes, limit)
         try:
             found = self._read(names, start, stop)
         except RowsLostError as lost:
             raise DataNotReadyError(str(lost)) from lost
         texts = (column for column in found.values() if isinstance(column, list))
-        self._check(nbytes + sum(len(text) for column in texts for text in column))
+        _check(nbytes + sum(len(text) for column in texts for text in column), limit)
         return pandas.DataFrame({name: _plain(found[name]) for name in names})
 
-    def _check(self, nbytes: int) -> None:
-        if nbytes > self._limit:
-            raise HTTPException(
-                400,
-                f"Response would exceed {self._limit}: this reads about {nbytes} bytes. "
-                "Select a subset of the columns ('?field=...') or read partition by partition.",
-            )
+
+def _check(nbytes: int, limit: int) -> None:
+    if nbytes > limit:
+        raise HTTPException(
+            400,
+            f"Response would exceed {limit}: this reads about {nbytes} bytes. "
+            "Select a subset of the columns ('?field=...') or read partition by partition.",
+        )
 
 
 def _bytes_of(view: View) -> int:
