@@ -1,6 +1,7 @@
 """The tables of the archive: made, checked, upgraded, backed up and restored."""
 
 import sqlite3
+import stat
 import subprocess
 import sys
 from contextlib import closing
@@ -94,6 +95,13 @@ def test_several_processes_make_the_tables_at_once(here):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
     serve(here)
+
+
+def test_what_the_archive_says_of_runs_is_for_its_owner(tmp_path):
+    here = place("sqlite", tmp_path, None)
+    fill(here)
+    assert stat.S_IMODE((here.root / "catalog.db").stat().st_mode) == 0o600
+    assert stat.S_IMODE(here.storage.stat().st_mode) == 0o700
 
 
 def test_a_stock_catalog_gets_our_tables(here):

@@ -503,3 +503,21 @@ def test_a_long_log_does_not_hold_up_the_others(tmp_path):
         first = follower.entries(1.0) + follower.entries(1.0)
         assert {e.run for e in first} == {long[0][1]["uid"], short[0][1]["uid"]}
         assert len(first) < len(long) // 2
+
+
+def test_logs_that_wait_for_their_turn_are_not_looked_at_again(tmp_path, monkeypatch):
+    with DocumentLog(tmp_path) as log:
+        for _ in range(20):
+            for document in run_documents(1):
+                log.append(*document)
+        sizes = []
+        size_of = backlog._size
+        monkeypatch.setattr(backlog, "_size", lambda path: sizes.append(path) or size_of(path))
+        behind = backlog.Backlog(log)
+        behind.look()
+        behind.fill()
+        sizes.clear()
+        behind.look()
+        assert len(sizes) <= 1  # of the run that was read from
+        while behind.behind:
+            behind.fill()

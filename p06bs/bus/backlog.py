@@ -93,7 +93,7 @@ class Backlog:
         """Look at the ends of unfinished logs and for new ones."""
         now = time.monotonic()
         self.look_at = now + LOOK_SECONDS
-        for run in list(self._readers):
+        for run in self._readers.keys() - self._behind.keys():  # those wait for their turn anyway
             self.catch_up(run)
         mtime = self._log.directory.stat().st_mtime_ns
         # a file that was made within one tick of the clock after a listing leaves mtime as it was

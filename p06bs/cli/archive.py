@@ -30,7 +30,7 @@ def init(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
     archive = _archive(config)
     initialize(archive.database)
-    archive.storage.mkdir(parents=True, exist_ok=True)
+    archive.storage.mkdir(mode=0o700, parents=True, exist_ok=True)
     remark("the offline DB is ready")
 
 

@@ -22,6 +22,7 @@ from p06bs.bus.closing import Closing
 from p06bs.server.archive import filling, schema
 from p06bs.server.gate.databases import ERRORS, cause_of, fault_of
 from p06bs.server.gate.redact import redacted
+from p06bs.server.login.private import make_private
 
 INITIALIZE_SECONDS = 15.0
 """For which another process may be making the tables."""
@@ -110,7 +111,7 @@ def initialize(uri: str) -> None:
     """
     if uri.startswith("sqlite:///"):
         path = Path(uri.removeprefix("sqlite:///"))
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(path)  # what it says of runs is for those who may see them
         # Who reads does not wait for who writes. (Tiled asks for this within a transaction,
         # where SQLite does not listen.)
         with closing(sqlite3.connect(path)) as connection:

@@ -27,7 +27,7 @@ class StorageLock(Closing):
     """
 
     def __init__(self, storage: Path) -> None:
-        storage.mkdir(parents=True, exist_ok=True)
+        storage.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = storage / ".lock"
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
         try:
