@@ -9,7 +9,7 @@ from contextlib import closing
 import anyio
 import pytest
 from sqlalchemy import select, update
-from tiled.queries import Contains, Key
+from tiled.queries import Contains, Key, KeyPresent
 
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
@@ -95,6 +95,16 @@ def test_several_processes_make_the_tables_at_once(here):
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said.decode()
     serve(here)
+
+
+def test_numbers_of_any_size_hide_no_page(here):
+    here.write(raw_run({"x": [1]}, flux=1e20, small=-1e300, count=2**63))
+    fill(here)
+    with here.client() as client:
+        assert len(list(client.items())) == 6
+        (run,) = client.search(KeyPresent("start.flux")).values()
+        assert (run.start["flux"], run.start["small"]) == (1e20, -1e300)
+        assert run.start["count"] == 2**63
 
 
 def test_what_the_archive_says_of_runs_is_for_its_owner(tmp_path):

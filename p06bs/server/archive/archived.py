@@ -21,6 +21,7 @@ from p06bs.server.archive.catalog import RUN_MIMETYPE
 from p06bs.server.archive.location import Location, missing
 from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import FOLDERS, RUNS
+from p06bs.server.archive.searchable import shown
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.gate.databases import fault_of, state_of
 from p06bs.server.sink.held import RunView
@@ -159,7 +160,7 @@ class Archive:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
         files = _Files(self.location.generation(row.key, row.generation), self.roots)
         streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
-        view = RunView(row.metadata, streams, untouched)
+        view = RunView(shown(row.metadata), streams, untouched)
         make = partial(ArchivedRun, opening=self.opening)
         run = run_adapter(view, self._maps.children if row.maps else _no_maps, make, self.sizes)
         run.documents = self.location.log(row.key, row.generation)

@@ -36,6 +36,24 @@ def searchable_text(value: str) -> str:
     return value.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
+def shown(value: Any) -> Any:
+    """Return metadata from a database as clients are sent them.
+
+    PostgreSQL gives 1e20 back as an integer, and integers beyond 64 bits are sent in no
+    format: they become floats again, and text beyond floats.
+    """
+    if isinstance(value, dict):
+        return {key: shown(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [shown(item) for item in value]
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        try:
+            return float(value)
+        except OverflowError:
+            return str(value)
+    return value
+
+
 def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
