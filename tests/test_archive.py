@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+import threading
 from collections import Counter
 
 import httpx
@@ -435,7 +436,9 @@ class SlowViewer(Viewer):
         found = super().visible(folders)
         if self.meanwhile is not None:
             meanwhile, self.meanwhile = self.meanwhile, None
-            meanwhile()
+            ingesting = threading.Thread(target=meanwhile)  # it has an event loop of its own
+            ingesting.start()
+            ingesting.join()
         return found
 
 

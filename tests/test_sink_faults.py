@@ -291,7 +291,6 @@ def test_archive_shows_absurd_index_ranges_as_unreadable(start, stop):
     [
         {"shape": [10**9] * 4},
         {"shape": [1] * 10_000},
-        {"shape": [10**30]},
         {"shape": [0, 10**9, 10**9, 10**9]},
         {"shape": [-1]},
         {"dtype_numpy": "i4,("},
