@@ -1,10 +1,12 @@
 """The offline DB's database: its connections, and its tables, which are made and upgraded here."""
 
+import fcntl
+import os
 import sqlite3
 import time
 from asyncio import Runner
-from collections.abc import Callable, Coroutine
-from contextlib import closing
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
@@ -116,7 +118,7 @@ def initialize(uri: str) -> None:
         # where SQLite does not listen.)
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
-    with Database(uri) as database:
+    with _alone(uri), Database(uri) as database:
         until = time.monotonic() + INITIALIZE_SECONDS
         while True:
             try:
@@ -127,6 +129,21 @@ def initialize(uri: str) -> None:
                 if time.monotonic() > until:
                     raise
                 time.sleep(0.2)
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """Let one process at a time make the tables in a file: two at once leave them half-made."""
+    if not uri.startswith("sqlite:///"):
+        yield
+        return
+    path = f"{uri.removeprefix('sqlite:///')}.lock"
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 async def _initialize_tiled(engine: AsyncEngine) -> None:
