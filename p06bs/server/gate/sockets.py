@@ -17,6 +17,7 @@ from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.keys import Key
 from p06bs.server.gate.logins import Seats
 from p06bs.server.gate.outgoing import refusal
+from p06bs.server.gate.together import until_one_ends
 
 FIRST_MESSAGE_SECONDS = 10.0
 """A browser sends its key in the first message; who sends none does not keep the place."""
@@ -123,16 +124,7 @@ class _Socket:
     async def run(self) -> None:
         if self._key is not None:
             await self._knock(self._key)
-        tasks = [asyncio.create_task(self._serve()), asyncio.create_task(self._watch())]
-        try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            results = await asyncio.gather(*tasks, return_exceptions=True)
-        for result in results:
-            if isinstance(result, Exception):
-                raise result
+        await until_one_ends(self._serve(), self._watch())
 
     async def _serve(self) -> None:
         await self._gate.app(self._scope, self._next, self._answer)

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.websockets import WebSocket, WebSocketDisconnect
 from tiled.structures.core import StructureFamily
 
+from p06bs.server.gate.together import until_one_ends
 from p06bs.server.sink.places import RowsLostError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.cursor import Child, End, sequence_of
@@ -171,19 +172,11 @@ class Live:
             if not already_accepted:
                 await websocket.accept()
             send = partial(formatter, websocket)
-            tasks = [
-                asyncio.create_task(_left(websocket)),
-                asyncio.create_task(_send(node, subscription, websocket, send, woken)),
-            ]
-            try:
-                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for task in tasks:
-                    task.cancel()
-                results = await asyncio.gather(*tasks, return_exceptions=True)
-            for result in results:
-                if isinstance(result, Exception) and not isinstance(result, WebSocketDisconnect):
-                    raise result
+            await until_one_ends(
+                _left(websocket),
+                _send(node, subscription, websocket, send, woken),
+                expected=WebSocketDisconnect,
+            )
 
 
 async def _send(
