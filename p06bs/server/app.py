@@ -115,8 +115,8 @@ def build_app(
             maps.forget(change.run)
 
     sink.subscribe(forget)
-    response = min(sink.shares.response, 2 * operation.response)
-    sizes = Sizes(limit=operation.response, whole=response // 2)  # itself, and what is made of it
+    whole = min(sink.shares.whole, operation.response)
+    sizes = Sizes(limit=operation.response, whole=whole)
     live = runs_adapter(sink, maps, Live(sink), partial(_is_logged, log), sizes)
     # Below "/", because Tiled runs the background tasks of a tree at "/" twice.
     trees: dict[str, Any] = {"live": live}
@@ -128,8 +128,8 @@ def build_app(
     registry = serialization_registry(None if log is None else log.directory)
     serializers.register(registry)
     exports.mend(registry)
-    limit_costs(registry, response)
-    exports.limit_exports(registry, sizes.whole)
+    limit_costs(registry, min(sink.shares.response, 2 * operation.response))
+    exports.limit_exports(registry, whole)
     app = tiled_app.build_app(
         Trees(trees),
         authentication=door.authentication,

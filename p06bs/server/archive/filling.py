@@ -14,7 +14,6 @@ from tiled.catalog import orm
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import (
-    BIGGEST,
     COLUMNS,
     ITEMS,
     LISTS,
@@ -30,6 +29,7 @@ from p06bs.server.archive.schema import (
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import RunView
 from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.search import BIGGEST
 
 logger = logging.getLogger(__name__)
 

@@ -43,9 +43,6 @@ LONGEST = 512
 LONGEST_FOLDER = 2000
 """Bytes of a beamtime folder: PostgreSQL's index takes no more than 2.7 kB."""
 
-BIGGEST = 2**63 - 1
-"""Integers beyond are not in the index."""
-
 METADATA = MetaData()
 
 

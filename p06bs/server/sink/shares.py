@@ -53,6 +53,11 @@ class Shares:
         return _between(512 * KIB, (self.budget - _ALL_HELD) // 16, self.budget)
 
     @property
+    def whole(self) -> int:
+        """What such a response may read: itself, and as much again that is made of it."""
+        return self.response // 2
+
+    @property
     def partition(self) -> int:
         """The partitions of tables, as clients see them."""
         return _between(64 * KIB, self.budget // 128, 16 * MIB)

@@ -39,7 +39,7 @@ LONGEST_KEY = 512
 """Characters of a key."""
 
 BIGGEST = 2**63 - 1
-"""Integers beyond are compared with nothing: databases do not take them."""
+"""Integers beyond are compared with nothing, and in no index: databases do not take them."""
 
 OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "lt": operator.lt,

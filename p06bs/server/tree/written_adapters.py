@@ -41,7 +41,7 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
     def read(self, slice: NDSlice = EVERYTHING) -> Array:
         """Return a slice of the array."""
         picked = self._picked(slice)
-        check_size(picked.nbytes, self._node.tree.sink.shares.response // 2)
+        check_size(picked.nbytes, self._node.tree.sink.shares.whole)
         return np.array(picked)
 
     def pieces(self, slice: NDSlice) -> Iterator[Array]:
@@ -129,7 +129,7 @@ class WrittenTable(Writable, Adapter[TableStructure]):
         """Return columns, all by default."""
         self.touch()
         table = self._node.table()
-        limit = self._node.tree.sink.shares.response // 2
+        limit = self._node.tree.sink.shares.whole
         if fields:
             table = table.select(list(dict.fromkeys(fields)))
         if table.nbytes > limit:
