@@ -1,15 +1,13 @@
-"""The tables of the archive: made, checked, upgraded, backed up and restored."""
+"""The tables of the archive: made, checked and upgraded."""
 
-import sqlite3
 import stat
 import subprocess
 import sys
-from contextlib import closing
 
 import anyio
 import pytest
 from sqlalchemy import select, update
-from tiled.queries import Contains, Key, KeyPresent
+from tiled.queries import KeyPresent
 
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
@@ -123,38 +121,6 @@ def test_a_stock_catalog_gets_our_tables(here):
         serve(here)
     initialize(here.database)
     serve(here)
-
-
-def check_copy(here, database):
-    copy = Place(here.root, database, FileRoots(), initialized=True)
-    with copy.client() as client:
-        assert [run.start["scan_id"] for run in client.values()] == list(range(5))
-        assert len(client.search(Key("sample.name") == "s3")) == 1
-        assert len(client.search(Contains("sample.elements", "Fe"))) == 5
-        assert client[-1].primary["x"].read().tolist() == [4]
-    assert len(copy.ingest()) == 5
-
-
-def test_backup_of_sqlite(tmp_path):
-    here = place("sqlite", tmp_path, None)
-    fill(here)
-    with (
-        closing(sqlite3.connect(here.root / "catalog.db")) as source,
-        closing(sqlite3.connect(here.root / "copy.db")) as target,
-    ):
-        source.backup(target)  # also while the ingestion and the server run
-    check_copy(here, f"sqlite:///{here.root}/copy.db")
-
-
-def test_backup_of_postgresql(tmp_path, running_postgres):  # noqa: F811
-    here = place("postgresql", tmp_path, running_postgres)
-    fill(here)
-    name = here.database.split("/")[3].split("?")[0]
-    file = str(here.root / "backup")
-    running_postgres("pg_dump", "-Fc", "-f", file, name)
-    copy = running_postgres.database()
-    running_postgres("pg_restore", "-d", copy.split("/")[3].split("?")[0], file)
-    check_copy(here, copy)
 
 
 def test_what_the_databases_take():
