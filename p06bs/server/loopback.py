@@ -14,10 +14,8 @@ from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
-from p06bs.server.gate.headers import BYTES_LIMIT, URL_LIMIT
+from p06bs.server.protocols import PromptProtocol, WebSocketProtocol
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +35,6 @@ END_SECONDS = 9.5
 At its end Python waits for all threads, also for one that a file system does not answer.
 """
 
-HEAD_SECONDS = 20.0
-"""Time in which a request's head has to come; slower clients only hold a place."""
-
-HEAD_LIMIT = 2 * (BYTES_LIMIT + URL_LIMIT)
-"""Bytes of a head that is still incomplete; the parser itself has no limit."""
-
 HIGH_DESCRIPTOR = 1 << 16
 """Above most that a process has open; the kernel's table grows up to the highest."""
 
@@ -51,66 +43,6 @@ LISTENERS = 64
 
 MESSAGE_LIMIT = 64_000
 """Bytes of a message from a WebSocket's client, who has little to say."""
-
-
-class PromptProtocol(HttpToolsProtocol):
-    """HTTP of clients that send their requests' heads in time and of a size."""
-
-    def connection_made(self, transport: Any) -> None:
-        """Begin to wait for the first head."""
-        super().connection_made(transport)
-        self._head_nbytes = 0
-        self._hurry: asyncio.TimerHandle | None = None
-        self._expect_head()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
-        self._stop_waiting()
-        super().connection_lost(exc)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse, and close the connection if a head does not end."""
-        super().data_received(data)
-        if self._hurry is not None and not self.transport.is_closing():
-            self._head_nbytes += len(data)
-            if self._head_nbytes > HEAD_LIMIT:
-                self.transport.close()
-
-    def on_message_begin(self) -> None:
-        """Begin to wait for this head."""
-        super().on_message_begin()
-        self._expect_head()
-
-    def on_headers_complete(self) -> None:
-        """Wait no more: bodies have limits of their own."""
-        self._stop_waiting()
-        super().on_headers_complete()
-
-    def _expect_head(self) -> None:
-        if self._hurry is None:
-            self._head_nbytes = 0
-            self._hurry = self.loop.call_later(HEAD_SECONDS, self.transport.close)
-
-    def _stop_waiting(self) -> None:
-        if self._hurry is not None:
-            self._hurry.cancel()
-            self._hurry = None
-
-
-class DenyingProtocol(WebSocketsSansIOProtocol):
-    """WebSockets that may be denied with any HTTP status; uvicorn calls that an error."""
-
-    def __init__(self, *arguments: Any, **more: Any) -> None:
-        super().__init__(*arguments, **more)
-        # It would log messages with the middle left out: of a key the end, without its name.
-        self.conn.debug = False
-
-    async def send(self, event: Any) -> None:
-        """Send a message, after which a denied handshake is complete."""
-        await super().send(event)
-        last = not event.get("more_body", False)
-        if event["type"] == "websocket.http.response.body" and last:
-            self.handshake_complete = True
 
 
 class LoopbackServer(uvicorn.Server):
@@ -166,13 +98,15 @@ class LoopbackServer(uvicorn.Server):
         settings: dict[str, Any] = {
             "access_log": False,
             "log_level": "warning",
+            # It logs as everything else does, and not to handlers of its own.
+            "log_config": None,
             "lifespan": "on",
             "timeout_graceful_shutdown": SHUTDOWN_SECONDS + LAST_SECONDS / 2,
             "http": PromptProtocol,
             # The gate looks at X-Forwarded-*, where the configuration says that there is a proxy.
             "proxy_headers": False,
             "server_header": False,
-            "ws": DenyingProtocol,
+            "ws": WebSocketProtocol,
             "ws_max_size": MESSAGE_LIMIT,
             "ws_per_message_deflate": False,
         }

@@ -8,6 +8,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnect
 
 from p06bs.server.gate import headers
 from p06bs.server.gate.attempts import Attempts, address
@@ -124,7 +125,8 @@ class _Socket:
     async def run(self) -> None:
         if self._key is not None:
             await self._knock(self._key)
-        await until_one_ends(self._serve(), self._watch())
+        # The client may go at any time, also while the application answers its first message.
+        await until_one_ends(self._serve(), self._watch(), expected=WebSocketDisconnect)
 
     async def _serve(self) -> None:
         await self._gate.app(self._scope, self._next, self._answer)
