@@ -18,7 +18,7 @@ from tiled.adapters.table import TableAdapter
 
 from p06bs.config.server import Authentication
 from p06bs.server.gate.gate import Gate
-from p06bs.server.gate.in_flight import EACH, InFlight, wants_octets
+from p06bs.server.gate.in_flight import BODY_LIMIT, EACH, InFlight, wants_octets
 from p06bs.server.gate.keys import Keys
 from p06bs.server.gate.turns import Allowance, Turns
 from p06bs.server.login import terms
@@ -182,12 +182,9 @@ def test_none_is_made_for_a_client_that_goes_while_it_waits_and_bodies_stay_whol
     made, free = [], asyncio.Event()
 
     async def app(scope, receive, send):
-        body, more = b"", True
-        while more:
-            message = await receive()
-            body += message["body"]
-            more = message["more_body"]
-        made.append((scope["n"], body))
+        message = await receive()
+        assert not message["more_body"]
+        made.append((scope["n"], message["body"]))
         await free.wait()
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
@@ -209,19 +206,36 @@ def test_none_is_made_for_a_client_that_goes_while_it_waits_and_bodies_stay_whol
         return {"type": "http.request", "body": body, "more_body": more}
 
     async def main():
-        said.update({number: asyncio.Queue() for number in range(EACH + 2)})
+        said.update({number: asyncio.Queue() for number in range(EACH + 3)})
         requests = [asyncio.create_task(request(number)) for number in said]
         for queue in said.values():
             queue.put_nowait(part(b"fir", True))
-        gone, stays = EACH, EACH + 1
+        unfinished, *others = said
+        gone = others[-1]
+        for number in others:
+            said[number].put_nowait(part(b"st", False))
         said[gone].put_nowait({"type": "http.disconnect"})
         await requests[gone]
-        while not said[stays].empty():  # it is read while it waits
-            await asyncio.sleep(0)
-        for number in (*range(EACH), stays):
-            said[number].put_nowait(part(b"st", False))
+        assert made == [(number, b"first") for number in others[:EACH]]
+        said[unfinished].put_nowait({"type": "http.disconnect"})
         free.set()
         await asyncio.gather(*requests)
-        assert sorted(made) == [(number, b"first") for number in (*range(EACH), stays)]
+        assert made == [(number, b"first") for number in others[:-1]]
 
     asyncio.run(main())
+
+
+def test_requests_whose_bodies_do_not_come_hold_up_nobody(tmp_path):
+    with users(tmp_path) as (url, (one, _)), contextlib.ExitStack() as stack:
+        place = urlsplit(url)
+        head = (
+            f"POST {TABLE} HTTP/1.1\r\nHost: x\r\nAuthorization: Apikey {one}\r\n"
+            "Content-Type: application/json\r\nContent-Length: {}\r\n\r\n["
+        )
+        for _ in range(100):
+            client = stack.enter_context(socket.create_connection((place.hostname, place.port)))
+            client.sendall(head.format(1000).encode())
+        assert rows(url, one) == ROWS
+        too_long = stack.enter_context(socket.create_connection((place.hostname, place.port)))
+        too_long.sendall(head.format(2 * BODY_LIMIT).encode() + b" " * BODY_LIMIT)
+        assert too_long.recv(12) == b"HTTP/1.1 413"

@@ -3,13 +3,13 @@
 import asyncio
 import logging
 import re
-from collections import deque
 from collections.abc import Hashable, Iterator
 
 from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from p06bs.server.gate.attempts import address
+from p06bs.server.gate.bodies import replayed, too_large
 from p06bs.server.gate.credentials import digest, shown
 from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.sockets import FindKey
@@ -23,6 +23,9 @@ OCTETS = "application/octet-stream"
 
 COUNT, EACH = 4, 2
 """Responses at a time, of all and of one client."""
+
+BODY_LIMIT = 1_000_000
+"""Bytes that a request for such a response may have: names of columns, and no more."""
 
 GRACE_SECONDS, LOWEST_RATE = 10.0, 250_000.0
 """A client has to take a response of n bytes in ``GRACE_SECONDS + n / LOWEST_RATE`` s."""
@@ -40,8 +43,8 @@ class InFlight:
     """Let few of the responses that cost memory be made and sent at a time; others wait.
 
     These are tables, exports, and arrays in other formats than octets. A client that
-    does not take its response in time loses it: it holds up others. For one that goes
-    while it waits none is made.
+    does not take its response in time loses it: it holds up others. Who sends a body asks
+    for a turn when that is there, and for one that goes while it waits none is made.
 
     Parameters
     ----------
@@ -65,17 +68,24 @@ class InFlight:
         self._turns = Turns(COUNT, EACH)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve a request or WebSocket (ASGI)."""
+        """Serve a request or WebSocket (ASGI).
+
+        Raises
+        ------
+        RefusedError
+            If the body is too long.
+        """
         if scope["type"] != "http" or not _costs_memory(scope):
             await self._app(scope, receive, send)
+            return
+        if (body := await _body(receive)) is None:
             return
         client = await self._client(scope)
         turn = asyncio.Event()
         try:
             _begin(self._turns.ask(turn, client))
-            ahead = _ReadAhead(receive)
-            if await _comes(turn, ahead):
-                await self._serve(scope, ahead, send)
+            if await _comes(turn, receive):
+                await self._serve(scope, replayed(body, receive), send)
         finally:
             _begin(self._turns.leave(turn))
 
@@ -119,28 +129,25 @@ class InFlight:
         return "address", address(scope)
 
 
-class _ReadAhead:
-    """Receive for a request that waits: what its client says meanwhile is kept for it."""
-
-    def __init__(self, receive: Receive) -> None:
-        self._receive = receive
-        self._kept: deque[Message] = deque()
-
-    async def __call__(self) -> Message:
-        """Return the next message (ASGI's receive)."""
-        return self._kept.popleft() if self._kept else await self._receive()
-
-    async def gone(self) -> None:
-        """Return when the client has gone."""
-        while not self._kept or self._kept[-1]["type"] != "http.disconnect":
-            self._kept.append(await self._receive())
+async def _body(receive: Receive) -> bytes | None:
+    """Return a request's body; None if the client goes before it is there."""
+    body, more = bytearray(), True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body += message.get("body", b"")
+        if len(body) > BODY_LIMIT:
+            raise too_large(BODY_LIMIT)
+        more = message.get("more_body", False)
+    return bytes(body)
 
 
-async def _comes(turn: asyncio.Event, ahead: _ReadAhead) -> bool:
+async def _comes(turn: asyncio.Event, receive: Receive) -> bool:
     """Wait for a turn; return False if the client goes before it comes."""
     if turn.is_set():
         return True
-    gone = asyncio.create_task(ahead.gone())
+    gone = asyncio.create_task(receive())  # nothing else comes after the body
     tasks = [asyncio.create_task(turn.wait()), gone]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
