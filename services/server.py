@@ -59,6 +59,9 @@ log = logging.getLogger(__name__)
 SHARE = 8
 """The sink may take this part of the machine's memory where nobody says how much."""
 
+REFILL_RUNS = 5_000
+"""The newest runs that are read at the start, at most: so many take some seconds."""
+
 
 def run(
     file: Annotated[
@@ -157,8 +160,11 @@ def serve(
     with ExitStack() as stack:
         documents = stack.enter_context(DocumentLog(bus.log))
         sweep_incoming(bus.log)
-        since = refill_since(documents, sink.budget)
-        follower = stack.enter_context(Follower(bus.outbound, documents, since=since, arrays=False))
+
+        def more() -> bool:
+            return len(sink) < REFILL_RUNS and not sink.filled
+
+        follower = stack.enter_context(Follower(bus.outbound, documents, more=more, arrays=False))
         filled = follower.caught_up.is_set
         ready: dict[str, Check] = {"sink": filled}
         if archive is not None:
@@ -208,21 +214,6 @@ def serve(
 def memory() -> int:
     """Return the memory of this machine, bytes."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def refill_since(log: DocumentLog, budget: int) -> float | None:
-    """Return the Unix time since which the newest logs have been written that fill the budget.
-
-    A run takes about as much memory as its log has bytes; the one that
-    exceeds the budget counts, too. None: all of them fit.
-    """
-    total = 0
-    for run in reversed(log.runs()):
-        about = log.path(run).stat()
-        total += about.st_size
-        if total > budget:
-            return about.st_mtime
-    return None
 
 
 def _login(server: Server, key: str) -> tuple[Door, FolderAccess | None]:

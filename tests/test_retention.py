@@ -99,13 +99,14 @@ class Retaining(RuleBasedStateMachine):
 
     names = st.sampled_from("abcdef")
 
-    @rule(name=names, fixed=st.integers(1, 8), logged=st.booleans())
-    def start(self, name, fixed, logged):
+    @rule(name=names, fixed=st.integers(1, 8), logged=st.booleans(), older=st.booleans())
+    def start(self, name, fixed, logged, older):
         if name not in self.runs and self.grow(name, fixed=fixed):
             self.now += 1
-            self.runs[name] = run = Model(self.now)
+            first = min((run.used for run in self.runs.values()), default=0)
+            self.runs[name] = run = Model(first - 1 if older else self.now)
             run.fixed, run.logged = fixed, logged
-            self.retention.started(name, float(self.now))
+            self.retention.started(name, float(self.now), older=older)
             self.tell(name)
 
     @rule(name=names, nbytes=st.integers(0, 70))

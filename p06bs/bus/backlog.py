@@ -3,10 +3,12 @@
 import logging
 import os
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.newest import NewestFirst
 from p06bs.bus.reader import Entry, LogCorruptError, RunReader
 
 logger = logging.getLogger(__name__)
@@ -19,6 +21,8 @@ PATIENCE_SECONDS = 5.0
 """How long damage in a log counts as "not visible yet"; see `RunReader`."""
 FILL_BYTES = 1 << 18
 """About how much one `fill` reads."""
+LOOK_LOGS = 256
+"""Logs that rest of which `look` sees whether they grew."""
 
 
 class Backlog:
@@ -31,6 +35,10 @@ class Backlog:
     since : float, optional
         Unix time, s: logs last written before it are left out until `reader`
         is asked for their run.
+    more : callable, optional
+        Asked before each log that is there at the start, from the one written last on,
+        whether to read it. Once it says no the others rest until `reader` is asked for
+        their run, or they grow.
     wanted : callable, optional
         Says of a run uid whether to follow it; asked once per run.
     arrays : bool
@@ -42,18 +50,24 @@ class Backlog:
         log: DocumentLog,
         *,
         since: float | None = None,
+        more: Callable[[], bool] | None = None,
         wanted: Callable[[str], bool] | None = None,
         arrays: bool = True,
     ) -> None:
         self._log = log
         self._arrays = arrays
         self._since = since
+        self._more = more
         self._wanted = wanted
         self._readers: dict[str, RunReader] = {}  # unfinished runs
-        self._behind: dict[str, int] = {}  # run -> bytes to read up to; whose turn it is first
+        # Run -> bytes to read up to; whose turn it is first. A plain dict is slow to find its
+        # first item where many before it went.
+        self._behind: OrderedDict[str, int] = OrderedDict()
         self._unreadable: set[str] = set()  # runs that were complained of
         self._over: set[str] = set()  # finished, damaged, removed or not wanted
-        self._dormant: set[str] = set()  # older than `since`
+        self._known: set[str] = set()  # no listing needs to show them again
+        self._start: NewestFirst | None = None  # the logs that were there, where `more` is asked
+        self._refilled = ""
         self._list_at = 0.0
         self._listed = -1
         self.look_at = 0.0
@@ -62,6 +76,15 @@ class Backlog:
     def behind(self) -> bool:
         """Whether `fill` has something to read."""
         return bool(self._behind)
+
+    @property
+    def refilling(self) -> bool:
+        """Whether `refill` may have something to read."""
+        return self._more is not None and (self._start is None or not self._start.over)
+
+    def is_older(self, run: str) -> bool:
+        """Return whether `refill` has just begun a run: it is older than those before it."""
+        return run == self._refilled
 
     def reader(self, run: str) -> RunReader | None:
         """Return the reader of a run that a message came from, or None if it is not followed.
@@ -101,13 +124,28 @@ class Backlog:
         if mtime != self._listed or not settled or now >= self._list_at:
             self._listed = mtime
             self._list_at = now + LIST_SECONDS
-            for run in self._log.runs(skip=self._over | self._dormant | self._readers.keys()):
-                self._admit(run, self._since)
+            if self._more is not None and self._start is None:
+                self._start = NewestFirst(self._log.found(skip=self._known))
+                self._known.update(self._start)
+            else:
+                for run in self._log.runs(skip=self._known):
+                    self._admit(run, self._since)
+        if self._start is not None:
+            self._look_at_resting(self._start)
+
+    def _look_at_resting(self, resting: NewestFirst) -> None:
+        for run in resting.look(LOOK_LOGS):
+            try:
+                nbytes = self._log.path(run).stat().st_size
+            except FileNotFoundError:
+                resting.discard(run)
+                continue
+            if resting.grew(run, nbytes):
+                self._admit(run)
 
     def fill(self) -> list[Entry]:
         """Read a part of a run that is behind; the runs take turns."""
-        run, size = next(iter(self._behind.items()))
-        del self._behind[run]
+        run, size = self._behind.popitem(last=False)
         reader = self._readers[run]
         try:
             entries = reader.read(FILL_BYTES)
@@ -125,6 +163,22 @@ class Backlog:
         self.finish(reader)
         return entries
 
+    def refill(self) -> list[Entry]:
+        """Read the beginning of the newest log that is left of those at the start, if it is wanted.
+
+        `fill` reads the rest of it.
+        """
+        assert self._start is not None
+        assert self._more is not None
+        if not self._more():
+            self._start.stop()
+        run = self._start.take()
+        if run is None or self._admit(run) is None or run not in self._behind:
+            return []
+        self._refilled = run
+        self._behind.move_to_end(run, last=False)
+        return self.fill()
+
     def _complain(self, run: str, error: OSError) -> None:
         """Say once that a log cannot be read; `look` tries it again, others go on."""
         if run not in self._unreadable:
@@ -140,11 +194,13 @@ class Backlog:
         path = self._log.path(run)
         if not path.exists():
             return None
+        self._known.add(run)
+        if self._start is not None:
+            self._start.discard(run)
         if self._wanted is not None and not self._wanted(run):
             self._over.add(run)
             return None
         if since is not None and path.stat().st_mtime < since:
-            self._dormant.add(run)
             return None
         reader = self._readers[run] = self._log.reader(
             run, patience=PATIENCE_SECONDS, arrays=self._arrays

@@ -47,6 +47,10 @@ class Follower(Closing):
     since : float, optional
         Unix time, s: runs whose logs were last written before it are left out
         until a live message of theirs comes.
+    more : callable, optional
+        Asked before each log that is there at the start, from the one written last on,
+        whether to read it; live messages come in between. Once it says no the older ones
+        are left out until a live message of theirs comes, or they grow.
     runs : callable, optional
         Says of a run uid whether to follow it; asked once per run.
     prefix : bytes
@@ -63,8 +67,8 @@ class Follower(Closing):
     socket : zmq.Socket or None
         For a poller of the consumer's own.
     caught_up : threading.Event
-        Set once what was in the logs at the start has been delivered, and the consumer
-        has come back for more.
+        Set once what was in the logs at the start, as far as it is wanted, has been
+        delivered, and the consumer has come back for more.
     """
 
     def __init__(
@@ -73,6 +77,7 @@ class Follower(Closing):
         log: DocumentLog | str | Path,
         *,
         since: float | None = None,
+        more: Callable[[], bool] | None = None,
         runs: Callable[[str], bool] | None = None,
         prefix: bytes = b"",
         arrays: bool = True,
@@ -84,7 +89,7 @@ class Follower(Closing):
         self.caught_up = threading.Event()
         self.socket: zmq.Socket[bytes] | None = None
         self._arrays = arrays
-        self._backlog = Backlog(self.log, since=since, wanted=runs, arrays=arrays)
+        self._backlog = Backlog(self.log, since=since, more=more, wanted=runs, arrays=arrays)
         self._lock = threading.Lock()  # held while the sockets are in use
         self._closing = threading.Event()
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -116,6 +121,10 @@ class Follower(Closing):
                     self._backlog.look()
                 if self._backlog.behind:
                     entries = self._backlog.fill()
+                elif self._backlog.refilling:
+                    entries = self._receive() + self._backlog.refill()
+                    if not entries:
+                        continue
                 else:
                     self.caught_up.set()
                     entries = self._receive()
@@ -128,6 +137,13 @@ class Follower(Closing):
                     wait = min(deadline, self._backlog.look_at) - now
                     self._poller.poll(max(0, int(wait * 1000) + 1))
         return []
+
+    def is_older(self, run: str) -> bool:
+        """Return whether a run that begins is older than all that began before it; see `more`.
+
+        Of an entry of the last `entries` only.
+        """
+        return self._backlog.is_older(run)
 
     def close(self) -> None:
         """End the iteration and close; from any thread, may be called twice."""

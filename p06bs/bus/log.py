@@ -16,6 +16,7 @@ from p06bs.bus.closing import Closing
 from p06bs.bus.codec import Packed
 from p06bs.bus.envelope import is_name, is_run_uid
 from p06bs.bus.framing import last_entry
+from p06bs.bus.newest import Found
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import Appended, RunLog
 
@@ -130,16 +131,22 @@ class DocumentLog(Closing):
 
         Those in `skip` are left out, and those last written before `since` (Unix time, s).
         """
-        found: list[tuple[int, str]] = []
+        found = sorted((log.written, log.run) for log in self.found(skip))
+        return [run for written, run in found if written >= since * 1e9]
+
+    def found(self, skip: Collection[str] = ()) -> list[Found]:
+        """Return the logs that are there, in no order, but for those of the runs in `skip`."""
+        found = []
         with os.scandir(self.directory) as listing:
             for item in listing:
                 run = item.name.removesuffix(SUFFIX)
                 if run != item.name and run not in skip and is_run_uid(run):
                     try:
-                        found.append((item.stat().st_mtime_ns, run))
+                        about = item.stat()
                     except FileNotFoundError:
                         continue  # removed since it was listed
-        return [run for written, run in sorted(found) if written >= since * 1e9]
+                    found.append(Found(about.st_mtime_ns, about.st_size, run))
+        return found
 
     def reader(self, run: str, *, patience: float = 0.0, arrays: bool = True) -> RunReader:
         """Return a reader of a run's log, which need not exist yet; see `RunReader`."""

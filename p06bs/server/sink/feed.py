@@ -34,8 +34,8 @@ class Placed:
         self._follower = follower
         self._closing = threading.Event()
 
-    def __iter__(self) -> Iterator[tuple[str, Document, Place]]:
-        """Yield ``(name, document, place)`` until `close` is called."""
+    def __iter__(self) -> Iterator[tuple[str, Document, Place, bool]]:
+        """Yield ``(name, document, place, older)`` until `close` is called; see `Sink`."""
         path = run = None
         while not self._closing.is_set():
             for entry in self._follower.entries(timeout=60):
@@ -43,7 +43,8 @@ class Placed:
                     return
                 if path is None or entry.run != run:
                     path, run = self._follower.log.path(entry.run), entry.run
-                yield entry.name, entry.document, Place(path, entry.offset, entry.nbytes)
+                place = Place(path, entry.offset, entry.nbytes)
+                yield entry.name, entry.document, place, self._follower.is_older(entry.run)
 
     def close(self) -> None:
         """End the iteration and close the follower; from any thread."""
@@ -62,7 +63,7 @@ class Feed:
     source : Source
         Closed by `close`.
     sink : callable
-        Takes what the source yields: name, document, and its place where the source says
+        Takes what the source yields: name, document, and more of it where the source says
         it; raises DocumentError for what does not fit.
     failed : callable, optional
         Called, from the thread, when the source fails and nothing more will come.

@@ -61,8 +61,8 @@ class Holding:
         self._routes: dict[str, tuple[Run, Stream | Document]] = {}
         self._changes: list[Change] = []
 
-    def add(self, run: Run) -> None:
-        """Hold a run.
+    def add(self, run: Run, older: bool = False) -> None:
+        """Hold a run, which gives way before all others if it is `older`.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class Holding:
         with self.lock:
             self.runs[run.uid] = run
             self.list_anew()
-            self.retention.started(run.uid, self.clock())
+            self.retention.started(run.uid, self.clock(), older=older)
             self.count(run)
         self.note(Change(run.uid, None, "run"))
 

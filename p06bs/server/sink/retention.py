@@ -1,5 +1,6 @@
 """Which runs give way when the server's memory is full, and how."""
 
+from collections import OrderedDict
 from dataclasses import dataclass
 
 
@@ -32,7 +33,6 @@ class _Held:
     nbytes: int = 0
     droppable: int = 0
     finished: bool = False
-    pinned: bool = False
 
 
 class Retention:
@@ -63,24 +63,29 @@ class Retention:
         self.pinned_limit = pinned_limit
         self.nbytes = 0
         self.pinned_bytes = 0
-        self._held: dict[str, _Held] = {}  # the longest untouched first
+        # The longest untouched first. A plain dict is slow to find its first item where many
+        # before it went.
+        self._held: OrderedDict[str, _Held] = OrderedDict()
+        self._pinned: set[str] = set()
 
-    def started(self, run: str, now: float) -> None:
-        """Note that a run begins to be held."""
+    def started(self, run: str, now: float, *, older: bool = False) -> None:
+        """Note that a run begins to be held: as touched now, or before all others if `older`."""
         self._held[run] = _Held(now)
+        if older:
+            self._held.move_to_end(run, last=False)
 
     def changed(self, run: str, nbytes: int, droppable: int) -> None:
         """Note how many bytes a run holds now, and how many of them are rows that it may drop."""
         held = self._held[run]
-        self._count(held, nbytes - held.nbytes)
+        self._count(run, nbytes - held.nbytes)
         held.nbytes, held.droppable = nbytes, droppable
 
     def touched(self, run: str, now: float) -> None:
         """Note that somebody read data of a run."""
-        held = self._held.pop(run, None)
+        held = self._held.get(run)
         if held is not None:
             held.used = now
-            self._held[run] = held
+            self._held.move_to_end(run)
 
     def finished(self, run: str) -> None:
         """Note that a run is complete."""
@@ -89,7 +94,8 @@ class Retention:
     def left(self, run: str) -> None:
         """Note that a run is not held any more."""
         held = self._held.pop(run)
-        self._count(held, -held.nbytes)
+        self._count(run, -held.nbytes)
+        self._pinned.discard(run)
 
     def pin(self, run: str) -> None:
         """Keep a run until it is unpinned.
@@ -102,14 +108,14 @@ class Retention:
             If pinned runs would hold more than their share.
         """
         held = self._held[run]
-        if held.pinned:
+        if run in self._pinned:
             return
         if self.pinned_bytes + held.nbytes > self.pinned_limit:
             raise PinError(
                 f"pinned runs would hold {self.pinned_bytes + held.nbytes} bytes, they may hold "
                 f"{self.pinned_limit}: unpin another run, or give the server a larger budget"
             )
-        held.pinned = True
+        self._pinned.add(run)
         self.pinned_bytes += held.nbytes
 
     def unpin(self, run: str) -> None:
@@ -121,8 +127,8 @@ class Retention:
             If it is not held.
         """
         held = self._held[run]
-        if held.pinned:
-            held.pinned = False
+        if run in self._pinned:
+            self._pinned.discard(run)
             self.pinned_bytes -= held.nbytes
 
     def used(self, run: str) -> float:
@@ -131,7 +137,7 @@ class Retention:
 
     def is_pinned(self, run: str) -> bool:
         """Return whether a run is pinned."""
-        return self._held[run].pinned
+        return run in self._pinned
 
     def room(self, run: str, nbytes: int) -> Leave | Drop | None:
         """Return what is to be done next for `run`, new or held, to hold `nbytes` more.
@@ -144,7 +150,7 @@ class Retention:
             If not enough can give way: then nothing has to.
         """
         grown = self._held.get(run)
-        if grown is not None and grown.pinned and grown.droppable:
+        if grown is not None and run in self._pinned and grown.droppable:
             more = self.pinned_bytes + nbytes - self.pinned_limit
             if more > 0:
                 return self._drop(run, more)
@@ -154,25 +160,24 @@ class Retention:
         if nbytes > self.limit - self._staying(run):
             raise NoRoomError(self._full(run, nbytes))
         for name, held in self._held.items():
-            if not held.pinned and held.finished and name != run:
+            if name in self._pinned:
+                continue
+            if held.finished and name != run:
                 return Leave(name)
-            if not held.pinned and not held.finished and held.droppable:
+            if not held.finished and held.droppable:
                 return self._drop(name, wanted)
         for name, held in self._held.items():
-            if held.pinned and not held.finished and held.droppable:
+            if name in self._pinned and not held.finished and held.droppable:
                 return self._drop(name, wanted)
-        for name, held in self._held.items():
-            if not held.pinned and name != run:
+        for name in self._held:
+            if name not in self._pinned and name != run:
                 return Leave(name)
         raise NoRoomError(self._full(run, nbytes))
 
     def _staying(self, run: str) -> int:
         """Return how many bytes are there whatever gives way to `run`."""
-        return sum(
-            held.nbytes - (0 if held.finished else held.droppable)
-            for name, held in self._held.items()
-            if held.pinned or name == run
-        )
+        staying = [self._held[name] for name in self._pinned | {run} if name in self._held]
+        return sum(held.nbytes - (0 if held.finished else held.droppable) for held in staying)
 
     def _full(self, run: str, nbytes: int) -> str:
         return (
@@ -184,9 +189,9 @@ class Retention:
         """Let go of some more than is wanted, so that it does not happen at every page."""
         return Drop(run, max(wanted, self.limit // 64))
 
-    def _count(self, held: _Held, news: int) -> None:
+    def _count(self, run: str, news: int) -> None:
         self.nbytes += news
-        if held.pinned:
+        if run in self._pinned:
             self.pinned_bytes += news
 
     def __contains__(self, run: object) -> bool:

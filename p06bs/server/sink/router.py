@@ -42,8 +42,8 @@ class Router:
         self._holding = holding
         self._roots = roots
 
-    def put(self, name: str, document: Document, place: Place | None) -> None:
-        """Take one document, which lies at `place` in the log of its run.
+    def put(self, name: str, document: Document, place: Place | None, older: bool) -> None:
+        """Take one document, which lies at `place` in the log of its run; `older`: see `Sink`.
 
         Raises
         ------
@@ -51,7 +51,7 @@ class Router:
             If it does not fit what came before, or names what never came.
         """
         try:
-            self._take(name, document, place)
+            self._take(name, document, place, older)
         except Exception as error:
             # Whatever one document holds, those of other runs go on.
             self.refused[f"{name}: {type(error).__name__}"] += 1
@@ -74,14 +74,14 @@ class Router:
             raise KeyError(descriptor)
         return run, stream
 
-    def _take(self, name: str, document: Document, place: Place | None) -> None:
+    def _take(self, name: str, document: Document, place: Place | None, older: bool) -> None:
         match name:
             case "event_page":
                 self._append(document, place)
             case "event":
                 self._append(page_of(document), place)
             case "start":
-                self._start(document)
+                self._start(document, older)
             case "descriptor":
                 self._descriptor(document)
             case "stream_resource":
@@ -95,7 +95,7 @@ class Router:
             case _:
                 raise ValueError("no such kind of document")
 
-    def _start(self, document: Document) -> None:
+    def _start(self, document: Document, older: bool) -> None:
         uid = document["uid"]
         if not isinstance(uid, str) or not uid or node_name(uid) != uid:
             raise ValueError(f"{uid!r} cannot be a part of a path")
@@ -106,7 +106,7 @@ class Router:
             raise ValueError(f"run {uid} has started before")
         if held is not None:
             self._holding.leave(held)  # what somebody wrote under the uid of a run
-        self._holding.add(Run(start))
+        self._holding.add(Run(start), older)
 
     def _run(self, uid: str) -> Run:
         run = self._holding.runs[uid]

@@ -76,7 +76,14 @@ class Sink:
         """Bytes that the runs hold."""
         return self._holding.retention.nbytes
 
-    def __call__(self, name: str, document: Document, place: Place | None = None) -> None:
+    @property
+    def filled(self) -> bool:
+        """Whether older runs had better not come: newer ones would have to give way to them."""
+        return self.evicted > 0 or self.nbytes >= self.shares.held // 16 * 15
+
+    def __call__(
+        self, name: str, document: Document, place: Place | None = None, older: bool = False
+    ) -> None:
         """Take one document.
 
         Parameters
@@ -84,6 +91,8 @@ class Sink:
         place : Place, optional
             Where it lies in the log of its run. Rows without one cannot be let go while
             the run goes on.
+        older : bool
+            Whether a run that begins gives way before those that are held, until it is read.
 
         Raises
         ------
@@ -92,7 +101,7 @@ class Sink:
         """
         with self._holding.feeding:
             try:
-                self._router.put(name, document, place)
+                self._router.put(name, document, place, older)
             finally:
                 self._holding.tell()
 
