@@ -8,10 +8,16 @@ import httpx
 import numpy as np
 import pytest
 import zarr
+from hypothesis import given
+from hypothesis import strategies as st
+from tiled.client import from_uri
+from tiled.client.utils import ClientError
 
 from p06bs.server.app import build_app
+from p06bs.server.files.announced import FLUSH_SECONDS, NOTE_SECONDS, Announcements, settled
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink import Sink
+from p06bs.server.sink.shares import Shares
 from tests.doors import KEY
 from tests.live_server import serving
 
@@ -91,13 +97,24 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def server(tree):
+def served(tree):
+    """Serve a sink that reads below ``assets``: the sink, and the URL."""
     sink = Sink(50_000_000, roots=FileRoots([tree / "assets"], [tree / "bt"]))
-    with (
-        serving(build_app(sink, KEY)) as url,
-        httpx.Client(base_url=url, headers={"Authorization": f"Apikey {KEY}"}) as http,
-    ):
-        yield sink, lambda uid: http.get(f"/api/v1/array/full/live/{uid}/primary/img")
+    with serving(build_app(sink, KEY)) as url:
+        yield sink, url
+
+
+@pytest.fixture
+def server(served):
+    """The sink, and what reads the frames of a run."""
+    sink, url = served
+    with httpx.Client(base_url=url, headers={"Authorization": f"Apikey {KEY}"}) as http:
+        yield (
+            sink,
+            lambda uid, rows="": http.get(
+                f"/api/v1/array/full/live/{uid}/primary/img", params={"slice": rows}
+            ),
+        )
 
 
 def test_nothing_outside_is_read_however_a_file_leads_there(tree, server):
@@ -187,7 +204,78 @@ def test_kinds_of_files(tree, server):
     assert read(made).content == FRAMES.tobytes()
     assert read(publish(sink, "tiff", tree / "assets/f.h5", "image/tiff")).status_code == 415
     assert read(publish(sink, "http", None, uri="http://there/f.h5")).status_code == 415
-    assert read(publish(sink, "gone", tree / "assets/late.h5")).status_code == 503
+
+
+def write_hdf5(path, rows):
+    with h5py.File(path, "w") as file:
+        data = file.create_dataset("entry/data", FRAMES.shape, "u1", chunks=(1, 4, 5))
+        data[:rows] = FRAMES[:rows]
+
+
+def write_zarr(path, rows):
+    zarr.create_array(path, shape=(rows, 4, 5), dtype="u1", chunks=(1, 4, 5))[:] = FRAMES[:rows]
+
+
+@pytest.mark.parametrize("write", [write_hdf5, write_zarr])
+def test_rows_that_do_not_come_are_an_error_and_those_before_them_are_read(
+    tree, served, server, monkeypatch, write
+):
+    """Stock clients ask again for 45 s where a server answers 503."""
+    (sink, url), (_, read) = served, server
+    kind = write.__name__.removeprefix("write_")
+    path = tree / f"assets/late.{kind}"
+    run = publish(sink, "late", path, f"application/x-{kind}")
+    answer = read(run)
+    assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+    write(path, 2)
+    assert read(run, "0:2").content == FRAMES[:2].tobytes()
+    assert read(run, "0:3").status_code == 503
+    # Time goes by, and no more is written.
+    monkeypatch.setattr("p06bs.server.files.announced.FLUSH_SECONDS", 0.0)
+    for rows, said in (("0:3", "rows 0 to 2"), ("2", "row 2")):
+        answer = read(run, rows)
+        assert answer.status_code == 404
+        assert f"img: {said}" in answer.json()["detail"]
+        assert str(tree) not in answer.text
+    client = from_uri(url, api_key=KEY)
+    image = client["live", run, "primary", "img"]
+    assert np.array_equal(image[:2], FRAMES[:2])
+    with pytest.raises(ClientError, match="img: rows 0 to 2 were announced"):
+        image.read()
+    client.context.close()
+
+
+def test_no_response_begins_whose_last_rows_are_not_there(tree, monkeypatch):
+    """It would break off, which clients take for a network that is down, and ask again."""
+    monkeypatch.setattr(Shares, "piece", FRAMES[0].nbytes)
+    sink = Sink(50_000_000)
+    path = tree / "assets/late.h5"
+    write_hdf5(path, 2)
+    run = publish(sink, "late", path)
+    with serving(build_app(sink, KEY)) as url:
+        image = f"{url}/api/v1/array/full/live/{run}/primary/img"
+        key = {"Authorization": f"Apikey {KEY}"}
+        assert httpx.get(image, headers=key).status_code == 503
+        write_hdf5(path, 3)
+        assert httpx.get(image, headers=key).content == FRAMES.tobytes()
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 5), st.floats(0, 2 * FLUSH_SECONDS)), max_size=30),
+    st.floats(0, 2 * FLUSH_SECONDS),
+)
+def test_rows_are_waited_for_as_long_as_is_said(announced, later):
+    announcements, rows, now, times = Announcements(), 0, 0.0, []
+    for count, passed in announced:
+        now += passed
+        announcements.note(rows, now)
+        times += [now] * count
+        rows += count
+    now += later
+    old = settled(rows, announcements.recent, now)
+    assert all(now - when >= FLUSH_SECONDS - NOTE_SECONDS for when in times[:old])
+    assert all(now - when < FLUSH_SECONDS for when in times[old:])
+    assert len(announcements.recent) <= FLUSH_SECONDS / NOTE_SECONDS + 1
 
 
 def test_file_systems_are_not_asked_in_the_event_loop(tree):

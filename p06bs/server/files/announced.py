@@ -1,6 +1,6 @@
 """What documents describe and announce of rows in files, as far as it can be."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from math import prod
 from typing import Any
 
@@ -11,6 +11,32 @@ MOST_CHUNKS = 1 << 20
 LAST_INDEX = 1 << 48
 MOST_AXES, MOST_VALUES = 32, 1 << 36
 """Of one row."""
+
+
+FLUSH_SECONDS = 10.0
+"""Time that a detector's writer has, after it announced rows, to have them in its file."""
+
+NOTE_SECONDS = 0.5
+"""Announcements within this time count as made with their first one."""
+
+
+class Announcements:
+    """When the newest rows of a file were announced. No clock and no I/O here."""
+
+    def __init__(self) -> None:
+        self.recent: tuple[tuple[int, float], ...] = ()
+
+    def note(self, first: int, now: float) -> None:
+        """Note that rows from `first` on are announced."""
+        recent = tuple(one for one in self.recent if now - one[1] < FLUSH_SECONDS)
+        if not recent or now - recent[-1][1] >= NOTE_SECONDS:
+            recent += ((first, now),)
+        self.recent = recent
+
+
+def settled(rows: int, recent: Iterable[tuple[int, float]], now: float) -> int:
+    """Return how many of so many rows were announced `FLUSH_SECONDS` ago or before."""
+    return min((first for first, when in recent if now - when < FLUSH_SECONDS), default=rows)
 
 
 def rows_announced(rows: int, start: int, stop: int, per_chunk: int) -> int:
@@ -32,7 +58,7 @@ def rows_announced(rows: int, start: int, stop: int, per_chunk: int) -> int:
 
 
 def rows_described(
-    description: Mapping[str, Any],
+    description: Any,
 ) -> tuple[tuple[int, ...], np.dtype[Any]] | None:
     """Return shape and type of a row of a data key; None where none usable is described."""
     try:

@@ -1,6 +1,8 @@
 """Rows of detectors: read from HDF5 and Zarr files under configured roots only."""
 
-from collections.abc import Mapping, Sequence
+import logging
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -15,9 +17,11 @@ from tiled.structures.core import StructureFamily
 from p06bs.bus.frames import FrameReader, FramesMissingError
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
-from p06bs.server.files.announced import rows_announced, rows_described
+from p06bs.server.files.announced import rows_announced, rows_described, settled
 from p06bs.server.files.datasets import DatasetCheck
 from p06bs.server.files.roots import ZARR, FileRoots, OutsideError, path_of
+
+logger = logging.getLogger(__name__)
 
 Array = npt.NDArray[Any]
 
@@ -31,8 +35,8 @@ class DetectorView:
 
     Attributes
     ----------
-    growing : bool
-        Whether a file that is not there may come yet.
+    recent : tuple
+        First row and monotonic time of the newest announcements, of a run that goes on.
     """
 
     data_key: str
@@ -42,7 +46,7 @@ class DetectorView:
     rows_per_chunk: int
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
-    growing: bool = False
+    recent: tuple[tuple[int, float], ...] = ()
 
     def read(self, start: int, stop: int) -> Array:
         """Return rows `start` to `stop - 1`.
@@ -50,12 +54,36 @@ class DetectorView:
         Raises
         ------
         FramesMissingError
-            If they are announced and not in the file yet.
+            If they were announced lately and are not in the file yet.
         HTTPException
-            403 if the file lies outside the roots, 404 if it cannot be opened, or is not
-            there and will not come, 415 if it
-            is of a kind that is not read or does not hold what the descriptor says.
+            403 if the file lies outside the roots, 404 if the rows are not in it, or it
+            cannot be opened, 415 if it is of a kind that is not read or does not hold
+            what the descriptor says.
         """
+        try:
+            return self._rows(start, stop)
+        except FramesMissingError:
+            if self._may_come(start, stop):
+                raise
+            rows = f"row {start}" if stop - start == 1 else f"rows {start} to {stop - 1}"
+            raise HTTPException(
+                404,
+                f"{self.data_key}: {rows} were announced, and are not (all) in the file, or "
+                "that is not there",
+            ) from None
+
+    def _may_come(self, start: int, stop: int) -> bool:
+        """Return whether all that is missing of these rows was announced lately."""
+        old = settled(self.rows, self.recent, time.monotonic())
+        if stop <= old or start >= old:
+            return start >= old
+        try:
+            self._rows(old - 1, old)
+        except FramesMissingError:
+            return False
+        return True
+
+    def _rows(self, start: int, stop: int) -> Array:
         parts = []
         first = 0
         for resource, low, high in self.segments:
@@ -68,6 +96,15 @@ class DetectorView:
         return np.concatenate(parts)
 
     def _read(self, resource: Document, start: int, stop: int) -> Array:
+        """Return rows of one file; what is wrong with it is logged with its path, and said without.
+
+        Raises
+        ------
+        FramesMissingError
+            If they are not there, or there is no such file.
+        HTTPException
+            403 or 415.
+        """
         try:
             path = self.roots.real(path_of(resource))
             if resource.get("mimetype") == ZARR:
@@ -80,16 +117,19 @@ class DetectorView:
             with FrameReader(0.0, DatasetCheck(self.roots)) as reader:
                 rows = reader(there, start, stop - start, bound)
             return rows.reshape((stop - start, *self.shape)).astype(self.dtype, copy=False)
-        except FramesMissingError:
-            if self.growing or path.exists():
-                raise
-            raise HTTPException(404, f"{path} is not there (any more)") from None
-        except OutsideError as outside:
-            raise HTTPException(403, str(outside)) from None
+        except OutsideError as error:
+            why = "its file, or what that leads to, is outside the directories that may be read"
+            raise self._refused(403, why, error) from None
         except (OSError, KeyError) as error:
-            raise HTTPException(404, f"{self.data_key} cannot be read: {error}") from None
+            logger.info("%s cannot be read: %s", self.data_key, error)
+            raise FramesMissingError(f"{self.data_key}: the rows are not in the file yet") from None
         except (ValueError, TypeError) as error:
-            raise HTTPException(415, f"{self.data_key} cannot be read: {error}") from None
+            why = "its file is of a kind that is not read, or does not hold what is described"
+            raise self._refused(415, why, error) from None
+
+    def _refused(self, status: int, why: str, error: Exception) -> HTTPException:
+        logger.info("%s cannot be read: %s", self.data_key, error)
+        return HTTPException(status, f"{self.data_key} cannot be read: {why}")
 
     def data_sources(self, structure: Any) -> list[Any]:
         """Return where the rows are, as bluesky's TiledWriter says it; files under roots only."""
@@ -149,7 +189,7 @@ class UnreadableView:
 
 def detector_view(
     data_key: str,
-    description: Mapping[str, Any],
+    description: Any,
     segments: Sequence[tuple[Document, int, int]],
     roots: FileRoots,
 ) -> DetectorView | UnreadableView:
@@ -158,13 +198,13 @@ def detector_view(
     Parameters
     ----------
     description : mapping
-        Of the data key, from the descriptor.
+        Of the data key, from the descriptor; anything else describes nothing.
     segments : sequence
         Stream resource, first and last + 1 index.
     """
     found = rows_described(description)
     shape, dtype = found or ((), FLOAT)
-    per_chunk = max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
+    per_chunk = rows_per_chunk(description)
     rows = 0
     try:
         for _, start, stop in segments:
@@ -176,6 +216,12 @@ def detector_view(
             rows, f"{data_key} cannot be read: its descriptor gives no usable shape and dtype_numpy"
         )
     return DetectorView(data_key, tuple(segments), roots, rows, per_chunk, dtype, shape)
+
+
+def rows_per_chunk(description: Any) -> int:
+    """Return how many rows of a data key make a chunk, whatever its descriptor says of it."""
+    shape, dtype = rows_described(description) or ((), FLOAT)
+    return max(1, CHUNK_BYTES // max(1, dtype.itemsize * prod(shape)))
 
 
 def _inner(resource: Document) -> str:

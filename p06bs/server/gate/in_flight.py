@@ -147,8 +147,8 @@ async def _comes(turn: asyncio.Event, receive: Receive) -> bool:
     """Wait for a turn; return False if the client goes before it comes."""
     if turn.is_set():
         return True
-    gone = asyncio.create_task(receive())  # nothing else comes after the body
-    tasks = [asyncio.create_task(turn.wait()), gone]
+    gone = asyncio.ensure_future(receive())  # nothing else comes after the body
+    tasks = [asyncio.ensure_future(turn.wait()), gone]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not gone.done():

@@ -1,12 +1,13 @@
 """Columns whose rows lie in files: announced by stream_datum, read when asked for."""
 
+import time
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from p06bs.model.documents import Document
-from p06bs.server.files.announced import rows_announced
+from p06bs.server.files.announced import Announcements, rows_announced
 from p06bs.server.files.detector import DetectorView
 from p06bs.server.files.roots import FileRoots
 
@@ -26,7 +27,7 @@ class ExternalColumn:
     """
 
     SEGMENT_BYTES = 192
-    """What Python keeps about a segment."""
+    """What Python keeps about a segment, or an announcement."""
 
     def __init__(
         self,
@@ -42,13 +43,14 @@ class ExternalColumn:
         self.rows = 0
         self._roots = roots
         self._segments: list[tuple[Document, int, int]] = []
+        self._announcements = Announcements()
         row_bytes = max(1, self.dtype.itemsize * prod(self.shape))
         self.rows_per_chunk = max(1, chunk // row_bytes)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the references; the rows themselves are in their files."""
-        return self.SEGMENT_BYTES * len(self._segments)
+        return self.SEGMENT_BYTES * (len(self._segments) + len(self._announcements.recent))
 
     def announce(self, resource: Document, start: int, stop: int) -> None:
         """Add indices `start` to `stop - 1` of `resource`.
@@ -66,6 +68,7 @@ class ExternalColumn:
             self._segments[-1] = resource, first, stop
         else:
             self._segments.append((resource, start, stop))
+        self._announcements.note(self.rows, time.monotonic())
         self.rows = rows
 
     def view(self) -> DetectorView:
@@ -78,5 +81,5 @@ class ExternalColumn:
             self.rows_per_chunk,
             self.dtype,
             self.shape,
-            growing=True,
+            self._announcements.recent,
         )

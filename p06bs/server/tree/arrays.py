@@ -16,6 +16,7 @@ from tiled.structures.array import ArrayStructure, BuiltinDtype
 from tiled.structures.core import StructureFamily
 
 from p06bs.bus.frames import FramesMissingError
+from p06bs.server.files.detector import DetectorView
 from p06bs.server.sink.columns import Array, View
 from p06bs.server.sink.places import RowsLostError
 from p06bs.server.sink.shares import MIB, Shares
@@ -156,6 +157,10 @@ class ColumnAdapter(Watched, Adapter[ArrayStructure]):
         step = abs(picked.step)
         together = max(1, self._sizes.piece // self.row_bytes // step)
         self._check_size(len(picked) if together == 1 else len(picked) * step)
+        if len(picked) > together and isinstance(self._view, DetectorView):
+            # What is announced last may not be there; no response begins that could not end.
+            last = first + max(picked[0], picked[-1])
+            self._rows(last, last + 1)
         for i in range(0, len(picked), together):
             part = picked[i : i + together]
             low, high = min(part[0], part[-1]), max(part[0], part[-1]) + 1

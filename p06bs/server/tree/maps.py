@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from p06bs.bus.frames import FramesMissingError
+from fastapi import HTTPException
+
 from p06bs.metadata import folder_of
 from p06bs.model.documents import is_derived
 from p06bs.model.gridding import PIXEL_BYTES, RunningMap
@@ -182,7 +183,7 @@ class Maps:
             ):
                 try:
                     update()
-                except (FramesMissingError, RowsLostError, OSError) as error:
+                except (HTTPException, RowsLostError, OSError) as error:
                     # Rows in files that cannot be read (yet): the map is shown without them.
                     logger.debug("run %s: map of %s is incomplete: %s", uid, one.column, error)
             pixels = running.map.read(placement.grid.shape)
