@@ -20,6 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiled.client import from_uri
 from tiled.client.context import Context
+from websockets.exceptions import ConnectionClosed
 
 from p06bs.config.server import Authentication, Oidc, Pam
 from p06bs.server.gate.gate import Guard
@@ -31,6 +32,7 @@ from p06bs.services import server
 from tests.doors import Gated
 from tests.identity_provider import AUDIENCE, identity_provider
 from tests.live_server import serving
+from tests.test_gate import ECHO, echoing, opened
 
 PASSWORD = "correct horse"
 SERVICE = "p06bs-test"
@@ -130,6 +132,59 @@ def test_sessions_are_refreshed_and_revoked(account, pam):
         for headers in (bearer, {}):
             answer = pam.delete(f"/api/v1/auth/session/revoke/{name}", headers=headers)
             assert answer.status_code in (401, 404), (name, headers)
+
+
+def test_a_revoked_session_ends_its_websockets_and_those_of_keys_made_with_it(account, tmp_path):
+    config = configuration(tmp_path, pam=Pam(service=SERVICE), admins=())
+    gated = echoing(config)
+
+    def bearer(session):
+        return {"Authorization": f"Bearer {session['access_token']}"}
+
+    def subscribed(session):
+        """As stock `subscribe()` does it."""
+        asked = {"expires_in": 60, "scopes": ["inherit"], "note": "websocket"}
+        key = http.post("/api/v1/auth/apikey", json=asked, headers=bearer(session)).json()
+        shown = {"Authorization": f"Apikey {key['secret']}"}
+        one = stack.enter_context(opened(url, headers=shown))
+        http.delete(
+            "/api/v1/auth/apikey",
+            params={"first_eight": key["first_eight"]},
+            headers=bearer(session),
+        ).raise_for_status()
+        return one
+
+    with (
+        serving(gated.gate) as url,
+        httpx.Client(base_url=url) as http,
+        contextlib.ExitStack() as stack,
+    ):
+        kept, revoked = (login(http, account).json() for _ in range(2))
+        asked = {"expires_in": 3600, "scopes": ["inherit"], "note": "a token of one's own"}
+        own = http.post("/api/v1/auth/apikey", json=asked, headers=bearer(revoked)).json()["secret"]
+        stay = [
+            subscribed(kept),
+            stack.enter_context(opened(url, headers={"Authorization": f"Apikey {own}"})),
+        ]
+        refreshed = http.post(
+            "/api/v1/auth/session/refresh", json={"refresh_token": revoked["refresh_token"]}
+        ).json()
+        end = [subscribed(revoked)]
+        for token in (revoked["access_token"], refreshed["access_token"]):
+            path = f"{ECHO}?access_token={token}"
+            end.append(stack.enter_context(opened(url, path, headers={})))
+            end.append(stack.enter_context(opened(url, headers={})))
+            end[-1].send(json.dumps({"type": "auth", "access_token": token}))
+        assert {one.recv(timeout=30) for one in (*stay, *end)} == {"hello"}
+        refresh = {"refresh_token": refreshed["refresh_token"]}
+        http.post("/api/v1/auth/session/revoke", json=refresh).raise_for_status()
+        for one in end:
+            with pytest.raises(ConnectionClosed) as ended:
+                one.recv(timeout=30)
+            assert ended.value.rcvd.code == 4410
+        for one in stay:
+            with pytest.raises(TimeoutError):
+                one.recv(timeout=0)
 
 
 def test_tokens_made_after_a_login_do_not_live_for_ever(account, pam):

@@ -158,6 +158,7 @@ def test_closed_doors_say_why(url, method, path, status):
     assert json.loads(answer.partition("\r\n\r\n")[2])["detail"]
 
 
+@pytest.mark.logs_errors  # of stock Tiled
 def test_stock_tiled_serves_zarr_without_a_key_and_links_to_a_strangers_host():
     """The holes are there: if one of these fails, Tiled has mended it and a guard may go."""
     gated = Gated()

@@ -102,8 +102,21 @@ def without_secrets(query: bytes) -> bytes:
     return urlencode(kept).encode("latin-1")
 
 
-def first_message_key(message: Message) -> str | None:
-    """Return the API key of a WebSocket's first message, as browsers send it.
+def session_token(scope: Scope) -> str:
+    """Return the access token of a session that a request shows, empty if it shows none."""
+    header = HTTPConnection(scope).headers.get("authorization")
+    scheme, secret = get_authorization_scheme_param(header)
+    return secret if scheme.lower() == "bearer" else ""
+
+
+def socket_session_token(scope: Scope) -> str:
+    """Return the access token of a session in a WebSocket's URL, empty if there is none."""
+    query = parse_qsl(scope["query_string"].decode("latin-1"))  # leaves empty ones out
+    return next((value for name, value in query if name == "access_token"), "")
+
+
+def first_message_secrets(message: Message) -> tuple[str | None, str]:
+    """Return the API key and the access token of a WebSocket's first message, as browsers send it.
 
     Raises
     ------
@@ -114,12 +127,11 @@ def first_message_key(message: Message) -> str | None:
     try:
         content = json.loads(text if text is not None else message.get("bytes") or b"")
     except (ValueError, RecursionError):
-        return None  # for Tiled to refuse
+        return None, ""  # for Tiled to refuse
     if not isinstance(content, dict):
-        return None
+        return None, ""
     for name in ("api_key", "access_token"):
         secret = content.get(name)
         if secret is not None and not (isinstance(secret, str) and secret.isascii()):
             raise RefusedError(401, f"{name} is ASCII text.")
-    key: str | None = content.get("api_key")
-    return key
+    return content.get("api_key"), content.get("access_token") or ""

@@ -14,7 +14,7 @@ from p06bs.config.headers import Headers
 from p06bs.server.gate import headers
 from p06bs.server.gate.attempts import Attempts, address
 from p06bs.server.gate.bodies import FORM_LIMIT, Body, RefusedError, replayed, too_large
-from p06bs.server.gate.credentials import check_ascii, check_csrf, digest, shown
+from p06bs.server.gate.credentials import check_ascii, check_csrf, digest, session_token, shown
 from p06bs.server.gate.growing import GROWING, bounded_query
 from p06bs.server.gate.keys import bounded_request
 from p06bs.server.gate.logins import FailedLogins, Known, Seats
@@ -23,6 +23,7 @@ from p06bs.server.gate.protection import Protection
 from p06bs.server.gate.queries import check_query
 from p06bs.server.gate.routes import API, READING, Routes
 from p06bs.server.gate.sockets import FindKey, SocketGate
+from p06bs.server.sessions import name_of
 
 NEW_KEY = re.compile(rf"{API}/auth/(principal/[^/]+/)?apikey")
 """Where users make keys of their own, and admins those of others."""
@@ -182,7 +183,8 @@ class Gate:
         content = await self._form(receive).whole()
         parent = await self._keys.find(key) if key is not None and self._keys is not None else None
         own = scope["path"] == f"{API}/auth/apikey"
-        content = bounded_request(content, parent, datetime.now(UTC), own)
+        session = name_of(session_token(scope))
+        content = bounded_request(content, parent, datetime.now(UTC), own, session)
         kept = [(n, v) for n, v in scope["headers"] if n != b"content-length"]
         length = (b"content-length", str(len(content)).encode())
         body = self._form(replayed(content, receive))

@@ -5,6 +5,8 @@ so needs ``create:apikeys``: whoever has such a key for reading could make one
 for everything, for ever. Here a key makes no key with more scopes or a longer
 life than its own, nor one that lives for long: whoever revokes a key does not
 know of those made with it.
+
+A key that a session makes for a handshake ends with the session, as far as WebSockets go.
 """
 
 import json
@@ -14,13 +16,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from fastapi import FastAPI
-from sqlalchemy import select
+from sqlalchemy import select, union_all
 from sqlalchemy.ext.asyncio import AsyncSession
 from tiled.authn_database import orm
 from tiled.authn_database.core import lookup_valid_api_key
 from tiled.server.connection_pool import get_database_engine
 from tiled.server.settings import get_settings
 
+from p06bs.server import sessions
 from p06bs.server.gate.bodies import RefusedError
 
 INHERIT = "inherit"
@@ -51,7 +54,8 @@ class Key:
     name : str
         Its first eight characters.
     maker : str
-        Name of the key that it was made with, or of that one's maker; empty if it was none.
+        Name of the key that it was made with, or of that one's maker; of the session that
+        made it for a handshake; else empty.
     """
 
     owner: str
@@ -97,8 +101,14 @@ class Keys:
             )
 
     async def holds(self, name: str) -> bool:
-        """Return whether a key of this name is there, neither revoked nor expired."""
-        ends = select(orm.APIKey.expiration_time).where(orm.APIKey.first_eight == name)
+        """Return whether a key or session of this name is there, neither revoked nor expired."""
+        key, session = orm.APIKey, orm.Session
+        ends = union_all(
+            select(key.expiration_time).where(key.first_eight == name),
+            select(session.expiration_time).where(
+                session.state[sessions.NAME].as_string() == name, ~session.revoked
+            ),
+        )
         now = datetime.now(UTC)
         async with self._engine().connect() as connection:
             found = (await connection.execute(ends)).scalars()
@@ -120,7 +130,9 @@ class Keys:
         return get_database_engine(self._app.dependency_overrides[get_settings]())
 
 
-def bounded_request(body: bytes, parent: Key | None, now: datetime, own: bool = True) -> bytes:
+def bounded_request(
+    body: bytes, parent: Key | None, now: datetime, own: bool = True, session: str = ""
+) -> bytes:
     """Return the request for a new key with no more scopes and life than its parent gives.
 
     Parameters
@@ -133,6 +145,8 @@ def bounded_request(body: bytes, parent: Key | None, now: datetime, own: bool = 
     own : bool
         Whether the new key's owner is the parent's; admins make keys for others, whose
         scopes are not those of the parent.
+    session : str
+        Name of the session that asks, where there is no parent.
 
     Raises
     ------
@@ -147,10 +161,15 @@ def bounded_request(body: bytes, parent: Key | None, now: datetime, own: bool = 
         return body
     if len(str(asked.get("note") or "")) > NOTE_LENGTH:
         raise RefusedError(422, f"The note has more than {NOTE_LENGTH} characters.")
-    asked["expires_in"] = _life(asked.get("expires_in"), parent, now)
-    if parent is not None and own:
-        made = f" [made with {parent.maker or parent.name}]"
+    asked["expires_in"] = life = _life(asked.get("expires_in"), parent, now)
+    if parent is not None:
+        maker = parent.maker or parent.name
+    else:  # a token for longer is made to outlive the session
+        maker = session if life <= CHILD_LIFE.total_seconds() else ""
+    if maker and own:
+        made = f" [made with {maker}]"
         asked["note"] = str(asked.get("note") or "")[: NOTE_LENGTH - len(made)] + made
+    if parent is not None and own:
         if INHERIT not in parent.scopes:
             asked["scopes"] = _scopes(asked.get("scopes"), parent)
         if parent.tags is not None:

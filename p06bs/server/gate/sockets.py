@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Protocol
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
@@ -13,20 +13,27 @@ from starlette.websockets import WebSocketDisconnect
 from p06bs.server.gate import headers
 from p06bs.server.gate.attempts import Attempts, address
 from p06bs.server.gate.bodies import RefusedError
-from p06bs.server.gate.credentials import check_ascii, digest, first_message_key, header_key
+from p06bs.server.gate.credentials import (
+    check_ascii,
+    digest,
+    first_message_secrets,
+    header_key,
+    socket_session_token,
+)
 from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.keys import Key
 from p06bs.server.gate.logins import Seats
 from p06bs.server.gate.outgoing import refusal
 from p06bs.server.gate.together import until_one_ends
+from p06bs.server.sessions import name_of
 
 FIRST_MESSAGE_SECONDS = 10.0
 """A browser sends its key in the first message; who sends none does not keep the place."""
 
 LOOK_SECONDS = 1.0
-"""Interval at which the key of an open WebSocket is looked up again."""
+"""Interval at which the key or session of an open WebSocket is looked up again."""
 
-REVOKED = 4410, "The token was revoked or has expired."
+REVOKED = 4410, "The token or session was revoked or has expired."
 """A stock client then asks again, and is told 401."""
 
 WRONG_KEY = 4003
@@ -43,7 +50,7 @@ class FindKey(Protocol):
         """Return what is known of a key, None if it is not valid."""
 
     async def holds(self, name: str) -> bool:
-        """Return whether a key of this name is there, neither revoked nor expired."""
+        """Return whether a key or session of this name is there, neither revoked nor expired."""
 
 
 class SocketGate:
@@ -101,11 +108,6 @@ class SocketGate:
                 raise RefusedError(403, "Web pages of this origin may not connect.")
 
 
-def _has_session(scope: Scope) -> bool:
-    query = parse_qsl(scope["query_string"].decode("latin-1"))  # leaves empty ones out
-    return any(name == "access_token" for name, _ in query)
-
-
 class _Socket:
     """One WebSocket between client and application."""
 
@@ -115,9 +117,9 @@ class _Socket:
         self._receive = receive
         self._send = send
         self._key = header_key(scope)
-        # A session's token comes in the URL; the application verifies its signature.
-        self._authenticated = bool(self._key) or _has_session(scope)
-        self._lasting = ""
+        token = socket_session_token(scope)
+        self._authenticated = bool(self._key or token)
+        self._lasting = name_of(token)
         self._opened = False
         self._closed = False
         self._taken: list[tuple[str, str]] = []
@@ -135,7 +137,7 @@ class _Socket:
         """Return when the key no longer counts, and nothing more is sent."""
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            if self._gate.keys is None or not self._lasting:
+            if self._gate.keys is None or not self._lasting or self._closed:
                 continue
             try:
                 there = await self._gate.keys.holds(self._lasting)
@@ -178,7 +180,8 @@ class _Socket:
         try:
             async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
                 message = await self._receive()
-            self._key = first_message_key(message)
+            self._key, token = first_message_secrets(message)
+            self._lasting = name_of(token)
             if self._key is not None:
                 await self._knock(self._key)
         except TimeoutError:
@@ -199,8 +202,10 @@ class _Socket:
         if self._closed:
             return
         kind = message["type"]
-        if kind == "websocket.close" and message.get("code") == WRONG_KEY:
-            self._wrong()
+        if kind == "websocket.close":
+            self._closed = True
+            if message.get("code") == WRONG_KEY:
+                self._wrong()
         elif kind == "websocket.http.response.start":
             if message["status"] == 401:
                 self._wrong()

@@ -23,6 +23,7 @@ from tiled.server.protocols import InternalAuthenticator, UserSessionState
 from tiled.server.utils import get_current_url
 
 from p06bs.config.server import Authentication, Oidc, Pam
+from p06bs.server import sessions
 from p06bs.server.login import principals
 from p06bs.server.login.principals import TOKEN
 from p06bs.server.login.private import make_secret, read_secret
@@ -160,7 +161,7 @@ class SystemPam(InternalAuthenticator):
         name = await anyio.to_thread.run_sync(
             self._account, username, password, limiter=self._logins
         )
-        return None if name is None else UserSessionState(name, {})
+        return None if name is None else UserSessionState(name, sessions.named())
 
     def _account(self, username: str, password: str) -> str | None:
         try:
@@ -225,7 +226,7 @@ class SystemOidc(OIDCAuthenticator):
         name = claims.get(self.user_id_claim)
         if not is_user_name(name):
             return self._refuse(f"{self.user_id_claim} {name!r} is no name of a system user")
-        return UserSessionState(name, {})
+        return UserSessionState(name, sessions.named())
 
     def decode_token(self, id_token: str, access_token: str | None = None) -> dict[str, Any]:
         """Return the claims of a token that the provider has signed for us and that is valid.
