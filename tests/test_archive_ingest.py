@@ -138,22 +138,45 @@ def test_one_bad_run_is_quarantined_and_tried_again_when_it_is_restored(here):
     check_whole(here, [*good, bad])
 
 
-def test_documents_that_do_not_fit_are_quarantined_with_a_reason(here):
+def malformed_run(count, **start):
+    """Return a run of three events, and so many behind each that have no seq_num."""
+    documents = raw_run({"x": [1, 2, 3]}, **start)
+    return [
+        (name, copy)
+        for name, document in documents
+        for copy in [document, *[without(document, "seq_num")] * (name == "event") * count]
+    ]
+
+
+def without(document, key):
+    return {k: v for k, v in document.items() if k != key}
+
+
+def test_documents_that_fit_nowhere_are_left_out_alone(here, caplog):
+    uid = here.write(malformed_run(20))
     with DocumentLog(here.logs) as log:
         log.append("start", {"uid": "no-time"})
-        log.append("start", {"uid": "ragged", "time": 1.0})
-        log.append(
-            "descriptor",
-            {"uid": "d", "run_start": "ragged", "time": 1.0, "name": "primary", "data_keys": {}},
-        )
-        page = {
-            "descriptor": "d", "seq_num": [1, 2], "time": [1.0, 2.0], "uid": ["a", "b"],
-            "data": {"x": [1]}, "timestamps": {},
-        }  # fmt: skip
-        log.append("event_page", page)
     result = here.ingest()
     assert result["no-time"].reason == "the start document has no time"
-    assert "column x has 1 rows, its page has 2" in result["ragged"].reason
+    assert (result[uid].state, here.ingest()) == ("complete", result)
+    said = result[uid].reason
+    assert said.startswith("60 documents left out: document 3 (event): KeyError: 'seq_num'; docum")
+    assert said.count("KeyError") == 5
+    assert said.endswith("; ...")
+    assert caplog.text.count(uid) == 1
+    with here.client() as client:
+        assert client[uid].primary["x"].read().tolist() == [1, 2, 3]
+        assert client[uid].primary["seq_num"].read().tolist() == [1, 2, 3]
+        assert client[uid].stop["exit_status"] == "success"
+        assert len(list(client[uid].documents())) == len(malformed_run(20))
+
+
+def test_a_start_document_that_is_nested_too_deeply_is_no_run(here):
+    value = 1
+    for _ in range(200):
+        value = [value]
+    uid = here.write(raw_run({"x": [1]}, nested=value))
+    assert here.ingest()[uid].reason.startswith("the start document: it is nested deeper than")
 
 
 def test_a_run_without_stop_comes_as_incomplete_and_again_when_it_goes_on(here):
@@ -328,7 +351,7 @@ def test_runs_that_come_together_are_shown_together_but_for_the_bad_one(here, mo
 def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
     here = place("sqlite", tmp_path, None)
     for n in range(3):
-        here.write(raw_run({"x": [n]}))
+        here.write(malformed_run(n))
     (here.logs / "bad.doclog").write_bytes(b"nonsense" * 10)
     with service(here, "--patience", "0"):
         status = here.storage / ".status.json"
@@ -361,6 +384,7 @@ def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
     assert found['p06bs_archive_runs{state="quarantined"}'] == "1.0"
     assert found["p06bs_archive_waiting_logs"] == found["p06bs_archive_lag_seconds"] == "0.0"
     assert found["p06bs_archive_ingested_total"] == "4.0"
+    assert found["p06bs_archive_left_out_documents_total"] == "9.0"
     assert float(found["p06bs_archive_ingest_seconds_total"]) > 0
     assert time.time() - float(found["p06bs_archive_ingestion_timestamp_seconds"]) < 300
     assert found["p06bs_sink_evicted_runs_total"] == "0.0"
@@ -379,18 +403,22 @@ def test_command_line(here, capsys, monkeypatch):
     config = ("--config", str(here.configuration()))
     here.logs.mkdir()
     assert run("archive", "init", *config)[0] == 0
-    good = here.write(raw_run({"x": [1]}, plan_name="scan", scan_id=3))
+    good = here.write(malformed_run(1, plan_name="scan", scan_id=3))
     (here.logs / "bad.doclog").write_bytes(b"nonsense" * 10)
     status, _, said = run("archive", "ingest", *config, "--patience", "0")
     assert status == 1
     assert "1 runs ingested" in said
+    assert "of 1 runs some documents were left out" in said
     assert "1 runs were left out" in said
     status, out, _ = run("archive", "status", *config, "--json")
     shown = json.loads(out)
     assert (status, shown["ingesting"]) == (0, False)
     assert shown["runs"] == {"complete": 1, "quarantined": 1}
     assert [log["run"] for log in shown["left_out"]] == ["bad"]
-    assert "bad" in run("archive", "status", *config)[1]
+    assert [log["run"] for log in shown["partly_left_out"]] == [good]
+    listed = run("archive", "status", *config)[1]
+    assert "bad  quarantined" in listed
+    assert f"{good}  complete\n  3 documents left out: document 3 (event)" in listed
     (row,) = json.loads(run("archive", "ls", *config, "--json")[1])
     assert (row["uid"], row["scan_id"], row["plan_name"]) == (good, 3, "scan")
     listed = run("archive", "ls", *config)[1]

@@ -48,8 +48,8 @@ def upgrade(config: ConfigOption = DEFAULT_CONFIG) -> None:
 
 
 def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> None:
-    """Show how many runs are in the archive, and which were left out and why."""
-    from p06bs.server.archive.catalog import counts, logs
+    """Show how many runs are in the archive, what was left out of it, and why."""
+    from p06bs.server.archive.catalog import counts, logs, reduced
     from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
 
     archive = _archive(config)
@@ -61,14 +61,20 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> No
     with _database(archive) as database:
         numbers = database(counts)
         left_out = database(logs, "quarantined", "retry")
+        partly = database(reduced)
     if as_json:
-        shown = {"ingesting": running, "runs": numbers, "left_out": [asdict(x) for x in left_out]}
+        shown = {
+            "ingesting": running,
+            "runs": numbers,
+            "left_out": [asdict(log) for log in left_out],
+            "partly_left_out": [asdict(log) for log in partly],
+        }
         print(json.dumps(shown))
         return
     console.print(f"ingestion: {'runs' if running else 'does not run'}")
     for state, number in sorted(numbers.items()):
         console.print(f"{state:>12}: {number}")
-    for log in left_out:  # by their whole uid, which `retry` takes
+    for log in [*left_out, *partly]:  # by their whole uid, which `retry` takes
         console.print(f"\n{escape(log.run)}  {log.state}")
         console.print(Padding(escape(log.reason), (0, 0, 0, 2)))
 
@@ -143,6 +149,7 @@ def ingest(
     configuration = configurations.load(config)
     archive, roots = section(configuration)
     left_out: list[Log] = []
+    partly: list[Log] = []
     with (
         stoppable() as stopping,
         StorageLock(archive.storage),
@@ -166,6 +173,8 @@ def ingest(
             progress.update(task, total=done + left, completed=done)
             if log is not None and log.state == "quarantined":
                 left_out.append(log)
+            elif log is not None and log.reason:
+                partly.append(log)
 
         try:
             catch_up(ingestion, show)
@@ -173,6 +182,8 @@ def ingest(
             remark(f"stopped after {done} runs; what is missing comes the next time")
             raise typer.Exit(stopping.status) from None
     remark(f"{done - len(left_out)} runs ingested")
+    if partly:
+        remark(f"of {len(partly)} runs some documents were left out: see p06bs archive status")
     if left_out:
         raise UsageError(
             f"{len(left_out)} runs were left out; p06bs archive status says which and why"

@@ -52,6 +52,8 @@ class Log:
         Size and time of the last change (ns) of the log.
     generation : int
         Number of the run's directory.
+    reason : str
+        Of a run in the archive: which of its documents are left out, if any.
     """
 
     run: str
@@ -78,6 +80,8 @@ class RunRecord:
         Of its files.
     assets : sequence of (str, bool)
         URIs of the files of its detectors, and whether each is a directory.
+    left_out : int
+        Number of its documents that fit nowhere.
     """
 
     log: Log
@@ -86,6 +90,7 @@ class RunRecord:
     maps: bool | None
     directory: Path
     assets: Sequence[tuple[str, bool]] = ()
+    left_out: int = 0
 
 
 def put_runs(connection: Connection, records: Sequence[RunRecord]) -> None:
@@ -108,11 +113,13 @@ def _noted(log: Log) -> dict[str, Any]:
 
 def logs(connection: Connection, *states: State) -> list[Log]:
     """Return what became of the logs, of those in the given states if any are given."""
-    fields = (LOGS.c[name] for name in Log.__dataclass_fields__)
-    statement = select(*fields).order_by(LOGS.c.time)
-    if states:
-        statement = statement.where(LOGS.c.state.in_(states))
-    return [Log(*row) for row in connection.execute(statement)]
+    return _logs(connection, *([LOGS.c.state.in_(states)] if states else []))
+
+
+def reduced(connection: Connection) -> list[Log]:
+    """Return what became of the logs whose runs are in the archive, some documents left out."""
+    there = LOGS.c.state.in_(("complete", "incomplete"))
+    return _logs(connection, there, LOGS.c.reason != "")
 
 
 def counts(connection: Connection) -> dict[str, int]:
@@ -144,6 +151,12 @@ async def tidy(engine: AsyncEngine) -> None:
         vacuum = "VACUUM " if engine.dialect.name == "postgresql" else ""
         for table in await connection.run_sync(schema.of_runs):
             await connection.execute(text(f"{vacuum}ANALYZE {table.name}"))
+
+
+def _logs(connection: Connection, *conditions: Any) -> list[Log]:
+    fields = (LOGS.c[name] for name in Log.__dataclass_fields__)
+    statement = select(*fields).where(*conditions).order_by(LOGS.c.time)
+    return [Log(*row) for row in connection.execute(statement)]
 
 
 def _parts(items: Sequence[T]) -> Iterator[Sequence[T]]:

@@ -23,15 +23,13 @@ from p06bs.server.archive.filling import maps_in
 from p06bs.server.archive.intake import PATIENCE, Intake, LogFile
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.logs import LogDirectory
-from p06bs.server.archive.pages import RunError
 from p06bs.server.archive.runfiles import sync_runs, write_run
 from p06bs.server.archive.searchable import searchable
 from p06bs.server.archive.status import StatusFile
 from p06bs.server.archive.storage import Unfinished, keep_only
-from p06bs.server.archive.survey import survey
+from p06bs.server.archive.survey import RunError, survey
 from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import FileRoots, assets
-from p06bs.server.sink.names import node_name
 
 logger = logging.getLogger(__name__)
 
@@ -144,6 +142,9 @@ class Ingestion:
                 yield from self._show(ready)
                 self._unfinished.end()
                 self._status.ingested += len(ready)
+                self._status.left_out += sum(
+                    one.left_out for one in ready if isinstance(one, RunRecord)
+                )
                 self._status.seconds += time.monotonic() - since
                 ready = []
 
@@ -204,6 +205,8 @@ class Ingestion:
             if found is not None:
                 if found.state == "quarantined":
                     logger.warning("run %s is left out: %s", found.run, found.reason)
+                elif found.reason:
+                    logger.warning("run %s: %s", found.run, found.reason)
                 self._intake.note(found)
                 keep_only(self._location, found.run, found.generation)
             self._added += isinstance(one, RunRecord)
@@ -230,9 +233,9 @@ class Ingestion:
             file.nbytes,
             file.changed,
             generation,
-            "" if run.stop is not None else "no stop document",
+            str(run.left_out),
         )
-        streams = list(map(node_name, run.streams))
+        streams = list(run.streams)
         return RunRecord(
             log,
             metadata,
@@ -240,6 +243,7 @@ class Ingestion:
             self._has_maps(file.run, generation, {"start": run.start}, streams),
             directory,
             assets(run.resources.values(), self._roots.of(folder_of(metadata["start"]))),
+            run.left_out.count,
         )
 
     def _read(self, path: Path) -> Iterator[Entry]:

@@ -39,8 +39,8 @@ class Column:
         """Take further rows into account."""
         layout, gaps = layout_of(values)
         self.gaps = self.gaps or gaps
-        self.wide = self.wide or _has_wide(values)
         if layout is not None:
+            self.wide = self.wide or (layout.kind == "numbers" and _has_wide(values))
             self.layout = layout if self.layout is None else _common(self.layout, layout)
 
     def final(self) -> Layout:

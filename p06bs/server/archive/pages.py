@@ -1,64 +1,89 @@
 """The events of a run as pages of columns, whether they were events or pages."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-from p06bs.bus.framing import Entry
-from p06bs.model.documents import Document
+import numpy as np
+
+from p06bs.model.documents import Document, LoggedArray
 from p06bs.server.archive.layouts import Values
 from p06bs.server.sink.names import OWN
 
 PAGE_ROWS = 1024
 PAGE_BYTES = 1 << 22
 
+DEEPEST = 256
+"""Levels of lists and mappings in a value; our codec writes no more."""
+
 Source = tuple[str, str]
 """Where in an event a column's values are: "", ``data`` or ``timestamps``, and the key."""
 
 Page = dict[Source, Values]
 
+Rows = tuple[str, Page, int]
+"""Name of a stream, rows of it as columns, and how many bytes they have in the log."""
 
-class RunError(ValueError):
-    """Documents that are no run: no start, or one that refers to what never came."""
+_NUMBER = int | float | np.bool_ | np.integer | np.floating | None
+_PLAIN = {bool, float, int, str, bytes, type(None)}
+_TIMES = {float, int, type(None)}
 
 
 class Pages:
-    """Cut the events of a run into pages of columns, each of one stream."""
+    """Join the events of a run to pages of columns, each of one stream."""
 
     def __init__(self) -> None:
-        self._streams: dict[str, str] = {}
-        self._events: dict[str, list[Document]] = {}
+        self._waiting: dict[str, list[Document]] = {}
         self._nbytes: dict[str, int] = {}
 
-    def stream_of(self, entry: Entry) -> str:
-        """Return the name of the stream that a document belongs to."""
-        return self._streams[entry.document["descriptor"]]
+    def add_event(self, stream: str, event: Document, nbytes: int) -> Sequence[Rows]:
+        """Take an event that is one; return the page that it completes, if it does."""
+        waiting = self._waiting.setdefault(stream, [])
+        waiting.append(event)
+        self._nbytes[stream] = self._nbytes.get(stream, 0) + nbytes
+        full = len(waiting) >= PAGE_ROWS or self._nbytes[stream] >= PAGE_BYTES
+        return self._joined(stream) if full else ()
 
-    def take(self, entry: Entry) -> Iterator[tuple[str, Page, int]]:
-        """Yield stream, columns and bytes of the pages that a document completes."""
-        document = entry.document
-        if entry.name == "descriptor":
-            self._streams[document["uid"]] = str(document.get("name", "primary"))
-        elif entry.name == "event_page":
-            stream = self.stream_of(entry)
-            yield from self._flush(stream)
-            if len(document["seq_num"]):
-                yield stream, columns_of(document), entry.nbytes
-        elif entry.name == "event":
-            stream = self.stream_of(entry)
-            waiting = self._events.setdefault(stream, [])
-            waiting.append(document)
-            self._nbytes[stream] = self._nbytes.get(stream, 0) + entry.nbytes
-            if len(waiting) >= PAGE_ROWS or self._nbytes[stream] >= PAGE_BYTES:
-                yield from self._flush(stream)
+    def add_page(self, stream: str, page: Page, nbytes: int) -> Sequence[Rows]:
+        """Return a page, see `columns_of`, behind the events that wait before it."""
+        before = self._joined(stream)
+        return [*before, (stream, page, nbytes)] if len(page["", "seq_num"]) else before
 
-    def rest(self) -> Iterator[tuple[str, Page, int]]:
-        """Yield the pages that nothing completed."""
-        for stream in list(self._events):
-            yield from self._flush(stream)
+    def rest(self) -> Sequence[Rows]:
+        """Return the pages that nothing completed."""
+        return [rows for stream in list(self._waiting) for rows in self._joined(stream)]
 
-    def _flush(self, stream: str) -> Iterator[tuple[str, Page, int]]:
-        events = self._events.pop(stream, [])
-        if events:
-            yield stream, _joined(events), self._nbytes.pop(stream)
+    def _joined(self, stream: str) -> list[Rows]:
+        """Return the events that wait as a page, if there are any."""
+        events = self._waiting.pop(stream, [])
+        return [(stream, _page_of(events), self._nbytes.pop(stream))] if events else []
+
+
+def _page_of(events: Sequence[Document]) -> Page:
+    """Return events as columns; None where one has no such key."""
+    page: Page = {("", key): [event[key] for event in events] for key in OWN}
+    for part in ("data", "timestamps"):
+        rows = [event.get(part) or {} for event in events]
+        keys = dict.fromkeys(key for row in rows for key in row)
+        page.update(((part, key), [row.get(key) for row in rows]) for key in keys)
+    return page
+
+
+def check_event(event: Document) -> None:
+    """Check that an event is one.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If it is none: fields are missing, or are not what they are in every event.
+    """
+    data, stamps = _parts(event)
+    numbers = (event["seq_num"], event["time"], *stamps.values())
+    # Nearly all are of these types, which are looked at quickly.
+    if not _PLAIN.issuperset(map(type, (event["uid"], *data.values()))):
+        for key, value in (("uid", event["uid"]), *data.items()):
+            _check_depth(key, [value])
+    if not _TIMES.issuperset(map(type, numbers)) and not _are_numbers(numbers):
+        raise ValueError("seq_num, time or one of the timestamps is no number")
 
 
 def columns_of(page: Document) -> Page:
@@ -66,34 +91,49 @@ def columns_of(page: Document) -> Page:
 
     Raises
     ------
-    RunError
-        If they differ in length.
+    KeyError, TypeError, ValueError
+        If it is none: fields are missing, are not what they are in every page, or differ
+        in length.
     """
+    data, stamps = _parts(page)
     columns: Page = {("", key): page[key] for key in OWN}
-    columns.update((("data", key), values) for key, values in page["data"].items())
-    stamps = page.get("timestamps") or {}
+    columns.update((("data", key), values) for key, values in data.items())
     columns.update((("timestamps", key), values) for key, values in stamps.items())
-    for (_, key), values in columns.items():
-        if len(values) != len(page["seq_num"]):
-            raise RunError(
-                f"column {key} has {len(values)} rows, its page has {len(page['seq_num'])}"
-            )
+    count = len(page["seq_num"])
+    for (part, key), values in columns.items():
+        if not isinstance(values, list | np.ndarray | LoggedArray):
+            raise TypeError(f"column {key} is no list")
+        if len(values) != count:
+            raise ValueError(f"column {key} has {len(values)} rows, its page has {count}")
+        if part == "data" or (part, key) == ("", "uid"):
+            _check_depth(key, values)
+        elif not _are_numbers(values):
+            raise ValueError(f"{part or 'column'} {key}: no numbers")
     return columns
 
 
-def _joined(events: Sequence[Document]) -> Page:
-    """Return events as columns; None where one has no such key."""
-    data = dict.fromkeys(key for event in events for key in event["data"])
-    timestamps = dict.fromkeys(key for event in events for key in event.get("timestamps") or ())
-    return columns_of(
-        {
-            "seq_num": [event["seq_num"] for event in events],
-            "time": [event["time"] for event in events],
-            "uid": [event["uid"] for event in events],
-            "data": {key: [event["data"].get(key) for event in events] for key in data},
-            "timestamps": {
-                key: [(event.get("timestamps") or {}).get(key) for event in events]
-                for key in timestamps
-            },
-        }
-    )
+def _parts(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return data and timestamps of an event, or a page, that has the fields of all."""
+    for key in OWN:
+        if key not in document:
+            raise KeyError(key)
+    data, stamps = document["data"], document.get("timestamps") or {}
+    if not isinstance(data, dict) or not isinstance(stamps, dict):
+        raise TypeError("data and timestamps map data keys to values")
+    return data, stamps
+
+
+def _are_numbers(values: Values) -> bool:
+    if isinstance(values, np.ndarray | LoggedArray):
+        return values.ndim == 1 and values.dtype.kind in "biuf"
+    return all(isinstance(value, _NUMBER) for value in values)  # one that is missing is NaN
+
+
+def _check_depth(key: str, values: Values, levels: int = DEEPEST) -> None:
+    if levels < 0:
+        raise ValueError(f"{key} is nested deeper than {DEEPEST} levels")
+    if isinstance(values, np.ndarray | LoggedArray) or _PLAIN.issuperset(map(type, values)):
+        return
+    for value in values:
+        if isinstance(value, list | dict):
+            _check_depth(key, value.values() if isinstance(value, dict) else value, levels - 1)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -38,12 +39,11 @@ from p06bs.server.archive.columnfile import (
     read_columns,
 )
 from p06bs.server.archive.layouts import conform
-from p06bs.server.archive.pages import Page, Pages
+from p06bs.server.archive.pages import Page
 from p06bs.server.archive.survey import StreamSurvey, Survey
 from p06bs.server.files.detector import detector_view
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import RunView
-from p06bs.server.sink.names import node_name
 
 CONTENTS = "contents.json"
 FORMAT = 1
@@ -229,15 +229,13 @@ def _write_streams(entries: Iterator[Entry], run: Survey, directory: Path) -> di
         for number, (name, stream) in enumerate(run.streams.items()):
             writers[name] = _Writers(directory, stream, number)
             stack.callback(writers[name].close)
-        pages = Pages()
-        for entry in entries:
-            if entry.index >= run.documents:
-                break
-            for name, page, _ in pages.take(entry):
+        again = Survey(run.start)
+        for entry in islice(entries, 1, run.documents):
+            for name, page, _ in again.take(entry):
                 writers[name].put(page)
-        for name, page, _ in pages.rest():
+        for name, page, _ in again.rest():
             writers[name].put(page)
-    return {node_name(name): writer.contents() for name, writer in writers.items()}
+    return {name: writer.contents() for name, writer in writers.items()}
 
 
 def _stream_view(
@@ -255,6 +253,6 @@ def _stream_view(
     for name, external in stream["external"].items():
         data_keys[name] = key = external["key"]
         segments = [(resources[uid], start, stop) for uid, start, stop in external["segments"]]
-        columns[name] = detector_view(key, described.get(key) or {}, segments, roots)
+        columns[name] = detector_view(key, described.get(key), segments, roots)
     external_names = frozenset(stream["external"])
     return StoredStream(stream["metadata"], columns, external_names, data_keys)

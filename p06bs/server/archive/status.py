@@ -26,12 +26,15 @@ class StatusFile:
     ----------
     ingested : int
         Runs since the process began.
+    left_out : int
+        Documents of them that fit nowhere.
     seconds : float
         Spent with them.
     """
 
     def __init__(self, storage: Path) -> None:
         self.ingested = 0
+        self.left_out = 0
         self.seconds = 0.0
         self._path = storage / FILE
         self._written = -math.inf
@@ -57,6 +60,7 @@ class StatusFile:
             "waiting": waiting,
             "oldest": oldest,
             "ingested": self.ingested,
+            "left_out": self.left_out,
             "seconds": self.seconds,
         }
         new = self._path.with_suffix(".new")
@@ -90,6 +94,12 @@ class IngestionFigures:
             Measure("archive_waiting_logs", "Logs to be ingested", self._get("waiting")),
             Measure("archive_lag_seconds", "Age of the oldest of them", self._lag),
             Measure("archive_ingested", "Runs ingested", self._get("ingested"), "counter"),
+            Measure(
+                "archive_left_out_documents",
+                "Documents of them that fit nowhere",
+                self._get("left_out"),
+                "counter",
+            ),
             Measure(
                 "archive_ingest_seconds", "Time spent ingesting", self._get("seconds"), "counter"
             ),
