@@ -1,5 +1,6 @@
 """The tables of the archive: made, checked and upgraded."""
 
+import json
 import stat
 import subprocess
 import sys
@@ -7,15 +8,16 @@ import sys
 import anyio
 import pytest
 from sqlalchemy import select, update
-from tiled.queries import KeyPresent
+from tiled.queries import Key, KeyPresent
 
+from p06bs.metadata import INDEXED, folder_of
 from p06bs.server.archive import schema
 from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.database import Database, initialize, upgrade
 from p06bs.server.archive.filling import maps_in
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.schema import ITEMS, RUNS, SCHEMA, SchemaError
-from p06bs.server.archive.searchable import searchable
+from p06bs.server.archive.searchable import LARGE, searchable
 from p06bs.server.files.roots import FileRoots
 from tests.archives import DATABASES, Place, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
@@ -129,3 +131,24 @@ def test_what_the_databases_take():
     assert (large["uid"], large["list"]) == ("u", [1] * 10)
     odd = searchable({"a": float("nan"), "b": ("x\0", b"\x01"), "c": {1: float("inf")}})
     assert odd == {"a": None, "b": ["x\ufffd", "01"], "c": {"1": None}}
+
+
+@pytest.mark.parametrize("others", [{f"k{n}": "word" for n in range(20_000)}, {"x": "y" * 400_000}])
+def test_what_runs_are_found_by_is_not_abbreviated(here, others):
+    start = {
+        "beamtime_folder": "/b" * 1000, "plan_name": "p" * 512, "technique": "t" * 512,
+        "scan_id": 3,
+        "sample": {"name": "é" * 512, "elements": ["Fe"] * 200, **others}, "scan": {"kind": "grid"},
+    }  # fmt: skip
+    run = raw_run({"x": [1]}, **start, **others)
+    uid = here.write(run)
+    assert here.ingest()[uid].state == "complete"
+    short = searchable(run[0][1])
+    assert len(json.dumps(short)) <= LARGE
+    for field in INDEXED:
+        if field.key.startswith("start."):
+            assert field.of({"start": short}) == field.of({"start": run[0][1]})
+    assert folder_of(short) == start["beamtime_folder"]
+    with here.client() as client:
+        for query in (Key("start.sample.name") == "é" * 512, Key("start.scan.kind") == "grid"):
+            assert list(client.search(query)) == [uid]
