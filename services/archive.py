@@ -23,6 +23,7 @@ from p06bs.server.archive.schema import SchemaError, check
 from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
 from p06bs.server.files.roots import FileRoots, roots_of
 from p06bs.server.gate import redact
+from p06bs.services.up import REFUSED
 
 log = logging.getLogger(__name__)
 
@@ -54,9 +55,12 @@ def run(
         configuration = config.load(file)
         archive, roots = section(configuration)
         lock = StorageLock(archive.storage)
-    except (config.ConfigurationError, ArchiveLockedError, OSError) as error:
+    except (config.ConfigurationError, ArchiveLockedError) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise typer.Exit(REFUSED) from None
+    except OSError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from None
     os.nice(NICE)
     with lock:
         try:

@@ -12,6 +12,7 @@ from p06bs import config
 from p06bs.pipeline import collector
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
+from p06bs.services.up import REFUSED
 
 
 def make(configuration: config.Configuration) -> Pipelines:
@@ -46,9 +47,12 @@ def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> 
     logging.getLogger("distributed").setLevel(logging.WARNING)
     try:
         pipelines = make(config.load(file))
-    except (config.ConfigurationError, ValueError, OSError) as error:
+    except (config.ConfigurationError, ValueError) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(2) from error
+        raise typer.Exit(REFUSED) from error
+    except OSError as error:
+        print(error, file=sys.stderr)
+        raise typer.Exit(1) from error
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: pipelines.stop())
     names = ", ".join(p.name for p in pipelines.pipelines)

@@ -18,41 +18,29 @@ from types import FrameType
 from typing import Annotated, Any
 
 import typer
-from sqlalchemy import select
 
 from p06bs import config
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.config import Bus, Server
-from p06bs.config.server import Authentication
 from p06bs.http_api import KEY_VARIABLE
-from p06bs.server.access.policy import FolderAccess
-from p06bs.server.access.rights import rights_of
-from p06bs.server.access.viewers import Viewers
 from p06bs.server.app import Operation, build_app
-from p06bs.server.archive import schema
-from p06bs.server.archive.archived import Archive
-from p06bs.server.archive.database import UnavailableError, initialize
+from p06bs.server.archive.database import UnavailableError
 from p06bs.server.archive.status import IngestionFigures
 from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import roots_of
 from p06bs.server.gate import redact
-from p06bs.server.gate.gate import Gate, Guard
-from p06bs.server.health import Check, Measure, Metrics
+from p06bs.server.health import Check, Metrics
 from p06bs.server.login import principals
-from p06bs.server.login.authentication import (
-    PAM_LIBRARY,
-    Door,
-    providers_of,
-    several_users,
-    single_user,
-)
+from p06bs.server.login.authentication import PAM_LIBRARY
 from p06bs.server.login.private import make_secret
 from p06bs.server.loopback import LoopbackServer
 from p06bs.server.sink.allocation import return_freed_memory
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.warm import warm_up
+from p06bs.services._parts import archive_answers, archive_of, guard_of, login, measures_of, memory
+from p06bs.services.up import REFUSED
 
 log = logging.getLogger(__name__)
 
@@ -98,20 +86,14 @@ def run(
         laptop = file is None and api_key_file is None
         key = _key() if laptop else ("", str(section.api_key_file))
         serve(bus, section, *key, verbose=verbose)
-    except (
-        config.ConfigurationError,
-        principals.DatabaseError,
-        UnavailableError,
-        ValueError,
-        OSError,
-    ) as error:
+    except (principals.DatabaseError, UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        if error.name != PAM_LIBRARY:
+        raise typer.Exit(1) from None
+    except (ValueError, ModuleNotFoundError) as error:
+        if isinstance(error, ModuleNotFoundError) and error.name != PAM_LIBRARY:
             raise
         print(error, file=sys.stderr)
-        raise typer.Exit(2) from None
+        raise typer.Exit(REFUSED) from None
 
 
 def configured(
@@ -150,12 +132,12 @@ def serve(
     DatabaseError, OSError, ValueError
         If what is configured cannot be used; says what.
     """
-    door, policy = _login(server, key)
+    door, policy = login(server, key)
     if policy is not None:
         log.info("%s", policy.describe())
         origin = "tokens"
     sink = Sink(server.budget or memory() // SHARE, roots=roots_of(server))
-    archive = _archive(server)
+    archive = archive_of(server)
     failed = threading.Event()
     with ExitStack() as stack:
         documents = stack.enter_context(DocumentLog(bus.log))
@@ -168,14 +150,14 @@ def serve(
         filled = follower.caught_up.is_set
         ready: dict[str, Check] = {"sink": filled}
         if archive is not None:
-            ready["archive"] = partial(_answers, archive)
+            ready["archive"] = partial(archive_answers, archive)
         gate = build_app(
             sink,
             door,
             policy=policy,
             archive=archive,
             log=documents,
-            guard=_guard(server),
+            guard=guard_of(server),
             operation=Operation(
                 alive={"feed": lambda: not failed.is_set()},
                 ready=ready,
@@ -202,83 +184,13 @@ def serve(
         warm_up()
         feed = Feed(Placed(follower), sink, failed=stop)
         stack.callback(feed.close)
-        measures = _measures(sink, feed, gate)
+        measures = measures_of(sink, feed, gate)
         if server.archive is not None:
             measures += IngestionFigures(server.archive.storage).measures()
         stack.callback(Metrics(measures).close)
         http.serve_forever()
     if failed.is_set():
         raise typer.Exit(1)  # the feed has shown why
-
-
-def memory() -> int:
-    """Return the memory of this machine, bytes."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-
-
-def _login(server: Server, key: str) -> tuple[Door, FolderAccess | None]:
-    """Return who may come in, and who may see what; None where there is one user, who may."""
-    if server.authentication is None:
-        return single_user(key or make_secret(server.api_key_file, "the API key")), None
-    assert server.access is not None  # the section says so
-    viewers = Viewers(rights_of(server.access.rights, server.access.roots), server.access.seconds)
-    return (
-        several_users(server.authentication),
-        FolderAccess(viewers, providers_of(server.authentication)),
-    )
-
-
-def _archive(server: Server) -> Archive | None:
-    if server.archive is None:
-        return None
-    initialize(server.archive.database)
-    storage = server.archive.storage
-    return Archive(server.archive.database, storage, roots_of(server))
-
-
-async def _answers(archive: Archive) -> bool:
-    """Return True if the database can be read; what it raises says that it cannot."""
-    await archive.fetch(select(schema.FOLDERS.c.id).limit(1))
-    return True
-
-
-def _guard(server: Server) -> Guard:
-    users = server.authentication or Authentication()
-    return Guard(
-        body=server.limits.request,
-        body_seconds=server.limits.request_seconds,
-        upload=server.limits.upload,
-        sockets=server.limits.sockets,
-        failed_logins=users.failed_logins_per_minute,
-        origins=server.allow_origins,
-        headers=server.headers,
-        proxy=server.behind_proxy,
-    )
-
-
-def _measures(sink: Sink, feed: Feed, gate: Gate) -> tuple[Measure, ...]:
-    return (
-        Measure("sink_bytes", "What runs hold in memory", lambda: sink.nbytes),
-        Measure("sink_budget_bytes", "What the sink may take", lambda: sink.budget),
-        Measure("sink_runs", "Runs in memory", lambda: len(sink)),
-        Measure("sink_evicted_runs", "Runs that left memory", lambda: sink.evicted, "counter"),
-        Measure(
-            "sink_dropped_rows",
-            "Rows that left memory while their run stayed",
-            lambda: sink.dropped,
-            "counter",
-        ),
-        Measure("documents", "Documents that came", lambda: feed.documents, "counter"),
-        Measure(
-            "documents_refused",
-            "Documents that did not fit what came before",
-            lambda: dict(sink.refused),
-            "counter",
-            "kind",
-        ),
-        Measure("websockets", "Open WebSockets", lambda: gate.sockets),
-        Measure("failed_logins", "Logins that failed", lambda: gate.failed_logins, "counter"),
-    )
 
 
 def _key() -> tuple[str, str]:

@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 READY = "ready:"
 """What a service prints in a line when it can be used."""
+REFUSED = 2
+"""Status of a service that cannot use what is configured: to start it again does not help."""
 PATIENCE = 10.0
 LONGEST_BACK_OFF = 30.0
 
@@ -62,6 +64,7 @@ class Service:
     said: str = ""
     started: float = 0.0
     failures: int = 0
+    refused: bool = False
     restart_at: float = 0.0
 
 
@@ -117,10 +120,19 @@ class Services:
         }
 
     def look(self) -> None:
-        """Restart services that have died, those that die often later and later."""
+        """Restart services that have died, those that die often later and later.
+
+        One that refuses what is configured stays down; `stop` returns its status.
+        """
         now = time.monotonic()
         for service in self._services:
             process = service.process
+            if service.refused:
+                continue
+            if process is not None and process.poll() == REFUSED:
+                service.refused = True
+                self._say(service.name, "refuses what is configured, and is not started again")
+                continue
             if process is not None and process.poll() is not None:
                 service.process = None
                 lasted = now - service.started

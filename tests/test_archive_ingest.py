@@ -255,7 +255,7 @@ def test_who_starts_an_archive_is_told_which_database_is_away(tmp_path):
     config, key = str(here.configuration()), here.root / "key"
     starts = {
         "from p06bs.services.archive import main": (1, [config]),
-        "from p06bs.services.server import main": (2, [config, "--api-key-file", f"{key}"]),
+        "from p06bs.services.server import main": (1, [config, "--api-key-file", f"{key}"]),
         "from p06bs.cli import main": (1, ["archive", "init", "--config", config]),
     }
     for start, (status, arguments) in starts.items():

@@ -142,6 +142,9 @@ def test_what_is_no_whole_log_of_a_derived_run_is_refused(server, recorded, tmp_
     for what, (name, body, status) in tries.items():
         answer = put(server, name, body)
         assert answer.status_code == status, (what, answer.text)
+        assert ".incoming" not in answer.text
+        assert str(log) not in answer.text
+    assert "holds run" in put(server, "another", content).json()["detail"]
     assert sorted(log.iterdir()) == [log / f"{raw[0][1]['uid']}.doclog"]
     assert put(server, uid, content).status_code == 201
     assert put(server, uid, content).status_code == 409

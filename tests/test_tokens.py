@@ -146,6 +146,8 @@ def test_services_have_scopes_by_purpose_and_users_do_not_write(toml, tmp_path, 
 
 WRONG = [
     (["create", "--user", "nobody", "--for", "writing"], "only services write"),
+    (["create", "--user", "nobody", "--scopes", ""], "--scopes names none"),
+    (["create", "--user", "nobody", "--scopes", " , "], "--scopes names none"),
     (["create", "--user", "nobody", "--scopes", "register"], "cannot have the scope 'register'"),
     (["create", "--service", "x", "--scopes", "inherit"], "cannot have the scope 'inherit'"),
     (["create"], "--user NAME or --service NAME"),

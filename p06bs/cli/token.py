@@ -60,8 +60,8 @@ def create(
         ),
     ] = "",
     scopes: Annotated[
-        str, typer.Option(help="scopes instead of --for, like read:metadata,read:data")
-    ] = "",
+        str | None, typer.Option(help="scopes instead of --for, like read:metadata,read:data")
+    ] = None,
     expires: Annotated[
         str, typer.Option(help="life like 30d, 12h, 2w; or a date like 2027-01-31; or never")
     ] = DEFAULT_LIFE,
@@ -172,13 +172,16 @@ def _owner(user: str, service: str) -> "Owner | None":
     return Owner("service", service) if service else None
 
 
-def _scopes(owner: "Owner", purpose: str, scopes: str) -> tuple[str, ...]:
+def _scopes(owner: "Owner", purpose: str, scopes: str | None) -> tuple[str, ...]:
     from p06bs.server.login.terms import DEFAULT_PURPOSE, PURPOSES
 
-    if purpose and scopes:
+    if purpose and scopes is not None:
         raise UsageError("--for and --scopes exclude each other")
-    if scopes:
-        return tuple(dict.fromkeys(scopes.replace(",", " ").split()))
+    if scopes is not None:
+        named = tuple(dict.fromkeys(scopes.replace(",", " ").split()))
+        if not named:
+            raise UsageError("--scopes names none; leave it out for what --for says")
+        return named
     found = PURPOSES.get(purpose or DEFAULT_PURPOSE[owner.kind])
     if found is None:
         raise UsageError(f"--for {purpose}: there are {', '.join(PURPOSES)}")

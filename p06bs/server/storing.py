@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException, Request, Security
 from tiled.server.authentication import check_scopes
 
 from p06bs.bus.codec import WireError
+from p06bs.bus.framing import last_entry
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log
 from p06bs.http_api import RUNS
@@ -91,18 +92,23 @@ def _checked(path: Path, uid: str) -> Document:
     HTTPException
         422 if the file is something else.
     """
-    start: Document = {}
-    name, size = "", 0
+    start: Document | None = None
     try:
+        last = last_entry(path)
+        if last is None or last.name != "stop":
+            raise HTTPException(422, "The file does not end with a run's stop document.")
+        if last.run != uid:
+            raise HTTPException(422, f"The file holds run {last.run}, and not {uid}.")
         for entry in read_log(path):
-            if not name and not (entry.name == "start" and is_derived(entry.document)):
+            if start is None and not (entry.name == "start" and is_derived(entry.document)):
                 raise HTTPException(422, "The file is not the log of a derived run.")
             start = start or entry.document
-            if start["uid"] != uid:
-                raise HTTPException(422, f"The file holds run {start['uid']}.")
-            name, size = entry.name, entry.offset + entry.nbytes
+            if start.get("uid") != uid:
+                raise HTTPException(422, f"The start document has uid {start.get('uid')!r}.")
     except (LogError, WireError) as error:
-        raise HTTPException(422, f"The file is damaged: {error}") from error
-    if name != "stop" or size != path.stat().st_size:
-        raise HTTPException(422, "The file does not end with the run's stop document.")
+        # Errors name the file, of which the client knows nothing.
+        said = str(error).replace(str(path), path.name)
+        raise HTTPException(422, f"The file is damaged: {said}") from None
+    if start is None:
+        raise HTTPException(422, "The file does not begin as a run's log does.")
     return start

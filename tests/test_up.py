@@ -1,0 +1,62 @@
+"""``p06bs up``: which services it starts again."""
+
+import sys
+import threading
+import time
+
+from p06bs.config import load
+from p06bs.server.archive.storage import StorageLock
+from p06bs.services.up import REFUSED, Services, commands
+
+CONFIGURATION = """
+[bus]
+inbound = "ipc://{0}/in"
+outbound = "ipc://{0}/out"
+log = "{0}/log"
+
+[server.archive]
+database = "sqlite:///{0}/archive.db"
+storage = "{0}/archive"
+"""
+
+
+def wait_until_ended(services):
+    until = time.monotonic() + 60
+    while services.pids:
+        assert time.monotonic() < until
+        threading.Event().wait(0.02)
+
+
+def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
+    file = tmp_path / "services.toml"
+    file.write_text(CONFIGURATION.format(tmp_path))
+    said = []
+    ingestion = {"archive": commands(load(file), file)["archive"]}
+    services = Services(ingestion, lambda name, line: said.append(line))
+    with StorageLock(tmp_path / "archive"):
+        services.start()
+        try:
+            wait_until_ended(services)
+            for _ in range(3):
+                services.look()
+                assert not services.pids
+        finally:
+            assert services.stop() == {"archive": REFUSED}
+    assert sum("another process ingests into" in line for line in said) == 1
+    assert said.count("refuses what is configured, and is not started again") == 1
+
+
+def test_a_service_that_fails_is_started_again():
+    said = []
+    services = Services(
+        {"failing": [sys.executable, "-c", "raise SystemExit(1)"]},
+        lambda name, line: said.append(line),
+    )
+    services.start()
+    try:
+        wait_until_ended(services)
+        services.look()
+        wait_until_ended(services)
+    finally:
+        services.stop()
+    assert said == ["ended with status 1; restarting"]
