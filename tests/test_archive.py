@@ -493,7 +493,7 @@ def test_derived_runs_are_found_from_the_raw_one_and_back(tmp_path):
 
 
 def test_a_stock_server_serves_the_runs_too(tmp_path):
-    here = place("sqlite", tmp_path, None)
+    here = place("sqlite", tmp_path / "a b%20c", None)
     uid = here.write(raw_run({"x": [1, 2, 3], "image": np.ones((3, 2, 2))}))
     here.ingest()
     tree = stock_catalog(

@@ -254,6 +254,7 @@ def _files(record: RunRecord) -> dict[str, tuple[bool, str | None]]:
 
     Files whose names the tables cannot take are left out: they are read all the same.
     """
+    # Tiled compares such a URI with its storage as it stands, and takes no %20 for a space.
     own = f"file://localhost{record.directory.absolute()}"
     named = {uri: (is_dir, None) for uri, is_dir in record.assets if len(uri) <= LONGEST_URI}
     return named | {own: (True, "data_uri")}
