@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,10 +17,13 @@ from p06bs.config import Configuration
 
 log = logging.getLogger(__name__)
 
-READY = "ready:"
+READY = re.compile(r"\bready:")
 """What a service prints in a line when it can be used."""
 REFUSED = 2
-"""Status of a service that cannot use what is configured: to start it again does not help."""
+"""Status of a service that cannot use what is configured: to start it again does not help.
+
+It has not been ready then; what fails later is something else, whatever its status.
+"""
 PATIENCE = 10.0
 LONGEST_BACK_OFF = 30.0
 
@@ -129,11 +133,11 @@ class Services:
             process = service.process
             if service.refused:
                 continue
-            if process is not None and process.poll() == REFUSED:
-                service.refused = True
-                self._say(service.name, "refuses what is configured, and is not started again")
-                continue
             if process is not None and process.poll() is not None:
+                if process.returncode == REFUSED and not service.ready.is_set():
+                    service.refused = True
+                    self._say(service.name, "refuses what is configured; it is not started again")
+                    continue
                 service.process = None
                 lasted = now - service.started
                 service.failures = service.failures + 1 if lasted < PATIENCE else 0
@@ -199,7 +203,7 @@ class Services:
         with output:
             for line in output:
                 text = line.rstrip()
-                if READY in text:
+                if READY.search(text):
                     service.ready.set()
                 service.said = text or service.said
                 self._say(service.name, text)

@@ -4,6 +4,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from p06bs.config import load
 from p06bs.server.archive.storage import StorageLock
 from p06bs.services.up import REFUSED, Services, commands
@@ -36,14 +38,15 @@ def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
     with StorageLock(tmp_path / "archive"):
         services.start()
         try:
-            wait_until_ended(services)
+            with pytest.raises(RuntimeError, match="another process ingests into .* already: an"):
+                services.wait_ready(60)
             for _ in range(3):
                 services.look()
                 assert not services.pids
         finally:
             assert services.stop() == {"archive": REFUSED}
     assert sum("another process ingests into" in line for line in said) == 1
-    assert said.count("refuses what is configured, and is not started again") == 1
+    assert said.count("refuses what is configured; it is not started again") == 1
 
 
 def test_a_service_that_fails_is_started_again():
