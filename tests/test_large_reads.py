@@ -5,6 +5,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pandas
 import pytest
 from tiled.client import from_uri
 
@@ -112,6 +113,22 @@ def limited(tmp_path_factory):
         httpx.Client(base_url=f"{url}/api/v1", headers={"Authorization": f"Apikey {KEY}"}) as http,
     ):
         yield http, uid
+
+
+def test_the_limit_holds_for_what_is_written(limited):
+    http, _ = limited
+    client = from_uri(str(http.base_url), api_key=KEY)
+    made = client["live"].create_container("written")
+    numbers = np.arange(20_000.0)
+    made.write_array(numbers, key="array")
+    made.write_table(pandas.DataFrame({"x": numbers}), key="table")
+    client.context.close()
+    for route, node, formats in (("array", "array", ARRAY), ("table", "table", TABLE)):
+        for media_type in formats:
+            url = f"/{route}/full/live/written/{node}"
+            answer = http.get(url, params={"format": media_type})
+            assert answer.status_code == 400, media_type
+            assert str(LIMIT) in answer.text
 
 
 @pytest.mark.parametrize("tree", ["live", "archive"])

@@ -29,6 +29,7 @@ from tiled.structures.table import TableStructure
 
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
+from p06bs.server.tree.arrays import SIZES
 from p06bs.server.tree.written import Tree
 from p06bs.server.tree.written_nodes import made
 from p06bs.server.tree.written_tables import MOST_PARTS
@@ -515,7 +516,7 @@ def test_who_writes_may_see_the_beamtime_folder_and_it_stays():
 def top_node(family, structure, budget=50_000_000):
     """Return a node at the top of a sink of its own."""
     sink = Sink(budget)
-    tree = Tree(sink, "top", 10_000_000)
+    tree = Tree(sink, "top", SIZES)
     source = SimpleNamespace(structure=structure)
     node = made(tree, ("top",), structure_family=family, metadata={}, data_sources=[source])
     tree.top, tree.nbytes = node, node.nbytes

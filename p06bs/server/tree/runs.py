@@ -3,12 +3,13 @@
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 from typing import Any
 
 from fastapi import HTTPException
 from tiled.structures.core import Spec
 
-from p06bs.metadata import value_at
+from p06bs.metadata import found_at
 from p06bs.server.access.policy import Viewer, Visible
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.arrays import SIZES, Sizes
@@ -126,13 +127,25 @@ class RunsAdapter(Watched, DistinctMap):
         return some
 
     def sort(self, sorting: Any) -> "RunsAdapter":
-        """Return the runs sorted by metadata (``start.time``), "" and "_" being the given order."""
-        runs = list(self.summaries())
-        for key, direction in reversed(sorting):
+        """Return the runs sorted by metadata (``start.time``), "" and "_" being the given order.
+
+        As in the archive equal ones are in the direction of the last key, and runs without a
+        value come last.
+        """
+        keys: list[tuple[str, int]] = []
+        given = 1
+        for name, direction in sorting:
+            key = name.removeprefix("metadata.")
+            given = direction
+            if key == "start.time":
+                break  # the given order; nothing behind it matters
             if key not in ("", "_"):
-                runs.sort(key=lambda run: _rank(run[1].metadata(), key), reverse=direction < 0)
-            elif direction < 0:
-                runs.reverse()
+                keys.append((key, direction))
+        runs = list(self.summaries())
+        if given < 0:
+            runs.reverse()
+        for key, direction in reversed(keys):
+            runs = _sorted(runs, key, reverse=direction < 0)
         return self._some((uid for uid, _ in runs), sorting=sorting)
 
     def _keys_slice(
@@ -171,15 +184,22 @@ def runs_adapter(
     runs = RunsAdapter(
         Runs(sink, extra, sizes),
         specs=[Spec("CatalogOfBlueskyRuns", version="3.0")],
-        create=partial(create_top, sink, taken, sizes.limit),
+        create=partial(create_top, sink, taken, sizes.of(sink.shares)),
     )
     runs.live = live
     return runs
 
 
-def _rank(metadata: Mapping[str, Any], key: str) -> tuple[int, float, str]:
-    """Order numbers before text before what is neither or not there."""
-    value = value_at(metadata, key)
-    if isinstance(value, int | float):
-        return 0, value, ""
-    return (1, 0.0, value) if isinstance(value, str) else (2, 0.0, "")
+def _sorted(runs: Iterable[tuple[str, Any]], key: str, *, reverse: bool) -> list[tuple[str, Any]]:
+    """Return runs in the order of a value; numbers before text before what is not there."""
+    there, missing = [], []
+    for uid, run in runs:
+        value = found_at(run.metadata(), key)
+        if isinstance(value, int | float):
+            there.append(((0, value, ""), uid, run))
+        elif isinstance(value, str):
+            there.append(((1, 0.0, value), uid, run))
+        else:
+            missing.append((uid, run))
+    there.sort(key=itemgetter(0), reverse=reverse)
+    return [(uid, run) for _, uid, run in there] + missing

@@ -18,6 +18,7 @@ from p06bs.server.sink.names import node_name
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.values import plain, size_of, time_of
+from p06bs.server.tree.arrays import Sizes
 from p06bs.server.tree.cursor import Child, sequence_of
 
 Room = Callable[[int], None]
@@ -36,16 +37,16 @@ class Tree:
         Makes room, and counts.
     key : str
         Name of the top.
-    limit : int
-        Bytes that one request may read.
+    sizes : Sizes
+        How much one request may read.
     """
 
     top: "Node"
 
-    def __init__(self, sink: Sink, key: str, limit: int) -> None:
+    def __init__(self, sink: Sink, key: str, sizes: Sizes) -> None:
         self.sink = sink
         self.key = key
-        self.limit = limit
+        self.sizes = sizes
         self.nbytes = 0
         self._last = 0
 

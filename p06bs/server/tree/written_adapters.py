@@ -15,7 +15,7 @@ from tiled.structures.core import StructureFamily
 from tiled.structures.table import TableStructure
 
 from p06bs.server.sink.values import Array
-from p06bs.server.tree.arrays import EVERYTHING, SIZES, check_size, parts_of
+from p06bs.server.tree.arrays import EVERYTHING, check_size, parts_of
 from p06bs.server.tree.live import Unwatched
 from p06bs.server.tree.subscriptions import Look
 from p06bs.server.tree.writable import Writable
@@ -41,12 +41,12 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
     def read(self, slice: NDSlice = EVERYTHING) -> Array:
         """Return a slice of the array."""
         picked = self._picked(slice)
-        check_size(picked.nbytes, self._node.tree.sink.shares.whole)
+        check_size(picked.nbytes, self._node.tree.sizes.whole)
         return np.array(picked)
 
     def pieces(self, slice: NDSlice) -> Iterator[Array]:
         """Yield a slice of the array in consecutive parts along its first axis."""
-        return parts_of(self._picked(slice), SIZES.piece)
+        return parts_of(self._picked(slice), self._node.tree.sizes.piece)
 
     def _picked(self, slice: NDSlice) -> Array:
         self.touch()
@@ -60,7 +60,7 @@ class WrittenArray(Writable, Adapter[ArrayStructure]):
         part = self._node.array()[tuple(within)]
         self.touch()
         picked = part[tuple(NDSlice(*slice).expand_for_shape(part.shape))]
-        check_size(picked.nbytes, self._node.tree.limit)
+        check_size(picked.nbytes, self._node.tree.sizes.limit)
         return np.array(picked)
 
     def write(
@@ -129,7 +129,7 @@ class WrittenTable(Writable, Adapter[TableStructure]):
         """Return columns, all by default."""
         self.touch()
         table = self._node.table()
-        limit = self._node.tree.sink.shares.whole
+        limit = self._node.tree.sizes.whole
         if fields:
             table = table.select(list(dict.fromkeys(fields)))
         if table.nbytes > limit:

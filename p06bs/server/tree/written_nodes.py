@@ -14,6 +14,7 @@ from tiled.utils import OneShotCachedMap
 
 from p06bs.server.sink.retention import NoRoomError
 from p06bs.server.sink.sink import Sink
+from p06bs.server.tree.arrays import Sizes
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.writable import Writable, in_thread
@@ -99,18 +100,18 @@ def made(
 
 
 async def create_top(
-    sink: Sink, taken: Callable[[str], bool], limit: int, key: str, **what: Any
+    sink: Sink, taken: Callable[[str], bool], sizes: Sizes, key: str, **what: Any
 ) -> Any:
     """Add a node at the top, beside the runs; return its adapter.
 
-    `taken` says of a uid whether it is that of a run; a request may read `limit` bytes.
+    `taken` says of a uid whether it is that of a run; `sizes`, how much a request may read.
 
     Raises
     ------
     HTTPException
         409 if there is one of that name, or a run; 413 if there is no room.
     """
-    tree = Tree(sink, checked_key(key), limit)
+    tree = Tree(sink, checked_key(key), sizes)
     node = made(tree, (key,), **what)
     tree.top, tree.nbytes = node, node.nbytes
     documents = node.documents()
