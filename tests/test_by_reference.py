@@ -157,7 +157,7 @@ def test_all_rows_are_read_whatever_was_let_go(tmp_path_factory, steps, cuts):
         for run, stream, count, touch, how in steps:
             if how == "bad":
                 with pytest.raises(DocumentError):
-                    logged.add(run, 1, stream=stream, x=["text"])
+                    logged.add(run, 1, stream=stream, x=[1.0, 2.0])
                 continue
             rows = min(count, 10) if how == "events" else count
             logged.add(run, rows, stream=stream, as_events=how == "events", lists=how == "lists")

@@ -28,7 +28,7 @@ def test_numbers_are_what_was_put_whatever_is_let_go(steps, shape, dtype):
             column.forget(len(truth) * count // 90)
         elif what == "skip":
             truth = np.concatenate([truth, np.zeros((count, *shape), column.dtype)])
-            column.skip(count)
+            column.skip(np.zeros((count, *shape), column.dtype))
             assert column.nbytes == 0
         else:
             new = np.arange(count * int(np.prod(shape))).reshape((count, *shape)) + len(truth)

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from p06bs.server.sink.number_columns import NumberColumn, Rows
+from p06bs.server.sink.number_columns import NumberColumn
 from p06bs.server.sink.text_columns import Packed, TextColumn, texts_of
-from p06bs.server.sink.values import Array
+from p06bs.server.sink.values import Array, Rows
 
 __all__ = [
     "Array",

@@ -1,6 +1,6 @@
 """The columns of a stream as its descriptor describes them."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
@@ -13,7 +13,7 @@ from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
 from p06bs.server.sink.names import column_names
 from p06bs.server.sink.pages import LoggedPage
 from p06bs.server.sink.shares import Shares
-from p06bs.server.sink.values import NUMBERS, is_ragged, text_of, values_of
+from p06bs.server.sink.values import NUMBERS, exactly, gaps, is_ragged, text_of, values_of
 
 _DTYPES = {"number": np.float64, "integer": np.int64, "boolean": np.bool_}
 
@@ -42,6 +42,7 @@ class DescribedColumns:
 
     def __init__(self, data_keys: Mapping[str, Any], shares: Shares) -> None:
         self._data_keys = data_keys
+        self._shares = shares
         self._number = partial(NumberColumn, chunk=shares.chunk, block=shares.block)
         self._text = partial(TextColumn, chunk=shares.chunk, block=shares.block)
         external = {
@@ -75,6 +76,23 @@ class DescribedColumns:
         described = described if isinstance(described, Mapping) else {}
         return described if keys[name] == name else {**described, "data_key": keys[name]}
 
+    def including(self, keys: Iterable[str], about: Mapping[str, Any]) -> "DescribedColumns":
+        """Return this with the data keys that are new, and what is said `about` them.
+
+        Raises
+        ------
+        ValueError
+            If a column would have to be called otherwise for them.
+        """
+        new = {key: about.get(key, {}) for key in keys if key not in self._data_keys}
+        if not new:
+            return self
+        more = DescribedColumns({**self._data_keys, **new}, self._shares)
+        for name, origin in self.origins.items():
+            if more.origins.get(name) != origin:
+                raise ValueError(f"not described: {', '.join(new)}; column {name} is in its place")
+        return more
+
     def check_keys(self, page: Document) -> None:
         """Check that a page has the data keys that are described.
 
@@ -90,31 +108,53 @@ class DescribedColumns:
             raise ValueError(f"missing data keys: {missing}; not described: {unknown}")
 
     def values(self, page: LoggedPage, name: str) -> Any:
-        """Return what a page holds of a column; NaN for a time that it does not say."""
+        """Return what a page holds of a column: None for each row if it has no such key."""
         origin = self.origins[name]
+        if origin.part == "data" and origin.key not in page.page["data"]:
+            return [None] * len(page)
         if origin.part != "timestamps":
             return page.values(origin.part, origin.key)
-        stamps = page.page.get("timestamps") or {}
-        if origin.key not in stamps:
-            return np.full(len(page), np.nan)
+        if origin.key not in (page.page.get("timestamps") or {}):
+            return [None] * len(page)
         return page.values("timestamps", origin.key)
 
-    def column_for(self, name: str, values: Any) -> Column:
-        """Return an empty column for its first values, of the shape that they have.
+    def column_for(self, name: str, values: Any, rows: int, *, strict: bool) -> Column:
+        """Return a column for its first values, of the shape that they have.
+
+        The rows before them have none, and are in the log.
 
         Raises
         ------
         ValueError
-            If they are of another kind than what is described.
+            If it is `strict` and they are of another kind than what is described.
         """
-        description = self._data_keys[self.origins[name].key]
+        column = self._first_column(name, values, strict)
+        if not rows:
+            return column
+        if isinstance(column, NumberColumn):
+            # Gaps are NaN, or NaT; of integers that would lose digits it is all text.
+            dtype = gaps((), column.dtype).dtype
+            array = None if hasattr(values, "into") else values_of(values)
+            if not isinstance(array, np.ndarray) or exactly(array, dtype) is not None:
+                column = self._number(dtype, column.shape)
+                column.skip_gaps(rows)
+                return column
+            column = self._text()
+        column.skip_rows(rows, len("null"))
+        return column
+
+    def _first_column(self, name: str, values: Any, strict: bool) -> Column:
+        origin = self.origins[name]
+        if origin.part == "timestamps":
+            return self._number(np.dtype(np.float64), ())
+        description = self._data_keys[origin.key]
         shape: tuple[int, ...] = ()
         if hasattr(values, "into"):
             dtype, shape = values.dtype, values.shape[1:]
         else:
             array = values_of(values)
             if isinstance(array, list):
-                if _field(description, "dtype") == "array" and not is_ragged(values):
+                if strict and _field(description, "dtype") == "array" and not is_ragged(values):
                     _check_texts(name, values, _shape(description))
                 return self._text()
             dtype, shape = array.dtype, array.shape[1:]
@@ -126,7 +166,7 @@ class DescribedColumns:
     def text_behind(self, column: Column, rows: int) -> TextColumn:
         """Return a column of text in place of another one, whose rows are in the log."""
         text = self._text()
-        text.skip(rows, column.json_width if isinstance(column, NumberColumn) else 0)
+        text.skip_rows(rows, column.json_width if isinstance(column, NumberColumn) else 0)
         return text
 
     def _column(self, origin: Origin) -> Column | None:

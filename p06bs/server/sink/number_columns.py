@@ -1,7 +1,7 @@
 """Columns of numbers that grow at one end and are let go at the other; see `columns`."""
 
 from math import prod
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -12,23 +12,18 @@ from p06bs.server.sink.allocation import (
     FIRST_ROWS,
     block_of,
 )
-from p06bs.server.sink.values import NUMBERS, Array, ShapeError, exactly, is_ragged, values_of
-
-
-class Rows(Protocol):
-    """Rows that lie somewhere else, of one dtype and shape; read when they are copied."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]: ...
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-    def __len__(self) -> int: ...
-
-    def into(self, target: Array, start: int) -> None:
-        """Copy rows from `start` on to all of `target`."""
-
-    def whole(self) -> Array:
-        """Return all rows."""
+from p06bs.server.sink.values import (
+    EXACT,
+    NUMBERS,
+    Array,
+    Rows,
+    ShapeError,
+    are_gaps,
+    exactly,
+    gaps,
+    is_ragged,
+    values_of,
+)
 
 
 class NumberColumn:
@@ -51,6 +46,9 @@ class NumberColumn:
         The first row that is in memory.
     nbytes : int
         Bytes that are allocated, used or not.
+    wide, integral : bool
+        Whether integers that are not in memory may have more digits than floats hold, and
+        whether floats that are not are integers.
     """
 
     def __init__(
@@ -64,6 +62,7 @@ class NumberColumn:
         self.shape = shape
         self.first = 0
         self.nbytes = 0
+        self.wide, self.integral = False, True
         self._chunk, self._block = chunk, block
         self._blocks: list[Array] = []
         self._base = 0  # row at which the first block begins
@@ -95,7 +94,10 @@ class NumberColumn:
         """
         if hasattr(values, "into"):
             return self._fit_rows(values, count)
-        array = values_of(values)
+        if are_gaps(values):
+            array: Array | list[str] = gaps((len(values), *self.shape), self.dtype)
+        else:
+            array = values_of(values)
         if isinstance(array, list):
             if is_ragged(values):
                 raise ShapeError(f"rows of several shapes, those before are {self.shape}")
@@ -134,8 +136,11 @@ class NumberColumn:
         """Return whether no value in the column changes if it becomes `dtype`."""
         if np.can_cast(self.dtype, dtype, "safe") and self.dtype.itemsize < 8:
             return True
-        if self.first:  # rows that are not in memory cannot be looked at
-            return self.dtype.kind not in "iu" and np.can_cast(self.dtype, dtype, "safe")
+        if self.first and not (  # rows that are not in memory cannot be looked at
+            (np.can_cast(self.dtype, dtype, "safe") and not self.wide)
+            or (self.dtype.kind == "f" and dtype == np.int64 and self.integral)
+        ):
+            return False
         used = (self._used(i) for i in range(len(self._blocks)))
         return all(exactly(rows, dtype) is not None for rows in used)
 
@@ -214,6 +219,17 @@ class NumberColumn:
         """Take back what was written behind the first `rows` rows."""
         self.rows = rows
 
+    def _note_leaving(self, blocks: int) -> None:
+        for index in range(min(blocks, len(self._blocks))):
+            self._note(self._used(index))
+
+    def _note(self, values: Array) -> None:
+        """Note of rows that are not in memory what other types they may become."""
+        if self.dtype.kind in "iu" and self.dtype.itemsize == 8 and not self.wide and values.size:
+            self.wide = bool(values.max() > EXACT or values.min() < -EXACT)
+        elif self.dtype.kind == "f" and self.integral:
+            self.integral = exactly(values, np.dtype(np.int64)) is not None
+
     def _convert(self, dtype: np.dtype[Any]) -> None:
         if not self.rows:
             self._blocks, self.nbytes, self._end = [], 0, 0
@@ -256,20 +272,33 @@ class NumberColumn:
     def forget(self, row: int) -> None:
         """Let the blocks go that hold only rows before `row`."""
         if row >= self.rows:
+            self._note_leaving(len(self._blocks))
             self._blocks, self.nbytes = [], 0
             self.first = self._end = self.rows
             return
         gone = (row - self._base) // self._size
         if gone > 0:
+            self._note_leaving(gone)
             self.nbytes -= sum(self._bytes(len(block)) for block in self._blocks[:gone])
             self._blocks = self._blocks[gone:]
             self._base += gone * self._size
             self.first = max(self.first, self._base)
 
-    def skip(self, count: int) -> None:
+    def skip(self, values: Array | Rows) -> None:
         """Count rows that are not kept; nothing is in memory."""
-        self.rows += count
+        rows = self.rows + len(values)
         self.forget(self.rows)
+        self.rows = self.first = self._end = rows
+        self._become(values.dtype.newbyteorder("="))
+        if isinstance(values, np.ndarray):
+            self._note(values)
+        else:  # nobody has looked at them
+            self.wide, self.integral = True, False
+
+    def skip_gaps(self, rows: int) -> None:
+        """Have so many rows before the first one: they have no values."""
+        self.rows = self.first = self._end = rows
+        self.integral = False
 
     def parts(self, start: int, stop: int) -> list[Array]:
         """Return rows `start` to `stop - 1`, which are in memory, in pieces; no copies."""

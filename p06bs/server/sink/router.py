@@ -13,7 +13,7 @@ from p06bs.server.sink.names import node_name
 from p06bs.server.sink.pages import LoggedPage, page_of
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.retention import NoRoomError
-from p06bs.server.sink.stream import PATIENCE_SECONDS, Stream
+from p06bs.server.sink.stream import COLUMN_BYTES, PATIENCE_SECONDS, Stream
 from p06bs.server.sink.values import plain, size_of, time_of
 
 
@@ -128,7 +128,8 @@ class Router:
                 self._holding.route(run, uid, stream)
                 run.streams[name] = stream
         else:
-            with self._holding.growing(run, size_of(descriptor) + ROUTE_BYTES):
+            columns = COLUMN_BYTES * 2 * len(descriptor["data_keys"])
+            with self._holding.growing(run, size_of(descriptor) + columns + ROUTE_BYTES):
                 stream.update(descriptor)
                 self._holding.route(run, uid, stream)
         self._holding.note(Change(run.uid, name, "stream"))

@@ -21,7 +21,7 @@ from p06bs.server.sink.pages import LoggedPage
 from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.shares import Shares
 from p06bs.server.sink.stream_log import StreamLog, Values, joined
-from p06bs.server.sink.values import Array, ShapeError, size_of
+from p06bs.server.sink.values import Array, ShapeError, are_gaps, size_of
 from p06bs.server.sink.views import EventColumn, StreamView
 
 STREAM_BYTES = 4096
@@ -39,6 +39,9 @@ class Fitted:
     count: int
     columns: dict[str, Column]
     values: dict[str, Array | Rows | Packed]
+    described: DescribedColumns
+    valued: set[str]
+    """Columns that have their first value."""
 
 
 class Stream:
@@ -74,12 +77,11 @@ class Stream:
         self.metadata = {k: v for k, v in descriptor.items() if k not in ("name", "run_start")}
         self.described = DescribedColumns(self.metadata["data_keys"], shares)
         self.columns = self.described.columns()
-        self.external = {
-            column: ExternalColumn(key, *row, roots, shares.chunk)
-            for key, column in self.described.external.items()
-            if (row := rows_described(self.metadata["data_keys"][key])) is not None
-        }
+        self._roots = roots
+        self.external: dict[str, ExternalColumn] = {}
+        self._add_external()
         self.rows = 0
+        self._valued: set[str] = set()
         self._lock = lock
         self._log = StreamLog(name, self.described)
         self._log.descriptors.add(descriptor["uid"])
@@ -90,7 +92,7 @@ class Stream:
         """Bytes that the stream takes."""
         return (
             self._document_bytes
-            + COLUMN_BYTES * (len(self.columns) + len(self.external))
+            + COLUMN_BYTES * (len(self.described.origins) + len(self.external))
             + self.data_bytes
             + self._log.nbytes
             + sum(column.nbytes for column in self.external.values())
@@ -112,15 +114,34 @@ class Stream:
         return max((column.first for column in self.columns.values()), default=0)
 
     def update(self, descriptor: Document) -> None:
-        """Note a further descriptor, which brings new configuration and no new keys."""
-        if set(descriptor["data_keys"]) != set(self.metadata["data_keys"]):
-            raise ValueError(f"the data keys of stream {descriptor['name']} changed")
+        """Note a further descriptor: new configuration, perhaps new keys.
+
+        Raises
+        ------
+        ValueError
+            If a column would have to be called otherwise for them.
+        """
+        described = self.described.including(descriptor["data_keys"], descriptor["data_keys"])
         news = {k: descriptor[k] for k in ("uid", "time", "configuration") if k in descriptor}
         # A new dict each time: views hold the old one.
         updates = [*self.metadata.get("_config_updates", ()), news]
-        self.metadata = {**self.metadata, "_config_updates": updates}
+        keys = {**descriptor["data_keys"], **self.metadata["data_keys"]}
+        self.metadata = {**self.metadata, "data_keys": keys, "_config_updates": updates}
+        self._describe(described)
+        self._add_external()
         self._log.descriptors.add(descriptor["uid"])
-        self._document_bytes += size_of(news)
+        self._document_bytes += size_of(descriptor)
+
+    def _describe(self, described: DescribedColumns) -> None:
+        self.described = self._log.described = described
+
+    def _add_external(self) -> None:
+        new = {}
+        for key, column in self.described.external.items():
+            row = rows_described(self.metadata["data_keys"][key])
+            if column not in self.external and row is not None:
+                new[column] = ExternalColumn(key, *row, self._roots, self.shares.chunk)
+        self.external = {**self.external, **new}  # a new dict: readers look at the old one
 
     def fit(self, page: LoggedPage) -> Fitted:
         """Return the rows of a page as the columns take them; nothing changes.
@@ -132,40 +153,59 @@ class Stream:
         """
         count = len(page)
         if not count:
-            return Fitted(0, self.columns, {})
-        self.described.check_keys(page.page)
+            return Fitted(0, self.columns, {}, self.described, set())
+        described = self.described
+        logged = self.logged and page.place is not None
+        if logged:
+            if not isinstance(page.page["data"], Mapping):
+                raise TypeError("data map data keys to values")
+            described = described.including(page.page["data"], {})
+        else:
+            described.check_keys(page.page)
+        valued: set[str] = set()
         columns = dict(self.columns)
         fitted: dict[str, Array | Rows | Packed] = {}
-        for name in self.described.origins:
-            values = self.described.values(page, name)
+        for name in described.origins:
+            values = described.values(page, name)
+            if name not in self._valued and not are_gaps(values):
+                valued.add(name)
+            elif name not in columns and logged:
+                continue  # what it is will be known when it has a value
             try:
-                columns[name], fitted[name] = self._fitted(name, values, page)
+                columns[name], fitted[name] = self._fitted(described, name, values, count, logged)
             except (TypeError, ValueError) as error:
                 raise ValueError(f"column {name}: {error}") from error
-        return Fitted(count, columns, fitted)
+        return Fitted(count, columns, fitted, described, valued)
 
     def _fitted(
-        self, name: str, values: Any, page: LoggedPage
+        self, described: DescribedColumns, name: str, values: Any, count: int, logged: bool
     ) -> tuple[Column, Array | Rows | Packed]:
-        """Return values as a column takes them, and the column: perhaps a new one."""
-        column = self.columns.get(name) or self.described.column_for(name, values)
-        try:
-            return column, column.fit(values, len(page))
-        except ShapeError:
-            if self.described.origins[name].part != "data":
-                raise
-            if not self.rows:
-                column = self.described.column_for(name, values)
-            elif self.logged and page.place is not None:
-                # Rows of several shapes are JSON, those before them, too: from the log.
-                column = self.described.text_behind(column, self.rows)
-            else:
-                raise
-        return column, column.fit(values, len(page))
+        """Return a column that takes values, perhaps a new one, and the values as it takes them.
+
+        The rows that a new one has before them are in the log.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If none does.
+        """
+        column, first = self.columns.get(name), name not in self._valued
+        if column is not None:
+            try:
+                return column, column.fit(values, count)
+            except (TypeError, ValueError) as error:
+                reshaped = first and not self.rows and isinstance(error, ShapeError)
+                if described.origins[name].part != "data" or not (logged or reshaped):
+                    raise
+        if column is None or first:
+            column = described.column_for(name, values, self.rows, strict=not logged)
+        else:  # rows of several shapes or kinds are JSON, those before them, too
+            column = described.text_behind(column, self.rows)
+        return column, column.fit(values, count)
 
     def needs(self, fitted: Fitted) -> int:
         """Return how many bytes `put` would allocate more, at most."""
-        news = len(fitted.columns) - len(self.columns)
+        news = len(fitted.described.origins) - len(self.described.origins)
         nbytes = COLUMN_BYTES * news
         for name, values in fitted.values.items():
             nbytes += fitted.columns[name].needs(values)  # type: ignore[arg-type]
@@ -190,16 +230,14 @@ class Stream:
 
     def skip(self, fitted: Fitted) -> None:
         """Leave rows in the log, and all before them, too."""
-        for name, column in fitted.columns.items():
-            values = fitted.values.get(name)
-            if isinstance(column, TextColumn) and isinstance(values, Packed):
-                column.skip(fitted.count, values.width)
-            else:
-                column.skip(fitted.count)
+        for name, values in fitted.values.items():
+            fitted.columns[name].skip(values)  # type: ignore[arg-type]
 
     def commit(self, fitted: Fitted, place: Place | None) -> None:
         """Show the rows that `put` wrote, or `skip` left in the log."""
         self.columns = fitted.columns
+        self._valued |= fitted.valued
+        self._describe(fitted.described)
         if fitted.count:
             self._log.note(self.rows, place)
         self.rows += fitted.count

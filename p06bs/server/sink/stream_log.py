@@ -30,6 +30,7 @@ class StreamLog:
     ----------
     descriptors : set of str
         Uids of the stream's descriptors.
+    described : DescribedColumns
     complete : bool
         Whether all rows lie there, so that they may leave memory.
     """
@@ -38,7 +39,7 @@ class StreamLog:
         self.descriptors: set[str] = set()
         self.complete = True
         self._name = name
-        self._described = described
+        self.described = described
         self._places = Places()
         self._path: Path | None = None
 
@@ -81,7 +82,7 @@ class StreamLog:
                     if low < high:
                         got += high - low
                         for wanted, column in columns.items():
-                            values = column.fit(self._described.values(page, wanted), len(page))
+                            values = column.fit(self.described.values(page, wanted), len(page))
                             found[wanted].append(_cut(values, low, high))
         except (LogError, LookupError, OSError, TypeError, ValueError, RowsLostError) as error:
             raise RowsLostError(
@@ -119,7 +120,7 @@ def joined(
         return texts + texts_of(held)
     parts: list[Array] = []
     for part in earlier:
-        parts.append(part[:rows].reshape((-1, *column.shape)))
+        parts.append(part[:rows])
         rows -= len(parts[-1])
     parts = [as_type(part, dtype) for part in (*parts, *held)]
     if not parts:

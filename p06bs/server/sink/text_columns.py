@@ -183,10 +183,14 @@ class TextColumn:
         self._blocks = self._blocks[gone:]
         self.first = self._blocks[0].first if self._blocks else self.rows
 
-    def skip(self, count: int, width: int = 0) -> None:
-        """Count rows that are not kept, of at most `width` characters; nothing is in memory."""
-        self.rows += count
-        self.forget(self.rows)
+    def skip(self, values: Packed) -> None:
+        """Count texts that are not kept; nothing is in memory."""
+        self.skip_rows(self.rows + len(values), values.width)
+
+    def skip_rows(self, rows: int, width: int) -> None:
+        """Have so many rows, none of which is kept, of at most `width` characters."""
+        self.rows = rows
+        self.forget(rows)
         self._widen(width)
 
     def _widen(self, width: int) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,25 @@ Array = npt.NDArray[Any]
 class ShapeError(ValueError):
     """Numbers, but rows of another shape than those of the column."""
 
+
+class Rows(Protocol):
+    """Rows that lie somewhere else, of one dtype and shape; read when they are copied."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    def __len__(self) -> int: ...
+
+    def into(self, target: Array, start: int) -> None:
+        """Copy rows from `start` on to all of `target`."""
+
+    def whole(self) -> Array:
+        """Return all rows."""
+
+
+EXACT = 1 << 53
+"""Floats of 64 bits hold all integers up to this."""
 
 DEEPEST = 128
 """Levels of a document: JSON for clients takes 254, the answer around it included."""
@@ -31,15 +50,13 @@ NUMBERS = "biufcmM"
 def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
     """Return what a page holds of one column as an array, or as text.
 
-    Text stays text; None among numbers is NaN; what is no rectangle of numbers
-    (dicts, lists of unequal length) becomes JSON.
+    Text stays text; None among numbers, or arrays of them, is NaN; what is no rectangle
+    of numbers (dicts, lists of unequal length) becomes JSON.
     """
     if isinstance(values, np.ndarray):
         array = values
-    elif any(value is None for value in values) and all(
-        value is None or isinstance(value, int | float) for value in values
-    ):
-        array = _numbers_or_nan(values)
+    elif any(value is None for value in values):
+        array = _with_gaps(values)
     else:
         try:
             array = np.asarray(values)
@@ -123,11 +140,31 @@ def size_of(value: Any) -> int:
     return size
 
 
-def _numbers_or_nan(values: Sequence[Any]) -> Array:
-    for value in values:
-        if isinstance(value, int) and float(value) != value:
-            raise ValueError(f"{value} beside None would lose digits as a floating-point number")
-    return np.array(values, np.float64)
+def are_gaps(values: Any) -> bool:
+    """Return whether no row of a page has a value."""
+    if not isinstance(values, list) or (values and values[0] is not None):
+        return False
+    return all(value is None for value in values)
+
+
+def gaps(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return what stands for numbers that are missing: NaN, or NaT."""
+    if dtype.kind in "mM":
+        return np.full(shape, "NaT", dtype)
+    return np.full(shape, np.nan, dtype if dtype.kind in "fc" else np.float64)
+
+
+def _with_gaps(values: Sequence[Any]) -> Array:
+    there = [value for value in values if value is not None]
+    array = values_of(there) if there else np.empty(0)
+    if isinstance(array, list):
+        return np.empty(0, object)  # no numbers
+    found = gaps((len(values), *array.shape[1:]), array.dtype)
+    exact = exactly(array, found.dtype)
+    if exact is None:
+        raise ValueError("integers beside None would lose digits as floating-point numbers")
+    found[[value is not None for value in values]] = exact
+    return found
 
 
 def exactly(array: Array, dtype: np.dtype[Any]) -> Array | None:
