@@ -38,7 +38,7 @@ def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
     with StorageLock(tmp_path / "archive"):
         services.start()
         try:
-            with pytest.raises(RuntimeError, match="another process ingests into .* already: an"):
+            with pytest.raises(RuntimeError, match=r"another process ingests into .* already: an"):
                 services.wait_ready(60)
             for _ in range(3):
                 services.look()
