@@ -12,6 +12,8 @@ from tiled.adapters.mapping import MapAdapter
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.distinct import DistinctMap
+from tests import archives
+from tests.archives import DATABASES, place, running_postgres  # noqa: F401
 from tests.live_server import serving
 
 KEY = "k3y"
@@ -50,7 +52,7 @@ def counted(http, path, key):
 
 def test_values_are_counted_whatever_they_are(http):
     assert counted(http, "/live", "start.sample") == [
-        (SAMPLES[0], 2), (SAMPLES[2], 1), ("leaf", 1), (["Fe"], 1),
+        ("leaf", 1), (["Fe"], 1), (SAMPLES[0], 2), (SAMPLES[2], 1),
     ]  # fmt: skip
     assert counted(http, "/live", "start.sample.name") == [("leaf", 2), ("root", 1)]
     assert len(counted(http, "/live", "start")) == len(SAMPLES)
@@ -68,6 +70,10 @@ def test_keys_where_nothing_is(http, key):
         assert not any(answer.json().get("metadata", {}).values())
 
 
+def identity(value):
+    return isinstance(value, bool), value
+
+
 @given(st.lists(st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
@@ -77,9 +83,11 @@ def test_counts_are_those_of_the_values(values):
     found = DistinctMap(nodes).get_distinct(["at.v"], False, False, True)["metadata"]["at.v"]
     there = [value for value in values if value is not None]
     assert sum(item["count"] for item in found) == len(there)
-    plain = Counter(value for value in there if not isinstance(value, dict | list))
+    plain = Counter(identity(v) for v in there if not isinstance(v, dict | list))
     assert plain == {
-        item["value"]: item["count"] for item in found if not isinstance(item["value"], dict | list)
+        identity(item["value"]): item["count"]
+        for item in found
+        if not isinstance(item["value"], dict | list)
     }
     nested = Counter(json.dumps(v, sort_keys=True) for v in there if isinstance(v, dict | list))
     assert nested == {
@@ -87,3 +95,50 @@ def test_counts_are_those_of_the_values(values):
         for item in found
         if isinstance(item["value"], dict | list)
     }
+
+
+MIXED = [
+    {"scan_id": 3, "plan_name": "scan", "sample": {"name": "b", "elements": ["Fe", "Cu", "Fe"]}},
+    {"scan_id": 12, "plan_name": "scan", "sample": {"name": "a", "elements": ["Cu"]}},
+    {"scan_id": "3", "plan_name": 7, "sample": {"elements": "Fe"}, "notes": ["x", "y"]},
+    {"scan_id": 12, "sample": {"elements": ["Fe", 1]}, "notes": ["x", "y"], "good": True},
+    {"sample": "b", "notes": "x"},
+]
+KEYS = (
+    "start.sample.elements", "start.sample.name", "start.scan_id", "start.plan_name",
+    "start.notes", "start.good", "start.nothing",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+def test_live_and_archive_say_the_same(tmp_path, kind, running_postgres):  # noqa: F811
+    here, sink = place(kind, tmp_path, running_postgres), Sink(10_000_000)
+    for number, start in enumerate(MIXED):
+        run = [("start", {"uid": f"u{number}", "time": 1.0 + number, **start})]
+        here.write(run)
+        sink(*run[0])
+    here.ingest()
+    with here.served(sink=sink) as url, httpx.Client(base_url=f"{url}/api/v1") as http:
+        http.headers["Authorization"] = f"Apikey {archives.KEY}"
+
+        def said(path, **params):
+            answer = http.get(path, params=params)
+            assert answer.status_code == 200, answer.text
+            return answer.json()
+
+        for key in KEYS:
+            live, archive = (
+                said(f"/distinct/{tree}", metadata=key, counts=True)["metadata"][key]
+                for tree in ("live", "archive")
+            )
+            assert live == archive, key
+        for key in KEYS[1:4]:
+            for sort in (
+                [key], [f"-{key}"], [f"-{key}", "start.technique"], [key, "-"],
+                ["-start.time", key],
+            ):  # fmt: skip
+                live, archive = (
+                    [run["id"] for run in said(f"/search/{tree}", sort=sort)["data"]]
+                    for tree in ("live", "archive")
+                )
+                assert live == archive, sort

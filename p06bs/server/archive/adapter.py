@@ -211,7 +211,9 @@ class ArchiveAdapter:
         seen = await self._seen()
 
         async def values(statement: Select[Any]) -> Any:
-            return format_distinct_result(await self._archive.fetch(statement), counts)
+            rows = await self._archive.fetch(statement)
+            # The databases count what is not there in two ways.
+            return format_distinct_result([row for row in rows if row[0] is not None], counts)
 
         found: dict[str, Any] = {}
         if metadata:

@@ -5,12 +5,12 @@ their hash, which mappings and lists have not.
 """
 
 import json
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from typing import Any
 
 from tiled.adapters.mapping import MapAdapter
 
-from p06bs.metadata import value_at
+from p06bs.metadata import LISTS, found_at
 from p06bs.server.tree.search import condition
 
 
@@ -43,16 +43,25 @@ class DistinctMap(MapAdapter):
     ) -> dict[str, Any]:
         """Return the values that the children's metadata have at each key, and how often.
 
-        Mappings and lists are the same where their JSON is, in any order of the keys.
+        Of fields by which the archive finds runs they are what its index holds: values of
+        the field's kind, and the items of a list, each once of a child. Mappings and lists
+        are the same where their JSON is, in any order of the keys.
         """
         found: dict[str, Any] = super().get_distinct((), structure_families, specs, counts)
         keys = list(metadata or ())
         if keys:
             documents = [child.metadata() for _, child in self.summaries()]
             found["metadata"] = {
-                key: _distinct([value_at(one, key) for one in documents], counts) for key in keys
+                key: _distinct((v for one in documents for v in _values(one, key)), counts)
+                for key in keys
             }
         return found
+
+
+def _values(metadata: Mapping[str, Any], key: str) -> Iterable[Any]:
+    """Return what is counted of one child."""
+    value = found_at(metadata, key)
+    return set(value or ()) if key in LISTS else (value,)
 
 
 def _distinct(values: Iterable[Any], counts: bool) -> list[dict[str, Any]]:
@@ -61,14 +70,23 @@ def _distinct(values: Iterable[Any], counts: bool) -> list[dict[str, Any]]:
         if value is not None:
             one = found.setdefault(_identity(value), {"value": value, "count": 0})
             one["count"] += 1
-    return list(found.values()) if counts else [{"value": one["value"]} for one in found.values()]
+    ordered = sorted(found.values(), key=lambda one: _rank(one["value"]))
+    return ordered if counts else [{"value": one["value"]} for one in ordered]
+
+
+def _rank(value: Any) -> tuple[int, Any]:
+    """Order text before numbers before the rest, as a database does."""
+    if isinstance(value, str):
+        return 0, value
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return 1, value
+    return 2, json.dumps(value, sort_keys=True, default=repr)
 
 
 def _identity(value: Any) -> Hashable:
-    """Return what is equal where values are: themselves, or their JSON."""
+    """Return what is equal where values are: themselves, or their JSON. True is not 1."""
     try:
         hash(value)
     except TypeError:
         return "JSON", json.dumps(value, sort_keys=True, default=repr)
-    plain: Hashable = value
-    return plain
+    return isinstance(value, bool), value
