@@ -47,8 +47,11 @@ log = logging.getLogger(__name__)
 SHARE = 8
 """The sink may take this part of the machine's memory where nobody says how much."""
 
-REFILL_RUNS = 5_000
-"""The newest runs that are read at the start, at most: so many take some seconds."""
+READY_RUNS = 5_000
+"""With so many of the newest runs, or all that memory holds, the server is ready after a restart.
+
+They take some seconds; older ones come while it serves.
+"""
 
 
 def run(
@@ -144,10 +147,13 @@ def serve(
         sweep_incoming(bus.log)
 
         def more() -> bool:
-            return len(sink) < REFILL_RUNS and not sink.filled
+            return not sink.filled
 
         follower = stack.enter_context(Follower(bus.outbound, documents, more=more, arrays=False))
-        filled = follower.caught_up.is_set
+
+        def filled() -> bool:
+            return follower.caught_up.is_set() or len(sink) >= READY_RUNS
+
         ready: dict[str, Check] = {"sink": filled}
         if archive is not None:
             ready["archive"] = partial(archive_answers, archive)

@@ -115,6 +115,21 @@ def test_documents_without_a_run_are_refused(tmp_path):
             log.append("start", {"uid": run})
 
 
+@pytest.mark.parametrize("uid", [None, 5, ["a"]])
+def test_documents_that_nothing_can_refer_to_are_logged_all_the_same(tmp_path, uid):
+    start, descriptor, *rest = run_documents()
+    odd = {**descriptor[1], "uid": uid}
+    with DocumentLog(tmp_path) as log:
+        for name, document in (start, ("descriptor", odd), descriptor):
+            log.append(name, document)
+    with DocumentLog(tmp_path) as log:
+        log.reopen(start[1]["uid"])
+        for name, document in rest:
+            log.append(name, document)
+        names = [name for name, _ in log.read(start[1]["uid"])]
+    assert names == ["start", "descriptor", "descriptor", *(name for name, _ in rest)]
+
+
 def test_a_second_writer_is_told_who_the_first_is(tmp_path):
     with DocumentLog(tmp_path) as log:
         run = filled(log, stop=False)

@@ -18,7 +18,7 @@ from p06bs.bus.envelope import is_name, is_run_uid
 from p06bs.bus.framing import last_entry
 from p06bs.bus.newest import Found
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
-from p06bs.bus.run_log import Appended, RunLog
+from p06bs.bus.run_log import REFERRED_TO, Appended, RunLog
 
 SYNC_SECONDS = 2.0
 """Interval at which appended documents are forced to the disk, s."""
@@ -78,8 +78,8 @@ class DocumentLog(Closing):
                 raise LogError(f"event-model has no {name!r} documents")
             log = self._run_log(name, document)
             appended = log.append(name, document)
-            if name in ("descriptor", "resource", "stream_resource"):
-                self._runs[document["uid"]] = log.run
+            if name in REFERRED_TO and isinstance(uid := document.get("uid"), str):
+                self._runs[uid] = log.run
             elif log.complete:
                 self._drop(log)
             return appended
@@ -189,8 +189,8 @@ class DocumentLog(Closing):
                 self._drop(log)
             raise LogError(f"run {log.run} has a log already: {log.path}")
         if name in _REFERENCE:
-            uid = document[_REFERENCE[name]]
-            run = self._runs.get(uid)
+            uid = document.get(_REFERENCE[name])
+            run = self._runs.get(uid) if isinstance(uid, str) else None
             if run is None:
                 raise LogError(
                     f"{name} refers to {_REFERENCE[name]} {uid}, which is in no log that is "

@@ -29,6 +29,9 @@ from p06bs.bus.reader import RunReader
 
 logger = logging.getLogger(__name__)
 
+REFERRED_TO = ("start", "descriptor", "resource", "stream_resource")
+"""Documents that others refer to by their uids; one without is logged all the same."""
+
 MOST_PIECES = 512
 """Pieces that one system call writes; the kernel takes 1024 at most."""
 
@@ -186,8 +189,8 @@ class RunLog:
             os.ftruncate(self._fd, self._end)
 
     def _note(self, name: str, document: Mapping[str, Any]) -> None:
-        if name in ("start", "descriptor", "resource", "stream_resource"):
-            self.uids.add(document["uid"])
+        if name in REFERRED_TO and isinstance(uid := document.get("uid"), str):
+            self.uids.add(uid)
         self.complete = self.complete or name == "stop"
 
     def _write(self, *pieces: Buffer) -> int:
