@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import signal
 import socket
 import sqlite3
@@ -15,7 +16,7 @@ import httpx
 import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from p06bs.bus.log import DocumentLog
@@ -179,6 +180,27 @@ def test_a_locked_database_is_not_ready(tmp_path):
         other.execute("BEGIN EXCLUSIVE")
         answer = ready()
         assert (answer.status_code, answer.json()["failed"]) == (503, ["tokens"])
+        other.execute("ROLLBACK")
+
+
+def test_websockets_are_told_that_the_users_database_does_not_answer(tmp_path):
+    config = Authentication(
+        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
+    )
+    with (
+        serving(Gated(config).gate) as url,
+        contextlib.closing(sqlite3.connect(tmp_path / "t.db", isolation_level=None)) as other,
+    ):
+        path = f"{url.replace('http', 'ws')}/api/v1/stream/single/live"
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(InvalidStatus) as denied:
+            connect(path, additional_headers={"Authorization": f"Apikey {'0' * 64}"})
+        assert denied.value.response.status_code == 503
+        with connect(path) as client:
+            client.send(json.dumps({"type": "auth", "api_key": "0" * 64}))
+            with pytest.raises(ConnectionClosed):
+                client.recv()
+            assert client.close_code == 1013
         other.execute("ROLLBACK")
 
 

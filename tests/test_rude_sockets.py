@@ -4,9 +4,14 @@ import socket
 import struct
 import threading
 
+import httpx
 import pytest
+from fastapi import FastAPI, WebSocket
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
 
 from p06bs.server.app import Operation, build_app
+from p06bs.server.gate import errors
 from p06bs.server.sink.sink import Sink
 from tests.live_server import KEY, serving
 
@@ -143,3 +148,26 @@ def test_a_handshake_that_cannot_be_read_is_refused(server, there, instead):
     head = STRANGER.replace(there.encode(), instead.encode())
     with connected(address, head) as client, client.makefile("rb") as answer:
         assert answer.read().startswith(b"HTTP/1.1 4")
+
+
+@pytest.mark.parametrize("accepts", [False, True])
+def test_what_is_away_is_said_to_websockets_too(accepts):
+    app = FastAPI()
+
+    @app.websocket("/")
+    async def ask(websocket: WebSocket) -> None:
+        if accepts:
+            await websocket.accept()
+        raise httpx.ConnectError("no route to host")
+
+    errors.install(app)
+    with serving(app) as url:
+        if accepts:
+            with connect(url.replace("http", "ws")) as client:
+                with pytest.raises(ConnectionClosed):
+                    client.recv()
+                assert client.close_code == 1013
+        else:
+            with pytest.raises(InvalidStatus) as denied:
+                connect(url.replace("http", "ws"))
+            assert denied.value.response.status_code == 503

@@ -22,6 +22,8 @@ ERRORS: tuple[type[Exception], ...] = (
 )
 """What a database can raise; errors of files are among them, and are ``other``."""
 
+NO_ANSWER = "The database does not answer; try again."
+
 AWAY = ("08", "40", "53", "57", "58")
 """Classes of SQLSTATE: connection, rollback, too few resources, an operator, the system."""
 

@@ -21,8 +21,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
+from starlette.status import WS_1008_POLICY_VIOLATION as POLICY_VIOLATION
+from starlette.status import WS_1013_TRY_AGAIN_LATER as TRY_LATER
+from starlette.websockets import WebSocket, WebSocketState
 
-from p06bs.server.gate.databases import ERRORS, fault_of
+from p06bs.server.gate.databases import ERRORS, NO_ANSWER, fault_of
 
 logger = logging.getLogger(__name__)
 
@@ -152,7 +155,7 @@ UNAVAILABLE = (
         ERRORS,
         ".*",
         503,
-        "The database does not answer; try again.",
+        NO_ANSWER,
         when=lambda error: fault_of(error) == "away",
     ),
 )
@@ -177,24 +180,33 @@ def install(app: FastAPI, more: Iterable[Known] = ()) -> None:
     """Answer known errors of the application by their status."""
     known = (*CLIENTS_FAULT, *more, *UNAVAILABLE)
 
-    async def answer(request: Request, error: Exception) -> Response:
+    async def answer(asked: Request | WebSocket, error: Exception) -> Response | None:
         for one in known:
             if one.matches(error):
                 logger.log(
                     logging.WARNING if one in UNAVAILABLE else logging.INFO,
                     "%s %r: %d, for %s: %.200s",
-                    request.method,
-                    request.url.path,
+                    asked.scope.get("method", "WebSocket"),
+                    asked.url.path,
                     one.status,
                     type(error).__name__,
                     error,
                 )
                 headers = {"Retry-After": "5"} if one.status == 503 else None
-                return PlainJSON({"detail": one.detail}, one.status, headers)
+                said = PlainJSON({"detail": one.detail}, one.status, headers)
+                if isinstance(asked, Request):
+                    return said
+                if asked.application_state is WebSocketState.CONNECTING:
+                    await asked.send_denial_response(said)
+                else:
+                    later = one.status == 503
+                    await asked.close(TRY_LATER if later else POLICY_VIOLATION, one.detail)
+                return None
         raise error
 
+    handler: Any = answer  # Starlette annotates those of requests and of WebSockets apart
     for kind in {kind for one in known for kind in one.types}:
-        app.add_exception_handler(kind, answer)
+        app.add_exception_handler(kind, handler)
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(HTTPException, _refused)
 

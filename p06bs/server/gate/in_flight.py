@@ -11,7 +11,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from p06bs.server.gate.attempts import address
 from p06bs.server.gate.bodies import replayed, too_large
 from p06bs.server.gate.credentials import digest, shown
-from p06bs.server.gate.databases import ERRORS
 from p06bs.server.gate.sockets import FindKey
 from p06bs.server.gate.turns import Allowance, Turns
 
@@ -73,7 +72,7 @@ class InFlight:
         Raises
         ------
         RefusedError
-            If the body is too long.
+            If the body is too long, or the users' database does not answer.
         """
         if scope["type"] != "http" or not _costs_memory(scope):
             await self._app(scope, receive, send)
@@ -118,10 +117,7 @@ class InFlight:
         """Return the user if the key says who that is, the session, or the address."""
         credentials = shown(scope)
         if credentials.api_keys and self._keys is not None:
-            try:
-                found = await self._keys.find(credentials.api_keys[0])
-            except ERRORS:
-                found = None  # which the application will find out, and say
+            found = await self._keys.find(credentials.api_keys[0])
             if found is not None:
                 return "user", found.owner
         if credentials.bearer:

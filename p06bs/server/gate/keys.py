@@ -10,6 +10,7 @@ A key that a session makes for a handshake ends with the session, as far as WebS
 """
 
 import json
+import logging
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -25,6 +26,9 @@ from tiled.server.settings import get_settings
 
 from p06bs.server import sessions
 from p06bs.server.gate.bodies import RefusedError
+from p06bs.server.gate.databases import ERRORS, NO_ANSWER, fault_of
+
+logger = logging.getLogger(__name__)
 
 INHERIT = "inherit"
 
@@ -81,11 +85,24 @@ class Keys:
         self._app = app
 
     async def find(self, secret: str) -> Key | None:
-        """Return what is known of a key, None if it is not valid."""
+        """Return what is known of a key, None if it is not valid.
+
+        Raises
+        ------
+        RefusedError
+            503 if the database does not answer.
+        """
         try:
-            digits = bytes.fromhex(secret)
+            return await self._find(bytes.fromhex(secret))
         except ValueError:
             return None
+        except ERRORS as error:
+            if fault_of(error) != "away":
+                raise
+            logger.warning("a key cannot be looked up: %s: %.200s", type(error).__name__, error)
+            raise RefusedError(503, NO_ANSWER, 5.0) from error
+
+    async def _find(self, digits: bytes) -> Key | None:
         async with AsyncSession(self._engine(), expire_on_commit=False) as db:
             found = await lookup_valid_api_key(db, digits)
             if found is None:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from starlette.status import WS_1013_TRY_AGAIN_LATER as TRY_LATER
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
@@ -40,7 +41,6 @@ WRONG_KEY = 4003
 """Tiled's close code for a first message with a wrong key."""
 
 NO_MESSAGE = 4001
-TRY_LATER = 1013
 
 
 class FindKey(Protocol):
@@ -187,7 +187,7 @@ class _Socket:
         except TimeoutError:
             return await self._close(NO_MESSAGE, "The first message did not come in time.")
         except RefusedError as refused:
-            if refused.status == 429:
+            if refused.status in (429, 503):
                 return await self._close(TRY_LATER, refused.reason)
             self._gate.attempts.failed([("address", address(self._scope))])
             return await self._close(WRONG_KEY, refused.reason)
