@@ -50,7 +50,8 @@ SHARE = 8
 READY_RUNS = 5_000
 """With so many of the newest runs, or all that memory holds, the server is ready after a restart.
 
-They take some seconds; older ones come while it serves.
+They take some seconds; older ones come while it serves. WebSockets wait for these, too: who
+subscribes to the runs would be told of each as of a new one.
 """
 
 
@@ -151,10 +152,12 @@ def serve(
 
         follower = stack.enter_context(Follower(bus.outbound, documents, more=more, arrays=False))
 
-        def filled() -> bool:
-            return follower.caught_up.is_set() or len(sink) >= READY_RUNS
+        filled = follower.caught_up.is_set
 
-        ready: dict[str, Check] = {"sink": filled}
+        def ready_to_read() -> bool:
+            return filled() or len(sink) >= READY_RUNS
+
+        ready: dict[str, Check] = {"sink": ready_to_read}
         if archive is not None:
             ready["archive"] = partial(archive_answers, archive)
         gate = build_app(
