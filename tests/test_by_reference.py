@@ -195,6 +195,27 @@ def test_page_larger_than_memory_stays_in_the_log(tmp_path):
         logged.check("r", cuts=[(0, 10**9), (2, 5), (1002, 1005)])
 
 
+@pytest.mark.parametrize("value", [1.5, "text"])
+def test_key_that_comes_late_leaves_the_other_rows_in_memory(tmp_path, value):
+    with Logged(tmp_path, 20_000_000) as logged:
+        logged.begin("r")
+        for _ in range(20):
+            logged.add("r", 200)  # 9.6 MB
+        if isinstance(value, float):
+            logged.add("r", 1, late=[value])
+        else:
+            logged.add("r", 1, x=[value])
+        (held,) = logged.sink.held()
+        assert held.in_log == 0
+        stream = logged.sink._holding.runs["r"].streams["primary"]
+        before = stream.data_bytes
+        given = stream.drop(1 << 20)
+        assert 1 << 20 <= given < 2 << 20
+        assert stream.data_bytes == before - given
+        (held,) = logged.sink.held()
+        assert 0 < held.in_log == stream.by_reference < 1000
+
+
 def test_text_that_stays_in_the_log_is_read_whole(tmp_path):
     with Logged(tmp_path, 1_000_000) as logged:
         logged.begin("r")

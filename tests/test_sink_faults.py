@@ -128,6 +128,20 @@ def test_log_that_is_cut_off_while_a_page_is_copied_leaves_no_trace(tmp_path):
         assert {column.rows for column in fitted.columns.values()} == {0}
 
 
+def test_memory_of_a_page_that_failed_is_let_go_like_any_other(tmp_path):
+    with Logged(tmp_path, 1_000_000) as logged:
+        logged.begin("r")
+        logged.add("r", 1000)  # 2.4 MB: all rows are by reference
+        with no_memory(6), pytest.raises(DocumentError):
+            logged.add("r", 40)
+        stream = logged.sink._holding.runs["r"].streams["primary"]
+        assert stream.data_bytes > 0
+        assert stream.drop(1) > 0  # else the feed would ask for ever
+        for _ in range(20):
+            logged.add("r", 40)
+        logged.check("r")
+
+
 def column_of(sink, key, dtype, values, block):
     """A sink with a run whose column has these values in many blocks."""
     keys = {key: {"dtype": "number", "shape": [], "dtype_numpy": dtype, "source": "test"}}

@@ -121,7 +121,7 @@ class Holding:
             running=run.running,
             pinned=self.retention.is_pinned(run.uid),
             rows=sum(stream.rows for stream in streams),
-            in_log=sum(stream.in_log for stream in streams),
+            in_log=sum(stream.by_reference for stream in streams),
             external=sum(column.rows for s in streams for column in s.external.values()),
             nbytes=run.nbytes,
             idle=now - self.retention.used(run.uid),
@@ -199,9 +199,9 @@ class Holding:
         self.make_room(run.uid, PLACE_BYTES)
 
     def _drop(self, stream: Stream, nbytes: int) -> None:
-        before = stream.in_log
+        before = stream.by_reference
         stream.drop(nbytes)
-        self.dropped += stream.in_log - before
+        self.dropped += stream.by_reference - before
 
     def _let_go(self, uid: str, needs: Callable[[], int]) -> None:
         while True:

@@ -269,6 +269,11 @@ class NumberColumn:
         whole = (len(self._blocks) - 1) * self._size
         self._end = self._base + whole + len(self._blocks[-1])
 
+    @property
+    def oldest_end(self) -> int:
+        """Row up to which to `forget` for the oldest block to go."""
+        return min(self.rows, self._base + self._size)
+
     def forget(self, row: int) -> None:
         """Let the blocks go that hold only rows before `row`."""
         if row >= self.rows:

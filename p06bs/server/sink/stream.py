@@ -62,6 +62,8 @@ class Stream:
     ----------
     rows : int
         Rows that can be read.
+    by_reference : int
+        How many of them, the oldest, were let go or never held.
     """
 
     def __init__(
@@ -80,7 +82,7 @@ class Stream:
         self._roots = roots
         self.external: dict[str, ExternalColumn] = {}
         self._add_external()
-        self.rows = 0
+        self.rows = self.by_reference = 0
         self._valued: set[str] = set()
         self._lock = lock
         self._log = StreamLog(name, self.described)
@@ -110,7 +112,10 @@ class Stream:
 
     @property
     def in_log(self) -> int:
-        """Rows that are not, or not with all their columns, in memory."""
+        """Rows that are not, or not with all their columns, in memory.
+
+        More than those `by_reference` where a column came late, or became text.
+        """
         return max((column.first for column in self.columns.values()), default=0)
 
     def update(self, descriptor: Document) -> None:
@@ -232,6 +237,7 @@ class Stream:
         """Leave rows in the log, and all before them, too."""
         for name, values in fitted.values.items():
             fitted.columns[name].skip(values)  # type: ignore[arg-type]
+        self.by_reference = self.rows + fitted.count
 
     def commit(self, fitted: Fitted, place: Place | None) -> None:
         """Show the rows that `put` wrote, or `skip` left in the log."""
@@ -249,15 +255,15 @@ class Stream:
     def drop(self, nbytes: int) -> int:
         """Let the oldest rows go, of about `nbytes` bytes; return how many bytes that gave."""
         before = self.data_bytes
-        first = self.in_log
-        per_row = max(1, before // max(1, self.rows - first))
-        step = max(1, nbytes // per_row)
-        while before - self.data_bytes < nbytes and first < self.rows:
-            first = min(self.rows, first + step)
+        while self.data_bytes and before - self.data_bytes < nbytes:
+            # What failed may have left blocks behind all rows: these go with the last ones.
+            row = self.rows
+            if nbytes < before:
+                row = min(column.oldest_end for column in self.columns.values() if column.nbytes)
             with self._lock:
                 for column in self.columns.values():
-                    column.forget(first)
-            step *= 2
+                    column.forget(row)
+                self.by_reference = max(self.by_reference, row)
         return before - self.data_bytes
 
     def announce(self, data_key: str, resource: Document, start: int, stop: int) -> None:

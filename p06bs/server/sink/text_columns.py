@@ -171,6 +171,11 @@ class TextColumn:
         self.nbytes += block.nbytes
         return block
 
+    @property
+    def oldest_end(self) -> int:
+        """Row up to which to `forget` for the oldest block to go."""
+        return self._blocks[0].first + self._blocks[0].count if self._blocks else self.rows
+
     def forget(self, row: int) -> None:
         """Let the blocks go that hold only rows before `row`."""
         gone = 0
