@@ -56,7 +56,13 @@ DESCRIPTOR = {
     "data_keys": _junk(dict),
     "configuration": st.just(_deep()),
 }
-RESOURCE = {"uid": _junk(str), "run_start": st.just("another run"), "parameters": st.just(_deep())}
+RESOURCE = {
+    "uid": _junk(str),
+    "run_start": st.just("another run"),
+    "data_key": _junk(str),
+    "uri": _junk(str),
+    "parameters": st.just(_deep()) | JUNK.filter(lambda value: not isinstance(value, dict | None)),
+}
 DATUM = {
     "descriptor": _junk(),
     "stream_resource": _junk(),
@@ -89,7 +95,7 @@ def malformed(uid: str, descriptor: str, resource: str) -> Any:
         ("event", row, EVENT),
         ("event_page", page, PAGE),
         ("descriptor", {**of_run, **keys}, DESCRIPTOR),
-        ("stream_resource", {**of_run, "data_key": "det"}, RESOURCE),
+        ("stream_resource", {**of_run, "data_key": "det", "uri": "file:///f.h5"}, RESOURCE),
         ("stream_datum", datum, DATUM),
         ("start", {"uid": uid, "time": 2.0}, {"plan_name": JUNK}),
     ]

@@ -206,6 +206,33 @@ def test_kinds_of_files(tree, server):
     assert read(publish(sink, "http", None, uri="http://there/f.h5")).status_code == 415
 
 
+def test_a_description_of_an_array_that_is_none_is_said_to_be_none(tree, server):
+    sink, read = server
+    (tree / "assets/z.zarr").mkdir()
+    (tree / "assets/z.zarr/zarr.json").write_text("[]")
+    assert read(publish(sink, "r", tree / "assets/z.zarr", "application/x-zarr")).status_code == 415
+
+
+@pytest.mark.parametrize("compressor", ["zstd", "gzip", None])
+def test_a_chunk_that_is_not_whole_is_waited_for_as_one_that_is_not_there(tree, server, compressor):
+    """A detector may be writing it."""
+    sink, read = server
+    where = tree / "assets/z.zarr"
+    codecs = None if compressor is None else [{"name": compressor, "configuration": {}}]
+    array = zarr.create_array(
+        where, shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5), compressors=codecs
+    )
+    array[:] = FRAMES
+    chunk = where / "c/1/0/0"
+    whole = chunk.read_bytes()
+    chunk.write_bytes(whole[: len(whole) // 2])
+    run = publish(sink, "r", where, "application/x-zarr")
+    assert read(run).status_code == 503
+    assert read(run, "0").content == FRAMES[0].tobytes()
+    chunk.write_bytes(whole)
+    assert read(run).content == FRAMES.tobytes()
+
+
 def write_hdf5(path, rows):
     with h5py.File(path, "w") as file:
         data = file.create_dataset("entry/data", FRAMES.shape, "u1", chunks=(1, 4, 5))

@@ -16,6 +16,7 @@ from p06bs.server.archive.pages import Page, Pages, Rows, Source, check_event, c
 from p06bs.server.archive.schema import LONGEST_FOLDER
 from p06bs.server.files.announced import rows_announced
 from p06bs.server.files.detector import rows_per_chunk
+from p06bs.server.files.roots import check_resource
 from p06bs.server.sink.names import column_names, node_name
 from p06bs.server.sink.values import plain, time_of
 
@@ -207,6 +208,7 @@ class Survey:
     def _stream_resource(self, document: Document) -> None:
         resource = self._checked(document)
         uid = _text(resource, "uid")
+        check_resource(resource)
         if self.resources.setdefault(uid, resource) != resource:
             raise ValueError(f"another stream resource has the uid {uid}")
 
@@ -215,7 +217,7 @@ class Survey:
         uid, indices = document["stream_resource"], document["indices"]
         if uid not in self.resources:
             raise ValueError(f"stream resource {uid} is none of the run's")
-        data_key = _text(self.resources[uid], "data_key")
+        data_key = self.resources[uid]["data_key"]
         stream.announce(data_key, uid, int(indices["start"]), int(indices["stop"]))
 
     def _checked(self, document: Document) -> dict[str, Any]:

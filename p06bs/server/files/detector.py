@@ -121,9 +121,10 @@ class DetectorView:
             why = "its file, or what that leads to, is outside the directories that may be read"
             raise self._refused(403, why, error) from None
         except (OSError, KeyError) as error:
-            logger.info("%s cannot be read: %s", self.data_key, error)
+            # Clients ask again and again for rows that are not there yet.
+            logger.debug("%s cannot be read: %s", self.data_key, error)
             raise FramesMissingError(f"{self.data_key}: the rows are not in the file yet") from None
-        except (ValueError, TypeError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             why = "its file is of a kind that is not read, or does not hold what is described"
             raise self._refused(415, why, error) from None
 

@@ -1,6 +1,6 @@
 """Where files of detectors may lie."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
@@ -92,6 +92,22 @@ def roots_of(server: Server) -> FileRoots:
     return FileRoots(server.assets, server.access.roots)
 
 
+def check_resource(resource: Document) -> None:
+    """Make sure that a stream resource says what is asked of it: a file, and whose rows it has.
+
+    Raises
+    ------
+    KeyError, TypeError
+        If it does not.
+    """
+    for key in ("data_key", "uri"):
+        if not isinstance(resource[key], str):
+            raise TypeError(f"{key} is {str(resource[key])[:80]}, and no text")
+    parameters = resource.get("parameters")
+    if not isinstance(parameters, Mapping | None):
+        raise TypeError(f"parameters are {str(parameters)[:80]}: a mapping is needed")
+
+
 def path_of(resource: Document) -> Path:
     """Return the file or directory that a stream resource names.
 
@@ -100,9 +116,9 @@ def path_of(resource: Document) -> Path:
     ValueError
         If it names none on this file system.
     """
-    parsed = urlparse(str(resource.get("uri")))
+    parsed = urlparse(resource["uri"])
     if parsed.scheme not in ("file", "") or parsed.netloc not in ("", "localhost"):
-        raise ValueError(f"{resource.get('uri')!r} is no file on this machine's file systems")
+        raise ValueError(f"{resource['uri']!r} is no file on this machine's file systems")
     return Path(unquote(parsed.path))
 
 

@@ -1,5 +1,7 @@
 """Read rows of Zarr arrays whose files all lie under the roots."""
 
+import lzma
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,10 @@ from zarr.storage import LocalStore
 from p06bs.bus.frames import FramesMissingError
 from p06bs.server.files.detector import Array
 from p06bs.server.files.roots import FileRoots
+
+
+UNDECODABLE = (EOFError, RuntimeError, ValueError, lzma.LZMAError, zlib.error)
+"""What codecs raise where a chunk is damaged, or half written; others raise OSError."""
 
 
 class ConfinedStore(LocalStore):
@@ -59,7 +65,7 @@ def read_rows(
     Raises
     ------
     FramesMissingError
-        If the array has fewer rows.
+        If the array has fewer rows, or one of its chunks is not whole.
     FileNotFoundError, ValueError
         If there is no array, or its rows are of another shape.
     """
@@ -69,5 +75,8 @@ def read_rows(
     per_event = shape[0] if len(shape) == array.ndim and shape[0] else 1
     if array.shape[0] < stop * per_event:
         raise FramesMissingError(f"row {array.shape[0]} of {name} in {path} was not written")
-    rows = np.asarray(array[start * per_event : stop * per_event])
+    try:
+        rows = np.asarray(array[start * per_event : stop * per_event])
+    except UNDECODABLE as error:
+        raise FramesMissingError(f"a chunk of {name} in {path} is not whole: {error}") from None
     return rows.reshape((stop - start, *shape))

@@ -6,7 +6,7 @@ from typing import Any
 
 from p06bs.metadata import folder_of
 from p06bs.model.documents import Document
-from p06bs.server.files.roots import FileRoots
+from p06bs.server.files.roots import FileRoots, check_resource
 from p06bs.server.sink.held import Change, Run
 from p06bs.server.sink.holding import ROUTE_BYTES, Holding
 from p06bs.server.sink.names import node_name
@@ -138,6 +138,7 @@ class Router:
         run = self._run(document["run_start"])
         resource = plain(document)
         uid = _uid(resource)
+        check_resource(resource)
         nbytes = size_of(resource)
         with self._holding.growing(run, nbytes + ROUTE_BYTES):
             self._holding.route(run, uid, resource)
