@@ -494,6 +494,38 @@ def test_a_log_that_cannot_be_read_is_tried_again_and_holds_up_nobody(tmp_path, 
     assert caplog.text.count("the log of run odd cannot be read") == 1
 
 
+def test_logs_that_cannot_be_looked_at_hold_up_nobody_either(tmp_path, caplog):
+    """As where their server is away for a moment; here they are links to themselves."""
+    resting, new, other = run_documents(3), run_documents(3), run_documents(3)
+    with DocumentLog(tmp_path) as log:
+        for document in resting[:-1]:
+            log.append(*document)
+        rests, comes = (log.path(run[0][1]["uid"]) for run in (resting, new))
+        with Follower(None, tmp_path, more=lambda: False) as follower:
+            assert follower.entries(0.0) == []
+            aside = rests.rename(tmp_path / "aside")
+            for path in (rests, comes):
+                path.symlink_to(path)
+            for document in other:
+                log.append(*document)
+            found = follow(follower)
+            while caplog.text.count("cannot be read") < 2:
+                assert follower.entries(0.1) == []
+            aside.replace(rests)
+            comes.unlink()
+            for document in [resting[-1], *new]:
+                log.append(*document)
+            found |= follow(follower, runs=2)
+        for run in (resting, new, other):
+            assert_complete(found[run[0][1]["uid"]], run)
+        log.path("odd").symlink_to("odd.doclog")
+        with Follower(None, tmp_path, more=lambda: True) as follower:
+            assert len(follow(follower, runs=3)) == 3
+            assert follower.entries(0.0) == []
+            assert follower.caught_up.is_set()
+    assert "the log of run odd cannot be read" in caplog.text
+
+
 def test_a_long_log_does_not_hold_up_the_others(tmp_path):
     long, short = run_documents(20_000), run_documents(3)
     with DocumentLog(tmp_path) as log:

@@ -10,6 +10,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p06bs.bus import backlog
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.newest import Found, NewestFirst
@@ -111,6 +112,33 @@ def test_what_is_written_while_the_newest_are_read_is_not_lost(proxy, tmp_path):
                     found[entry.run].append(entry)
         for run, entries in found.items():
             assert_complete(entries, runs.get(run, going_on))
+
+
+def test_live_messages_come_while_a_long_older_log_is_read(proxy, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setattr(backlog, "LOOK_SECONDS", 3600)  # nothing but messages tells of new runs
+    monkeypatch.setattr(backlog, "FILL_BYTES", 1)
+    old, live = run_documents(20_000), iter(run_documents(10_000))
+    with DocumentLog(tmp_path) as log:
+        for document in old:
+            log.append(*document)
+        with (
+            Follower(proxy.out_port, log, more=lambda: True) as follower,
+            Publisher(proxy.in_port, log) as publisher,
+        ):
+            while not follower.socket.poll(20):  # until the subscription has reached the proxy
+                publisher(*next(live))
+            found = defaultdict(list)
+            at_once = 0
+            while at_once < 2:
+                entries = follower.entries(10)
+                for entry in entries:
+                    found[entry.run].append(entry.index)
+                at_once = sum(entry.run != old[0][1]["uid"] for entry in entries if found)
+                assert len(found[old[0][1]["uid"]]) < len(old)
+                for document in itertools.islice(live, 10):
+                    publisher(*document)
+                assert follower.socket.poll(10_000)
+    assert all(indices == list(range(len(indices))) for indices in found.values())
 
 
 @given(

@@ -78,6 +78,11 @@ class Backlog:
         return bool(self._behind)
 
     @property
+    def others_behind(self) -> bool:
+        """Whether a run is behind that is not the one that `refill` began last."""
+        return any(run != self._refilled for run in self._behind)
+
+    @property
     def refilling(self) -> bool:
         """Whether `refill` may have something to read."""
         return self._more is not None and (self._start is None or not self._start.over)
@@ -140,6 +145,9 @@ class Backlog:
             except FileNotFoundError:
                 resting.discard(run)
                 continue
+            except OSError as error:
+                self._complain(run, error)
+                continue
             if resting.grew(run, nbytes):
                 self._admit(run)
 
@@ -191,8 +199,13 @@ class Backlog:
             self._end(reader.run)
 
     def _admit(self, run: str, since: float | None = None) -> RunReader | None:
-        path = self._log.path(run)
-        if not path.exists():
+        try:
+            written = self._log.path(run).stat().st_mtime
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._known.discard(run)  # the next listing shows it again
+            self._complain(run, error)
             return None
         self._known.add(run)
         if self._start is not None:
@@ -200,7 +213,7 @@ class Backlog:
         if self._wanted is not None and not self._wanted(run):
             self._over.add(run)
             return None
-        if since is not None and path.stat().st_mtime < since:
+        if since is not None and written < since:
             return None
         reader = self._readers[run] = self._log.reader(
             run, patience=PATIENCE_SECONDS, arrays=self._arrays

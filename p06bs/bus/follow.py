@@ -119,12 +119,15 @@ class Follower(Closing):
             while not self._closing.is_set():
                 if time.monotonic() >= self._backlog.look_at:
                     self._backlog.look()
-                if self._backlog.behind:
-                    entries = self._backlog.fill()
-                elif self._backlog.refilling:
-                    entries = self._receive() + self._backlog.refill()
+                if self._backlog.refilling:
+                    entries = self._receive()
+                    entries += (
+                        self._backlog.fill() if self._backlog.behind else self._backlog.refill()
+                    )
                     if not entries:
                         continue
+                elif self._backlog.behind:
+                    entries = self._backlog.fill()
                 else:
                     self.caught_up.set()
                     entries = self._receive()
@@ -170,7 +173,10 @@ class Follower(Closing):
         return socket
 
     def _receive(self) -> list[Entry]:
-        """Take live messages until there are none, or a run is behind."""
+        """Take live messages until there are none, or one shows that a run is behind.
+
+        They do not wait for a run that `Backlog.refill` began.
+        """
         entries: list[Entry] = []
         nbytes = 0
         if self.socket is None:
@@ -184,7 +190,7 @@ class Follower(Closing):
             if entry is not None:
                 entries.append(entry)
                 nbytes += entry.nbytes
-            if nbytes >= LIVE_BYTES or self._backlog.behind:
+            if nbytes >= LIVE_BYTES or self._backlog.others_behind:
                 break
         return entries
 

@@ -135,7 +135,10 @@ class DocumentLog(Closing):
         return [run for written, run in found if written >= since * 1e9]
 
     def found(self, skip: Collection[str] = ()) -> list[Found]:
-        """Return the logs that are there, in no order, but for those of the runs in `skip`."""
+        """Return the logs that are there, in no order, but for those of the runs in `skip`.
+
+        One that cannot be looked at is the oldest and empty: who reads it finds out why.
+        """
         found = []
         with os.scandir(self.directory) as listing:
             for item in listing:
@@ -145,7 +148,10 @@ class DocumentLog(Closing):
                         about = item.stat()
                     except FileNotFoundError:
                         continue  # removed since it was listed
-                    found.append(Found(about.st_mtime_ns, about.st_size, run))
+                    except OSError:
+                        found.append(Found(0, 0, run))
+                    else:
+                        found.append(Found(about.st_mtime_ns, about.st_size, run))
         return found
 
     def reader(self, run: str, *, patience: float = 0.0, arrays: bool = True) -> RunReader:
