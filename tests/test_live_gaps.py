@@ -20,6 +20,7 @@ SCALARS = {
     "float": st.floats(-1e9, 1e9, width=32) | st.just(np.nan),
     "int": st.integers(-(2**31), 2**31),
     "wide": st.integers(2**53 + 1, 2**62).map(lambda value: value | 1),
+    "huge": st.integers(2**63, 2**64 - 1),
     "bool": st.booleans(),
     "text": st.text("aµ", max_size=20),
 }
@@ -27,6 +28,8 @@ VALUES = {
     **SCALARS,
     "array": st.lists(st.floats(-9, 9, width=16), min_size=3, max_size=3),
     "ndarray": st.integers(0, 9).map(lambda n: np.arange(n, n + 6, dtype="i4").reshape(2, 3)),
+    "large": st.integers(0, 9).map(lambda n: np.arange(n, n + 9000, dtype="u4")),
+    "bytes": st.binary(max_size=5),
     "ragged": st.lists(st.integers(0, 9), max_size=4),
     "dict": st.dictionaries(st.sampled_from("ab"), st.integers(0, 9), max_size=2),
     "none": st.none(),
@@ -126,6 +129,61 @@ def test_pages_may_lack_keys_and_bring_new_ones(tmp_path):
         numbers = columns["n"].read(0, 7)
         assert np.array_equal(numbers, [1, 2, 3, *[np.nan] * 2, 5, 6], equal_nan=True)
         assert columns["new"].read(0, 7).tolist() == ["null", "null", "text", *["null"] * 3, "more"]
+
+
+LARGE = np.arange(9000)
+"""So large that a page leaves it in the log."""
+
+
+@pytest.mark.parametrize(
+    "pages",
+    [
+        [[2**53 + 1, None]],
+        [[1.5], [None, 2**53 + 1]],
+        [[2**63 - 1, 2.0]],
+        [[1], [2**63 - 1, 2.0]],
+        [[2.5], [2**60]],
+        [[2**60], [None]],
+        [[1], [2**63]],
+        [[[2**63 - 1, 2.0], [1.0, 2.0]]],
+        [[2**63 + 1, -1]],
+        [[None], [2**53 + 1, None]],
+        [np.array([1, 2**63 + 1], "u8")],
+        [np.array([1, 2**63 + 1], "u8"), [-1]],
+        [[None], np.array([1, 2**63 + 1], "u8")],
+        [np.arange(2**63, 2**63 + 9000, dtype="u8")],
+        [[None], np.arange(2**63, 2**63 + 9000, dtype="u8")],
+        [[LARGE, 1.5]],
+        [[1.5, LARGE]],
+        [["text", LARGE, None]],
+        [[1.5], [[1, LARGE]]],
+        [[{"a": LARGE}, {"a": 1}]],
+        [[LARGE, LARGE], [LARGE, LARGE[:-1]]],
+        [[b"\xff", b"text"]],
+        [[1.5], [b"\xff"]],
+        [np.array([b"a", b"bc"])],
+        [[b"a\x00", "text"]],
+    ],
+    ids=lambda pages: str(pages)[:60],
+)
+@pytest.mark.parametrize("kind", ["number", "integer", "array"])
+def test_no_value_costs_the_rows_of_its_page(tmp_path, pages, kind):
+    start, descriptor, *_, stop = run_of({"x": {"source": "t", "dtype": kind, "shape": []}}, [])
+    documents, seq = [start, descriptor], 0
+    for values in pages:
+        numbers = list(range(seq + 1, seq + 1 + len(values)))
+        documents.append(
+            ("event_page", {
+                "descriptor": "d", "seq_num": numbers, "time": [1.0] * len(values),
+                "uid": [f"e{n}" for n in numbers], "data": {"x": values},
+                "timestamps": {"x": [0.5] * len(values)},
+            })
+        )  # fmt: skip
+        seq += len(values)
+    with both(tmp_path, [*documents, stop]) as (live, archive, refused):
+        assert not refused
+        assert live.streams["primary"]().columns["seq_num"].rows == seq
+        assert_alike(live, archive)
 
 
 def test_rows_that_are_in_no_log_need_the_keys_that_are_described():

@@ -121,12 +121,14 @@ class DescribedColumns:
     def column_for(self, name: str, values: Any, rows: int, *, strict: bool) -> Column:
         """Return a column for its first values, of the shape that they have.
 
-        The rows before them have none, and are in the log.
+        The rows before them have none, and are in the log. It is of the type that is
+        described if it is `strict`, or if they are known not to change by that.
 
         Raises
         ------
         ValueError
-            If it is `strict` and they are of another kind than what is described.
+            If it is `strict` and they are of another kind than what is described, or if
+            they are no numbers of one type.
         """
         column = self._first_column(name, values, strict)
         if not rows:
@@ -148,9 +150,13 @@ class DescribedColumns:
         if origin.part == "timestamps":
             return self._number(np.dtype(np.float64), ())
         description = self._data_keys[origin.key]
-        shape: tuple[int, ...] = ()
+        said = _described_dtype(description)
+        if said is not None and said.kind not in NUMBERS:
+            said = None
         if hasattr(values, "into"):
             dtype, shape = values.dtype, values.shape[1:]
+            if not strict:
+                said = None  # nobody has looked at them
         else:
             array = values_of(values)
             if isinstance(array, list):
@@ -158,15 +164,19 @@ class DescribedColumns:
                     _check_texts(name, values, _shape(description))
                 return self._text()
             dtype, shape = array.dtype, array.shape[1:]
+            if said is not None and not strict and exactly(array, said) is None:
+                said = None
         if dtype.kind not in NUMBERS:
             return self._text()
-        said = _described_dtype(description)
-        return self._number(dtype if said is None or said.kind not in NUMBERS else said, shape)
+        return self._number(dtype if said is None else said, shape)
 
-    def text_behind(self, column: Column, rows: int) -> TextColumn:
-        """Return a column of text in place of another one, whose rows are in the log."""
+    def text_behind(self, column: Column | None, rows: int) -> TextColumn:
+        """Return a column of text in place of another one, whose rows are in the log, or of none.
+
+        Where there is none its rows have no values.
+        """
         text = self._text()
-        text.skip_rows(rows, column.json_width if isinstance(column, NumberColumn) else 0)
+        text.skip_rows(rows, column.json_width if isinstance(column, NumberColumn) else len("null"))
         return text
 
     def _column(self, origin: Origin) -> Column | None:

@@ -13,7 +13,6 @@ from p06bs.server.sink.allocation import (
     block_of,
 )
 from p06bs.server.sink.values import (
-    EXACT,
     NUMBERS,
     Array,
     Rows,
@@ -21,6 +20,7 @@ from p06bs.server.sink.values import (
     are_gaps,
     exactly,
     gaps,
+    has_wide,
     is_ragged,
     values_of,
 )
@@ -225,8 +225,8 @@ class NumberColumn:
 
     def _note(self, values: Array) -> None:
         """Note of rows that are not in memory what other types they may become."""
-        if self.dtype.kind in "iu" and self.dtype.itemsize == 8 and not self.wide and values.size:
-            self.wide = bool(values.max() > EXACT or values.min() < -EXACT)
+        if self.dtype.kind in "iu":
+            self.wide = self.wide or has_wide(values)
         elif self.dtype.kind == "f" and self.integral:
             self.integral = exactly(values, np.dtype(np.int64)) is not None
 

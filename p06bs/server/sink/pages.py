@@ -16,8 +16,8 @@ from p06bs.server.sink.values import Array
 
 PIECE_BYTES = 1 << 20
 LATE_SECONDS = 0.05
-PLAIN = (int, float, str)
-"""Where a list begins with one, its other items are no arrays."""
+PLAIN = {bool, bytes, float, int, str, type(None)}
+"""Types of values that are no arrays, and hold none."""
 
 
 class LoggedRows:
@@ -113,7 +113,7 @@ class LoggedPage:
             return self._rows(value).whole()
         if isinstance(value, Mapping):
             return {key: self._read(item) for key, item in value.items()}
-        if isinstance(value, list | tuple) and value and not isinstance(value[0], PLAIN):
+        if isinstance(value, list | tuple) and not PLAIN.issuperset(map(type, value)):
             return [self._read(item) for item in value]
         return value
 

@@ -187,7 +187,8 @@ class Stream:
     ) -> tuple[Column, Array | Rows | Packed]:
         """Return a column that takes values, perhaps a new one, and the values as it takes them.
 
-        The rows that a new one has before them are in the log.
+        The rows that a new one has before them are in the log. What is `logged` and data of
+        whatever kind is taken as text at last.
 
         Raises
         ------
@@ -195,18 +196,24 @@ class Stream:
             If none does.
         """
         column, first = self.columns.get(name), name not in self._valued
+        is_data = described.origins[name].part == "data"
         if column is not None:
             try:
                 return column, column.fit(values, count)
             except (TypeError, ValueError) as error:
                 reshaped = first and not self.rows and isinstance(error, ShapeError)
-                if described.origins[name].part != "data" or not (logged or reshaped):
+                if not is_data or not (logged or reshaped):
                     raise
         if column is None or first:
-            column = described.column_for(name, values, self.rows, strict=not logged)
-        else:  # rows of several shapes or kinds are JSON, those before them, too
-            column = described.text_behind(column, self.rows)
-        return column, column.fit(values, count)
+            try:
+                column = described.column_for(name, values, self.rows, strict=not logged)
+                return column, column.fit(values, count)
+            except (TypeError, ValueError):
+                if not is_data or not logged:
+                    raise
+        # Rows of several shapes or kinds are JSON, those before them, too.
+        text = described.text_behind(None if first else column, self.rows)
+        return text, text.fit(values, count)
 
     def needs(self, fitted: Fitted) -> int:
         """Return how many bytes `put` would allocate more, at most."""

@@ -9,8 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.documents import LoggedArray
-
 Array = npt.NDArray[Any]
 
 
@@ -52,6 +50,11 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
 
     Text stays text; None among numbers, or arrays of them, is NaN; what is no rectangle
     of numbers (dicts, lists of unequal length) becomes JSON.
+
+    Raises
+    ------
+    ValueError
+        If integers would lose digits beside None or floating-point numbers.
     """
     if isinstance(values, np.ndarray):
         array = values
@@ -60,12 +63,14 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
     else:
         try:
             array = np.asarray(values)
-        except ValueError:  # lists of unequal length
+        except (OverflowError, ValueError):  # lists of unequal length
             array = np.empty(0, object)
+        if array.dtype.kind in "fc" and np.any(np.abs(array) >= EXACT) and has_wide(values):
+            raise ValueError("integers beside floating-point numbers would lose digits")
     if array.dtype.kind in NUMBERS:
         return array
-    if array.dtype.kind in "SU" and array.ndim == 1:
-        texts: list[str] = array.astype(str).tolist()
+    if array.dtype.kind == "U" and array.ndim == 1:
+        texts: list[str] = array.tolist()
         return texts
     return [text_of(value) for value in values]
 
@@ -80,15 +85,19 @@ def is_ragged(values: Any) -> bool:
 
 
 def text_of(value: Any) -> str:
-    """Return text as it is, and anything else as JSON.
+    r"""Return text as it is, bytes as UTF-8 or \xff, and anything else as JSON.
 
     Raises
     ------
     ValueError
         If it is nested too deeply, or in itself.
     """
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bytes):
+        return value.decode(errors="backslashreplace")
     try:
-        return value if isinstance(value, str) else json.dumps(value, default=_plain)
+        return json.dumps(value, default=_plain)
     except RecursionError:
         raise ValueError("it is nested too deeply to be written as JSON") from None
 
@@ -168,13 +177,17 @@ def _with_gaps(values: Sequence[Any]) -> Array:
 
 
 def exactly(array: Array, dtype: np.dtype[Any]) -> Array | None:
-    """Return `array` as `dtype` if no value changes by that, else None."""
+    """Return `array` as `dtype` if no value changes by that, else None.
+
+    Integers with more digits than floats hold are no floats, whatever their last digits are.
+    """
     if array.dtype == dtype:
         return array
     if array.dtype.kind in "mM" or dtype.kind in "mM":
         return array.astype(dtype) if np.can_cast(array.dtype, dtype, "safe") else None
-    # numpy calls int64 to float64 safe, which loses digits beyond 2**53.
-    if np.can_cast(array.dtype, dtype, "safe") and not _may_lose_digits(array.dtype, dtype):
+    if dtype.kind in "fc" and has_wide(array):
+        return None  # numpy calls int64 to float64 safe
+    if np.can_cast(array.dtype, dtype, "safe"):
         return array.astype(dtype)
     if array.dtype.kind == "c" and dtype.kind != "c":
         return None
@@ -195,11 +208,16 @@ def as_type(array: Array, dtype: np.dtype[Any]) -> Array:
     return array.astype(dtype, copy=False)
 
 
-def _may_lose_digits(old: np.dtype[Any], new: np.dtype[Any]) -> bool:
-    return old.kind in "iu" and old.itemsize == 8 and new.kind in "fc"
+def has_wide(values: Any) -> bool:
+    """Return whether an integer in an array, or in lists in lists, has digits beyond `EXACT`."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not values.size:
+            return False
+        return bool(values.max() > EXACT or values.min() < -EXACT)
+    if isinstance(values, list | tuple | np.ndarray):
+        return any(map(has_wide, values))
+    return isinstance(values, int | np.integer) and not -EXACT <= values <= EXACT
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, LoggedArray):
-        raise TypeError("a large array beside numbers or text")
     return value.tolist() if isinstance(value, np.ndarray | np.generic) else str(value)
