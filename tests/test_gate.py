@@ -1,5 +1,6 @@
 """The gate before Tiled's routes, over real sockets; and the holes that it closes."""
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -14,11 +15,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import event
 from tiled.adapters.array import ArrayAdapter
 from tiled.adapters.mapping import MapAdapter
 from tiled.catalog import in_memory
 from tiled.client import from_uri
 from tiled.server.app import build_app
+from tiled.server.connection_pool import close_database_connection_pool, get_database_engine
+from tiled.server.settings import get_settings
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
@@ -27,7 +31,7 @@ from p06bs.server.gate import redact
 from p06bs.server.gate.bodies import RefusedError
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.gate.growing import bounded_query
-from p06bs.server.gate.keys import Key, bounded_request
+from p06bs.server.gate.keys import Key, Keys, bounded_request
 from p06bs.server.gate.logins import WINDOW, FailedLogins, Known, Seats
 from p06bs.server.gate.routes import ROUTES, Routes
 from p06bs.server.gate.sockets import FIRST_MESSAGE_SECONDS
@@ -472,6 +476,34 @@ def test_a_revoked_token_ends_its_websockets_and_those_of_keys_made_with_it(tmp_
         refused(url, 401, headers=bearer(revoked))
 
 
+def test_one_statement_finds_the_keys_of_all_websockets(tmp_path, monkeypatch):
+    """No index finds names of sessions, and all WebSockets ask each second."""
+    config = Authentication(
+        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
+    )
+    gated = echoing(config)
+    tokens = Tokens(config.database, ["token"])
+    owner, until = Owner("service", "maps"), datetime.now(UTC) + timedelta(days=1)
+    names = [tokens.create(owner, ["metrics"], until, "")[0][:8] for _ in range(2)]
+    monkeypatch.setattr("p06bs.server.gate.keys.FRESH_SECONDS", 3600.0)
+    settings = gated.app.dependency_overrides[get_settings]()
+    statements = []
+
+    async def ask():
+        engine = get_database_engine(settings).sync_engine
+        event.listen(engine, "before_cursor_execute", lambda *said: statements.append(said[2]))
+        keys = Keys(gated.app)
+        asked = [*names, "deadbeef"] * 10
+        assert await asyncio.gather(*map(keys.holds, asked)) == [True, True, False] * 10
+        assert len(statements) == 1
+        await asyncio.to_thread(tokens.revoke, names[0])
+        monkeypatch.setattr("p06bs.server.gate.keys.FRESH_SECONDS", 0.0)
+        assert [await keys.holds(name) for name in names] == [False, True]
+        await close_database_connection_pool(settings.database_settings)
+
+    asyncio.run(ask())
+
+
 def test_sockets_are_few_for_each_user_whatever_the_key(tmp_path):
     config = Authentication(
         database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
@@ -575,6 +607,22 @@ def test_a_key_made_with_a_key_ends_within_minutes_and_with_its_parent(asked, le
         assert life == min(n for n in (asked, left, 600) if n is not None)
     in_session = json.loads(bounded_request(body, None, now))
     assert in_session == {"scopes": None, "expires_in": asked or 90 * 86400}
+
+
+@pytest.mark.parametrize("mark", [" [made with deadbeef]", " [made with deadbeef]" * 2])
+def test_no_note_that_comes_in_says_what_a_key_was_made_with(mark):
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    parent = Key("o", frozenset({"inherit"}), None, None, "aaaaaaaa")
+
+    def note(sent, *args, life=86400):
+        body = json.dumps({"note": sent, "expires_in": life}).encode()
+        return json.loads(bounded_request(body, *args))["note"]
+
+    assert note(f"x{mark}", None, now, True, "bbbbbbbb") == "x"
+    assert note(f"x{mark}", None, now, True, "bbbbbbbb", life=60) == "x [made with bbbbbbbb]"
+    assert note(f"x{mark}", parent, now) == "x [made with aaaaaaaa]"
+    assert note(f"x{mark}", parent, now, False) == "x"
+    assert note(f"x{mark} y", None, now) == f"x{mark} y"
 
 
 @pytest.mark.parametrize("life", [0, -1, 1.5, "60", True, [], {}])

@@ -9,9 +9,11 @@ know of those made with it.
 A key that a session makes for a handshake ends with the session, as far as WebSockets go.
 """
 
+import asyncio
 import json
 import logging
 import re
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -35,8 +37,11 @@ INHERIT = "inherit"
 NOTE_LENGTH = 255
 """Tiled stores longer ones and then cannot show them."""
 
-MADE_WITH = re.compile(r" \[made with ([0-9a-f]{8})\]$")
-"""At the end of the notes of keys that were made with keys: who lists them sees it, too."""
+MADE_WITH = re.compile(r"(?: \[made with ([0-9a-f]{8})\])+\Z")
+"""At the end of the notes of keys that were made with keys: who lists them sees it, too.
+
+It is set here only: where a client's own note ends so, that is taken away.
+"""
 
 CHILD_LIFE = timedelta(minutes=10)
 """Most that a key lives that was made with a key: so long it may outlive a revoked parent.
@@ -44,6 +49,9 @@ CHILD_LIFE = timedelta(minutes=10)
 Stock ``subscribe()`` needs its key for the handshake and asks for a minute. A
 chain of keys ends no later than its first, as none outlives its parent.
 """
+
+FRESH_SECONDS = 0.5
+"""Age up to which names answer for all WebSockets: those of sessions are in no index."""
 
 SESSION_KEY_LIFE = timedelta(days=90)
 """Life of a key that a user makes after a login without saying how long, as of ``p06bs token``."""
@@ -83,6 +91,9 @@ class Keys:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self._names: frozenset[str] = frozenset()
+        self._read = -FRESH_SECONDS
+        self._reading = asyncio.Lock()
 
     async def find(self, secret: str) -> Key | None:
         """Return what is known of a key, None if it is not valid.
@@ -118,18 +129,34 @@ class Keys:
             )
 
     async def holds(self, name: str) -> bool:
-        """Return whether a key or session of this name is there, neither revoked nor expired."""
+        """Return whether a key or session of this name is there, neither revoked nor expired.
+
+        Raises
+        ------
+        OSError, sqlalchemy.exc.SQLAlchemyError
+            If the database cannot be read.
+        """
+        async with self._reading:
+            begun = time.monotonic()
+            if begun - self._read >= FRESH_SECONDS:
+                self._names = await self._all_names()
+                self._read = begun
+            return name in self._names
+
+    async def _all_names(self) -> frozenset[str]:
         key, session = orm.APIKey, orm.Session
         ends = union_all(
-            select(key.expiration_time).where(key.first_eight == name),
-            select(session.expiration_time).where(
-                session.state[sessions.NAME].as_string() == name, ~session.revoked
+            select(key.first_eight, key.expiration_time),
+            select(session.state[sessions.NAME].as_string(), session.expiration_time).where(
+                ~session.revoked
             ),
         )
         now = datetime.now(UTC)
         async with self._engine().connect() as connection:
-            found = (await connection.execute(ends)).scalars()
-            return any(end is None or end.replace(tzinfo=UTC) > now for end in found)
+            found = await connection.execute(ends)
+            return frozenset(
+                name for name, end in found if end is None or end.replace(tzinfo=UTC) > now
+            )
 
     async def answers(self) -> bool:
         """Return True if the database can be read: SQLite answers without a table when locked.
@@ -176,16 +203,17 @@ def bounded_request(
         return body  # for Tiled to refuse
     if not isinstance(asked, dict):
         return body
-    if len(str(asked.get("note") or "")) > NOTE_LENGTH:
+    note = MADE_WITH.sub("", str(asked.get("note") or ""))
+    if len(note) > NOTE_LENGTH:
         raise RefusedError(422, f"The note has more than {NOTE_LENGTH} characters.")
     asked["expires_in"] = life = _life(asked.get("expires_in"), parent, now)
     if parent is not None:
         maker = parent.maker or parent.name
     else:  # a token for longer is made to outlive the session
         maker = session if life <= CHILD_LIFE.total_seconds() else ""
-    if maker and own:
-        made = f" [made with {maker}]"
-        asked["note"] = str(asked.get("note") or "")[: NOTE_LENGTH - len(made)] + made
+    made = f" [made with {maker}]" if maker and own else ""
+    if note or made:
+        asked["note"] = note[: NOTE_LENGTH - len(made)] + made
     if parent is not None and own:
         if INHERIT not in parent.scopes:
             asked["scopes"] = _scopes(asked.get("scopes"), parent)
