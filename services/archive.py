@@ -55,10 +55,10 @@ def run(
         configuration = config.load(file)
         archive, roots = section(configuration)
         lock = StorageLock(archive.storage)
-    except (config.ConfigurationError, ArchiveLockedError) as error:
+    except config.ConfigurationError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(REFUSED) from None
-    except OSError as error:
+    except (ArchiveLockedError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     os.nice(NICE)

@@ -29,24 +29,47 @@ def wait_until_ended(services):
         threading.Event().wait(0.02)
 
 
+def ingestion(file, said):
+    """Return the ingestion of a configuration as the only service."""
+    command = {"archive": commands(load(file), file)["archive"]}
+    return Services(command, lambda name, line: said.append(line))
+
+
 def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(tmp_path))
     said = []
-    ingestion = {"archive": commands(load(file), file)["archive"]}
-    services = Services(ingestion, lambda name, line: said.append(line))
+    services = ingestion(file, said)
+    file.write_text(file.read_text().partition("[server.archive]")[0])
+    services.start()
+    try:
+        with pytest.raises(RuntimeError, match=r"the configuration has no \[server.archive\]"):
+            services.wait_ready(60)
+        for _ in range(3):
+            services.look()
+            assert not services.pids
+    finally:
+        assert services.stop() == {"archive": REFUSED}
+    assert sum("the configuration has no" in line for line in said) == 1
+    assert said.count("refuses what is configured; it is not started again") == 1
+
+
+def test_an_ingestion_begins_when_another_one_has_ended(tmp_path):
+    """Such as one that somebody started by hand while the services were started anew."""
+    file = tmp_path / "services.toml"
+    file.write_text(CONFIGURATION.format(tmp_path))
+    said = []
+    services = ingestion(file, said)
     with StorageLock(tmp_path / "archive"):
         services.start()
-        try:
-            with pytest.raises(RuntimeError, match=r"another process ingests into .* already: an"):
-                services.wait_ready(60)
-            for _ in range(3):
-                services.look()
-                assert not services.pids
-        finally:
-            assert services.stop() == {"archive": REFUSED}
-    assert sum("another process ingests into" in line for line in said) == 1
-    assert said.count("refuses what is configured; it is not started again") == 1
+        wait_until_ended(services)
+    try:
+        services.look()
+        assert services.wait_ready(60)
+    finally:
+        assert services.stop() == {"archive": 0}
+    assert "another process ingests into" in said[0]
+    assert said[1] == "ended with status 1; restarting"
 
 
 def test_a_service_that_fails_is_started_again():
