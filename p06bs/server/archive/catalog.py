@@ -17,6 +17,7 @@ from p06bs.server.archive import schema
 from p06bs.server.archive.filling import Row, put_index
 from p06bs.server.archive.schema import COLUMNS, FOLDERS, LOGS, RUNS
 from p06bs.server.archive.searchable import searchable_text
+from p06bs.server.archive.survey import LEFT_OUT
 
 RUN_MIMETYPE = "application/x-p06bs-run"
 """Of a run's directory in the archive."""
@@ -119,7 +120,7 @@ def logs(connection: Connection, *states: State) -> list[Log]:
 def reduced(connection: Connection) -> list[Log]:
     """Return what became of the logs whose runs are in the archive, some documents left out."""
     there = LOGS.c.state.in_(("complete", "incomplete"))
-    return _logs(connection, there, LOGS.c.reason != "")
+    return _logs(connection, there, LOGS.c.reason.contains(LEFT_OUT))
 
 
 def counts(connection: Connection) -> dict[str, int]:

@@ -20,6 +20,8 @@ from p06bs.server.files.roots import check_resource
 from p06bs.server.sink.names import column_names, node_name
 from p06bs.server.sink.values import plain, time_of
 
+LEFT_OUT = "documents left out"
+"""In the reason that is noted of a run some of whose documents fit nowhere."""
 REASONS = 5
 """Of so many documents that were left out it is kept why."""
 LONGEST_REASON = 200
@@ -105,7 +107,7 @@ class LeftOut:
         if not self.count:
             return ""
         more = ["..."] if self.count > len(self.reasons) else []
-        return f"{self.count} documents left out: {'; '.join([*self.reasons, *more])}"
+        return f"{self.count} {LEFT_OUT}: {'; '.join([*self.reasons, *more])}"
 
 
 class Survey:
