@@ -6,13 +6,16 @@ from contextlib import contextmanager
 
 import h5py
 import numpy as np
+import pandas
 import pytest
 from tiled.queries import Key
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
+from p06bs.bus.log import DocumentLog
 from p06bs.server.access.policy import Visible
 from p06bs.server.app import build_app
+from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree.runs import RunsAdapter
 from tests.live_runs import KEYS, add_page, begin, describe, end, row_data
@@ -206,6 +209,49 @@ def test_messages_are_small_enough_for_a_stock_client(sink, live):
     assert max(len(u.payload) for u in got) <= 600_000
     seen = [n for u in got for n in u.data()["seq_num"]]
     assert seen == list(range(1, 20_001))
+
+
+@pytest.fixture
+def logged(sink, tmp_path):
+    """The sink, as a server feeds it: what it is given lies in the log of the run."""
+    with DocumentLog(tmp_path / "log") as log:
+
+        def feed(name, document):
+            at = log.append(name, document)
+            sink(name, document, Place(at.path, at.offset, at.nbytes))
+
+        yield feed
+
+
+@pytest.mark.parametrize(("key", "value"), [("late", 7.5), ("gaps", [1.0, 2.0])])
+def test_a_table_has_the_columns_that_there_are_when_its_rows_come(
+    logged, live, served, key, value
+):
+    """A key comes late; one that is described as a number, and had none yet, has a list."""
+    run = f"columns-{key}"
+    begin(logged, run, keys={**KEYS, "gaps": KEYS["Fe_K"]})
+
+    def add(seq, more):
+        data = {name: rows.tolist() for name, rows in row_data([seq]).items()}
+        add_page(logged, run, seq, 1, data={**data, "gaps": [None], **more})
+
+    add(1, {})
+    table = Updates(live[run]["primary"].base["internal"], 0)
+    with plain(served[1], f"live/{run}/primary/internal", 0) as socket:
+        receive(socket)
+        assert receive(socket)["payload"]["seq_num"] == [1]
+        table.wait(lambda got: len(got) == 1)
+        add(2, {key: [value]})
+        with pytest.raises(ConnectionClosed) as closed:
+            receive(socket)
+        assert closed.value.rcvd.code == 1012
+    frame = table.wait(lambda got: len(got) == 2)[-1].data()
+    assert frame["seq_num"].tolist() == [2]
+    assert frame.get(key, pandas.Series()).tolist() == ([value] if key == "late" else [])
+    assert live[run]["primary"][key][1].tolist() == value
+    end(logged, run)
+    assert table.closed.wait(PATIENCE)
+    table.end()
 
 
 def test_rows_that_are_large_come_by_reference(sink, live):

@@ -6,7 +6,7 @@ for again while a socket lives, by walking to the node anew as a request would.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping
 from functools import partial
 from typing import Any
 
@@ -15,8 +15,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from tiled.structures.core import StructureFamily
 
 from p06bs.server.gate.together import until_one_ends
+from p06bs.server.sink.columns import View
 from p06bs.server.sink.places import RowsLostError
 from p06bs.server.sink.sink import Sink
+from p06bs.server.sink.views import StreamView
 from p06bs.server.tree.cursor import Child, End, sequence_of
 from p06bs.server.tree.subscriptions import ChildSubscription, Look, RowSubscription, Subscription
 from p06bs.server.tree.wakeups import LOOK_SECONDS, Topic, Wakeups
@@ -86,13 +88,23 @@ class Watched:
         KeyError
             If the node is gone.
         """
-        uid, name, *_, key = self.at
+        uid, name, *_ = self.at
         run = self._subscribed().sink.view(uid)
         finished = "stop" in run.metadata  # before the rows, which may come meanwhile
         stream = run.streams[name]()
-        names: Sequence[str] = getattr(self, "names", (key,))
         held = 0 if stream.stream is None else stream.stream.in_log
-        return Look({n: stream.columns[n] for n in names}, stream.read, finished, held)
+        return Look(self.columns_of(stream), stream.read, finished, held)
+
+    def columns_of(self, stream: StreamView) -> Mapping[str, View]:
+        """Return the columns of a stream that an array or a table shows.
+
+        Raises
+        ------
+        KeyError
+            If the stream has no such column any more.
+        """
+        key = self.at[-1]
+        return {key: stream.columns[key]}
 
     def touch(self) -> None:
         """Note that somebody reads the data."""

@@ -111,15 +111,17 @@ class RowSubscription:
     def _open(self, look: Look, start: int | None) -> None:
         self._cursor = RowCursor(start, self._rows(look))
         schema = (
-            updates.table_schema(self._node.structure().arrow_schema)
+            updates.table_schema(self._node.again().structure().arrow_schema)
             if self._table
             else updates.array_schema(look.view)
         )
         self._first = [(schema, None)]
 
     def _rows(self, look: Look) -> Rows:
-        # JSON and Arrow say themselves what they hold.
-        form = "" if self._table or self._json else look.view.dtype.str
+        if self._table:  # its columns may come, go, and become text
+            kinds = {name: view.dtype.kind for name, view in look.views.items()}
+            return Rows(look.count, str(kinds), look.finished)
+        form = "" if self._json else look.view.dtype.str  # JSON says itself what it holds
         return Rows(look.count, form, look.finished)
 
     def _by_reference(self, look: Look) -> bool:

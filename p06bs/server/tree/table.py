@@ -14,6 +14,7 @@ from tiled.structures.table import TableStructure
 
 from p06bs.server.sink.columns import View
 from p06bs.server.sink.places import RowsLostError
+from p06bs.server.sink.views import StreamView
 from p06bs.server.tree.arrays import SIZES, ColumnAdapter, Sizes, Touch
 from p06bs.server.tree.live import Watched
 
@@ -55,10 +56,9 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         partitions = max(1, -(-self._rows // self._size))
         super().__init__(TableStructure.from_schema(schema, partitions))
 
-    @property
-    def names(self) -> list[str]:
-        """Names of the columns."""
-        return list(self._columns)
+    def columns_of(self, stream: StreamView) -> Mapping[str, View]:
+        """Return the columns of a stream that are in its table now."""
+        return table_of(stream)
 
     def __getitem__(self, column: str) -> Any:
         if column not in self._columns:
@@ -97,6 +97,20 @@ class TableAdapter(Watched, Adapter[TableStructure]):
         texts = (column for column in found.values() if isinstance(column, list))
         _check(nbytes + sum(len(text) for column in texts for text in column), limit)
         return pandas.DataFrame({name: _plain(found[name]) for name in names})
+
+
+def table_of(stream: StreamView) -> dict[str, View]:
+    """Return the columns of a stream that its table has.
+
+    Tiled reserves leading underscores; Arrow has no complex numbers.
+    """
+    return {
+        name: view
+        for name, view in stream.columns.items()
+        if name not in stream.external
+        and not (view.shape or name.startswith("_"))
+        and view.dtype.kind in "biufmMU"
+    }
 
 
 def _check(nbytes: int, limit: int) -> None:

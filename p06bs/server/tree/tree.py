@@ -14,7 +14,6 @@ from tiled.structures.core import Spec
 from tiled.utils import OneShotCachedMap
 
 from p06bs.metadata import folder_of
-from p06bs.server.sink.columns import View
 from p06bs.server.sink.held import RunView
 from p06bs.server.sink.names import TABLE
 from p06bs.server.sink.views import StreamView
@@ -22,7 +21,7 @@ from p06bs.server.tree.arrays import SIZES, ColumnAdapter, Sizes, Touch
 from p06bs.server.tree.cursor import Child
 from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.live import Watched, numbered
-from p06bs.server.tree.table import TableAdapter
+from p06bs.server.tree.table import TableAdapter, table_of
 
 RUN_SPECS = [Spec("BlueskyRun", version="3.0")]
 
@@ -124,11 +123,7 @@ def _stream_of(view: Callable[[], StreamView], touch: Touch, sizes: Sizes) -> St
     def array(name: str) -> ColumnAdapter:
         return ColumnAdapter(stream.columns[name], touch, stream.description(name), sizes)
 
-    table = {
-        name: column
-        for name, column in stream.columns.items()
-        if name not in stream.external and _fits_table(name, column)
-    }
+    table = table_of(stream)
     listed: dict[str, Callable[[], Any]] = {}
     if table:
         listed[TABLE] = partial(TableAdapter, table, stream.read, array, touch, sizes)
@@ -139,8 +134,3 @@ def _stream_of(view: Callable[[], StreamView], touch: Touch, sizes: Sizes) -> St
         specs=[Spec("BlueskyEventStream", version="3.0"), Spec("composite")],
         columns=OneShotCachedMap({name: partial(array, name) for name in table}),
     )
-
-
-def _fits_table(name: str, column: View) -> bool:
-    """Tiled reserves leading underscores; Arrow has no complex numbers."""
-    return not column.shape and not name.startswith("_") and column.dtype.kind in "biufmMU"
