@@ -172,9 +172,20 @@ def test_documents_that_fit_nowhere_cost_no_row(tmp_path_factory, malformed, val
             assert columns["det"].rows == undisturbed.streams["primary"]().columns["det"].rows
 
 
-def test_who_looks_while_a_column_becomes_text_is_told_to_look_again(tmp_path):
-    keys = {"x": {"source": "test", "dtype": "array", "shape": [2]}}
-    documents = run_of(keys, [{"x": [1.5, 2.5]}, {"x": [3.5, 4.5]}, {"x": [5.5]}])
+@pytest.mark.parametrize(
+    ("kind", "shape", "values", "became", "now"),
+    [
+        ("array", [2], [[1.5, 2.5], [3.5, 4.5], [5.5]], "become text",
+         ["[1.5, 2.5]", "[3.5, 4.5]", "[5.5]"]),
+        ("number", [], [None, None, [1.5, 2.5]], r"rows of shape \(2,\) now",
+         [[np.nan] * 2, [np.nan] * 2, [1.5, 2.5]]),
+    ],
+)  # fmt: skip
+def test_who_looks_while_a_column_becomes_another_is_told_to_look_again(
+    tmp_path, kind, shape, values, became, now
+):
+    keys = {"x": {"source": "test", "dtype": kind, "shape": shape}}
+    documents = run_of(keys, [{"x": value} for value in values])
     with DocumentLog(tmp_path) as log:
         sink = Sink(50_000_000)
         for name, document in documents:
@@ -187,9 +198,11 @@ def test_who_looks_while_a_column_becomes_text_is_told_to_look_again(tmp_path):
         for entry in entries[4:]:
             place = Place(log.path("r"), entry.offset, entry.nbytes)
             sink(entry.name, entry.document, place)
-        with pytest.raises(RowsLostError, match="column x has become text: ask for it again"):
+        with pytest.raises(RowsLostError, match=f"column x has {became}: ask for it again"):
             before.columns["x"].read(0, 2)
+        with pytest.raises(RowsLostError, match=f"column x has {became}: ask for it again"):
+            before.read(["seq_num", "x"], 0, 2)
         assert before.columns["seq_num"].read(0, 2).tolist() == [1, 2]
-        now = sink.view("r").streams["primary"]().columns["x"]
-        assert now.read(0, 3).tolist() == ["[1.5, 2.5]", "[3.5, 4.5]", "[5.5]"]
+        rows = sink.view("r").streams["primary"]().columns["x"].read(0, 3)
+        assert np.array_equal(rows, now, equal_nan=kind == "number")
         assert sink.nbytes == sink.held()[0].nbytes

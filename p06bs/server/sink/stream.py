@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from p06bs.model.documents import Document
 from p06bs.server.files.announced import rows_described
 from p06bs.server.files.roots import FileRoots
@@ -292,29 +290,43 @@ class Stream:
         columns.update((name, column.view()) for name, column in self.external.items())
         return StreamView(self.metadata, columns, frozenset(self.external), self)
 
-    def read(self, names: Mapping[str, np.dtype[Any]], start: int, stop: int) -> dict[str, Values]:
-        """Return rows `start` to `stop - 1` of event columns in the types that a view has.
+    def read(self, views: Mapping[str, View], start: int, stop: int) -> dict[str, Values]:
+        """Return rows `start` to `stop - 1` of event columns, by name, in the types of `views`.
 
         Raises
         ------
         RowsLostError
-            If they are not in memory, and cannot be read from the log.
+            If they are not in memory, and cannot be read from the log, or if a column has
+            become another one since it was looked at.
         """
         with self._lock:
-            columns = {name: self.columns[name] for name in names}
-            for name, dtype in names.items():
-                if isinstance(columns[name], TextColumn) and dtype.kind != "U":
-                    raise RowsLostError(f"column {name} has become text: ask for it again")
+            columns = {name: self.columns[name] for name in views}
+            for name, view in views.items():
+                _check_same(name, columns[name], view)
             stop = max(start, min(stop, self.rows))
             firsts = {name: min(max(c.first, start), stop) for name, c in columns.items()}
             held: dict[str, list[Any]] = {
                 name: c.parts(firsts[name], stop) for name, c in columns.items()
             }
-        found: dict[str, list[Any]] = {name: [] for name in names}
+        found: dict[str, list[Any]] = {name: [] for name in views}
         earlier = max(firsts.values(), default=start)
         if earlier > start:
             found = self._log.read(columns, start, earlier)
         return {
-            name: joined(columns[name], dtype, found[name], firsts[name] - start, held[name])
-            for name, dtype in names.items()
+            name: joined(columns[name], view.dtype, found[name], firsts[name] - start, held[name])
+            for name, view in views.items()
         }
+
+
+def _check_same(name: str, column: Column, view: View) -> None:
+    """Check that a column still has the rows that a view of it has.
+
+    Raises
+    ------
+    RowsLostError
+        If not.
+    """
+    if isinstance(column, TextColumn) and view.dtype.kind != "U":
+        raise RowsLostError(f"column {name} has become text: ask for it again")
+    if column.shape != view.shape:
+        raise RowsLostError(f"column {name} has rows of shape {column.shape} now: ask for it again")

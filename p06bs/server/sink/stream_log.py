@@ -1,5 +1,6 @@
 """The rows of a stream that are not in memory: read back from the log of its run."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from p06bs.server.sink.described import DescribedColumns
 from p06bs.server.sink.pages import LoggedPage, LoggedRows, page_of
 from p06bs.server.sink.places import Place, Places, RowsLostError, pages_between
 from p06bs.server.sink.values import Array, as_type
+
+logger = logging.getLogger(__name__)
 
 Values = Array | list[str]
 
@@ -42,6 +45,7 @@ class StreamLog:
         self.described = described
         self._places = Places()
         self._path: Path | None = None
+        self._problem = ""
 
     @property
     def nbytes(self) -> int:
@@ -68,33 +72,40 @@ class StreamLog:
         RowsLostError
             If they cannot be read.
         """
+        try:
+            return self._read(columns, start, stop)
+        except (LogError, LookupError, OSError, TypeError, ValueError, RowsLostError) as error:
+            self._complain(str(error))
+            raise RowsLostError(
+                f"rows {start} to {stop - 1} of stream {self._name} are not in memory, and cannot "
+                "be read from the log of the run"
+            ) from error
+
+    def _read(self, columns: Mapping[str, Column], start: int, stop: int) -> dict[str, list[Any]]:
         found: dict[str, list[Any]] = {column: [] for column in columns}
         got = start
-        try:
-            if self._path is None:
-                raise RowsLostError("they lie in no log")
-            for segment in self._places.segments(start, stop):
-                row = segment.row
-                for kind, document, place in pages_between(self._path, segment, self.descriptors):
-                    page = LoggedPage(page_of(document) if kind == "event" else document, place)
-                    low, high = max(got, row) - row, min(stop, row + len(page)) - row
-                    row += len(page)
-                    if low < high:
-                        got += high - low
-                        for wanted, column in columns.items():
-                            values = column.fit(self.described.values(page, wanted), len(page))
-                            found[wanted].append(_cut(values, low, high))
-        except (LogError, LookupError, OSError, TypeError, ValueError, RowsLostError) as error:
-            raise RowsLostError(
-                f"rows {start} to {stop - 1} of stream {self._name} are not in memory, and the log "
-                f"of the run cannot be read: {error}"
-            ) from error
+        if self._path is None:
+            raise RowsLostError("they lie in no log")
+        for segment in self._places.segments(start, stop):
+            row = segment.row
+            for kind, document, place in pages_between(self._path, segment, self.descriptors):
+                page = LoggedPage(page_of(document) if kind == "event" else document, place)
+                low, high = max(got, row) - row, min(stop, row + len(page)) - row
+                row += len(page)
+                if low < high:
+                    got += high - low
+                    for wanted, column in columns.items():
+                        values = column.fit(self.described.values(page, wanted), len(page))
+                        found[wanted].append(_cut(values, low, high))
         if got != stop:
-            raise RowsLostError(
-                f"rows {start} to {stop - 1} of stream {self._name} are not in memory, and not "
-                f"all of them are in {self._path}"
-            )
+            raise RowsLostError(f"not all of them are in {self._path}")
         return found
+
+    def _complain(self, problem: str) -> None:
+        """Log why rows cannot be read, once: paths are nothing for clients, who ask again."""
+        if problem != self._problem:
+            self._problem = problem
+            logger.warning("rows of stream %s cannot be read: %s", self._name, problem)
 
 
 def _cut(values: Any, low: int, high: int) -> Any:

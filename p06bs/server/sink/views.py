@@ -42,7 +42,7 @@ class EventColumn:
 
     def values(self, start: int, stop: int) -> Values:
         """Return rows `start` to `stop - 1`; text as a list."""
-        return self.stream.read({self.name: self.dtype}, start, min(stop, self.rows))[self.name]
+        return self.stream.read({self.name: self}, start, min(stop, self.rows))[self.name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +74,4 @@ class StreamView:
         wanted = list(names)
         if self.stream is None:
             return {name: self.columns[name].read(start, stop) for name in wanted}
-        return self.stream.read({n: self.columns[n].dtype for n in wanted}, start, stop)
+        return self.stream.read({name: self.columns[name] for name in wanted}, start, stop)
