@@ -32,7 +32,7 @@ from p06bs.server.gate.gate import Guard
 from p06bs.server.login.authentication import providers_of, several_users
 from p06bs.server.login.terms import PURPOSES, ROLES, Owner
 from p06bs.server.login.tokens import Tokens
-from p06bs.server.sink.sink import Sink
+from p06bs.server.sink.sink import DocumentError, Sink
 from tests.archives import Place
 from tests.live_server import serving
 from tests.system_users import NAMES, command, kernel_says, needs_root, open_directory, system_users
@@ -370,6 +370,21 @@ HIDDEN = {"owner", "group", "acl_user", "mask", "link_out", "missing", "none"}
 
 
 @pytest.mark.slow
+def test_sums_over_what_is_held_tell_nothing_of_other_runs(beamline):
+    with pytest.raises(DocumentError):
+        beamline.sink("event", {"descriptor": "none"})
+    for user in (*NAMES, "service"):
+        with client_of(beamline, user) as client:
+            found = client.get("/api/p06bs/v1/sink").json()
+            if user == "service":
+                assert (found["bytes"], list(found["refused"])) == (
+                    beamline.sink.nbytes, ["event: KeyError"],
+                )  # fmt: skip
+            else:
+                assert found["bytes"] == sum(run["bytes"] for run in found["runs"])
+                assert found["refused"] == {}
+
+
 def test_stock_clients_find_what_the_kernel_shows(beamline, kernel, tree):
     for user in NAMES:
         client = from_uri(beamline.url, api_key=beamline.secrets[user])

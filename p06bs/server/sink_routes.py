@@ -7,7 +7,8 @@ from pydantic import BaseModel, Field
 from tiled.server.authentication import check_scopes
 
 from p06bs.http_api import SINK
-from p06bs.server.callers import Caller, node_for
+from p06bs.server.access.policy import Everybody
+from p06bs.server.callers import Caller, node_for, viewer_of
 from p06bs.server.gate.routes import route
 from p06bs.server.sink.retention import PinError
 from p06bs.server.sink.sink import Held, Sink
@@ -36,8 +37,10 @@ class Holdings(BaseModel):
 
     budget: int = Field(description="bytes, what is in flight included")
     limit: int = Field(description="bytes that runs may hold")
-    bytes: int = Field(description="bytes that runs hold, those that are not listed included")
-    refused: dict[str, int] = Field(description="documents that were refused, by kind and error")
+    bytes: int = Field(description="bytes that runs hold which the caller may see")
+    refused: dict[str, int] = Field(
+        description="documents that were refused, by kind and error; for who may see all runs"
+    )
     runs: list[HeldRun]
 
 
@@ -49,12 +52,16 @@ def sink_router(sink: Sink, tree: str = "live") -> APIRouter:
     async def held(request: Request, caller: Caller) -> Holdings:
         """Return what is held of the runs that the caller may see."""
         visible = set(await node_for(request, tree, "read:metadata", caller))
+        viewer = viewer_of(request, caller)
+        runs = [_shown(run) for run in sink.held() if run.uid in visible]
+        # Sums over all runs would tell of those of others.
+        sees_all = viewer is None or isinstance(viewer, Everybody)
         return Holdings(
             budget=sink.budget,
             limit=sink.shares.held,
-            bytes=sink.nbytes,
-            refused=dict(sink.refused),
-            runs=[_shown(run) for run in sink.held() if run.uid in visible],
+            bytes=sink.nbytes if sees_all else sum(run.bytes for run in runs),
+            refused=dict(sink.refused) if sees_all else {},
+            runs=runs,
         )
 
     @router.post("/{uid}/pin", dependencies=[Security(check_scopes, scopes=["write:metadata"])])
