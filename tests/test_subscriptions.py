@@ -335,6 +335,26 @@ def test_containers_tell_of_their_children(sink, live, served):
     assert news(later.end()) == [("metadata-updated", "primary")]
 
 
+def test_a_column_that_comes_late_is_told_last(logged, live):
+    """A client that comes back is told of it, and not again of the frames before it."""
+    frames = {"dtype": "array", "dtype_numpy": "<u2", "shape": [8, 6], "source": "x"}
+    keys = {**KEYS, "eiger": {**frames, "external": "STREAM:"}}
+    begin(logged, "late-array", keys=keys)
+    data = {name: rows.tolist() for name, rows in row_data([1]).items()}
+    add_page(logged, "late-array", 1, 1, data=data)
+    node = live["late-array"]["primary"]
+    updates = Updates(node, 0)
+    got = updates.wait(lambda got: len(got) == 3)
+    updates.end()
+    assert [update.key for update in got] == ["internal", "mca", "eiger"]
+    more = {"spectrum": [[1.0, 2.0]], "Fe_K": [0.5]}
+    add_page(logged, "late-array", 2, 1, data={**data, **more})
+    again = Updates(node, got[-1].sequence + 1)
+    end(logged, "late-array")
+    assert again.closed.wait(PATIENCE)
+    assert news(again.end()) == [("created", "spectrum")]
+
+
 def test_list_of_runs_tells_of_those_that_one_may_see(sink, live, viewer):
     begin(sink, "known-before", time=2000.0)
     viewer.hidden.add("/secret")

@@ -4,6 +4,7 @@ The newest rows are in memory. Older ones that were let go lie in the log of the
 and are read from there when somebody asks for them.
 """
 
+import itertools
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,9 @@ class Stream:
     ----------
     rows : int
         Rows that can be read.
+    numbers : dict
+        Column -> its number, in the order in which columns came. One whose values become
+        arrays, or stop being arrays, comes anew.
     by_reference : int
         How many of them, the oldest, were let go or never held.
     """
@@ -77,6 +81,8 @@ class Stream:
         self.metadata = {k: v for k, v in descriptor.items() if k not in ("name", "run_start")}
         self.described = DescribedColumns(self.metadata["data_keys"], shares)
         self.columns = self.described.columns()
+        self._count = itertools.count(1)
+        self.numbers = {name: next(self._count) for name in self.columns}
         self._roots = roots
         self.external: dict[str, ExternalColumn] = {}
         self._add_external()
@@ -144,6 +150,7 @@ class Stream:
             row = rows_described(self.metadata["data_keys"][key])
             if column not in self.external and row is not None:
                 new[column] = ExternalColumn(key, *row, self._roots, self.shares.chunk)
+                self.numbers[column] = next(self._count)
         self.external = {**self.external, **new}  # a new dict: readers look at the old one
 
     def fit(self, page: LoggedPage) -> Fitted:
@@ -246,6 +253,10 @@ class Stream:
 
     def commit(self, fitted: Fitted, place: Place | None) -> None:
         """Show the rows that `put` wrote, or `skip` left in the log."""
+        for name, column in fitted.columns.items():
+            old = self.columns.get(name)
+            if old is None or bool(old.shape) != bool(column.shape):
+                self.numbers[name] = next(self._count)
         self.columns = fitted.columns
         self._valued |= fitted.valued
         self._describe(fitted.described)

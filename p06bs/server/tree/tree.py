@@ -27,19 +27,29 @@ RUN_SPECS = [Spec("BlueskyRun", version="3.0")]
 
 
 class StreamAdapter(Watched, DistinctMap):
-    """Serve a stream; columns that are listed in the table are reached by name, too."""
+    """Serve a stream; columns that are listed in the table are reached by name, too.
 
-    def __init__(self, *args: Any, columns: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+    `numbers` are those of the columns, in the order in which they came.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        columns: Mapping[str, Any] | None = None,
+        numbers: Mapping[str, int] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._columns = columns or {}
+        self._numbers = numbers or {}
 
     def __getitem__(self, key: str) -> Any:
         found = self._mapping[key] if key in self._mapping else self._columns[key]
         return self.handing(key, found)
 
     def children(self) -> Mapping[str, Child]:
-        """Return table and arrays, numbered from 1 in the order of the listing."""
-        return {key: Child(number) for number, key in enumerate(self._mapping, 1)}
+        """Return table and arrays in the order in which they came, the table first."""
+        return {key: Child(1 + self._numbers.get(key, 0)) for key in self._mapping}
 
 
 class RunAdapter(Watched, DistinctMap):
@@ -133,4 +143,5 @@ def _stream_of(view: Callable[[], StreamView], touch: Touch, sizes: Sizes) -> St
         metadata=dict(stream.metadata),
         specs=[Spec("BlueskyEventStream", version="3.0"), Spec("composite")],
         columns=OneShotCachedMap({name: partial(array, name) for name in table}),
+        numbers=None if stream.stream is None else stream.stream.numbers,
     )
