@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.server.sink.absent import AbsentRows
 from p06bs.server.sink.allocation import (
     BLOCK_BYTES,
     BLOCK_OVERHEAD,
@@ -20,7 +21,6 @@ from p06bs.server.sink.values import (
     are_gaps,
     exactly,
     gaps,
-    has_wide,
     is_ragged,
     values_of,
 )
@@ -46,9 +46,6 @@ class NumberColumn:
         The first row that is in memory.
     nbytes : int
         Bytes that are allocated, used or not.
-    wide, integral : bool
-        Whether integers that are not in memory may have more digits than floats hold, and
-        whether floats that are not are integers.
     """
 
     def __init__(
@@ -62,7 +59,7 @@ class NumberColumn:
         self.shape = shape
         self.first = 0
         self.nbytes = 0
-        self.wide, self.integral = False, True
+        self._absent = AbsentRows()
         self._chunk, self._block = chunk, block
         self._blocks: list[Array] = []
         self._base = 0  # row at which the first block begins
@@ -136,10 +133,7 @@ class NumberColumn:
         """Return whether no value in the column changes if it becomes `dtype`."""
         if np.can_cast(self.dtype, dtype, "safe") and self.dtype.itemsize < 8:
             return True
-        if self.first and not (  # rows that are not in memory cannot be looked at
-            (np.can_cast(self.dtype, dtype, "safe") and not self.wide)
-            or (self.dtype.kind == "f" and dtype == np.int64 and self.integral)
-        ):
+        if self.first and not self._absent.allow(self.dtype, dtype):
             return False
         used = (self._used(i) for i in range(len(self._blocks)))
         return all(exactly(rows, dtype) is not None for rows in used)
@@ -221,14 +215,7 @@ class NumberColumn:
 
     def _note_leaving(self, blocks: int) -> None:
         for index in range(min(blocks, len(self._blocks))):
-            self._note(self._used(index))
-
-    def _note(self, values: Array) -> None:
-        """Note of rows that are not in memory what other types they may become."""
-        if self.dtype.kind in "iu":
-            self.wide = self.wide or has_wide(values)
-        elif self.dtype.kind == "f" and self.integral:
-            self.integral = exactly(values, np.dtype(np.int64)) is not None
+            self._absent.note(self._used(index))
 
     def _convert(self, dtype: np.dtype[Any]) -> None:
         if not self.rows:
@@ -296,14 +283,14 @@ class NumberColumn:
         self.rows = self.first = self._end = rows
         self._become(values.dtype.newbyteorder("="))
         if isinstance(values, np.ndarray):
-            self._note(values)
-        else:  # nobody has looked at them
-            self.wide, self.integral = True, False
+            self._absent.note(values)
+        else:
+            self._absent.note_unseen()
 
     def skip_gaps(self, rows: int) -> None:
         """Have so many rows before the first one: they have no values."""
         self.rows = self.first = self._end = rows
-        self.integral = False
+        self._absent.note_gaps()
 
     def parts(self, start: int, stop: int) -> list[Array]:
         """Return rows `start` to `stop - 1`, which are in memory, in pieces; no copies."""
