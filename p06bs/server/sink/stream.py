@@ -7,20 +7,20 @@ and are read from there when somebody asks for them.
 import itertools
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from p06bs.model.documents import Document
 from p06bs.server.files.announced import rows_described
 from p06bs.server.files.roots import FileRoots
-from p06bs.server.sink.columns import Column, Packed, Rows, TextColumn, View
+from p06bs.server.sink.columns import Column, TextColumn, View
 from p06bs.server.sink.described import DescribedColumns
 from p06bs.server.sink.external import ExternalColumn
+from p06bs.server.sink.fitting import Fitted, Fitting
 from p06bs.server.sink.pages import LoggedPage
 from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.shares import Shares
 from p06bs.server.sink.stream_log import StreamLog, Values, joined
-from p06bs.server.sink.values import Array, ShapeError, are_gaps, size_of
+from p06bs.server.sink.values import size_of
 from p06bs.server.sink.views import EventColumn, StreamView
 
 STREAM_BYTES = 4096
@@ -29,18 +29,6 @@ COLUMN_BYTES = 1536
 
 PATIENCE_SECONDS = 5.0
 """How long arrays that are not as their checksum says count as "not visible yet"."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """The rows of a page as the columns take them."""
-
-    count: int
-    columns: dict[str, Column]
-    values: dict[str, Array | Rows | Packed]
-    described: DescribedColumns
-    valued: set[str]
-    """Columns that have their first value."""
 
 
 class Stream:
@@ -161,64 +149,8 @@ class Stream:
         LookupError, TypeError, ValueError, LogError, OSError
             If they do not fit the description, or what came before.
         """
-        count = len(page)
-        if not count:
-            return Fitted(0, self.columns, {}, self.described, set())
-        described = self.described
         logged = self.logged and page.place is not None
-        if logged:
-            if not isinstance(page.page["data"], Mapping):
-                raise TypeError("data map data keys to values")
-            described = described.including(page.page["data"], {})
-        else:
-            described.check_keys(page.page)
-        valued: set[str] = set()
-        columns = dict(self.columns)
-        fitted: dict[str, Array | Rows | Packed] = {}
-        for name in described.origins:
-            values = described.values(page, name)
-            if name not in self._valued and not are_gaps(values):
-                valued.add(name)
-            elif name not in columns and logged:
-                continue  # what it is will be known when it has a value
-            try:
-                columns[name], fitted[name] = self._fitted(described, name, values, count, logged)
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"column {name}: {error}") from error
-        return Fitted(count, columns, fitted, described, valued)
-
-    def _fitted(
-        self, described: DescribedColumns, name: str, values: Any, count: int, logged: bool
-    ) -> tuple[Column, Array | Rows | Packed]:
-        """Return a column that takes values, perhaps a new one, and the values as it takes them.
-
-        The rows that a new one has before them are in the log. What is `logged` and data of
-        whatever kind is taken as text at last.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If none does.
-        """
-        column, first = self.columns.get(name), name not in self._valued
-        is_data = described.origins[name].part == "data"
-        if column is not None:
-            try:
-                return column, column.fit(values, count)
-            except (TypeError, ValueError) as error:
-                reshaped = first and not self.rows and isinstance(error, ShapeError)
-                if not is_data or not (logged or reshaped):
-                    raise
-        if column is None or first:
-            try:
-                column = described.column_for(name, values, self.rows, strict=not logged)
-                return column, column.fit(values, count)
-            except (TypeError, ValueError):
-                if not is_data or not logged:
-                    raise
-        # Rows of several shapes or kinds are JSON, those before them, too.
-        text = described.text_behind(None if first else column, self.rows)
-        return text, text.fit(values, count)
+        return Fitting(self.described, self.columns, self._valued, self.rows, logged).page(page)
 
     def needs(self, fitted: Fitted) -> int:
         """Return how many bytes `put` would allocate more, at most."""
