@@ -115,6 +115,25 @@ def test_documents_of_old_come_back_as_pages(tmp_path, served):
     assert client[uid].primary["img"].read().tolist() == [datum["datum_id"]]
 
 
+def test_malformed_datums_break_nothing_off(served):
+    here, client = served
+    documents = raw_run({"x": [1, 2]})
+    resource = {"uid": f"{documents[0][1]['uid']}-r", "run_start": documents[0][1]["uid"]}
+    malformed = [
+        {"resource": resource["uid"]},
+        {"resource": resource["uid"], "datum_id": "a", "datum_kwargs": 5},
+    ]
+    documents[2:2] = [("resource", resource), *(("datum", datum) for datum in malformed)]
+    uid = here.write(documents)
+    here.ingest()
+    back = list(client[uid].documents())
+    assert [name.removesuffix("_page") for name, _ in back] == [name for name, _ in documents]
+    assert [dict(document) for name, document in back if name == "datum_page"] == [
+        {"resource": resource["uid"]},
+        {"resource": resource["uid"], "datum_id": ["a"], "datum_kwargs": [5]},
+    ]
+
+
 def test_a_record_is_a_document_and_frames_are_rfc_7464(tmp_path):
     here = place("sqlite", tmp_path, None)
     uid = here.write(raw_run({"x": [1, 2]}))

@@ -11,7 +11,7 @@ equal to the documents in the log, but for how JSON says it:
 
 import datetime
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +69,14 @@ def json_seq(log: Path) -> Iterator[bytes]:
 
 
 def portable(name: str, document: Document) -> tuple[str, Document]:
-    """Return a document as one that clients know."""
+    """Return a document as one that clients know; what a malformed one lacks its page lacks."""
     if name != "datum":
         return name, document
-    page = {
-        "resource": document["resource"],
-        "datum_id": [document["datum_id"]],
-        "datum_kwargs": {key: [value] for key, value in document["datum_kwargs"].items()},
-    }
+    page: dict[str, Any] = {key: [value] for key, value in document.items()}
+    if "resource" in document:
+        page["resource"] = document["resource"]
+    if isinstance(kwargs := document.get("datum_kwargs"), Mapping):
+        page["datum_kwargs"] = {key: [value] for key, value in kwargs.items()}
     return "datum_page", page
 
 
