@@ -78,13 +78,13 @@ INDEXED = (
 )
 """The fields by which the offline DB finds a run among 1e5 quickly."""
 
-_BY_KEY = {field.key: field for field in INDEXED}
-LISTS = {field.key for field in INDEXED if field.kind == "texts"}
+BY_KEY = {field.key: field for field in INDEXED}
+LISTS = tuple(field for field in INDEXED if field.kind == "texts")
 
 
 def found_at(metadata: Mapping[str, Any], key: str) -> Any:
     """Return what runs are counted and sorted by: of an indexed field a value of its kind only."""
-    field = _BY_KEY.get(key)
+    field = BY_KEY.get(key)
     return value_at(metadata, key) if field is None else field.of(metadata)
 
 

@@ -11,12 +11,12 @@ from sqlalchemy import Connection, cast, func, insert, inspect, select, text
 from sqlalchemy.dialects.postgresql import JSONB, REGCONFIG
 from tiled.catalog import orm
 
+from p06bs.metadata import LISTS
 from p06bs.server.archive.location import Location
 from p06bs.server.archive.runfiles import read_run, untouched
 from p06bs.server.archive.schema import (
     COLUMNS,
     ITEMS,
-    LISTS,
     LONGEST,
     RUNS,
     SCHEMA,

@@ -1,20 +1,15 @@
 """What the values of a column have in common: the type and shape that all of them fit."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from p06bs.model.documents import LoggedArray
 from p06bs.server.archive.columnfile import Array, Layout
-from p06bs.server.sink.values import NUMBERS, text_of
+from p06bs.server.sink.values import NUMBERS, has_wide, text_of
 
 Values = Any
-"""Rows of a column in a page: a sequence, an array, or what stands for one."""
-
-EXACT = 2**53
-"""Floats of 64 bits hold all integers up to this."""
+"""Rows of a column in a page: a sequence or an array."""
 
 
 @dataclass(slots=True)
@@ -40,7 +35,7 @@ class Column:
         layout, gaps = layout_of(values)
         self.gaps = self.gaps or gaps
         if layout is not None:
-            self.wide = self.wide or (layout.kind == "numbers" and _has_wide(values))
+            self.wide = self.wide or (layout.kind == "numbers" and has_wide(values))
             self.layout = layout if self.layout is None else _common(self.layout, layout)
 
     def final(self) -> Layout:
@@ -59,21 +54,17 @@ class Column:
 
 def layout_of(values: Values) -> tuple[Layout | None, bool]:
     """Return what the rows of a page hold, and whether some are None."""
-    if isinstance(values, np.ndarray | LoggedArray):
+    if isinstance(values, np.ndarray):
         if values.dtype.kind in NUMBERS:
             return Layout("numbers", values.dtype.newbyteorder("=").str, values.shape[1:]), False
         if values.dtype.kind == "U" and values.ndim == 1:
             return Layout("text", "<U1"), False
-        if isinstance(values, LoggedArray):
-            return Layout("json", "<U1"), False
     there = [value for value in values if value is not None]
     gaps = len(there) < len(values)
     if not there:
         return None, gaps
     if all(isinstance(value, str) for value in there):
         return Layout("text", "<U1"), gaps
-    if any(isinstance(value, LoggedArray) for value in there):
-        return _stacked(there), gaps
     try:
         array = np.asarray(there)
     except (ValueError, OverflowError):
@@ -96,34 +87,6 @@ def conform(values: Values, layout: Layout, count: int) -> Array | list[str]:
             values = [gap if value is None else value for value in values]
         return np.asarray(values, dtype).reshape((count, *layout.shape))
     return [text_of(value) for value in values]
-
-
-def _has_wide(values: Values) -> bool:
-    """Return whether an integer may not fit a float; arrays in the log are not read for it."""
-    if isinstance(values, LoggedArray):
-        return False
-    if isinstance(values, np.ndarray) and values.dtype != object:
-        if values.dtype.kind not in "iu" or not values.size:
-            return False
-        return bool(values.max() > EXACT or values.min() < -EXACT)
-    return any(
-        _has_wide(value)
-        if isinstance(value, list | tuple | np.ndarray | LoggedArray)
-        else isinstance(value, int | np.integer) and not -EXACT <= value <= EXACT
-        for value in values
-    )
-
-
-def _stacked(arrays: Sequence[Any]) -> Layout:
-    """Return the layout of rows that are arrays, some of which were left in the log."""
-    if len({tuple(np.shape(a)) if not isinstance(a, LoggedArray) else a.shape for a in arrays}) > 1:
-        return Layout("json", "<U1")
-    dtypes = {a.dtype if isinstance(a, LoggedArray) else np.asarray(a).dtype for a in arrays}
-    if any(dtype.kind not in NUMBERS for dtype in dtypes):
-        return Layout("json", "<U1")
-    first = arrays[0]
-    shape = first.shape if isinstance(first, LoggedArray) else np.shape(first)
-    return Layout("numbers", np.result_type(*dtypes).newbyteorder("=").str, tuple(shape))
 
 
 def _common(one: Layout, other: Layout) -> Layout:

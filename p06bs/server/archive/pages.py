@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.model.documents import Document, LoggedArray
+from p06bs.model.documents import Document
 from p06bs.server.archive.layouts import Values
 from p06bs.server.sink.names import OWN
 
@@ -13,7 +13,10 @@ PAGE_ROWS = 1024
 PAGE_BYTES = 1 << 22
 
 DEEPEST = 256
-"""Levels of lists and mappings in a value; our codec writes no more."""
+"""Levels of lists and mappings in a value; our codec writes no more.
+
+More than in metadata (`p06bs.server.sink.values`): clients get values as text.
+"""
 
 Source = tuple[str, str]
 """Where in an event a column's values are: "", ``data`` or ``timestamps``, and the key."""
@@ -101,7 +104,7 @@ def columns_of(page: Document) -> Page:
     columns.update((("timestamps", key), values) for key, values in stamps.items())
     count = len(page["seq_num"])
     for (part, key), values in columns.items():
-        if not isinstance(values, list | np.ndarray | LoggedArray):
+        if not isinstance(values, list | np.ndarray):
             raise TypeError(f"column {key} is no list")
         if len(values) != count:
             raise ValueError(f"column {key} has {len(values)} rows, its page has {count}")
@@ -124,7 +127,7 @@ def _parts(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def _are_numbers(values: Values) -> bool:
-    if isinstance(values, np.ndarray | LoggedArray):
+    if isinstance(values, np.ndarray):
         return values.ndim == 1 and values.dtype.kind in "biuf"
     return all(isinstance(value, _NUMBER) for value in values)  # one that is missing is NaN
 
@@ -132,7 +135,7 @@ def _are_numbers(values: Values) -> bool:
 def _check_depth(key: str, values: Values, levels: int = DEEPEST) -> None:
     if levels < 0:
         raise ValueError(f"{key} is nested deeper than {DEEPEST} levels")
-    if isinstance(values, np.ndarray | LoggedArray) or _PLAIN.issuperset(map(type, values)):
+    if isinstance(values, np.ndarray) or _PLAIN.issuperset(map(type, values)):
         return
     for value in values:
         if isinstance(value, list | dict):

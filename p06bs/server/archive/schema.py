@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import TSVECTOR
 from tiled.catalog import orm
 
-from p06bs.metadata import INDEXED, Indexed
+from p06bs.metadata import INDEXED, LISTS, Indexed
 
 VERSION = 2
 """Of these tables; the list of indexed fields is compared apart. 2: runs say if they have maps."""
@@ -81,7 +81,6 @@ LOGS = Table(
 
 _TYPES: Mapping[str, Any] = {"text": _text(), "integer": BigInteger(), "number": Float()}
 COLUMNS = tuple(field for field in INDEXED if field.kind != "texts")
-LISTS = tuple(field for field in INDEXED if field.kind == "texts")
 
 
 def _runs() -> Table:

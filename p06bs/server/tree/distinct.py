@@ -10,7 +10,7 @@ from typing import Any
 
 from tiled.adapters.mapping import MapAdapter
 
-from p06bs.metadata import LISTS, found_at
+from p06bs.metadata import BY_KEY, LISTS, found_at
 from p06bs.server.tree.search import condition
 
 
@@ -61,7 +61,7 @@ class DistinctMap(MapAdapter):
 def _values(metadata: Mapping[str, Any], key: str) -> Iterable[Any]:
     """Return what is counted of one child."""
     value = found_at(metadata, key)
-    return set(value or ()) if key in LISTS else (value,)
+    return set(value or ()) if BY_KEY.get(key) in LISTS else (value,)
 
 
 def _distinct(values: Iterable[Any], counts: bool) -> list[dict[str, Any]]:

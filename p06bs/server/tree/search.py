@@ -29,7 +29,7 @@ from tiled.queries import (
     StructureFamilyQuery,
 )
 
-from p06bs.metadata import INDEXED
+from p06bs.metadata import BY_KEY
 from p06bs.server.tree.words import holds, parse
 
 MOST_VALUES = 1000
@@ -48,7 +48,6 @@ OPERATORS: Mapping[str, Callable[[Any, Any], Any]] = {
     "ge": operator.ge,
 }
 
-_INDEXED = {field.key: field for field in INDEXED}
 _NOTHING = object()
 
 Test = Callable[[str, Any], bool]
@@ -215,7 +214,7 @@ def _value_at(metadata: Mapping[str, Any], parts: Iterable[str]) -> Any:
 
 def _is_there(metadata: Mapping[str, Any], key: str) -> bool:
     """Return whether a key is there; of an indexed field with a value of the field's kind."""
-    field = _INDEXED.get(key)
+    field = BY_KEY.get(key)
     return _at(metadata, key) is not _NOTHING if field is None else field.of(metadata) is not None
 
 
