@@ -32,7 +32,7 @@ from p06bs.server.gate.bodies import RefusedError
 from p06bs.server.gate.gate import Gate, Guard
 from p06bs.server.gate.growing import bounded_query
 from p06bs.server.gate.keys import Key, Keys, bounded_request
-from p06bs.server.gate.logins import WINDOW, FailedLogins, Known, Seats
+from p06bs.server.gate.logins import WINDOW, FailedLogins, Seats, Seen
 from p06bs.server.gate.routes import ROUTES, Routes
 from p06bs.server.gate.sockets import FIRST_MESSAGE_SECONDS
 from p06bs.server.login.authentication import single_user
@@ -552,7 +552,7 @@ def test_nobody_fails_more_often_than_allowed_within_a_minute(limit, events):
 
 @given(st.lists(st.integers(0, 50), max_size=200))
 def test_memory_of_failures_and_keys_is_bounded(who):
-    logins, known = FailedLogins(3, kept=10), Known(kept=10)
+    logins, known = FailedLogins(3, kept=10), Seen(kept=10)
     for i, one in enumerate(who):
         logins.failed(float(i), [one])
         known.add(bytes([one]))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from starlette.types import Scope
 
 from p06bs.server.gate.bodies import RefusedError
-from p06bs.server.gate.logins import FailedLogins, Known
+from p06bs.server.gate.logins import FailedLogins, Seen
 from p06bs.server.gate.routes import API
 
 VERIFIED = tuple(
@@ -33,7 +33,7 @@ class Attempts:
     Parameters
     ----------
     failures : FailedLogins
-    good, wrong : Known
+    good, wrong : Seen
         Keys that were good lately pass while their address waits: nobody can lock out
         those who work behind the same address. Keys that were wrong count once: an old
         key in some dashboard, tried every second, is no guess.
@@ -42,7 +42,7 @@ class Attempts:
     """
 
     def __init__(
-        self, failures: FailedLogins, good: Known, wrong: Known, clock: Callable[[], float]
+        self, failures: FailedLogins, good: Seen, wrong: Seen, clock: Callable[[], float]
     ) -> None:
         self.failures = failures
         self._good = good

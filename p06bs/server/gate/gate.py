@@ -17,7 +17,7 @@ from p06bs.server.gate.bodies import FORM_LIMIT, Body, RefusedError, replayed, t
 from p06bs.server.gate.credentials import check_ascii, check_csrf, digest, session_token, shown
 from p06bs.server.gate.growing import GROWING, bounded_query
 from p06bs.server.gate.keys import bounded_request
-from p06bs.server.gate.logins import FailedLogins, Known, Seats
+from p06bs.server.gate.logins import FailedLogins, Seats, Seen
 from p06bs.server.gate.outgoing import Answer, refusal
 from p06bs.server.gate.protection import Protection
 from p06bs.server.gate.queries import check_query
@@ -92,7 +92,7 @@ class Gate:
         self._guard = guard
         self._routes = routes or Routes()
         self._keys = keys
-        self._attempts = Attempts(FailedLogins(guard.failed_logins), Known(), Known(), clock)
+        self._attempts = Attempts(FailedLogins(guard.failed_logins), Seen(), Seen(), clock)
         self._protection = Protection(guard.headers, guard.origins)
         self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._attempts, keys)
 

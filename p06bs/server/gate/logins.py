@@ -51,7 +51,7 @@ class FailedLogins:
         self._failures.pop(one, None)
 
 
-class Known:
+class Seen:
     """Digests of the secrets that have been seen lately, so many of them."""
 
     def __init__(self, kept: int = 1000) -> None:
