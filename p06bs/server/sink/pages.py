@@ -113,7 +113,7 @@ class LoggedPage:
             return self._rows(value).whole()
         if isinstance(value, Mapping):
             return {key: self._read(item) for key, item in value.items()}
-        if isinstance(value, list | tuple) and not PLAIN.issuperset(map(type, value)):
+        if isinstance(value, list | tuple) and not set(map(type, value)) <= PLAIN:
             return [self._read(item) for item in value]
         return value
 
