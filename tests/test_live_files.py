@@ -245,13 +245,14 @@ def write_zarr(path, rows):
 
 @pytest.mark.parametrize("write", [write_hdf5, write_zarr])
 def test_rows_that_do_not_come_are_an_error_and_those_before_them_are_read(
-    tree, served, server, monkeypatch, write
+    tree, served, server, monkeypatch, caplog, write
 ):
     """Stock clients ask again for 45 s where a server answers 503."""
     (sink, url), (_, read) = served, server
     kind = write.__name__.removeprefix("write_")
     path = tree / f"assets/late.{kind}"
     run = publish(sink, "late", path, f"application/x-{kind}")
+    caplog.set_level("INFO")
     answer = read(run)
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
     write(path, 2)
@@ -264,6 +265,7 @@ def test_rows_that_do_not_come_are_an_error_and_those_before_them_are_read(
         assert answer.status_code == 404
         assert f"img: {said}" in answer.json()["detail"]
         assert str(tree) not in answer.text
+    assert "cannot be read" not in caplog.text
     client = from_uri(url, api_key=KEY)
     image = client["live", run, "primary", "img"]
     assert np.array_equal(image[:2], FRAMES[:2])
