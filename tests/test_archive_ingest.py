@@ -498,3 +498,12 @@ def test_the_directory_is_listed_when_it_has_changed(tmp_path):
     assert found() == {"b"}  # a complete one does not grow
     assert found("c") == {"b", "c"}
     assert found("d") == {"b", "c", "d"}  # it may come within the same tick
+
+
+def test_a_log_that_cannot_be_looked_at_holds_up_no_other(tmp_path, caplog):
+    (tmp_path / "good.doclog").touch()
+    (tmp_path / "odd.doclog").symlink_to("odd.doclog")
+    directory = LogDirectory(tmp_path, Intake([], patience=0.0))
+    for _ in range(3):
+        assert {file.run for file in directory.due()} == {"good"}
+    assert caplog.text.count("log of run odd cannot be looked at") == 1

@@ -1,14 +1,16 @@
 """The directory of logs, as the ingestion looks at it: which logs are there, and which are due."""
 
+import logging
 import os
 import time
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
 from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, LogError, last_entry
 from p06bs.server.archive.intake import Intake, LogFile
+
+logger = logging.getLogger(__name__)
 
 RESCAN_SECONDS = 60.0
 """How often all logs are looked at, and not only the new and unfinished ones."""
@@ -34,6 +36,7 @@ class LogDirectory:
         self._changed = 0
         self._names: set[str] = set()
         self._unknown: set[str] = set()
+        self._complained: set[str] = set()
 
     def path(self, run: str) -> Path:
         """Return the log of a run."""
@@ -66,9 +69,16 @@ class LogDirectory:
             wanted = self._unknown | self._intake.open
         found = []
         for run in wanted:
-            with suppress(FileNotFoundError):
+            try:
                 about = self.path(run).stat()
-                found.append(LogFile(run, about.st_size, about.st_mtime_ns))
+            except FileNotFoundError:
+                continue
+            except OSError as error:  # of this log: the others go on, and it is looked at again
+                if run not in self._complained:
+                    self._complained.add(run)
+                    logger.warning("the log of run %s cannot be looked at: %s", run, error)
+                continue
+            found.append(LogFile(run, about.st_size, about.st_mtime_ns))
         return found
 
     def _list(self) -> None:
