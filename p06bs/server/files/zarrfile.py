@@ -14,7 +14,6 @@ from p06bs.bus.frames import FramesMissingError
 from p06bs.server.files.detector import Array
 from p06bs.server.files.roots import FileRoots
 
-
 UNDECODABLE = (EOFError, RuntimeError, ValueError, lzma.LZMAError, zlib.error)
 """What codecs raise where a chunk is damaged, or half written; others raise OSError."""
 
