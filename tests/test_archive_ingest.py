@@ -220,9 +220,8 @@ def test_the_service_follows_and_catches_up_after_an_outage(tmp_path):
 
 def test_one_archive_has_one_ingestion(tmp_path):
     here = place("sqlite", tmp_path, None)
-    with StorageLock(here.storage):
-        with pytest.raises(ArchiveLockedError):
-            StorageLock(here.storage)
+    with StorageLock(here.storage), pytest.raises(ArchiveLockedError):
+        StorageLock(here.storage)
 
 
 def test_a_database_that_fails_is_no_bad_run(here):
