@@ -29,6 +29,7 @@ from p06bs.server.storing import ROUTES as STORING_ROUTES
 from p06bs.server.storing import storing_router
 from p06bs.server.tree import expected, exports, serializers
 from p06bs.server.tree.arrays import RESPONSE_LIMIT, Sizes
+from p06bs.server.tree.compression import compression_registry
 from p06bs.server.tree.costs import limit_costs
 from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.documents import serialization_registry
@@ -141,6 +142,7 @@ def build_app(
             **door.server_settings,
         },
         serialization_registry=registry,
+        compression_registry=compression_registry(),
         tasks=tasks,
         access_policy=policy,
     )
