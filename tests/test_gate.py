@@ -527,6 +527,34 @@ def test_sockets_are_few_for_each_user_whatever_the_key(tmp_path):
         refused(url, 429, headers=shown("alice", "10.0.0.4"))
 
 
+def test_strangers_who_say_nothing_take_no_place_of_those_who_do(tmp_path):
+    config = Authentication(
+        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
+    )
+    gated = echoing(config, sockets=2)
+    secret, _ = Tokens(config.database, ["token"]).create(
+        Owner("user", "alice"), ["read:data", "read:metadata"], None, ""
+    )
+    key = {"Authorization": f"Apikey {secret}"}
+    with serving(gated.gate) as url, opened(url, headers={}), opened(url, headers={}) as stranger:
+        refused(url, 429, headers={})
+        with opened(url, headers=key) as first, opened(url, headers=key) as second:
+            assert [one.recv() for one in (first, second)] == ["hello"] * 2
+            # Who says something needs a place of those who have.
+            stranger.send(json.dumps({"type": "auth", "api_key": secret}))
+            with pytest.raises(ConnectionClosed):
+                stranger.recv()
+            assert stranger.close_code == 1013
+        assert gated.gate.sockets <= 2
+
+
+def test_a_proxy_that_does_not_say_who_its_clients_are_is_told_of_once(caplog):
+    with serving(Gated(guard=Guard(proxy=True)).gate) as url:
+        for path in ("/health", "/", "/"):
+            httpx.get(f"{url}{path}")
+    assert caplog.text.count("no X-Forwarded-For") == 1
+
+
 @given(
     limit=st.integers(1, 5),
     events=st.lists(

@@ -1,5 +1,6 @@
 """What stands before Tiled's routes: who may knock, how often, how loud, and on which doors."""
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -24,6 +25,11 @@ from p06bs.server.gate.queries import check_query
 from p06bs.server.gate.routes import API, READING, Routes
 from p06bs.server.gate.sockets import FindKey, SocketGate
 from p06bs.server.sessions import name_of
+
+logger = logging.getLogger(__name__)
+
+HEALTH = ("/health", "/healthz", "/ready")
+"""What is asked for without the proxy."""
 
 NEW_KEY = re.compile(rf"{API}/auth/(principal/[^/]+/)?apikey")
 """Where users make keys of their own, and admins those of others."""
@@ -94,6 +100,7 @@ class Gate:
         self._keys = keys
         self._attempts = Attempts(FailedLogins(guard.failed_logins), Seen(), Seen(), clock)
         self._protection = Protection(guard.headers, guard.origins)
+        self._addresses_told = True
         self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._attempts, keys)
 
     @property
@@ -111,8 +118,11 @@ class Gate:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        proxied = headers.behind_proxy if self._guard.proxy else headers.without_forwarded
-        scope = proxied(scope)
+        if self._guard.proxy:
+            self._look_for_addresses(scope)
+            scope = headers.behind_proxy(scope)
+        else:
+            scope = headers.without_forwarded(scope)
         if scope["type"] == "websocket":
             admitted = self._routes.admits_socket(scope["path"])
             await self._sockets(scope, receive, send, admitted)
@@ -123,6 +133,16 @@ class Gate:
         except RefusedError as refused:
             answer.body = answer.watch = None
             await refusal(refused)(scope, receive, answer)
+
+    def _look_for_addresses(self, scope: Scope) -> None:
+        """Say once that the proxy does not say who its clients are."""
+        if self._addresses_told and not headers.header(scope, b"x-forwarded-for"):
+            self._addresses_told = scope["path"] in HEALTH
+            if not self._addresses_told:
+                logger.warning(
+                    "behind_proxy is on, and a request has no X-Forwarded-For: its client and all "
+                    "others like it share the limits of one address; have the proxy set it"
+                )
 
     async def _serve(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         path, method = scope["path"], _purpose(scope)

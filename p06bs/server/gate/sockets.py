@@ -88,7 +88,6 @@ class SocketGate:
         socket = _Socket(self, scope, receive, send)
         try:
             self._check(scope, admitted)
-            await socket.sit(("address", address(scope)))
             await socket.run()
         except RefusedError as refused:
             await _deny(refused, scope, receive, send)
@@ -125,6 +124,15 @@ class _Socket:
         self._taken: list[tuple[str, str]] = []
 
     async def run(self) -> None:
+        """Serve it until one end goes.
+
+        Raises
+        ------
+        RefusedError
+            If there is no place left, or its key may not be tried.
+        """
+        # Who has said nothing yet takes no place of those who have.
+        await self.sit(("address" if self._authenticated else "stranger", address(self._scope)))
         if self._key is not None:
             await self._knock(self._key)
         # The client may go at any time, also while the application answers its first message.
@@ -155,12 +163,17 @@ class _Socket:
 
     async def sit(self, who: tuple[str, str]) -> None:
         if not self._gate.seats.take(who):
-            raise RefusedError(429, f"Too many WebSockets of this {who[0]}.", 10.0)
+            whose = "address" if who[0] == "stranger" else who[0]
+            raise RefusedError(429, f"Too many WebSockets of this {whose}.", 10.0)
         self._taken.append(who)
 
+    def rise(self, who: tuple[str, str]) -> None:
+        self._taken.remove(who)
+        self._gate.seats.leave(who)
+
     def leave(self) -> None:
-        for who in self._taken:
-            self._gate.seats.leave(who)
+        for who in list(self._taken):
+            self.rise(who)
 
     async def _knock(self, key: str) -> None:
         """Ask whether this key may be tried, and whether its owner has a place left."""
@@ -180,6 +193,8 @@ class _Socket:
         try:
             async with asyncio.timeout(FIRST_MESSAGE_SECONDS):
                 message = await self._receive()
+            await self.sit(("address", address(self._scope)))
+            self.rise(("stranger", address(self._scope)))
             self._key, token = first_message_secrets(message)
             self._lasting = name_of(token)
             if self._key is not None:
