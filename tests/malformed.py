@@ -4,6 +4,7 @@ from dataclasses import replace
 from types import NoneType
 from typing import Any
 
+import numpy as np
 from hypothesis import strategies as st
 
 from p06bs.bus.codec import Packed, pack_document
@@ -32,16 +33,18 @@ def _deep() -> Any:
 TIMES = st.text(max_size=3) | st.lists(st.none()) | st.just({"a": 1})
 NO_ROWS = st.just(-1) | st.just(1 << 60) | st.text("ab", min_size=1) | st.just([1])
 
+NO_UID = _junk() | st.just(np.array(5))
+
 EVENT = {
-    "descriptor": _junk(),
+    "descriptor": NO_UID,
     "seq_num": _junk(int, float, NoneType),
     "time": TIMES | st.just(MISSING),
     "uid": st.just(MISSING),
     "data": _junk(dict),
-    "timestamps": st.text(min_size=1) | st.just([1.0]) | st.just({"x": "late"}),
+    "timestamps": st.just({"x": "late"}),
 }
 PAGE = {
-    "descriptor": _junk(),
+    "descriptor": NO_UID,
     "seq_num": _junk(list, dict, str) | st.just([1]) | st.just(["a", "b"]),
     "time": _junk(list) | st.just([1.0]) | st.just(["a", "b"]),
     "uid": st.just(MISSING) | st.just(["a"]) | st.just(5),
@@ -64,8 +67,8 @@ RESOURCE = {
     "parameters": st.just(_deep()) | JUNK.filter(lambda value: not isinstance(value, dict | None)),
 }
 DATUM = {
-    "descriptor": _junk(),
-    "stream_resource": _junk(),
+    "descriptor": NO_UID,
+    "stream_resource": NO_UID,
     "indices": _junk(dict)
     | st.fixed_dictionaries({"start": NO_ROWS, "stop": st.just(3)})
     | st.just({"start": 3, "stop": 2}),
@@ -91,21 +94,25 @@ def malformed(uid: str, descriptor: str, resource: str) -> Any:
         "uid": "bad", "descriptor": descriptor, "stream_resource": resource,
         "indices": {"start": 0, "stop": 1}, "seq_nums": {"start": 1, "stop": 2},
     }  # fmt: skip
+    taken = [descriptor, resource]
     kinds = [
         ("event", row, EVENT),
         ("event_page", page, PAGE),
         ("descriptor", {**of_run, **keys}, DESCRIPTOR),
         ("stream_resource", {**of_run, "data_key": "det", "uri": "file:///f.h5"}, RESOURCE),
         ("stream_datum", datum, DATUM),
+        ("descriptor", {**of_run, **keys, "name": "b"}, {"uid": st.sampled_from(taken)}),
+        ("stream_resource", {"uri": "file:///f.h5", "data_key": "det"}, {"uid": st.just(taken[0])}),
         ("start", {"uid": uid, "time": 2.0}, {"plan_name": JUNK}),
     ]
     return st.one_of(
-        values.map(lambda value, n=name, d=document, k=key: (n, _packed(uid, n, {**d, k: value})))
+        values.map(lambda value, n=name, d=document, k=key: packed(uid, n, {**d, k: value}))
         for name, document, wrong in kinds
         for key, values in wrong.items()
     )
 
 
-def _packed(uid: str, name: str, document: dict[str, Any]) -> Packed:
+def packed(uid: str, name: str, document: dict[str, Any]) -> tuple[str, Packed]:
+    """Return a document as one of a run, whatever it says itself, with its name."""
     there = {key: value for key, value in document.items() if value is not MISSING}
-    return replace(pack_document(name, there), run=uid)
+    return name, replace(pack_document(name, there), run=uid)

@@ -22,7 +22,7 @@ from p06bs.server.archive.survey import survey
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.sink import DocumentError, Sink
-from tests.malformed import malformed
+from tests.malformed import malformed, packed
 
 
 @contextlib.contextmanager
@@ -128,6 +128,11 @@ def test_any_shapes_and_names(
         assert_alike(live, archive)
 
 
+KEYS = {
+    "x": {"source": "test", "dtype": "number", "shape": []},
+    "n": {"source": "test", "dtype": "integer", "shape": []},
+    "w": {"source": "test", "dtype": "array", "shape": [3000]},
+}
 DETECTOR = {"source": "test", "dtype": "array", "shape": [2], "external": "STREAM:"}
 
 
@@ -154,14 +159,17 @@ def with_rows_in_files(documents):
     malformed=st.lists(st.tuples(st.integers(0, 20), malformed("r", "d", "res")), max_size=12),
     values=st.lists(st.floats() | st.none(), max_size=8).map(lambda values: [1.5, *values]),
     paged=st.booleans(),
+    budget=st.sampled_from([300_000, 50_000_000]),
 )
-def test_documents_that_fit_nowhere_cost_no_row(tmp_path_factory, malformed, values, paged):
-    keys = {"x": {"source": "test", "dtype": "number", "shape": []}}
-    clean = with_rows_in_files(run_of(keys, [{"x": value} for value in values], paged=paged))
+def test_documents_that_fit_nowhere_cost_no_row(tmp_path_factory, malformed, values, paged, budget):
+    rows = [{"x": x, "n": 2**53 + i, "w": np.full(3000, i)} for i, x in enumerate(values)]
+    # It becomes text, and another key comes late: rows before are in the log only.
+    rows.append({"x": 0.5, "n": None, "w": np.zeros(3000), "late": [True, False]})
+    clean = with_rows_in_files(run_of(KEYS, rows, paged=paged))
     documents = list(clean)
     for place, document in malformed:
         documents.insert(min(place + 3, len(documents) - 1), document)
-    with both(tmp_path_factory.mktemp("run"), documents) as (live, archive, refused):
+    with both(tmp_path_factory.mktemp("run"), documents, budget) as (live, archive, refused):
         assert len(refused) == len(malformed), refused
         assert_alike(live, archive)
         with both(tmp_path_factory.mktemp("clean"), clean) as (_, undisturbed, none):
@@ -170,6 +178,69 @@ def test_documents_that_fit_nowhere_cost_no_row(tmp_path_factory, malformed, val
             assert archive.metadata == undisturbed.metadata
             columns = archive.streams["primary"]().columns
             assert columns["det"].rows == undisturbed.streams["primary"]().columns["det"].rows
+
+
+def test_an_event_before_its_descriptor_costs_no_row(tmp_path):
+    keys = {key: KEYS[key] for key in ("x", "n")}
+    start, descriptor, *events, stop = run_of(keys, [{"x": 0.5, "n": 2**53 + 1}] * 3)
+    early = ("event", {**events[0][1], "descriptor": "d2", "data": {"x": 9.0, "n": 9}})
+    again = ("descriptor", {**descriptor[1], "uid": "d2"})
+    gap = ("event", {**events[0][1], "descriptor": "d2", "data": {"x": 1.5}})
+    documents = [start, descriptor, events[0], packed("r", *early), *events[1:], again, gap, stop]
+    with both(tmp_path, documents) as (live, archive, refused):
+        assert refused == ["event document refused: KeyError: 'd2'"]
+        assert_alike(live, archive)
+        column = live.streams["primary"]().columns["n"]
+        assert column.read(0, 4).tolist() == [*["9007199254740993"] * 3, "null"]
+
+
+@pytest.mark.parametrize("timestamps", [[1, 2, 3], "now", 5, None, {}], ids=str)
+def test_timestamps_that_are_no_mapping_are_as_if_absent(tmp_path, timestamps):
+    start, descriptor, event, stop = run_of({"x": KEYS["x"]}, [{"x": 0.5}])
+    page = {
+        "descriptor": "d", "uid": ["a", "b"], "seq_num": [1, 2], "time": [1.0, 2.0],
+        "data": {"x": [1.0, 2.0]}, "timestamps": timestamps,
+    }  # fmt: skip
+    bare = packed("r", "event", {**event[1], "timestamps": timestamps})
+    documents = [start, descriptor, ("event_page", page), event, bare, stop]
+    with both(tmp_path, documents) as (live, archive, refused):
+        assert not refused
+        assert_alike(live, archive)
+        columns = live.streams["primary"]().columns
+        assert columns["x"].read(0, 4).tolist() == [1.0, 2.0, 0.5, 0.5]
+        stamps = columns["ts_x"].read(0, 4)
+        assert np.array_equal(stamps, [np.nan, np.nan, 0.5, np.nan], equal_nan=True)
+
+
+def test_a_document_in_the_log_of_another_run_changes_neither(tmp_path):
+    start, descriptor, event, stop = run_of({"x": KEYS["x"]}, [{"x": 0.5}])
+    strays = [
+        ("start", {"uid": "new", "time": 1.0}),
+        ("descriptor", {**descriptor[1], "uid": "d2", "name": "other"}),
+        event,
+        ("stream_resource", {"uid": "res", "run_start": "r", "data_key": "x", "uri": "file:///f"}),
+        stop,
+    ]
+    with DocumentLog(tmp_path) as log:
+        sink = Sink(50_000_000)
+
+        def publish(run, *documents):
+            reader = readers.setdefault(run, log.reader(run, arrays=False))
+            for document in documents:
+                log.append(*document)
+            for entry in reader.read():
+                sink(entry.name, entry.document, Place(reader.path, entry.offset, entry.nbytes))
+
+        readers = {}
+        publish("r", start, descriptor, event)
+        publish("b", ("start", {"uid": "b", "time": 1.0}))
+        for stray in strays:
+            with pytest.raises(DocumentError, match="and lies in the log of run b"):
+                publish("b", packed("b", *stray))
+        publish("r", event, stop)
+        assert sink.runs() == ["r", "b"]
+        assert list(sink.view("r").streams) == ["primary"]
+        assert sink.view("r").streams["primary"]().columns["x"].rows == 2
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """The events of a run as pages of columns, whether they were events or pages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import numpy as np
 from p06bs.model.documents import Document
 from p06bs.server.archive.layouts import Values
 from p06bs.server.sink.names import OWN
+from p06bs.server.sink.pages import timestamps_of
 
 PAGE_ROWS = 1024
 PAGE_BYTES = 1 << 22
@@ -64,8 +65,11 @@ class Pages:
 def _page_of(events: Sequence[Document]) -> Page:
     """Return events as columns; None where one has no such key."""
     page: Page = {("", key): [event[key] for event in events] for key in OWN}
-    for part in ("data", "timestamps"):
-        rows = [event.get(part) or {} for event in events]
+    parts = {
+        "data": [event["data"] for event in events],
+        "timestamps": [timestamps_of(event) for event in events],
+    }
+    for part, rows in parts.items():
         keys = dict.fromkeys(key for row in rows for key in row)
         page.update(((part, key), [row.get(key) for row in rows]) for key in keys)
     return page
@@ -115,15 +119,14 @@ def columns_of(page: Document) -> Page:
     return columns
 
 
-def _parts(document: Document) -> tuple[dict[str, Any], dict[str, Any]]:
+def _parts(document: Document) -> tuple[dict[str, Any], Mapping[str, Any]]:
     """Return data and timestamps of an event, or a page, that has the fields of all."""
     for key in OWN:
         if key not in document:
             raise KeyError(key)
-    data, stamps = document["data"], document.get("timestamps") or {}
-    if not isinstance(data, dict) or not isinstance(stamps, dict):
-        raise TypeError("data and timestamps map data keys to values")
-    return data, stamps
+    if not isinstance(document["data"], dict):
+        raise TypeError("data map data keys to values")
+    return document["data"], timestamps_of(document)
 
 
 def _are_numbers(values: Values) -> bool:

@@ -200,6 +200,8 @@ class Survey:
         name = node_name(descriptor.get("name", "primary"))
         if not isinstance(descriptor["data_keys"], Mapping):
             raise TypeError("data_keys map names to what they describe")
+        if uid in self.resources or self._stream_names.get(uid, name) != name:
+            raise ValueError(f"another document of the run has the uid {uid}")
         if name in self.streams:
             self.streams[name].update(descriptor)
         else:
@@ -211,8 +213,8 @@ class Survey:
         resource = self._checked(document)
         uid = _text(resource, "uid")
         check_resource(resource)
-        if self.resources.setdefault(uid, resource) != resource:
-            raise ValueError(f"another stream resource has the uid {uid}")
+        if uid in self._stream_names or self.resources.setdefault(uid, resource) != resource:
+            raise ValueError(f"another document of the run has the uid {uid}")
 
     def _stream_datum(self, document: Document) -> None:
         stream = self.streams[self._stream_name(document)]

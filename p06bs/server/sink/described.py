@@ -11,7 +11,7 @@ from p06bs.model.documents import Document
 from p06bs.server.files.announced import is_row
 from p06bs.server.sink.columns import Column, NumberColumn, TextColumn
 from p06bs.server.sink.names import column_names
-from p06bs.server.sink.pages import LoggedPage
+from p06bs.server.sink.pages import LoggedPage, timestamps_of
 from p06bs.server.sink.shares import Shares
 from p06bs.server.sink.values import NUMBERS, exactly, gaps, is_ragged, text_of, values_of
 
@@ -114,7 +114,7 @@ class DescribedColumns:
             return [None] * len(page)
         if origin.part != "timestamps":
             return page.values(origin.part, origin.key)
-        if origin.key not in (page.page.get("timestamps") or {}):
+        if origin.key not in timestamps_of(page.page):
             return [None] * len(page)
         return page.values("timestamps", origin.key)
 

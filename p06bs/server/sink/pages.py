@@ -163,8 +163,14 @@ def page_of(event: Document) -> Document:
         "time": [event["time"]],
         "uid": [event["uid"]],
         "data": {key: _one(value) for key, value in event["data"].items()},
-        "timestamps": {key: [value] for key, value in event.get("timestamps", {}).items()},
+        "timestamps": {key: [value] for key, value in timestamps_of(event).items()},
     }
+
+
+def timestamps_of(document: Document) -> Mapping[str, Any]:
+    """Return the timestamps of an event or a page; none where they are no mapping."""
+    timestamps = document.get("timestamps")
+    return timestamps if isinstance(timestamps, Mapping) else {}
 
 
 def _one(value: Any) -> Any:

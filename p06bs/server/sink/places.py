@@ -8,11 +8,11 @@ A page that was refused lies in no segment.
 import os
 from array import array
 from bisect import bisect_right
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from p06bs.bus.framing import HEADER, Entry, LogCorruptError, parse_frame, parse_header
+from p06bs.bus.framing import HEADER, SUFFIX, Entry, LogCorruptError, parse_frame, parse_header
 from p06bs.model.documents import Document
 
 SEGMENT_BYTES = 1 << 16
@@ -30,6 +30,11 @@ class Place:
     path: Path
     offset: int
     nbytes: int
+
+    @property
+    def run(self) -> str:
+        """Uid of the run whose log it is."""
+        return self.path.name.removesuffix(SUFFIX)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +82,15 @@ class Places:
 
 
 def pages_between(
-    path: Path, segment: Segment, descriptors: Collection[str]
+    path: Path, segment: Segment, descriptors: Mapping[str, int]
 ) -> Iterator[tuple[str, Document, Place]]:
     """Yield name, document and place of a stream's events in a segment; arrays are left out.
+
+    Parameters
+    ----------
+    descriptors : dict
+        Uids of the stream's descriptors -> their offsets: an event before its descriptor
+        was refused, as one that names no descriptor was.
 
     Raises
     ------
@@ -95,10 +106,12 @@ def pages_between(
                 raise LogCorruptError(f"{path} ends before offset {segment.stop}")
             for entry in _entries(fd, block, at):
                 at = entry.offset + entry.nbytes
-                if (
-                    entry.name in ("event", "event_page")
-                    and entry.document["descriptor"] in descriptors
-                ):
+                if entry.name not in ("event", "event_page"):
+                    continue
+                descriptor = entry.document.get("descriptor")
+                if not isinstance(descriptor, str):
+                    continue
+                if descriptors.get(descriptor, segment.stop) < entry.offset:
                     place = Place(path, entry.offset, entry.nbytes)
                     yield entry.name, entry.document, place
     finally:

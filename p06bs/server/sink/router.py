@@ -81,24 +81,25 @@ class Router:
             case "event":
                 self._append(page_of(document), place)
             case "start":
-                self._start(document, older)
+                self._start(document, place, older)
             case "descriptor":
-                self._descriptor(document)
+                self._descriptor(document, place)
             case "stream_resource":
-                self._stream_resource(document)
+                self._stream_resource(document, place)
             case "stream_datum":
-                self._stream_datum(document)
+                self._stream_datum(document, place)
             case "stop":
-                self._stop(document)
+                self._stop(document, place)
             case "resource" | "datum" | "datum_page":
                 pass  # the events hold the datum ids, and that is what the column shows
             case _:
                 raise ValueError("no such kind of document")
 
-    def _start(self, document: Document, older: bool) -> None:
+    def _start(self, document: Document, place: Place | None, older: bool) -> None:
         uid = document["uid"]
         if not isinstance(uid, str) or not uid or node_name(uid) != uid:
             raise ValueError(f"{uid!r} cannot be a part of a path")
+        _check_log(uid, place)
         start = plain(document)
         start["time"] = time_of(start)
         held = self._holding.runs.get(uid)
@@ -108,37 +109,50 @@ class Router:
             self._holding.leave(held)  # what somebody wrote under the uid of a run
         self._holding.add(Run(start), older)
 
-    def _run(self, uid: str) -> Run:
+    def _run(self, uid: str, place: Place | None) -> Run:
         run = self._holding.runs[uid]
+        _check_log(uid, place)
         if run.written is not None:
             raise KeyError(uid)
         return run
 
-    def _descriptor(self, document: Document) -> None:
-        run = self._run(document["run_start"])
+    def _descriptor(self, document: Document, place: Place | None) -> None:
+        run = self._run(document["run_start"], place)
         descriptor = plain(document)
         uid = _uid(descriptor)
         _check_time(descriptor)
         name = node_name(descriptor.get("name", "primary"))
         stream = run.streams.get(name)
+        self._check_unused(run, uid, stream)
         if stream is None:
             roots = self._roots.of(folder_of(run.metadata["start"]))
-            stream = Stream(name, descriptor, self._holding.shares, self._holding.lock, roots)
+            shares, lock = self._holding.shares, self._holding.lock
+            stream = Stream(name, descriptor, shares, lock, roots, place)
             with self._holding.growing(run, stream.nbytes + ROUTE_BYTES):
                 self._holding.route(run, uid, stream)
                 run.streams[name] = stream
         else:
             columns = COLUMN_BYTES * 2 * len(descriptor["data_keys"])
             with self._holding.growing(run, size_of(descriptor) + columns + ROUTE_BYTES):
-                stream.update(descriptor)
+                stream.update(descriptor, place)
                 self._holding.route(run, uid, stream)
         self._holding.note(Change(run.uid, name, "stream"))
 
-    def _stream_resource(self, document: Document) -> None:
-        run = self._run(document["run_start"])
+    def _check_unused(self, run: Run, uid: str, to: Stream | Document | None) -> None:
+        """Check that no document of the run means anything else by a uid."""
+        try:
+            other, meant = self._holding.routed(uid)
+        except KeyError:
+            return
+        if other is run and meant != to:
+            raise ValueError(f"another document of the run has the uid {uid}")
+
+    def _stream_resource(self, document: Document, place: Place | None) -> None:
+        run = self._run(document["run_start"], place)
         resource = plain(document)
         uid = _uid(resource)
         check_resource(resource)
+        self._check_unused(run, uid, resource)
         nbytes = size_of(resource)
         with self._holding.growing(run, nbytes + ROUTE_BYTES):
             self._holding.route(run, uid, resource)
@@ -146,6 +160,7 @@ class Router:
 
     def _append(self, document: Document, place: Place | None) -> None:
         run, stream = self._stream(document["descriptor"])
+        _check_log(run.uid, place)
         page = LoggedPage(document, place, patience=PATIENCE_SECONDS)
         fitted = stream.fit(page)
         in_log = stream.logged and place is not None
@@ -168,8 +183,9 @@ class Router:
                 self._holding.count(run)
         self._holding.note(Change(run.uid, stream.name, "rows"))
 
-    def _stream_datum(self, document: Document) -> None:
+    def _stream_datum(self, document: Document, place: Place | None) -> None:
         run, stream = self._stream(document["descriptor"])
+        _check_log(run.uid, place)
         _, resource = self._holding.routed(document["stream_resource"])
         if isinstance(resource, Stream):
             raise KeyError(document["stream_resource"])
@@ -179,8 +195,8 @@ class Router:
             stream.announce(resource["data_key"], resource, start, stop)
         self._holding.note(Change(run.uid, stream.name, "rows"))
 
-    def _stop(self, document: Document) -> None:
-        run = self._run(document["run_start"])
+    def _stop(self, document: Document, place: Place | None) -> None:
+        run = self._run(document["run_start"], place)
         stop = plain(document)
         _check_time(stop)
         nbytes = size_of(stop)
@@ -192,6 +208,12 @@ class Router:
             self._holding.forget_routes(run)
             self._holding.retention.finished(run.uid)
         self._holding.note(Change(run.uid, None, "stop"))
+
+
+def _check_log(uid: str, place: Place | None) -> None:
+    """Check that a document of a run lies in its log, if in any: the archive takes no others."""
+    if place is not None and place.run != uid:
+        raise ValueError(f"it is of run {uid}, and lies in the log of run {place.run}")
 
 
 def _uid(document: Document) -> str:

@@ -44,6 +44,10 @@ class Stream:
         Sizes of chunks and blocks.
     lock : RLock
         Held while what readers look at changes.
+    roots : FileRoots
+        Where its files may lie.
+    place : Place or None
+        Of the descriptor in the log.
 
     Attributes
     ----------
@@ -63,6 +67,7 @@ class Stream:
         shares: Shares,
         lock: "threading.RLock",
         roots: FileRoots,
+        place: Place | None,
     ) -> None:
         self.name = name
         self.shares = shares
@@ -78,7 +83,7 @@ class Stream:
         self._valued: set[str] = set()
         self._lock = lock
         self._log = StreamLog(name, self.described)
-        self._log.descriptors.add(descriptor["uid"])
+        self._log.describe(descriptor["uid"], place)
         self._document_bytes = STREAM_BYTES + 2 * size_of(self.metadata)
 
     @property
@@ -110,8 +115,8 @@ class Stream:
         """
         return max((column.first for column in self.columns.values()), default=0)
 
-    def update(self, descriptor: Document) -> None:
-        """Note a further descriptor: new configuration, perhaps new keys.
+    def update(self, descriptor: Document, place: Place | None) -> None:
+        """Note a further descriptor, at `place` in the log: configuration, perhaps new keys.
 
         Raises
         ------
@@ -126,7 +131,7 @@ class Stream:
         self.metadata = {**self.metadata, "data_keys": keys, "_config_updates": updates}
         self._describe(described)
         self._add_external()
-        self._log.descriptors.add(descriptor["uid"])
+        self._log.describe(descriptor["uid"], place)
         self._document_bytes += size_of(descriptor)
 
     def _describe(self, described: DescribedColumns) -> None:

@@ -31,18 +31,16 @@ class StreamLog:
 
     Attributes
     ----------
-    descriptors : set of str
-        Uids of the stream's descriptors.
     described : DescribedColumns
     complete : bool
         Whether all rows lie there, so that they may leave memory.
     """
 
     def __init__(self, name: str, described: DescribedColumns) -> None:
-        self.descriptors: set[str] = set()
         self.complete = True
         self._name = name
         self.described = described
+        self._descriptors: dict[str, int] = {}  # where they lie
         self._places = Places()
         self._path: Path | None = None
         self._problem = ""
@@ -51,6 +49,10 @@ class StreamLog:
     def nbytes(self) -> int:
         """Bytes of the index."""
         return self._places.nbytes
+
+    def describe(self, uid: str, place: Place | None) -> None:
+        """Note a descriptor, to which events behind it refer."""
+        self._descriptors.setdefault(uid, -1 if place is None else place.offset)
 
     def note(self, row: int, place: Place | None) -> None:
         """Note where the rows from `row` on lie: None is nowhere."""
@@ -88,7 +90,7 @@ class StreamLog:
             raise RowsLostError("they lie in no log")
         for segment in self._places.segments(start, stop):
             row = segment.row
-            for kind, document, place in pages_between(self._path, segment, self.descriptors):
+            for kind, document, place in pages_between(self._path, segment, self._descriptors):
                 page = LoggedPage(page_of(document) if kind == "event" else document, place)
                 low, high = max(got, row) - row, min(stop, row + len(page)) - row
                 row += len(page)
