@@ -18,6 +18,7 @@ from suitcase.utils.tests.conftest import (  # noqa: F401 -- fixtures
 from p06bs.server.tree.documents import json_seq, portable
 from tests.archives import DATABASES, connected, place, running_postgres  # noqa: F401
 from tests.documents import raw_run
+from tests.malformed import packed
 
 
 @pytest.fixture(scope="module", params=DATABASES)
@@ -124,11 +125,14 @@ def test_malformed_datums_break_nothing_off(served):
         {"resource": resource["uid"], "datum_id": "a", "datum_kwargs": 5},
     ]
     documents[2:2] = [("resource", resource), *(("datum", datum) for datum in malformed)]
-    uid = here.write(documents)
+    uid = documents[0][1]["uid"]
+    here.write([*documents[:3], packed(uid, "datum", {"uid": "q"}), *documents[3:]])
     here.ingest()
     back = list(client[uid].documents())
-    assert [name.removesuffix("_page") for name, _ in back] == [name for name, _ in documents]
+    names = [name for name, _ in documents]
+    assert [name.removesuffix("_page") for name, _ in back] == [*names[:3], "datum", *names[3:]]
     assert [dict(document) for name, document in back if name == "datum_page"] == [
+        {"uid": ["q"]},
         {"resource": resource["uid"]},
         {"resource": resource["uid"], "datum_id": ["a"], "datum_kwargs": [5]},
     ]
