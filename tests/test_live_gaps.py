@@ -186,6 +186,35 @@ def test_no_value_costs_the_rows_of_its_page(tmp_path, pages, kind):
         assert_alike(live, archive)
 
 
+@pytest.mark.parametrize("paged", [True, False])
+@pytest.mark.parametrize("dtype_numpy", [None, "<u8", "<i8", "<f8"])
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([2**63, 3], "u8"),
+        ([3, 4, 5, 2**64 - 1, True, 6], "u8"),
+        ([[3, 4], [5, 2**63]], "u8"),
+        ([2**63, 3, -1], "U"),
+        ([-1, 3, 3, 2**63], "U"),
+        ([3, None, 2**63, 4], "U"),
+        ([2**63, 2.5], "U"),
+    ],
+    ids=str,
+)
+def test_only_unsigned_integers_hold_the_largest(tmp_path, values, dtype, dtype_numpy, paged):
+    described = {"source": "t", "dtype": "integer", "shape": []}
+    keys = {"x": described if dtype_numpy is None else {**described, "dtype_numpy": dtype_numpy}}
+    documents = run_of(keys, [{"x": value} for value in values], paged=paged)
+    with both(tmp_path, documents) as (live, archive, refused):
+        assert not refused
+        assert_alike(live, archive)
+        for run in (live, archive):
+            column = run.streams["primary"]().columns["x"]
+            assert column.dtype.kind == dtype[0]
+            if dtype == "u8":
+                assert column.read(0, column.rows).tolist() == values
+
+
 def test_rows_that_are_in_no_log_need_the_keys_that_are_described():
     sink = Sink(10_000_000)
     for document in run_of(DESCRIBED, [])[:2]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from p06bs.server.archive.columnfile import Array, Layout
-from p06bs.server.sink.values import NUMBERS, has_wide, text_of
+from p06bs.server.sink.values import NUMBERS, array_of, has_negative, has_wide, text_of
 
 Values = Any
 """Rows of a column in a page: a sequence or an array."""
@@ -24,18 +24,24 @@ class Column:
         Whether a row has no value.
     wide : bool
         Whether an integer has more digits than floats hold.
+    negative : bool
+        Whether an integer is less than 0.
     """
 
     layout: Layout | None = None
     gaps: bool = False
     wide: bool = False
+    negative: bool = False
 
     def see(self, values: Values) -> None:
         """Take further rows into account."""
         layout, gaps = layout_of(values)
         self.gaps = self.gaps or gaps
         if layout is not None:
-            self.wide = self.wide or (layout.kind == "numbers" and has_wide(values))
+            if layout.kind == "numbers":
+                self.wide = self.wide or has_wide(values)
+                signed = np.dtype(layout.dtype).kind == "i"
+                self.negative = self.negative or (signed and has_negative(values))
             self.layout = layout if self.layout is None else _common(self.layout, layout)
 
     def final(self) -> Layout:
@@ -46,10 +52,13 @@ class Column:
             return self.layout
         if self.layout.kind == "text":
             return Layout("json", self.layout.dtype) if self.gaps else self.layout
-        has_nan = np.dtype(self.layout.dtype).kind in "fcmM"
-        if self.wide and (self.gaps or has_nan):
+        kind = np.dtype(self.layout.dtype).kind
+        needs_float = self.gaps or (kind == "u" and self.negative)
+        if self.wide and (needs_float or kind in "fcmM"):
             return Layout("json", "<U1")
-        return replace(self.layout, dtype="<f8") if self.gaps and not has_nan else self.layout
+        return (
+            self.layout if kind in "fcmM" or not needs_float else replace(self.layout, dtype="<f8")
+        )
 
 
 def layout_of(values: Values) -> tuple[Layout | None, bool]:
@@ -66,7 +75,7 @@ def layout_of(values: Values) -> tuple[Layout | None, bool]:
     if all(isinstance(value, str) for value in there):
         return Layout("text", "<U1"), gaps
     try:
-        array = np.asarray(there)
+        array = array_of(there)
     except (ValueError, OverflowError):
         return Layout("json", "<U1"), gaps
     if array.dtype.kind not in NUMBERS:
@@ -95,7 +104,10 @@ def _common(one: Layout, other: Layout) -> Layout:
         return one
     if one.kind == other.kind == "numbers" and one.shape == other.shape:
         try:
-            return replace(one, dtype=np.result_type(one.dtype, other.dtype).str)
+            dtype = np.result_type(one.dtype, other.dtype)
         except TypeError:
-            pass
+            return Layout("json", "<U1")
+        if {np.dtype(one.dtype).kind, np.dtype(other.dtype).kind} == {"i", "u"}:
+            dtype = dtype if dtype.kind == "i" else np.dtype(np.uint64)  # unless one is negative
+        return replace(one, dtype=dtype.str)
     return Layout("json", "<U1")

@@ -123,7 +123,7 @@ class NumberColumn:
         cast = exactly(array, self.dtype)
         if cast is not None:
             return cast
-        for wider in (np.result_type(dtype, self.dtype), np.dtype(np.int64)):
+        for wider in (np.result_type(dtype, self.dtype), *map(np.dtype, (np.int64, np.uint64))):
             cast = exactly(array, wider)
             if cast is not None and self._may_become(wider):
                 return cast

@@ -62,7 +62,7 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
         array = _with_gaps(values)
     else:
         try:
-            array = np.asarray(values)
+            array = array_of(values)
         except (OverflowError, ValueError):  # lists of unequal length
             array = np.empty(0, object)
         if array.dtype.kind in "fc" and np.any(np.abs(array) >= EXACT) and has_wide(values):
@@ -73,6 +73,24 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
         texts: list[str] = array.tolist()
         return texts
     return [text_of(value) for value in values]
+
+
+def array_of(values: Sequence[Any]) -> Array:
+    """Return values as an array; unsigned, where that holds integers that signed ones do not.
+
+    Beside smaller integers numpy makes floats of them.
+
+    Raises
+    ------
+    OverflowError, ValueError
+        If they are lists of unequal length, or integers of more than 64 bits.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind == "f" and np.any(array >= 1 << 63):
+        items = np.array(values, object)
+        if all(isinstance(item, int | np.integer) and item >= 0 for item in items.flat):
+            return items.astype(np.uint64)
+    return array
 
 
 def is_ragged(values: Any) -> bool:
@@ -217,6 +235,15 @@ def has_wide(values: Any) -> bool:
     if isinstance(values, list | tuple | np.ndarray):
         return any(map(has_wide, values))
     return isinstance(values, int | np.integer) and not -EXACT <= values <= EXACT
+
+
+def has_negative(values: Any) -> bool:
+    """Return whether a number in an array, or an integer in lists in lists, is less than 0."""
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        return values.dtype.kind in "if" and bool(np.any(values < 0))
+    if isinstance(values, list | tuple | np.ndarray):
+        return any(map(has_negative, values))
+    return isinstance(values, int | np.integer) and bool(values < 0)
 
 
 def _plain(value: Any) -> Any:
