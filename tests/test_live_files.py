@@ -1,6 +1,7 @@
 """Files of detectors in the live tree: where they may lie, and of what kind they are."""
 
 import os
+import socket
 import threading
 
 import h5py
@@ -8,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import zarr
+from fastapi import HTTPException
 from hypothesis import given
 from hypothesis import strategies as st
 from tiled.client import from_uri
@@ -15,6 +17,7 @@ from tiled.client.utils import ClientError
 
 from p06bs.server.app import build_app
 from p06bs.server.files.announced import FLUSH_SECONDS, NOTE_SECONDS, Announcements, settled
+from p06bs.server.files.detector import detector_view
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink import Sink
 from p06bs.server.sink.shares import Shares
@@ -378,3 +381,96 @@ def test_links_that_lead_to_themselves_are_outside(tree, server):
     loop = tree / "assets/loop.h5"
     loop.symlink_to(loop)
     assert read(publish(sink, "loop", loop)).status_code == 403
+
+
+def through(path, middle, target):
+    """Frames behind two external links."""
+    return linked(path, linked(middle, target))
+
+
+def piped(path):
+    os.mkfifo(path)
+    return path
+
+
+def bound(path):
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind(str(path))
+    return path
+
+
+def test_what_is_no_regular_file_is_never_opened(tree, server):
+    """A named pipe would stop all threads of the server for ever."""
+    sink, read = server
+    assets = tree / "assets"
+    pipe = piped(assets / "pipe.h5")
+    group = frames(assets / "group.h5")
+    with h5py.File(group, "w") as file:
+        file.create_group("entry/data")
+    leads = {
+        "pipe": pipe,
+        "socket": bound(assets / "socket.h5"),
+        "directory": assets,
+        "link": symbolic(assets / "link.h5", pipe),
+        "external": external(assets / "external.h5", pipe),
+        "hdf5link": linked(assets / "linked.h5", pipe),
+        "chain": through(assets / "chain.h5", assets / "middle.h5", pipe),
+        "virtual": virtual(assets / "virtual.h5", pipe),
+        "nested": virtual(assets / "nested.h5", virtual(assets / "inner.h5", pipe)),
+        "source": virtual(assets / "source.h5", linked(assets / "away.h5", pipe)),
+        "group": group,
+    }
+    for name, path in leads.items():
+        answer = read(publish(sink, name, path))
+        assert answer.status_code == 415, (name, answer.status_code)
+        assert str(tree) not in answer.text
+    good = linked(assets / "good.h5", linked(assets / "also.h5", assets / "f.h5"))
+    assert read(publish(sink, "good", good)).content == FRAMES.tobytes()
+
+
+@pytest.mark.parametrize("name", ["zarr.json", "c/1/0/0"])
+def test_a_pipe_in_a_zarr_array_holds_no_thread(tree, server, name):
+    sink, read = server
+    where = tree / "assets/z.zarr"
+    zarr.create_array(where, shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5))[:] = FRAMES
+    run = publish(sink, "r", where, "application/x-zarr")
+    (where / name).unlink()
+    piped(where / name)
+    answer = read(run)
+    # A pipe for a chunk is as one that is not whole; it may yet be replaced.
+    assert answer.status_code == (415 if name == "zarr.json" else 503)
+    assert str(tree) not in answer.text
+
+
+def answered(path, roots):
+    """Return what is answered of three frames in a file that nobody writes any more."""
+    resource = {
+        "uid": "r", "uri": f"file://localhost{path}", "mimetype": "application/x-hdf5",
+        "parameters": {"dataset": "entry/data"},
+    }  # fmt: skip
+    described = {"shape": [4, 5], "dtype_numpy": "|u1"}
+    try:
+        detector_view("img", described, [(resource, 0, 3)], roots).read(0, 3)
+    except HTTPException as error:
+        return 0 if str(path) in error.detail else error.status_code
+    return 200
+
+
+@pytest.mark.parametrize("version", ["earliest", "latest"])
+def test_damaged_files_are_answered(tree, version):
+    """Some are read nevertheless: the bytes were those of a frame, or nobody's."""
+    path = tree / "assets/damaged.h5"
+    with h5py.File(path, "w", libver=version) as file:
+        file.create_dataset("entry/data", data=FRAMES, chunks=(1, 4, 5), compression="gzip")
+    good = path.read_bytes()
+    random = np.random.default_rng(5)
+    roots = FileRoots([tree / "assets"])
+    seen = set()
+    for _ in range(150):
+        damaged = np.frombuffer(good, "u1").copy()
+        damaged[random.integers(0, len(good), 4)] ^= random.integers(1, 256, 4, "u1")
+        path.write_bytes(damaged.tobytes())
+        seen.add(answered(path, roots))
+    assert {200, 404} <= seen <= {200, 404, 415}
+    path.write_bytes(good[:8] + random.bytes(4000))
+    assert answered(path, roots) == 404

@@ -4,6 +4,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlparse
@@ -13,6 +14,7 @@ import numpy.typing as npt
 
 from p06bs.bus import hdf5
 from p06bs.bus.closing import Closing
+from p06bs.bus.leads import LeadsCheck
 from p06bs.model.documents import Document
 from p06bs.model.gather import NotYetError
 from p06bs.model.modality import BoundInput
@@ -54,8 +56,9 @@ class Frames(Closing):
 
     Parameters
     ----------
-    check : callable
-        Is asked of each open dataset before it is read and after that.
+    check : callable, optional
+        Is asked of each open dataset before it is read and after that; without one, that all
+        it is read from are regular files is made sure of.
 
     Attributes
     ----------
@@ -63,9 +66,9 @@ class Frames(Closing):
         Whether rows that are not there are given up.
     """
 
-    def __init__(self, check: Check = lambda dataset: None) -> None:
+    def __init__(self, check: Check | None = None) -> None:
         self.final = False
-        self._check = check
+        self._check = check or LeadsCheck()
         self._open: OrderedDict[Path, hdf5.SharedFile] = OrderedDict()
 
     def __call__(
@@ -96,8 +99,9 @@ class Frames(Closing):
                     self._check(dataset)
                     return rows.reshape((count, per_event, *dataset.shape[1:]))
             problem = f"row {there} of {name} in {path} was not written"
-        except (OSError, KeyError) as error:
-            # Not there yet, or created but not yet opened for SWMR by its writer.
+        except (OSError, KeyError, RuntimeError) as error:
+            # Not there yet, or created but not yet opened for SWMR by its writer; or damaged,
+            # which cannot be told from half written.
             self._open_anew(path)
             progress = (-1, -1)
             problem = f"{name} in {path} could not be opened: {error}"
@@ -142,11 +146,11 @@ class FrameReader(Closing):
         Seconds without any progress of the file after which its missing rows
         are given up. A file that was given up is not waited for again until it
         has grown.
-    check : callable
+    check : callable, optional
         As of `Frames`.
     """
 
-    def __init__(self, deadline: float = 10.0, check: Check = lambda dataset: None) -> None:
+    def __init__(self, deadline: float = 10.0, check: Check | None = None) -> None:
         self.deadline = deadline
         self._frames = Frames(check)
         self._given_up: dict[str, tuple[int, int]] = {}
@@ -185,13 +189,20 @@ class FrameReader(Closing):
 
 
 def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:
-    """Return how many rows of the dataset make one event of `shape`."""
+    """Return how many rows of the dataset make one event of `shape`.
+
+    Raises
+    ------
+    ValueError
+        If it has none of that shape; what a damaged file says of itself may fit no memory.
+    """
     if dataset.ndim == 0:
         raise ValueError(f"dataset {dataset.name} of {dataset.file.filename} has no rows")
     row = dataset.shape[1:]
-    if len(shape) == len(row) + 1 and shape[0]:
-        return int(shape[0])
-    return 1
+    rows = int(shape[0]) if len(shape) == len(row) + 1 and shape[0] else 1
+    if 0 not in shape and rows * prod(row) != prod(shape):
+        raise ValueError(f"an event has shape {[rows, *row]}, described is {list(shape)}")
+    return rows
 
 
 def _progress(dataset: h5py.Dataset) -> tuple[int, int]:

@@ -3,10 +3,10 @@
 import os
 import threading
 from pathlib import Path
-from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401  registers the compression filters that detectors use
+
+from p06bs.bus.h5open import open_dataset, open_file
 
 
 class SharedFile:
@@ -33,9 +33,13 @@ class SharedFile:
         ------
         KeyError
             If there is none of that name.
+        NoDataError
+            If something else has that name, or a link leads to what is no regular file.
+        OSError
+            If a link leads to a file that cannot be opened.
         """
         if name not in self._datasets:
-            self._datasets[name] = self._file[name]
+            self._datasets[name] = open_dataset(self._file, name)
         if self._file.swmr_mode:
             self._datasets[name].refresh()
         return self._datasets[name]
@@ -56,6 +60,8 @@ def acquire(path: Path) -> SharedFile:
 
     Raises
     ------
+    NoDataError
+        If it is no regular file.
     OSError
         If it cannot be opened, or somebody writes it outside SWMR mode.
     """
@@ -77,44 +83,3 @@ def release(path: Path, shared: SharedFile) -> None:
             key = os.path.realpath(path)
             if _files.get(key) is shared:
                 del _files[key]
-
-
-def open_file(path: Path) -> h5py.File:
-    """Open a file without keeping a lock on it: a detector may open it again to go on.
-
-    Raises
-    ------
-    OSError
-        If it cannot be opened, or somebody writes it outside SWMR mode.
-    """
-    _refuse_if_locked(path)
-    # A finished file of an older format cannot be opened for SWMR; one that this process
-    # has open already must be opened with the same locking, the default if it is a writer.
-    ways: list[dict[str, Any]] = [
-        {"libver": "latest", "swmr": True, "locking": False},
-        {"libver": "latest", "swmr": True},
-        {"locking": False},
-        {},
-    ]
-    for way in ways:
-        try:
-            return h5py.File(path, "r", **way)
-        except (OSError, ValueError) as error:
-            problem = error
-    raise OSError(str(problem))
-
-
-def _refuse_if_locked(path: Path) -> None:
-    """Raise OSError while a writer holds HDF5's exclusive lock, which SWMR mode gives up.
-
-    The lock is looked up, not tried: a reader that takes one, however short, can make
-    a detector's own open fail.
-    """
-    status = path.stat()
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        locks = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return  # no Linux; HDF5's own flags in the file must do
-    if any(place in (fields := line.split()) and "WRITE" in fields for line in locks):
-        raise OSError(f"{path} is being written, and not in SWMR mode")

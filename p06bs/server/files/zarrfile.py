@@ -1,13 +1,17 @@
 """Read rows of Zarr arrays whose files all lie under the roots."""
 
+import asyncio
 import lzma
+import os
+import stat
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import zarr
+from zarr.abc.store import ByteRequest
+from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import LocalStore
 
 from p06bs.bus.frames import FramesMissingError
@@ -19,31 +23,59 @@ UNDECODABLE = (EOFError, RuntimeError, ValueError, lzma.LZMAError, zlib.error)
 
 
 class ConfinedStore(LocalStore):
-    """Read a directory; what links out of the roots is refused.
+    """Read a directory; what links out of the roots is refused, and all but regular files.
 
     Raises
     ------
     OutsideError
         If a chunk, or what describes the array, is a link to outside.
+    ValueError
+        If it is a pipe or a device.
     """
 
     def __init__(self, root: Path, roots: FileRoots) -> None:
         super().__init__(root, read_only=True)
         self._roots = roots
 
-    async def get(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self._roots.real(self.root / key)
-        return await super().get(key, *args, **kwargs)
+    async def get(
+        self,
+        key: str,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        return await asyncio.to_thread(
+            self.get_sync, key, prototype=prototype, byte_range=byte_range
+        )
 
-    def get_sync(self, key: str, *args: Any, **kwargs: Any) -> Any:
-        self._roots.real(self.root / key)
-        return super().get_sync(key, *args, **kwargs)
+    def get_sync(
+        self,
+        key: str,
+        *,
+        prototype: BufferPrototype | None = None,
+        byte_range: ByteRequest | None = None,
+    ) -> Buffer | None:
+        path = self.root / key
+        self._roots.real(path)
+        try:
+            # Without O_NONBLOCK a named pipe to which nobody writes holds the thread for ever.
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            mode = os.fstat(fd).st_mode
+            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+                raise ValueError(f"{path} is no regular file")
+            # What is read is what is open, whatever the name leads to meanwhile.
+            opened = f"/proc/self/fd/{fd}"
+            self._roots.check(Path(os.readlink(opened)))
+            return super().get_sync(opened, prototype=prototype, byte_range=byte_range)
+        finally:
+            os.close(fd)
 
-    async def get_partial_values(self, prototype: Any, key_ranges: Iterable[Any]) -> Any:
-        ranges = list(key_ranges)
-        for key, _ in ranges:
-            self._roots.real(self.root / key)
-        return await super().get_partial_values(prototype, ranges)
+    async def get_partial_values(
+        self, prototype: BufferPrototype, key_ranges: Iterable[tuple[str, ByteRequest | None]]
+    ) -> list[Buffer | None]:
+        return await asyncio.gather(*(self.get(key, prototype, part) for key, part in key_ranges))
 
 
 def read_rows(
