@@ -270,6 +270,11 @@ def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
     group = zarr.open_group(inside / "c.zarr", mode="w", zarr_format=2)
     group.create_array("deep/det", data=FRAMES, chunks=(2, 4, 5))
     write_hdf5(outside / "d.h5")
+    os.mkfifo(inside / "g.h5")
+    (inside / "h.h5").write_bytes((inside / "a.h5").read_bytes()[:8] + bytes(range(256)) * 20)
+    zarr.create_array(inside / "j.zarr", data=FRAMES, chunks=(1, 4, 5), zarr_format=2)
+    (inside / "j.zarr/.zarray").unlink()
+    os.mkfifo(inside / "j.zarr/.zarray")
     uids = {
         "a": run_of(here, inside / "a.h5"),
         "b": run_of(here, inside / "b.zarr", "application/x-zarr", dataset=""),
@@ -277,6 +282,10 @@ def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
         "d": run_of(here, outside / "d.h5"),
         "e": run_of(here, inside / "gone.h5"),
         "f": run_of(here, inside / "a.tiff", "multipart/related;type=image/tiff"),
+        "g": run_of(here, inside / "g.h5"),
+        "h": run_of(here, inside / "h.h5"),
+        "i": run_of(here, inside / "a.h5", dataset="entry"),
+        "j": run_of(here, inside / "j.zarr", "application/x-zarr", dataset=""),
     }
     assert {log.state for log in here.ingest().values()} == {"complete"}
     with here.client() as client:
@@ -291,11 +300,13 @@ def test_detector_files_are_served_from_under_the_roots(tmp_path, data):
         assert client[uids["d"]]["frames"]["det"].shape == (6, 4, 5)
         assert "outside the directories" in refused(client, uids["d"], 403)
         assert "not there" in refused(client, uids["e"], 404)
-        assert "of a kind that is not read" in refused(client, uids["f"], 415)
+        assert "not there" in refused(client, uids["h"], 404)
+        for name in "fgij":
+            assert "of a kind that is not read" in refused(client, uids[name], 415), name
         outside_array = client[uids["d"]]["frames"]["det"]
         assert outside_array.data_sources() == []
     with here.client() as client:
-        assert len(client) == 6
+        assert len(client) == 10
 
 
 def test_files_that_lead_out_of_the_roots(tmp_path, data):

@@ -1,5 +1,6 @@
 """Frames: rows of HDF5 files, also of those that another process is writing."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -299,3 +300,43 @@ def test_a_missing_file_costs_its_events_and_nothing_else(tmp_path):
     assert all("1.h5 could not be opened" in r[5] for r in rows[5:9])
     assert [r[3] for r in rows if r[4]] == [6 * i for i in range(12) if i not in range(5, 9)]
     assert documents[-1][1]["num_invalid"] == {"primary": 4}
+
+
+def test_a_pipe_is_never_opened_and_neither_are_sources_that_cannot_be_listed(tmp_path):
+    """Opening a pipe would stop the process; a pattern may stand for one."""
+    pipe = tmp_path / "many_0.h5"
+    os.mkfifo(pipe)
+    linked = tmp_path / "linked.h5"
+    with h5py.File(linked, "w") as file:
+        file["d"] = h5py.ExternalLink("many_0.h5", "d")
+        file["group"] = h5py.SoftLink("/d")
+    rows = h5py.h5s.create_simple((1, *SHAPE), (h5py.h5s.UNLIMITED, *SHAPE))
+    rows.select_hyperslab(
+        (0, 0, 0), (h5py.h5s.UNLIMITED, 1, 1), stride=(1, *SHAPE), block=(1, *SHAPE)
+    )
+    made = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    made.set_virtual(rows, b"many_%b.h5", b"d", h5py.h5s.create_simple((1, *SHAPE)))
+    virtual = tmp_path / "virtual.h5"
+    with h5py.File(virtual, "w", libver="latest") as file:
+        h5py.h5d.create(file.id, b"d", h5py.h5t.NATIVE_UINT16, rows, dcpl=made)
+    with FrameReader(LONG) as read:
+        for path, name, said in (
+            (pipe, "d", "no regular file"),
+            (linked, "d", "no regular file"),
+            (linked, "group", "no regular file"),
+            (virtual, "d", "any number of sources"),
+        ):
+            with pytest.raises(ValueError, match=said):
+                read(resource(path, name), 0, 1, bound())
+
+
+def test_damaged_metadata_is_given_up_soon(tmp_path):
+    """HDF5 by itself would try for minutes, and no other thread would run meanwhile."""
+    path = tmp_path / "f.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["d"] = np.ones((3, *SHAPE), "u2")
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"OHDR") + 8] ^= 1
+    path.write_bytes(damaged)
+    with FrameReader(0.0) as read, pytest.raises(FramesMissingError, match="read attempts"):
+        read(resource(path), 0, 3, bound())
