@@ -94,15 +94,15 @@ def malformed(uid: str, descriptor: str, resource: str) -> Any:
         "uid": "bad", "descriptor": descriptor, "stream_resource": resource,
         "indices": {"start": 0, "stop": 1}, "seq_nums": {"start": 1, "stop": 2},
     }  # fmt: skip
-    taken = [descriptor, resource]
+    uids = [descriptor, resource]
     kinds = [
         ("event", row, EVENT),
         ("event_page", page, PAGE),
         ("descriptor", {**of_run, **keys}, DESCRIPTOR),
         ("stream_resource", {**of_run, "data_key": "det", "uri": "file:///f.h5"}, RESOURCE),
         ("stream_datum", datum, DATUM),
-        ("descriptor", {**of_run, **keys, "name": "b"}, {"uid": st.sampled_from(taken)}),
-        ("stream_resource", {"uri": "file:///f.h5", "data_key": "det"}, {"uid": st.just(taken[0])}),
+        ("descriptor", {**of_run, **keys, "name": "b"}, {"uid": st.sampled_from(uids)}),
+        ("stream_resource", {"uri": "file:///f", "data_key": "det"}, {"uid": st.just(descriptor)}),
         ("start", {"uid": uid, "time": 2.0}, {"plan_name": JUNK}),
     ]
     return st.one_of(

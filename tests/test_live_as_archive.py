@@ -194,6 +194,16 @@ def test_an_event_before_its_descriptor_costs_no_row(tmp_path):
         assert column.read(0, 4).tolist() == [*["9007199254740993"] * 3, "null"]
 
 
+def test_a_stream_resource_need_not_name_its_run(tmp_path):
+    documents = with_rows_in_files(run_of({"x": KEYS["x"]}, [{"x": 0.5}] * 3))
+    bare = {key: value for key, value in documents[2][1].items() if key != "run_start"}
+    documents[2] = "stream_resource", bare
+    with both(tmp_path, documents) as (live, archive, refused):
+        assert not refused
+        assert_alike(live, archive)
+        assert live.streams["primary"]().columns["det"].rows == 3
+
+
 @pytest.mark.parametrize("timestamps", [[1, 2, 3], "now", 5, None, {}], ids=str)
 def test_timestamps_that_are_no_mapping_are_as_if_absent(tmp_path, timestamps):
     start, descriptor, event, stop = run_of({"x": KEYS["x"]}, [{"x": 0.5}])

@@ -163,6 +163,7 @@ LARGE = np.arange(9000)
         [[1.5], [b"\xff"]],
         [np.array([b"a", b"bc"])],
         [[b"a\x00", "text"]],
+        [[np.ones(3, "f2"), np.zeros(3, "f2")]],
     ],
     ids=lambda pages: str(pages)[:60],
 )

@@ -56,9 +56,9 @@ class Column:
         needs_float = self.gaps or (kind == "u" and self.negative)
         if self.wide and (needs_float or kind in "fcmM"):
             return Layout("json", "<U1")
-        return (
-            self.layout if kind in "fcmM" or not needs_float else replace(self.layout, dtype="<f8")
-        )
+        if kind in "fcmM" or not needs_float:
+            return self.layout
+        return replace(self.layout, dtype="<f8")
 
 
 def layout_of(values: Values) -> tuple[Layout | None, bool]:

@@ -148,7 +148,9 @@ class Router:
             raise ValueError(f"another document of the run has the uid {uid}")
 
     def _stream_resource(self, document: Document, place: Place | None) -> None:
-        run = self._run(document["run_start"], place)
+        # event-model lets them leave it out.
+        uid = document["run_start"] if place is None else document.get("run_start", place.run)
+        run = self._run(uid, place)
         resource = plain(document)
         uid = _uid(resource)
         check_resource(resource)

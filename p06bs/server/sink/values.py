@@ -65,7 +65,8 @@ def values_of(values: Sequence[Any] | Array) -> Array | list[str]:
             array = array_of(values)
         except (OverflowError, ValueError):  # lists of unequal length
             array = np.empty(0, object)
-        if array.dtype.kind in "fc" and np.any(np.abs(array) >= EXACT) and has_wide(values):
+        large = array.dtype in (np.float64, np.complex128) and np.any(np.abs(array) >= EXACT)
+        if large and has_wide(values):
             raise ValueError("integers beside floating-point numbers would lose digits")
     if array.dtype.kind in NUMBERS:
         return array
@@ -86,7 +87,7 @@ def array_of(values: Sequence[Any]) -> Array:
         If they are lists of unequal length, or integers of more than 64 bits.
     """
     array = np.asarray(values)
-    if array.dtype.kind == "f" and np.any(array >= 1 << 63):
+    if array.dtype == np.float64 and np.any(array >= 1 << 63):
         items = np.array(values, object)
         if all(isinstance(item, int | np.integer) and item >= 0 for item in items.flat):
             return items.astype(np.uint64)
