@@ -3,14 +3,17 @@
 import threading
 import tracemalloc
 
+import httpx
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from p06bs.bus.log import DocumentLog
+from p06bs.server.app import build_app
 from p06bs.server.sink.places import Place, RowsLostError
 from p06bs.server.sink.sink import Change, DocumentError, Sink
+from tests.live_server import KEY, serving
 
 KEYS = {
     "x": {"dtype": "number", "shape": [], "source": "test"},
@@ -297,6 +300,22 @@ def test_rows_whose_log_is_gone_say_so_without_its_path(tmp_path, caplog):
         assert str(logged.log.path("r")) in told
         newest = truth_of("r", np.arange(1490, 1500))
         assert np.array_equal(columns["mca"].read(1490, 1500), newest["mca"])
+
+
+@pytest.mark.parametrize("node", ["table/full/{}/internal", "array/full/{}/late"])
+def test_rows_whose_log_is_gone_are_unavailable_in_every_format(tmp_path, node):
+    with Logged(tmp_path, 10_000_000) as logged:
+        logged.begin("r")
+        logged.add("r", 20)
+        event = {"descriptor": "r-primary", "uid": "e", "seq_num": 21, "time": 1.0}
+        logged.publish("event", {**event, "data": {"late": 1.0}, "timestamps": {}}, "r")
+        logged.log.path("r").unlink()  # where the column that came late has its first rows
+        with serving(build_app(logged.sink, KEY)) as url:
+            for kind in ("text/csv", "application/json"):
+                asked = f"{url}/api/v1/{node.format('live/r/primary')}?format={kind}"
+                answer = httpx.get(asked, headers={"Authorization": f"Apikey {KEY}"})
+                assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+                assert str(tmp_path) not in answer.text
 
 
 def test_damaged_page_is_refused_and_those_behind_it_are_read(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.status import WS_1008_POLICY_VIOLATION as POLICY_VIOLATION
 from starlette.status import WS_1013_TRY_AGAIN_LATER as TRY_LATER
 from starlette.websockets import WebSocket, WebSocketState
+from tiled.adapters.utils import DataNotReadyError
 
 from p06bs.server.gate.databases import ERRORS, NO_ANSWER, fault_of
 
@@ -158,6 +159,8 @@ UNAVAILABLE = (
         NO_ANSWER,
         when=lambda error: fault_of(error) == "away",
     ),
+    # Tiled says so of arrays, not of tables.
+    Known((DataNotReadyError,), ".*", 503, "Rows cannot be read (yet): try again."),
 )
 """Not the client's fault, and not ours: something that is asked over the network is away."""
 
