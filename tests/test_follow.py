@@ -455,6 +455,21 @@ def test_since_and_runs_choose(proxy, tmp_path):
             assert asked.count(unwanted[0][1]["uid"]) == 1
 
 
+def test_an_old_run_that_goes_on_is_followed_though_its_message_is_lost(tmp_path):
+    old, other = run_documents(3), run_documents(3)
+    with DocumentLog(tmp_path) as log:
+        for name, document in old[:-1] + other[:-1]:
+            log.append(name, document)
+        for documents in (old, other):
+            os.utime(log.path(documents[0][1]["uid"]), (1000, 1000))
+        with Follower(None, log, since=2000) as follower:
+            assert follower.entries(0.1) == []
+            log.append(*old[-1])
+            found = follow(follower)
+        assert list(found) == [old[0][1]["uid"]]
+        assert_complete(found[old[0][1]["uid"]], old)
+
+
 def test_close_from_another_thread_ends_the_iteration(proxy, tmp_path):
     follower = Follower(proxy.out_port, tmp_path)
     started, names = threading.Event(), []

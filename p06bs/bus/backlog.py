@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from p06bs.bus.log import DocumentLog
-from p06bs.bus.newest import NewestFirst
+from p06bs.bus.newest import Found, NewestFirst
 from p06bs.bus.reader import Entry, LogCorruptError, RunReader
 
 logger = logging.getLogger(__name__)
@@ -33,8 +33,8 @@ class Backlog:
     log : DocumentLog
         The directory.
     since : float, optional
-        Unix time, s: logs last written before it are left out until `reader`
-        is asked for their run.
+        Unix time, s: logs last written before it rest until `reader` is asked for
+        their run, or they grow.
     more : callable, optional
         Asked before each log that is there at the start, from the one written last on,
         whether to read it. Once it says no the others rest until `reader` is asked for
@@ -66,7 +66,10 @@ class Backlog:
         self._unreadable: set[str] = set()  # runs that were complained of
         self._over: set[str] = set()  # finished, damaged, removed or not wanted
         self._known: set[str] = set()  # no listing needs to show them again
-        self._start: NewestFirst | None = None  # the logs that were there, where `more` is asked
+        self._start: NewestFirst | None = None  # the logs that were there, some of which rest
+        if more is None:
+            self._start = NewestFirst(())
+            self._start.stop()
         self._refilled = ""
         self._list_at = 0.0
         self._listed = -1
@@ -85,7 +88,7 @@ class Backlog:
     @property
     def refilling(self) -> bool:
         """Whether `refill` may have something to read."""
-        return self._more is not None and (self._start is None or not self._start.over)
+        return self._start is None or not self._start.over
 
     def is_older(self, run: str) -> bool:
         """Return whether `refill` has just begun a run: it is older than those before it."""
@@ -129,14 +132,22 @@ class Backlog:
         if mtime != self._listed or not settled or now >= self._list_at:
             self._listed = mtime
             self._list_at = now + LIST_SECONDS
-            if self._more is not None and self._start is None:
-                self._start = NewestFirst(self._log.found(skip=self._known))
+            found = sorted(self._log.found(skip=self._known))
+            if self._start is None:
+                self._start = NewestFirst(found)
                 self._known.update(self._start)
             else:
-                for run in self._log.runs(skip=self._known):
-                    self._admit(run, self._since)
+                for log in found:
+                    self._admit_or_rest(log, self._start)
         if self._start is not None:
             self._look_at_resting(self._start)
+
+    def _admit_or_rest(self, log: Found, resting: NewestFirst) -> None:
+        if self._since is not None and log.written < self._since * 1e9:
+            self._known.add(log.run)
+            resting.rest(log)
+        else:
+            self._admit(log.run)
 
     def _look_at_resting(self, resting: NewestFirst) -> None:
         for run in resting.look(LOOK_LOGS):
@@ -198,9 +209,9 @@ class Backlog:
         if reader.complete:
             self._end(reader.run)
 
-    def _admit(self, run: str, since: float | None = None) -> RunReader | None:
+    def _admit(self, run: str) -> RunReader | None:
         try:
-            written = self._log.path(run).stat().st_mtime
+            self._log.path(run).stat()
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -212,8 +223,6 @@ class Backlog:
             self._start.discard(run)
         if self._wanted is not None and not self._wanted(run):
             self._over.add(run)
-            return None
-        if since is not None and written < since:
             return None
         reader = self._readers[run] = self._log.reader(
             run, patience=PATIENCE_SECONDS, arrays=self._arrays

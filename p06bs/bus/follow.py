@@ -46,7 +46,7 @@ class Follower(Closing):
         Where the publishers write.
     since : float, optional
         Unix time, s: runs whose logs were last written before it are left out
-        until a live message of theirs comes.
+        until a live message of theirs comes, or they grow.
     more : callable, optional
         Asked before each log that is there at the start, from the one written last on,
         whether to read it; live messages come in between. Once it says no the older ones

@@ -32,6 +32,10 @@ class NewestFirst:
         # The newest last. A plain dict is slow to find its first item where many before it went.
         self._nbytes = OrderedDict((log.run, log.nbytes) for log in sorted(found))
 
+    def rest(self, log: Found) -> None:
+        """Have a log rest that no listing before has shown; only when all that is left rests."""
+        self._nbytes[log.run] = log.nbytes
+
     def take(self) -> str | None:
         """Return the run whose log is the newest that is left; None and `over` if none is."""
         if self._nbytes and not self.over:
