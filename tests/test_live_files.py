@@ -429,15 +429,16 @@ def test_what_is_no_regular_file_is_never_opened(tree, server):
 
 
 @pytest.mark.parametrize("name", ["zarr.json", "c/1/0/0"])
-def test_a_pipe_in_a_zarr_array_holds_no_thread(tree, server, name):
+@pytest.mark.parametrize("put", [piped, os.mkdir])
+def test_what_is_no_file_in_a_zarr_array_is_not_read(tree, server, name, put):
     sink, read = server
     where = tree / "assets/z.zarr"
     zarr.create_array(where, shape=FRAMES.shape, dtype="u1", chunks=(1, 4, 5))[:] = FRAMES
     run = publish(sink, "r", where, "application/x-zarr")
     (where / name).unlink()
-    piped(where / name)
+    put(where / name)
     answer = read(run)
-    # A pipe for a chunk is as one that is not whole; it may yet be replaced.
+    # For a chunk it is as one that is not whole; it may yet be replaced.
     assert answer.status_code == (415 if name == "zarr.json" else 503)
     assert str(tree) not in answer.text
 

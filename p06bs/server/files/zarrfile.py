@@ -63,7 +63,7 @@ class ConfinedStore(LocalStore):
             return None
         try:
             mode = os.fstat(fd).st_mode
-            if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            if not stat.S_ISREG(mode):
                 raise ValueError(f"{path} is no regular file")
             # What is read is what is open, whatever the name leads to meanwhile.
             opened = f"/proc/self/fd/{fd}"
