@@ -10,6 +10,8 @@ from pathlib import Path
 import h5py
 import hdf5plugin  # noqa: F401  registers the compression filters that detectors use
 
+from p06bs.bus import locks
+
 LINKS = 16
 """Soft and external links that are followed to a dataset; HDF5's own number."""
 
@@ -169,10 +171,10 @@ def _refuse_if_locked(path: Path, status: os.stat_result) -> None:
     The lock is looked up, not tried: a reader that takes one, however short, can make
     a detector's own open fail.
     """
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    place = locks.place_of(status)
     try:
-        locks = Path("/proc/locks").read_text().splitlines()
+        written = any(lock.place == place and lock.kind == "WRITE" for lock in locks.locks())
     except OSError:
         return  # no Linux; HDF5's own flags in the file must do
-    if any(place in (fields := line.split()) and "WRITE" in fields for line in locks):
+    if written:
         raise OSError(f"{path} is being written, and not in SWMR mode")

@@ -27,17 +27,7 @@ class SharedFile:
         return bool(self._file)
 
     def dataset(self, name: str) -> h5py.Dataset:
-        """Return a dataset with what its writer has flushed so far.
-
-        Raises
-        ------
-        KeyError
-            If there is none of that name.
-        NoDataError
-            If something else has that name, or a link leads to what is no regular file.
-        OSError
-            If a link leads to a file that cannot be opened.
-        """
+        """Return a dataset with what its writer has flushed so far; raises as `open_dataset`."""
         if name not in self._datasets:
             self._datasets[name] = open_dataset(self._file, name)
         if self._file.swmr_mode:
@@ -56,15 +46,7 @@ _files: dict[str, SharedFile] = {}
 
 
 def acquire(path: Path) -> SharedFile:
-    """Return a file that is open; `release` it.
-
-    Raises
-    ------
-    NoDataError
-        If it is no regular file.
-    OSError
-        If it cannot be opened, or somebody writes it outside SWMR mode.
-    """
+    """Return a file that is open; `release` it. Raises as `open_file`."""
     with lock:
         key = os.path.realpath(path)
         shared = _files.get(key)

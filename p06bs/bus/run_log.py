@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p06bs.bus import locks
 from p06bs.bus.codec import Buffer, Packed, pack_document
 from p06bs.bus.envelope import pack_envelope
 from p06bs.bus.framing import (
@@ -230,12 +231,10 @@ def _sync_directory(directory: Path) -> None:
 
 def _lock_holder(fd: int) -> str:
     """Say who holds the lock on a file, as far as /proc/locks (Linux, this host) tells."""
-    status = os.fstat(fd)
-    place = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    place = locks.place_of(os.fstat(fd))
     try:
-        locks = Path("/proc/locks").read_text().splitlines()
+        held = [lock for lock in locks.locks() if lock.place == place and not lock.waits]
     except OSError as error:
         return f"another process (which one is not known: {error})"
-    pids = {fields[4] for line in locks if place in (fields := line.split())}
-    pids = {pid for pid in pids if int(pid) > 0}
+    pids = {str(lock.pid) for lock in held if lock.pid > 0}
     return f"process {', '.join(sorted(pids))}" if pids else "another process, perhaps elsewhere"

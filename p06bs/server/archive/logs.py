@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+from p06bs.bus import locks
 from p06bs.bus.envelope import is_run_uid
 from p06bs.bus.framing import SUFFIX, LogError, last_entry
 from p06bs.server.archive.intake import Intake, LogFile
@@ -52,7 +53,7 @@ class LogDirectory:
         path = self.path(file.run)
         try:
             last = last_entry(path)
-            place = _place(path.stat())
+            place = locks.place_of(path.stat())
         except (OSError, LogError):
             last, place = None, ""
         finished = last is not None and last.name == "stop"
@@ -102,15 +103,9 @@ def _runs(names: Iterable[str]) -> set[str]:
     }
 
 
-def _place(about: os.stat_result) -> str:
-    """Return how /proc/locks names a file."""
-    return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
-
-
 def _locked_files() -> set[str]:
     """Return the files that processes of this host have locked; none if Linux does not tell."""
     try:
-        lines = Path("/proc/locks").read_text().splitlines()
+        return {lock.place for lock in locks.locks() if not lock.waits}
     except OSError:
         return set()
-    return {fields[5] for line in lines if len(fields := line.split()) > 5 and "->" not in line}

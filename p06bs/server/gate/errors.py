@@ -195,14 +195,14 @@ def install(app: FastAPI, more: Iterable[Known] = ()) -> None:
                     type(error).__name__,
                     error,
                 )
-                headers = {"Retry-After": "5"} if one.status == 503 else None
+                later = one.status == 503
+                headers = {"Retry-After": "5"} if later else None
                 said = PlainJSON({"detail": one.detail}, one.status, headers)
                 if isinstance(asked, Request):
                     return said
                 if asked.application_state is WebSocketState.CONNECTING:
                     await asked.send_denial_response(said)
                 else:
-                    later = one.status == 503
                     await asked.close(TRY_LATER if later else POLICY_VIOLATION, one.detail)
                 return None
         raise error

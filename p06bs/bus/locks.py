@@ -1,0 +1,41 @@
+"""Which files processes of this host have locked, as Linux tells."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Lock(NamedTuple):
+    """A lock on a file: its place (see `place_of`), ``READ`` or ``WRITE``, and whose it is.
+
+    `waits` says that somebody waits for it; else it is held. The kernel gives -1 for some
+    processes.
+    """
+
+    place: str
+    kind: str
+    pid: int
+    waits: bool
+
+
+def locks() -> Iterator[Lock]:
+    """Yield the locks.
+
+    Raises
+    ------
+    OSError
+        If the system does not tell: it is no Linux.
+    """
+    for line in Path("/proc/locks").read_text().splitlines():
+        fields = line.split()
+        waits = "->" in fields
+        if waits:
+            fields.remove("->")
+        if len(fields) > 5:
+            yield Lock(fields[5], fields[3], int(fields[4]), waits)
+
+
+def place_of(about: os.stat_result) -> str:
+    """Return how the kernel names a file in its list of locks."""
+    return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
