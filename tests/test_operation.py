@@ -167,7 +167,9 @@ def test_databases_that_hang_are_named_in_time(tmp_path, running_postgres):  # n
             assert waiting.recv(100) == b""
 
 
-def test_a_locked_database_is_not_ready(tmp_path):
+@pytest.fixture
+def users(tmp_path):
+    """Serve a gate with users: its URL, and another connection to their database."""
     config = Authentication(
         database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
     )
@@ -175,33 +177,32 @@ def test_a_locked_database_is_not_ready(tmp_path):
         serving(Gated(config).gate) as url,
         contextlib.closing(sqlite3.connect(tmp_path / "t.db", isolation_level=None)) as other,
     ):
-        ready = partial(httpx.get, f"{url}/ready", timeout=CHECK_SECONDS + 10)
-        assert ready().status_code == 200
-        other.execute("BEGIN EXCLUSIVE")
-        answer = ready()
-        assert (answer.status_code, answer.json()["failed"]) == (503, ["tokens"])
-        other.execute("ROLLBACK")
+        yield url, other
 
 
-def test_websockets_are_told_that_the_users_database_does_not_answer(tmp_path):
-    config = Authentication(
-        database=f"sqlite:///{tmp_path}/t.db", secret_key_file=tmp_path / "secret"
-    )
-    with (
-        serving(Gated(config).gate) as url,
-        contextlib.closing(sqlite3.connect(tmp_path / "t.db", isolation_level=None)) as other,
-    ):
-        path = f"{url.replace('http', 'ws')}/api/v1/stream/single/live"
-        other.execute("BEGIN EXCLUSIVE")
-        with pytest.raises(InvalidStatus) as denied:
-            connect(path, additional_headers={"Authorization": f"Apikey {'0' * 64}"})
-        assert denied.value.response.status_code == 503
-        with connect(path) as client:
-            client.send(json.dumps({"type": "auth", "api_key": "0" * 64}))
-            with pytest.raises(ConnectionClosed):
-                client.recv()
-            assert client.close_code == 1013
-        other.execute("ROLLBACK")
+def test_a_locked_database_is_not_ready(users):
+    url, other = users
+    ready = partial(httpx.get, f"{url}/ready", timeout=CHECK_SECONDS + 10)
+    assert ready().status_code == 200
+    other.execute("BEGIN EXCLUSIVE")
+    answer = ready()
+    assert (answer.status_code, answer.json()["failed"]) == (503, ["tokens"])
+    other.execute("ROLLBACK")
+
+
+def test_websockets_are_told_that_the_users_database_does_not_answer(users):
+    url, other = users
+    path = f"{url.replace('http', 'ws')}/api/v1/stream/single/live"
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(InvalidStatus) as denied:
+        connect(path, additional_headers={"Authorization": f"Apikey {'0' * 64}"})
+    assert denied.value.response.status_code == 503
+    with connect(path) as client:
+        client.send(json.dumps({"type": "auth", "api_key": "0" * 64}))
+        with pytest.raises(ConnectionClosed):
+            client.recv()
+        assert client.close_code == 1013
+    other.execute("ROLLBACK")
 
 
 def test_metrics_are_shown_beside_tileds_to_those_who_may_see_them():

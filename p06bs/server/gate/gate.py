@@ -100,7 +100,7 @@ class Gate:
         self._keys = keys
         self._attempts = Attempts(FailedLogins(guard.failed_logins), Seen(), Seen(), clock)
         self._protection = Protection(guard.headers, guard.origins)
-        self._addresses_told = True
+        self._complained = False  # of a proxy that does not say who its clients are
         self._sockets = SocketGate(app, guard.origins, Seats(guard.sockets), self._attempts, keys)
 
     @property
@@ -136,13 +136,14 @@ class Gate:
 
     def _look_for_addresses(self, scope: Scope) -> None:
         """Say once that the proxy does not say who its clients are."""
-        if self._addresses_told and not headers.header(scope, b"x-forwarded-for"):
-            self._addresses_told = scope["path"] in HEALTH
-            if not self._addresses_told:
-                logger.warning(
-                    "behind_proxy is on, and a request has no X-Forwarded-For: its client and all "
-                    "others like it share the limits of one address; have the proxy set it"
-                )
+        if self._complained or scope["path"] in HEALTH:
+            return
+        if not headers.header(scope, b"x-forwarded-for"):
+            self._complained = True
+            logger.warning(
+                "behind_proxy is on, and a request has no X-Forwarded-For: its client and all "
+                "others like it share the limits of one address; have the proxy set it"
+            )
 
     async def _serve(self, scope: Scope, receive: Receive, answer: Answer) -> None:
         path, method = scope["path"], _purpose(scope)
