@@ -4,6 +4,7 @@ import os
 
 from sqlalchemy import select
 
+from p06bs.bus.metrics import Measure
 from p06bs.config import Server
 from p06bs.config.server import Authentication
 from p06bs.server.access.policy import FolderAccess
@@ -14,7 +15,6 @@ from p06bs.server.archive.archived import Archive
 from p06bs.server.archive.database import initialize
 from p06bs.server.files.roots import roots_of
 from p06bs.server.gate.gate import Gate, Guard
-from p06bs.server.health import Measure
 from p06bs.server.login.authentication import Door, providers_of, several_users, single_user
 from p06bs.server.login.private import make_secret
 from p06bs.server.sink.feed import Feed

@@ -22,6 +22,7 @@ import typer
 from p06bs import config
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.metrics import Metrics
 from p06bs.config import Bus, Server
 from p06bs.http_api import KEY_VARIABLE
 from p06bs.server.app import Operation, build_app
@@ -30,7 +31,7 @@ from p06bs.server.archive.status import IngestionFigures
 from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import roots_of
 from p06bs.server.gate import redact
-from p06bs.server.health import Check, Metrics
+from p06bs.server.health import Check
 from p06bs.server.login import principals
 from p06bs.server.login.authentication import PAM_LIBRARY
 from p06bs.server.login.private import make_secret

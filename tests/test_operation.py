@@ -20,9 +20,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.metrics import Measure, Metrics
 from p06bs.config.server import Authentication
 from p06bs.server.gate.gate import Gate
-from p06bs.server.health import CHECK_SECONDS, Measure, Metrics
+from p06bs.server.health import CHECK_SECONDS
 from p06bs.server.loopback import LAST_SECONDS, SHUTDOWN_SECONDS, LoopbackServer
 from p06bs.services.up import PATIENCE
 from tests.archives import running_postgres  # noqa: F401

@@ -1,15 +1,12 @@
-"""Is it alive, is it ready, and how much of everything: for those who operate the server."""
+"""Is it alive, and is it ready: for those who operate the server."""
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 Check = Callable[[], bool | Awaitable[bool]]
 
@@ -92,63 +89,3 @@ def _answer(answers: Mapping[str, bool], good: str, bad: str) -> JSONResponse:
     if failed:
         content["failed"] = failed
     return JSONResponse(content, 200 if well else 503)
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A number that is asked for when metrics are collected.
-
-    Attributes
-    ----------
-    name : str
-        Without prefix, with its unit: ``sink_bytes``.
-    help : str
-    read : callable
-        Returns the number; or numbers by the value of `label`.
-    kind : "gauge" or "counter"
-        A counter only grows.
-    label : str
-    """
-
-    name: str
-    help: str
-    read: Callable[[], float | Mapping[str, float]]
-    kind: Literal["gauge", "counter"] = "gauge"
-    label: str = ""
-
-
-class Metrics:
-    """Prometheus collector of what the server measures of itself, as ``p06bs_NAME``.
-
-    Tiled's ``/api/v1/metrics`` shows it beside its own, to keys with the scope
-    ``metrics``.
-
-    Parameters
-    ----------
-    measures : iterable of Measure
-    registry : prometheus_client.CollectorRegistry
-        Where it is registered until `close`.
-    """
-
-    def __init__(self, measures: Iterable[Measure], registry: CollectorRegistry = REGISTRY) -> None:
-        self._measures = tuple(measures)
-        self._registry = registry
-        registry.register(self)
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield the metrics as they are now (prometheus_client's Collector)."""
-        for measure in self._measures:
-            family = GaugeMetricFamily if measure.kind == "gauge" else CounterMetricFamily
-            labels = [measure.label] if measure.label else []
-            metric = family(f"p06bs_{measure.name}", measure.help, labels=labels)
-            value = measure.read()
-            if isinstance(value, Mapping):
-                for label, number in value.items():
-                    metric.add_metric([label], number)
-            else:
-                metric.add_metric([], value)
-            yield metric
-
-    def close(self) -> None:
-        """Be collected no more."""
-        self._registry.unregister(self)

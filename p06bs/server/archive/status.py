@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from p06bs.server.health import Measure
+from p06bs.bus.metrics import Measure
 
 logger = logging.getLogger(__name__)
 
