@@ -9,20 +9,20 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from p06bs.config.base import (
     Address,
     ConfigurationError,
     Section,
     changed,
-    loopback,
     parse_bytes,
     problems,
 )
 from p06bs.config.server import Server
+from p06bs.config.workers import Workers
 from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.reference import load as load_modality
 
@@ -44,11 +44,6 @@ __all__ = [
 ]
 
 MODALITIES = "p06bs.modalities"
-
-
-def _local_or_address(on: str) -> str:
-    """Accept "local" or a scheduler on the loopback interface, which its workers must be on too."""
-    return on if on == "local" else loopback(on)
 
 
 class Bus(Section):
@@ -75,16 +70,6 @@ class PipelineSection(Section):
     def make(self) -> Modality:
         """Return the modality that this describes."""
         return make_modality(self.modality, self.settings, self.inputs)
-
-
-class Workers(Section):
-    """The pool of workers that all pipelines of the process share."""
-
-    on: Annotated[str, AfterValidator(_local_or_address)] = Field(
-        "local", description='"local", or the address of a Dask scheduler on this host'
-    )
-    count: int = Field(2, ge=1, description="worker processes")
-    deadline: float = Field(10.0, gt=0, description="seconds to wait for a file that does not grow")
 
 
 class Configuration(Section):

@@ -30,6 +30,7 @@ from p06bs.model.documents import is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.reference import reference_to
 from p06bs.model.revisions import Revision
+from p06bs.pipeline.cluster import Cluster, cluster_of
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.engine import Engine
@@ -59,8 +60,9 @@ class Pipelines:
     pipelines : sequence of Pipeline or Modality
     workers : int
         Number of worker processes.
-    on : str
-        ``"local"`` for worker processes on this machine, or a Dask scheduler's address.
+    on : str or Cluster
+        ``"local"`` for worker processes on this machine, a Dask scheduler's address, or a
+        cluster, which is then closed by the end.
     deadline : float
         Seconds to wait for detector files that do not grow.
 
@@ -75,7 +77,7 @@ class Pipelines:
         pipelines: Sequence[Pipeline | Modality],
         *,
         workers: int = 2,
-        on: str = "local",
+        on: str | Cluster = "local",
         deadline: float = 10.0,
         catch_up: float = CATCH_UP,
     ) -> None:
@@ -88,8 +90,7 @@ class Pipelines:
         self.engine = Engine(
             self.pool.address,
             self.pool.epoch,
-            on=on,
-            workers=workers,
+            cluster_of(on, workers) if isinstance(on, str) else on,
             modalities=[reference_to(p.modality) for p in self.pipelines],
             gone=self._later_gone,
         )

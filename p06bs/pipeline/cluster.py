@@ -1,0 +1,296 @@
+"""Sets of Dask workers: what makes, scales, mends and closes them.
+
+The engine places worker loops on a `Cluster` and knows no more of it. Adapters give
+others, for example jobs of SLURM.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
+
+log = logging.getLogger(__name__)
+
+MISSING = 8.0
+"""Seconds after which local workers that are missing are not waited for any more."""
+
+
+class Cluster(Protocol):
+    """A set of Dask workers. All but `scale` is called from one thread, the engine's.
+
+    Workers come and go in units: a unit is what is started and ended as one, a process
+    of this host or a job of a batch system with one or several workers.
+    """
+
+    scales: bool
+    """False if the workers are somebody else's; then `scale` and `retire` do nothing."""
+
+    def open(self) -> Any:
+        """Start, and return a Dask client; workers may join later."""
+
+    def scale(self, workers: int) -> None:
+        """Wish for so many workers. Any thread.
+
+        Missing ones are started, and units that have not joined yet are taken back. Those
+        that have joined are ended by `retire` only, so that they can be drained before.
+        """
+
+    def tend(self) -> Mapping[str, str]:
+        """Mend what is missing; return the workers that are there, address -> unit.
+
+        Called several times a second; does not wait for workers.
+        """
+
+    def due(self) -> Collection[str]:
+        """Return the units that end by themselves soon, and should be retired before."""
+
+    def retire(self, unit: str) -> None:
+        """End a unit, whose loops have ended; another replaces it if it is missing then."""
+
+    def restart(self, workers: Collection[str]) -> None:
+        """Have the processes of workers that hang replaced."""
+
+    def close(self) -> None:
+        """End what was started. Idempotent."""
+
+
+class Existing:
+    """The workers of a Dask scheduler that others have started.
+
+    Parameters
+    ----------
+    address : str
+        The scheduler's.
+    """
+
+    scales = False
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._client: Any = None
+
+    def open(self) -> Any:
+        configure()
+        self._client = connect(self.address)
+        return self._client
+
+    def scale(self, workers: int) -> None:
+        """Do nothing: whoever started the workers decides how many there are."""
+
+    def tend(self) -> Mapping[str, str]:
+        return {address: address for address in names(self._client)}
+
+    def due(self) -> Collection[str]:
+        return ()
+
+    def retire(self, unit: str) -> None:
+        """Do nothing, as `scale`."""
+
+    def restart(self, workers: Collection[str]) -> None:
+        restart(self._client, workers)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+
+
+class Started(ABC):
+    """Workers that this process starts through a Dask `SpecCluster`.
+
+    Parameters
+    ----------
+    workers : int
+        How many are wished at first.
+    """
+
+    scales = True
+    per_unit = 1
+    """Workers of a unit."""
+
+    def __init__(self, workers: int) -> None:
+        self._wish = workers
+        self._closing = threading.Event()
+        self._cluster: Any = None
+        self._client: Any = None
+        self._change: concurrent.futures.Future[None] | None = None
+
+    @abstractmethod
+    def make(self) -> Any:
+        """Return the cluster."""
+
+    @abstractmethod
+    def lost(self, units: Collection[str], joined: Collection[str]) -> Collection[str]:
+        """Return those of the started `units` that will not join (again); `joined` are there."""
+
+    def unit(self, worker: str) -> str:
+        """Return the unit of a worker by its name."""
+        return worker
+
+    def open(self) -> Any:
+        configure()
+        self._cluster = self.make()
+        self._client = connect(self._cluster)
+        return self._client
+
+    def scale(self, workers: int) -> None:
+        self._wish = workers
+
+    def tend(self) -> Mapping[str, str]:
+        there = {address: self.unit(name) for address, name in names(self._client).items()}
+        if self._change is not None:
+            if not self._change.done():
+                return there
+            self._changed(self._change)
+            self._change = None
+        joined = set(there.values())
+        units = {str(name) for name in self._cluster.worker_spec}
+        lost = set(self.lost(units, joined & units))
+        if lost:
+            log.error("%d of %d workers are missing; they are replaced", len(lost), self._wish)
+        excess = len(units - lost) - self._units
+        waiting = sorted(units - lost - joined)
+        surplus = set(waiting[len(waiting) - excess :]) if excess > 0 else set()
+        if lost or surplus or excess < 0:
+            self._begin({}, lost | surplus)
+        return there
+
+    def due(self) -> Collection[str]:
+        return ()
+
+    def retire(self, unit: str) -> None:
+        if self._change is not None:
+            concurrent.futures.wait([self._change])
+            self._changed(self._change)
+        going = {a: n for a, n in names(self._client).items() if self.unit(n) == unit}
+        self._begin(going, {unit})
+
+    def restart(self, workers: Collection[str]) -> None:
+        restart(self._client, workers)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close()
+            self._client = None
+        if self._cluster is not None:
+            self._cluster.close()
+            self._cluster = None
+
+    @property
+    def _units(self) -> int:
+        return -(-self._wish // self.per_unit)
+
+    def _begin(self, going: Collection[str], units: Collection[str]) -> None:
+        self._change = asyncio.run_coroutine_threadsafe(
+            self._correct(list(going), units), self._cluster.loop.asyncio_loop
+        )
+
+    async def _correct(self, going: list[str], units: Collection[str]) -> None:
+        """End workers and units, and start what is missing; in the cluster's event loop."""
+        cluster = self._cluster
+        if going:
+            await cluster.scheduler.retire_workers(workers=going, close_workers=True)
+        for name in [n for n in cluster.worker_spec if str(n) in units]:
+            del cluster.worker_spec[name]
+        while len(cluster.worker_spec) < self._units:
+            cluster.worker_spec.update(cluster.new_worker_spec())
+        await cluster._correct_state()
+
+    def _changed(self, change: concurrent.futures.Future[None]) -> None:
+        """Take note of a change that is over; what it could not start is lost, and comes again."""
+        error = change.exception()
+        if error is not None:
+            log.warning("workers cannot be started or ended: %s", error)
+
+
+class Local(Started):
+    """Worker processes of this host.
+
+    A nanny restarts a worker that dies. One that was told to stop, or could not start its
+    worker again, is done, and the cluster goes on counting it.
+    """
+
+    def __init__(self, workers: int) -> None:
+        super().__init__(workers)
+        self._short_since: float | None = None  # when workers began to be missing
+
+    def make(self) -> Any:
+        import distributed
+
+        cluster: Any = distributed.LocalCluster  # not annotated
+        return cluster(
+            n_workers=self._wish,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # a port of its own: 8787 may be taken
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
+        )
+
+    def lost(self, units: Collection[str], joined: Collection[str]) -> Collection[str]:
+        now = time.monotonic()
+        missing = set(units) - set(joined)
+        if not missing:
+            self._short_since = None
+            return ()
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < MISSING:
+            return ()
+        self._short_since = None
+        return missing
+
+
+def cluster_of(on: str, workers: int) -> Cluster:
+    """Return the cluster that ``"local"`` or a scheduler's address names."""
+    return Local(workers) if on == "local" else Existing(on)
+
+
+def configure() -> None:
+    """Set what Dask has no arguments for; workers inherit it."""
+    import dask
+
+    dask.config.set(
+        {
+            "distributed.worker.profile.enabled": False,
+            # Dask also sets MALLOC_TRIM_THRESHOLD_, which makes glibc map and fault every
+            # larger numpy temporary anew: a kernel on frames is four times slower with it.
+            "distributed.nanny.pre-spawn-environ": {
+                "OMP_NUM_THREADS": 1,
+                "MKL_NUM_THREADS": 1,
+                "OPENBLAS_NUM_THREADS": 1,
+            },
+            "distributed.scheduler.worker-ttl": "30s",
+            "distributed.worker.memory.terminate": False,
+            "distributed.comm.timeouts.connect": "10s",
+        }
+    )
+    # Dask tells about every connection; what fails is seen here as workers that left.
+    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+
+def connect(cluster: Any) -> Any:
+    """Return a Dask client of a cluster or a scheduler's address."""
+    import distributed
+
+    client: Any = distributed.Client  # not annotated
+    return client(cluster)
+
+
+def names(client: Any) -> dict[str, str]:
+    """Return the workers that are there: address -> name."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return {address: str(worker["name"]) for address, worker in workers.items()}
+
+
+def restart(client: Any, workers: Collection[str]) -> None:
+    """Have the nannies of workers replace their processes."""
+    try:
+        client.restart_workers(list(workers), timeout=30, raise_for_error=False)
+    except Exception as error:  # a worker without a nanny, whom Dask cannot replace
+        log.error("workers %s cannot be replaced: %s", ", ".join(workers), error)
