@@ -2,16 +2,16 @@
 
 A question is ``[number, verb, ...]``, its answer ``[number, status, ...]``:
 
-=========================  ==================================================
-question                   answer
-=========================  ==================================================
-register, service          ok, ttl (s), revision
-renew, name, instance      renewed / unknown / superseded, revision
-run, name, instance, uid   renewed / unknown / superseded, revision
-release, name, instance    ok, revision
-list                       ok, revision, settled, [service, ...]
-anything else              refused, what is wrong with it
-=========================  ==================================================
+=============================  ==================================================
+question                       answer
+=============================  ==================================================
+register, service              renewed / superseded, revision, ttl (s)
+renew, name, instance          renewed / unknown / superseded, revision
+runs, name, instance, [uid]    renewed / unknown / superseded, revision
+release, name, instance        ok, revision
+list                           listed, revision, settled, [service, ...]
+anything else                  refused, what is wrong with it
+=============================  ==================================================
 """
 
 from dataclasses import asdict
@@ -21,10 +21,12 @@ import ormsgpack
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from p06bs.bus.codec import WireError
-from p06bs.bus.topology import Renewal, Service, Topology
+from p06bs.bus.topology import Service, Topology
 
 LARGEST = 1 << 16
 """Bytes of a question."""
+MOST_RUNS = 100
+"""So many runs of a service are told."""
 
 Text = Annotated[str, StringConstraints(max_length=200)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[\w.\-]+$")]
@@ -33,7 +35,7 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"
 class Registration(BaseModel):
     """A service as it may register."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid")
 
     name: Name
     kind: Name
@@ -42,7 +44,8 @@ class Registration(BaseModel):
     pid: int = Field(ge=1)
     addresses: dict[Name, Text] = Field(default_factory=dict, max_length=20)
     version: Text = ""
-    run: Text = ""
+    offers: tuple[Text, ...] = Field((), max_length=100)
+    runs: tuple[Text, ...] = Field((), max_length=MOST_RUNS)
 
     def service(self) -> Service:
         """Return it as it is held."""
@@ -99,32 +102,18 @@ def answered(topology: Topology, question: list[Any], now: float) -> list[Any]:
     WireError
         If it cannot be understood.
     """
-    match question[1:]:
+    match question:
         case ["renew", str() as name, str() as instance]:  # by far the most
             return [topology.renew(name, instance, now), topology.revision]
         case ["register", said]:
-            topology.register(parsed(said), now)
-            return ["ok", topology.ttl, topology.revision]
-        case ["run", str() as name, str() as instance, str() as uid]:
-            return [topology.work_on(name, instance, uid[:200]), topology.revision]
+            return [topology.register(parsed(said), now), topology.revision, topology.ttl]
+        case ["runs", str() as name, str() as instance, list() as uids]:
+            runs = tuple(str(uid)[:200] for uid in uids[-MOST_RUNS:])
+            return [topology.work_on(name, instance, runs), topology.revision]
         case ["release", str() as name, str() as instance]:
             topology.release(name, instance)
             return ["ok", topology.revision]
         case ["list"]:
             services = [plain(one) for one in topology.services]
-            return ["ok", topology.revision, topology.settled(now), services]
-    raise WireError(f"no question: {str(question[1])[:40]!r} with {len(question) - 2} arguments")
-
-
-def renewal(status: Any) -> Renewal:
-    """Return what an answer says of a lease.
-
-    Raises
-    ------
-    WireError
-        If it says something else.
-    """
-    try:
-        return Renewal(status)
-    except ValueError:
-        raise WireError(f"no answer to a renewal: {status!r}") from None
+            return ["listed", topology.revision, topology.settled(now), services]
+    raise WireError(f"no question: {str(question[0])[:40]!r} with {len(question) - 1} arguments")

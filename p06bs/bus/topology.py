@@ -20,11 +20,13 @@ class Service:
     kind : str
         What it is asked for by: ``proxy``, ``server``, ``pipelines``, ...
     instance : str
-        Another one for each start of the process.
+        Another one for each start of the process; sorts by age.
     addresses : mapping of str to str
         Where others reach it, by what they find there: ``inbound``, ``http``, ...
-    run : str
-        Uid of the run that it works on, or empty.
+    offers : tuple of str
+        Names of what it hosts, for example of its pipelines.
+    runs : tuple of str
+        Uids of the runs that it works on.
     """
 
     name: str
@@ -34,7 +36,8 @@ class Service:
     pid: int
     addresses: Mapping[str, str] = field(default_factory=dict)
     version: str = ""
-    run: str = ""
+    offers: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
 
 
 class Renewal(StrEnum):
@@ -88,15 +91,16 @@ class Topology:
         """
         return now >= self._settles
 
-    def register(self, service: Service, now: float) -> Service | None:
-        """Give a service a lease; return the instance that it supersedes, if another one."""
-        former = self._leases.pop(service.name, None)
+    def register(self, service: Service, now: float) -> Renewal:
+        """Give a service a lease, unless a newer instance has its name."""
+        former = self._leases.get(service.name)
+        if former is not None and former.service.instance > service.instance:
+            return Renewal.SUPERSEDED
+        self._leases.pop(service.name, None)
         self._leases[service.name] = _Lease(service, now + self.ttl)
         if former is None or former.service != service:
             self.revision += 1
-        if former is None or former.service.instance == service.instance:
-            return None
-        return former.service
+        return Renewal.RENEWED
 
     def renew(self, name: str, instance: str, now: float) -> Renewal:
         """Renew a lease."""
@@ -110,15 +114,15 @@ class Topology:
         self._leases[name] = lease
         return Renewal.RENEWED
 
-    def work_on(self, name: str, instance: str, run: str) -> Renewal:
-        """Note which run a service works on; empty for none. It is no renewal."""
+    def work_on(self, name: str, instance: str, runs: tuple[str, ...]) -> Renewal:
+        """Note which runs a service works on. It is no renewal."""
         lease = self._leases.get(name)
         if lease is None:
             return Renewal.UNKNOWN
         if lease.service.instance != instance:
             return Renewal.SUPERSEDED
-        if lease.service.run != run:
-            lease.service = replace(lease.service, run=run)
+        if lease.service.runs != runs:
+            lease.service = replace(lease.service, runs=runs)
             self.revision += 1
         return Renewal.RENEWED
 

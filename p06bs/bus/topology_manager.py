@@ -5,6 +5,7 @@ import os
 import threading
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import zmq
@@ -24,6 +25,8 @@ LOOK_SECONDS = 0.5
 """Interval at which ended leases are looked for."""
 AT_ONCE = 1000
 """So many questions are answered before it looks again whether it is to end."""
+GATHER_SECONDS = 0.01
+"""Questions that come within it are answered together: one by one each would wake the process."""
 
 
 class TopologyManager(Closing):
@@ -82,7 +85,8 @@ class TopologyManager(Closing):
         with self._lock:
             look_at = 0.0
             while not self._closing.is_set():
-                self._poller.poll(int(LOOK_SECONDS * 1000))
+                if self._poller.poll(int(LOOK_SECONDS * 1000)):
+                    self._closing.wait(GATHER_SECONDS)
                 now = time.monotonic()
                 self._answer(now)
                 if now >= look_at:
@@ -111,18 +115,14 @@ class TopologyManager(Closing):
             except zmq.Again:
                 return
             number, answer = self._answer_to(parts, now)
-            if number is not None:
-                try:
-                    self._socket.send_multipart([who, enquiry.packed(number, *answer)], zmq.NOBLOCK)
-                except zmq.Again:
-                    pass  # it does not read its answers; it will ask again
+            with suppress(zmq.Again):  # it does not read its answers; it will ask again
+                self._socket.send_multipart([who, enquiry.packed(number, *answer)], zmq.NOBLOCK)
 
-    def _answer_to(self, parts: list[bytes], now: float) -> tuple[int | None, list[Any]]:
-        number = None
+    def _answer_to(self, parts: list[bytes], now: float) -> tuple[int, list[Any]]:
+        number = 0
         try:
             (data,) = parts
-            question = enquiry.unpacked(data)
-            number = question[0]
+            number, *question = enquiry.unpacked(data)
             return number, enquiry.answered(self.topology, question, now)
         except (WireError, ValueError) as error:
             kind = type(error).__name__
