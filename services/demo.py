@@ -127,7 +127,7 @@ def _write_configuration(demo: Demo) -> Path:
         '"var/data"': _toml(demo.out / "data"),
         "sqlite:///var/archive": f"sqlite:///{demo.out / 'archive'}",
         '"var/archive/runs"': _toml(demo.out / "archive" / "runs"),
-        "count = 2": f"count = {demo.workers}",
+        "min = 1\nmax = 4": f"count = {demo.workers}",
     }
     for old, new in changed.items():
         if old not in content:

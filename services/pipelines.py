@@ -33,7 +33,7 @@ def make(configuration: config.Configuration) -> Pipelines:
         bus.outbound,
         bus.log,
         pipelines,
-        workers=workers.count,
+        workers=workers.limits,
         on=workers.on,
         deadline=workers.deadline,
     )

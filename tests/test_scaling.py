@@ -1,5 +1,6 @@
 """How many workers there should be: grows at once, shrinks late, never flaps."""
 
+import itertools
 import math
 
 import pytest
@@ -49,7 +50,7 @@ def test_workers_that_were_wanted_lately_stay(limits, steps):
             scaling.most, max([n for t, n, _ in seen if t >= now - scaling.idle], default=0)
         )
         seen.append((now, needed, wanted))
-    steps = list(zip(seen, seen[1:], strict=False))
+    steps = list(itertools.pairwise(seen))
     ups = [later[0] for before, later in steps if later[2] > before[2]]
     for down in (later[0] for before, later in steps if later[2] < before[2]):
         assert all(down - up > scaling.idle for up in ups if up < down)

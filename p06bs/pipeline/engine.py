@@ -9,8 +9,10 @@ Dask worker that joins a loop of its own.
 import logging
 import queue
 import threading
+import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,8 @@ from p06bs.pipeline.worker import own_process
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.25
+AGAIN = 30.0
+"""Seconds after which a unit that was to end, and is there yet, is told again."""
 
 
 @dataclass
@@ -33,7 +37,10 @@ class _Place:
 
 
 class Engine:
-    """Place worker loops on a cluster, and replace loops that end.
+    """Place worker loops on a cluster, replace loops that end, and have workers drained.
+
+    A worker that is not wanted any more, or will end by itself, is drained: its loop is
+    told to stop by `drain`, returns what it has, and only then is the worker's unit retired.
 
     Parameters
     ----------
@@ -47,6 +54,8 @@ class Engine:
         ``module:Class`` of what workers warm up before they join.
     gone : callable
         Called with a loop's name when its Dask worker has left. Any thread.
+    drain : callable
+        Called with a loop's name when it is to return what it has, and end. Any thread.
     """
 
     def __init__(
@@ -57,14 +66,18 @@ class Engine:
         *,
         modalities: Sequence[str] = (),
         gone: Callable[[str], None] = lambda loop: None,
+        drain: Callable[[str], None] = lambda loop: None,
     ) -> None:
         self.address = address
         self.epoch = epoch
         self.cluster = cluster
         self.modalities = tuple(modalities)
         self.gone = gone
+        self.drain = drain
         self._client: Any = None
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _Place] = {}  # by address of the Dask worker
+        self._wish: tuple[int, Sequence[str]] | None = None  # how many, and who goes first
+        self._leaving: dict[str, float | None] = {}  # unit -> when it was retired
         self._hung: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -74,8 +87,27 @@ class Engine:
         """Start in the background: a pipeline follows its runs while workers come up."""
         self._thread.start()
 
-    def scale(self, workers: int) -> None:
-        """Have `workers` Dask workers. Any thread."""
+    @property
+    def opened(self) -> bool:
+        """Whether the cluster is there, with or without workers."""
+        return self._client is not None
+
+    @property
+    def workers(self) -> int:
+        """How many Dask workers have a loop, those that are drained included."""
+        return len(self._places)
+
+    def scale(self, workers: int, order: Sequence[str] = ()) -> None:
+        """Have `workers` Dask workers. Any thread.
+
+        Parameters
+        ----------
+        workers : int
+        order : sequence of str
+            Names of loops, in the order in which they are drained if there are too many.
+            Those that it does not name have not joined yet, and go before.
+        """
+        self._wish = (workers, order)
         self.cluster.scale(workers)
 
     def restart(self, loop: str) -> None:
@@ -103,11 +135,55 @@ class Engine:
             place = self._places.pop(address)
             place.future.cancel(force=True)
             self.gone(place.loop)
+        self._drain(there)
+        self._retire(there)
         for address in there:
+            if there[address] in self._leaving:
+                continue
             if address not in self._places:
                 self._places[address] = self._submit(address, 0)
             elif self._places[address].future.done():
                 self._replace(address, self._places[address])
+
+    def _drain(self, there: Mapping[str, str]) -> None:
+        """Have those drained that end soon by themselves, or are too many."""
+        units: defaultdict[str, list[str]] = defaultdict(list)  # of those who stay: addresses
+        for address, unit in there.items():
+            if unit not in self._leaving:
+                units[unit].append(address)
+        going = [unit for unit in self.cluster.due() if unit in units]
+        if self.cluster.scales and self._wish is not None:
+            wanted, order = self._wish
+            rank = {loop: at for at, loop in enumerate(order)}
+
+            def turn(unit: str) -> int:
+                placed = [self._places[a].loop for a in units[unit] if a in self._places]
+                return max((rank.get(loop, -1) for loop in placed), default=-1)
+
+            staying = units.keys() - set(going)
+            excess = sum(len(units[unit]) for unit in staying) - wanted
+            for unit in sorted(staying, key=turn):
+                excess -= len(units[unit])
+                if excess < 0:
+                    break
+                going.append(unit)
+        for unit in going:
+            self._leaving[unit] = None
+            for address in units[unit]:
+                if address in self._places:
+                    self.drain(self._places[address].loop)
+
+    def _retire(self, there: Mapping[str, str]) -> None:
+        """Retire the units whose loops have ended, and forget those that are gone."""
+        for unit, retired in list(self._leaving.items()):
+            addresses = [a for a in there if there[a] == unit]
+            if retired is not None and not addresses:
+                del self._leaving[unit]
+            elif retired is None or time.monotonic() - retired > AGAIN:
+                places = [self._places[a] for a in addresses if a in self._places]
+                if all(place.future.done() for place in places):
+                    self._leaving[unit] = time.monotonic()
+                    self.cluster.retire(unit)
 
     def _replace(self, address: str, place: _Place) -> None:
         """Submit a loop again that ended, later and later if it fails."""

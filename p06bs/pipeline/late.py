@@ -47,6 +47,10 @@ class Late(Generic[Item]):
         """Number of batches that wait for a file."""
         return sum(len(file.waiting) for file in self._files.values())
 
+    def held(self) -> list[Item]:
+        """Return the batches that wait for a file."""
+        return [item for file in self._files.values() for item in file.waiting]
+
     def report(self, item: Item, place: str, progress: Any, now: float) -> None:
         """Take a batch back that found rows missing at `place`, which is as far as `progress`."""
         file = self._files.get(place)

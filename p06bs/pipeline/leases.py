@@ -91,6 +91,10 @@ class Leases(Generic[Key]):
         """Return how many batches a worker has."""
         return len(self._workers[worker].leases)
 
+    def loads(self) -> list[tuple[str, int]]:
+        """Return how many batches each worker has; the one that joined first comes first."""
+        return [(name, len(known.leases)) for name, known in self._workers.items()]
+
     def grant(self, batch: Key, worker: str, *, alone: bool = False) -> Lease[Key]:
         """Lease a batch to a worker that `idle` named; `alone`: nothing else until it is back."""
         if alone:

@@ -279,6 +279,13 @@ class Master:
         return ""
 
     @property
+    def computable(self) -> int:
+        """Rows that workers could be at now: those of batches, and those that may become some."""
+        rows = self.raw.rows
+        cut = sum(len(batch.rows) for batch in self._out.values())
+        return cut + (rows.available if rows is not None and self.batches_allowed else 0)
+
+    @property
     def queued(self) -> int:
         """Rows that wait for a worker or are with one."""
         rows = self.raw.rows

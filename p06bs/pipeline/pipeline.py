@@ -30,11 +30,10 @@ from p06bs.model.documents import is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.reference import reference_to
 from p06bs.model.revisions import Revision
-from p06bs.pipeline.cluster import Cluster, cluster_of
+from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
-from p06bs.pipeline.engine import Engine
-from p06bs.pipeline.pool import Pool
+from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.setups import fulfil
 from p06bs.pipeline.worker import warm_up
@@ -44,6 +43,8 @@ log = logging.getLogger(__name__)
 CATCH_UP = 3600.0
 """Raw runs whose log was written within so many seconds before the start are made up for."""
 EXPIRE = 0.25
+FINISH = 2.0
+"""Seconds for workers to return what they have at the end; a restart computes what is missing."""
 
 
 class Pipelines:
@@ -58,8 +59,9 @@ class Pipelines:
     log : DocumentLog or path
         Where raw and derived runs are logged.
     pipelines : sequence of Pipeline or Modality
-    workers : int
-        Number of worker processes.
+    workers : int or (int, int)
+        Number of worker processes; or the fewest and the most, between which it follows the
+        load.
     on : str or Cluster
         ``"local"`` for worker processes on this machine, a Dask scheduler's address, or a
         cluster, which is then closed by the end.
@@ -76,7 +78,7 @@ class Pipelines:
         log: DocumentLog | Any,
         pipelines: Sequence[Pipeline | Modality],
         *,
-        workers: int = 2,
+        workers: int | tuple[int, int] = 2,
         on: str | Cluster = "local",
         deadline: float = 10.0,
         catch_up: float = CATCH_UP,
@@ -86,15 +88,16 @@ class Pipelines:
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
-        self.pool = Pool(self._context, self.documents, deadline)
-        self.engine = Engine(
-            self.pool.address,
-            self.pool.epoch,
-            cluster_of(on, workers) if isinstance(on, str) else on,
+        self.elastic = ElasticPool(
+            self._context,
+            self.documents,
+            workers=(workers, workers) if isinstance(workers, int) else workers,
+            on=on,
+            deadline=deadline,
             modalities=[reference_to(p.modality) for p in self.pipelines],
-            gone=self._later_gone,
+            later=self._later,
         )
-        self.pool.restart = self.engine.restart
+        self.pool = self.elastic.pool
         self.publisher = Publisher(inbound, self.documents)
         since = time.time() - catch_up
         self.follower = Follower(
@@ -114,7 +117,8 @@ class Pipelines:
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
         """Work until `stop` is called, then end the workers and close everything.
 
-        `ready` is called when the first worker has joined.
+        `ready` is called when the first worker has joined, or none is wanted before there is
+        work.
         """
         waiting = True
         poller = zmq.Poller()
@@ -124,7 +128,7 @@ class Pipelines:
         expired = time.monotonic()
         busy = False
         try:
-            self.engine.start()
+            self.elastic.engine.start()
             warm_up(type(p.modality) for p in self.pipelines)
             while not self._stop.is_set():
                 if not busy:
@@ -133,17 +137,15 @@ class Pipelines:
                 for entry in self.follower.entries(0):
                     busy = True
                     self._take(entry)
-                if self.engine.failure is not None:
-                    raise RuntimeError("no workers can be placed") from self.engine.failure
                 while not self._requests.empty():
                     self._requests.get()()
                 now = time.monotonic()
                 if now - expired > EXPIRE:
                     expired = now
-                    self.pool.expire()
+                    self.elastic.tick(now)
                 self.pool.lease()
                 self._tidy()
-                if waiting and self.pool.leases.workers:
+                if waiting and self.elastic.ready:
                     waiting = False
                     ready()
         finally:
@@ -172,8 +174,8 @@ class Pipelines:
         revision = Revision(0, valid, changed_by, time.time())
         self._requests.put(partial(self._revise, pipeline, revision))
 
-    def _later_gone(self, loop: str) -> None:
-        self._requests.put(partial(self.pool.gone, loop))
+    def _later(self, action: Callable[[], None]) -> None:
+        self._requests.put(action)
 
     def _revise(self, pipeline: str, revision: Revision) -> None:
         self._wishes[pipeline].append(revision)
@@ -260,11 +262,9 @@ class Pipelines:
                     self.documents.release(run.work.derived.uid)
 
     def _close(self) -> None:
-        self.pool.stop_workers(2.0)
         self.follower.close()
-        self.engine.close()
+        self.elastic.close(FINISH)
         self.publisher.close()
-        self.pool.close()
         if self._owns_log:
             self.documents.close()
         self._context.term()

@@ -3,7 +3,7 @@
 import logging
 import time
 import uuid
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -18,6 +18,8 @@ from p06bs.pipeline.late import Late
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
 from p06bs.pipeline.run import RunPipeline
+from p06bs.pipeline.scaling import Demand
+from p06bs.pipeline.tally import Tally
 from p06bs.pipeline.work import Work
 
 log = logging.getLogger(__name__)
@@ -60,10 +62,12 @@ class Pool:
         self._turn = 0
         self._briefing = Briefing()
         self._silent: dict[str, float] = {}  # workers that fell silent, and when
+        self._draining: set[str] = set()  # workers that are to end
         self._unclear: Counter[str] = Counter()
+        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)  # by pipeline
 
     def add(self, key: str, run: RunPipeline) -> None:
-        """Serve a run; `key` is unique among all pipelines of the process."""
+        """Serve a run; `key` is ``pipeline:run``, unique in the process."""
         self._runs[key] = run
 
     def remove(self, key: str) -> None:
@@ -101,6 +105,8 @@ class Pool:
             worker, busy, preparing = str(message[1]), float(message[2]), bool(message[3])
             known = self.leases.heard(worker, now)
             self._send(identity, lane.BEAT, self.epoch, known)
+            if known and worker in self._draining and not self.leases.load(worker):
+                self._send(worker.encode(), lane.STOP)  # the first one may have been lost
             if known and busy > (PREPARE if preparing else self.hang_after):
                 log.error("worker %s is at one batch for %.0f s; it is replaced", worker, busy)
                 self.gone(worker)
@@ -112,6 +118,8 @@ class Pool:
             self._briefing.forget_worker(worker)
             for batch in self.leases.join(worker, int(message[1]), now):
                 self._again(batch)
+            if worker in self._draining:  # it was stopped in its sleep, or before it began
+                self.drain(worker)
         elif not self.leases.heard(worker, now):
             return  # a stranger, or one whose batches went to others; it will join anew
         elif kind == lane.BYE:
@@ -150,6 +158,7 @@ class Pool:
                 reasons, columns, seconds, parts = said
                 work.result(number, lane.decode_result(reasons, columns, parts, len(out.rows)))
             work.master.took(len(out.rows), float(seconds))
+            self._tally(key).took(len(out.rows), float(seconds))
         except LogError as error:
             run.abandon(f"its derived run cannot be written: {error}")
         except Exception as error:  # a result that does not fit, whatever is wrong with it
@@ -206,9 +215,16 @@ class Pool:
             log.debug("run %s", run.raw.uid, exc_info=True)
             run.abandon(f"{type(error).__name__}: {error}")
 
+    def drain(self, worker: str) -> None:
+        """Have a worker return what it has, and end; also one that has yet to join."""
+        self._draining.add(worker)
+        self.leases.drain(worker)
+        self._send(worker.encode(), lane.STOP)
+
     def gone(self, worker: str) -> None:
         """Drop a worker whose Dask worker has left."""
         self._silent.pop(worker, None)
+        self._draining.discard(worker)
         preparing = self._briefing.prepares(worker)
         self._briefing.forget_worker(worker)
         for place, (key, number) in enumerate(self.leases.leave(worker)):
@@ -248,6 +264,24 @@ class Pool:
             log.error("worker %s stays silent; it is replaced", worker)
             del self._silent[worker]
             self.restart(worker)
+
+    def demand(self) -> Demand:
+        """Return what all runs ask of the workers now."""
+        held: Counter[str] = Counter()
+        for key, number in self.late.held():
+            work = self._work(key)
+            batch = None if work is None else work.master.batch_out(number)
+            held[key] += 0 if batch is None else len(batch.rows)
+        demand = Demand()
+        for key, run in self._runs.items():
+            if run.going is not None:
+                rows = run.going.master.computable - held[key]
+                demand += Demand(rows, rows * self._tally(key).row_seconds)
+        return demand
+
+    def _tally(self, key: str) -> Tally:
+        """Return what the pipeline of a run has done."""
+        return self.tallies[key.rpartition(":")[0]]
 
     def _work(self, key: str) -> Work | None:
         """Return the work of a run that is served and under way."""
@@ -337,8 +371,7 @@ class Pool:
     def stop_workers(self, seconds: float) -> None:
         """Tell the loops to end, and wait for their goodbyes."""
         for worker in self.leases.workers:
-            self.leases.drain(worker)
-            self._send(worker.encode(), lane.STOP)
+            self.drain(worker)
         until = time.monotonic() + seconds
         while self.leases.workers and time.monotonic() < until:
             if self.socket.poll(50):
