@@ -5,20 +5,24 @@
 
 import signal
 import threading
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 import zmq
-from bluesky.callbacks import zmq as bluesky_zmq
 
-from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, zmq_address
+from p06bs.bus.curve import Keys
+from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, bind
 
 IN_ADDRESS = "tcp://127.0.0.1:5567"
 OUT_ADDRESS = "tcp://127.0.0.1:5568"
 
 
-class Proxy(bluesky_zmq.Proxy):
-    """Bluesky's proxy with bounded queues, loopback binds, and an end.
+class Proxy:
+    """Forward documents from publishers to followers, with bounded queues.
+
+    As bluesky's own proxy, whose publishers and dispatchers it serves; that one starts an
+    authenticator for each of its two sockets, and 0MQ allows one for both.
 
     Parameters
     ----------
@@ -26,41 +30,56 @@ class Proxy(bluesky_zmq.Proxy):
         Where publishers and followers connect to: ``tcp://127.0.0.1:port`` (port
         ``*`` for a free one) or ``ipc://path``. The attributes `in_port` and
         `out_port` are the full addresses in use.
+    keys : Keys, optional
+        With them only authorised peers are served, also of other hosts: the addresses may be
+        any of this one, or ``tcp://*:port``.
 
     Raises
     ------
     ValueError
-        If an address is not on this host.
+        If an address is not on this host and there are no keys.
     zmq.ZMQError
         If it is in use.
     """
 
-    def __init__(self, in_address: str = IN_ADDRESS, out_address: str = OUT_ADDRESS) -> None:
-        super().__init__(zmq_address(in_address), zmq_address(out_address))
-
-    @staticmethod
-    def configure_server_socket(
-        ctx: "zmq.Context[zmq.Socket[bytes]]", *args: Any, **kwargs: Any
-    ) -> Any:
-        """Make a socket; our bounds become the context's defaults, since a bind fixes them."""
-        ctx.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
-        ctx.setsockopt(zmq.RCVHWM, HIGH_WATER_MARK)
-        ctx.setsockopt(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        ctx.setsockopt(zmq.LINGER, 0)
-        return bluesky_zmq.Proxy.configure_server_socket(ctx, *args, **kwargs)
+    def __init__(
+        self,
+        in_address: str = IN_ADDRESS,
+        out_address: str = OUT_ADDRESS,
+        keys: Keys | None = None,
+    ) -> None:
+        self.closed = False
+        self._context = zmq.Context()
+        self._frontend = self._context.socket(zmq.SUB)
+        self._backend = self._context.socket(zmq.PUB)
+        for socket in (self._frontend, self._backend):
+            socket.hwm = HIGH_WATER_MARK  # a bind fixes them
+            socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
+            socket.linger = 0
+        self._frontend.subscribe(b"")
+        try:
+            self.in_port = bind(self._frontend, in_address, keys)
+            self.out_port = bind(self._backend, out_address, keys)
+        except BaseException:
+            self._close()
+            self._context.term()
+            raise
 
     def start(self) -> None:
         """Forward messages until `stop` is called from another thread."""
         try:
             zmq.proxy(self._frontend, self._backend)
         except zmq.ContextTerminated:
-            self.closed = True
-            self._frontend.close()
-            self._backend.close()
+            self._close()
 
     def stop(self) -> None:
         """End `start`, wait until it has closed its sockets, and free the addresses."""
         self._context.term()
+
+    def _close(self) -> None:
+        self.closed = True
+        self._frontend.close()
+        self._backend.close()
 
 
 def run(
@@ -70,13 +89,16 @@ def run(
     out_address: Annotated[
         str, typer.Option("--out", help="Where followers connect to.")
     ] = OUT_ADDRESS,
+    keys: Annotated[
+        Path | None, typer.Option(help="Directory of keys; needed beyond this host.")
+    ] = None,
 ) -> None:
     """Forward documents from publishers to followers until SIGTERM or SIGINT comes."""
     signals = {signal.SIGTERM, signal.SIGINT}
     # Blocked in every thread, those of 0MQ included, so that only sigtimedwait takes them.
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        proxy = Proxy(in_address, out_address)
+        proxy = Proxy(in_address, out_address, None if keys is None else Keys(keys))
     except (ValueError, zmq.ZMQError) as error:
         raise typer.BadParameter(f"{error} (in {in_address}, out {out_address})") from None
     forwarding = threading.Thread(target=proxy.start, name="proxy", daemon=True)

@@ -19,11 +19,12 @@ from p06bs.bus import wire
 from p06bs.bus.backlog import Backlog
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import WireError
+from p06bs.bus.curve import Keys
 from p06bs.bus.envelope import Envelope, run_of
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import HEADER, Entry
 from p06bs.bus.sequence import Action
-from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, check_prefix, zmq_address
+from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, Address, Connection, check_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +41,9 @@ class Follower(Closing):
 
     Parameters
     ----------
-    address : str or None
-        Where the proxy gives documents out; None to follow the logs alone.
+    address : str, callable or None
+        Where the proxy gives documents out, or what returns that as often as it is asked, since
+        a proxy may move (see `sockets.Connection`); None to follow the logs alone.
     log : DocumentLog or path
         Where the publishers write.
     since : float, optional
@@ -59,6 +61,8 @@ class Follower(Closing):
     arrays : bool
         False leaves the large arrays of events in the log: a `LoggedArray` stands for
         each.
+    keys : Keys, optional
+        With them everything is encrypted, and other hosts may be connected to.
 
     Attributes
     ----------
@@ -73,7 +77,7 @@ class Follower(Closing):
 
     def __init__(
         self,
-        address: str | None,
+        address: Address | None,
         log: DocumentLog | str | Path,
         *,
         since: float | None = None,
@@ -81,23 +85,26 @@ class Follower(Closing):
         runs: Callable[[str], bool] | None = None,
         prefix: bytes = b"",
         arrays: bool = True,
+        keys: Keys | None = None,
     ) -> None:
-        endpoint = None if address is None else zmq_address(address)
         self._prefix = check_prefix(prefix)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self.dropped: Counter[str] = Counter()
         self.caught_up = threading.Event()
         self.socket: zmq.Socket[bytes] | None = None
+        self._connection: Connection | None = None
         self._arrays = arrays
         self._backlog = Backlog(self.log, since=since, more=more, wanted=runs, arrays=arrays)
         self._lock = threading.Lock()  # held while the sockets are in use
         self._closing = threading.Event()
+        self._context = zmq.Context()
+        if address is not None:
+            self.socket, self._connection = self._subscribe(address, keys)
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
-        self._context = zmq.Context()
-        if endpoint is not None:
-            self.socket = self._subscribe(endpoint)
+        if self.socket is not None:
+            self._poller.register(self.socket, zmq.POLLIN)
 
     def __iter__(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield ``(name, document)`` until `close` is called."""
@@ -119,6 +126,8 @@ class Follower(Closing):
             while not self._closing.is_set():
                 if time.monotonic() >= self._backlog.look_at:
                     self._backlog.look()
+                    if self._connection is not None:
+                        self._connection.look()
                 if self._backlog.refilling:
                     entries = self._receive()
                     entries += (
@@ -162,15 +171,20 @@ class Follower(Closing):
         for reason, count in self.dropped.items():
             logger.info("dropped %d messages: %s", count, reason)
 
-    def _subscribe(self, endpoint: str) -> "zmq.Socket[bytes]":
+    def _subscribe(
+        self, address: Address, keys: Keys | None
+    ) -> "tuple[zmq.Socket[bytes], Connection]":
         socket = self._context.socket(zmq.SUB)
-        socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
-        socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
-        socket.set(zmq.LINGER, 0)
-        socket.subscribe(self._prefix + b" " if self._prefix else b"")
-        socket.connect(endpoint)
-        self._poller.register(socket, zmq.POLLIN)
-        return socket
+        try:
+            socket.set(zmq.RCVHWM, HIGH_WATER_MARK)
+            socket.set(zmq.MAXMSGSIZE, MAX_MESSAGE)
+            socket.set(zmq.LINGER, 0)
+            socket.subscribe(self._prefix + b" " if self._prefix else b"")
+            return socket, Connection(socket, address, keys)
+        except BaseException:
+            socket.close()
+            self._context.term()
+            raise
 
     def _receive(self) -> list[Entry]:
         """Take live messages until there are none, or one shows that a run is behind.

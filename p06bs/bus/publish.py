@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,10 +14,11 @@ from p06bs.bus import codec, wire
 from p06bs.bus.bulk import pages_of
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import Packed
+from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.bus.run_log import Appended
-from p06bs.bus.sockets import HIGH_WATER_MARK, check_prefix, zmq_address
+from p06bs.bus.sockets import HIGH_WATER_MARK, Address, Connection, check_prefix
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,9 @@ class Publisher(Closing):
 
     Parameters
     ----------
-    address : str
-        Where the proxy takes documents in: ``tcp://127.0.0.1:port`` or ``ipc://path``.
+    address : str or callable
+        Where the proxy takes documents in: ``tcp://127.0.0.1:port`` or ``ipc://path``; or what
+        returns that as often as it is asked, since a proxy may move (see `sockets.Connection`).
     log : DocumentLog or path
         A directory is opened, and closed with the publisher.
     run_engine : RunEngine, optional
@@ -68,19 +71,21 @@ class Publisher(Closing):
         Bound on what waits in memory, bytes.
     on_log_failure : callable, optional
         Called with the OSError when writing begins to fail.
+    keys : Keys, optional
+        With them everything is encrypted, and other hosts may be connected to.
     """
 
     def __init__(
         self,
-        address: str,
+        address: Address,
         log: DocumentLog | str | Path,
         *,
         run_engine: Pausable | None = None,
         prefix: bytes = b"",
         max_pending_bytes: int = 256 << 20,
         on_log_failure: Callable[[OSError], None] | None = None,
+        keys: Keys | None = None,
     ) -> None:
-        self.address = zmq_address(address)
         self.prefix = check_prefix(prefix)
         self.max_pending_bytes = max_pending_bytes
         self._run_engine = run_engine
@@ -98,13 +103,17 @@ class Publisher(Closing):
         self._socket = self._context.socket(zmq.XPUB)
         self._socket.set(zmq.SNDHWM, HIGH_WATER_MARK)
         self._socket.set(zmq.LINGER, LINGER_MS)
-        self._socket.connect(self.address)
-        if not self._socket.poll(PROXY_MS):
-            logger.warning(
-                "no proxy at %s: documents are logged in %s, and published when it comes",
-                self.address,
-                self.log.directory,
-            )
+        try:
+            self._connection = Connection(self._socket, address, keys)
+        except BaseException:
+            self._give_back()
+            raise
+        self._await_proxy(keys)
+
+    @property
+    def address(self) -> str | None:
+        """Where the proxy is; None if nobody has known yet."""
+        return self._connection.endpoint
 
     @property
     def pending(self) -> int:
@@ -163,12 +172,29 @@ class Publisher(Closing):
                     f"and are lost: {error}"
                 ) from error
             finally:
-                self._socket.close()
-                self._context.term()
-                if self._own_log:
-                    self.log.close()
+                self._give_back()
+
+    def _give_back(self) -> None:
+        self._socket.close()
+        self._context.term()
+        if self._own_log:
+            self.log.close()
+
+    def _await_proxy(self, keys: Keys | None) -> None:
+        until = time.monotonic() + PROXY_MS / 1000
+        while not self._socket.poll(50):
+            if time.monotonic() > until:
+                logger.warning(
+                    "no proxy at %s%s: documents are logged in %s, and published when it comes",
+                    self.address or "a known address",
+                    "" if keys is None else f", or it refuses {keys} (its log says why)",
+                    self.log.directory,
+                )
+                return
+            self._connection.look()
 
     def _publish(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
+        self._connection.look()
         appended = self.log.append(name, document)
         # XPUB drops rather than blocks, as PUB does
         self._socket.send(wire.message(self.prefix, name, appended))
