@@ -7,13 +7,31 @@ others, for example jobs of SLURM.
 import asyncio
 import concurrent.futures
 import logging
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
+
+ENVIRON = "distributed.nanny.pre-spawn-environ"
+SETTINGS: Mapping[str, Any] = {
+    "distributed.worker.profile.enabled": False,
+    # Dask also sets MALLOC_TRIM_THRESHOLD_, which makes glibc map and fault every
+    # larger numpy temporary anew: a kernel on frames is four times slower with it.
+    ENVIRON: {
+        "OMP_NUM_THREADS": 1,
+        "MKL_NUM_THREADS": 1,
+        "OPENBLAS_NUM_THREADS": 1,
+    },
+    "distributed.scheduler.worker-ttl": "30s",
+    "distributed.worker.memory.terminate": False,
+    "distributed.comm.timeouts.connect": "10s",
+}
+"""What Dask has no arguments for."""
+
+PAUSE = 60.0
+"""Longest pause, seconds, after workers that could not be started."""
 
 MISSING = 8.0
 """Seconds after which local workers that are missing are not waited for any more."""
@@ -111,13 +129,17 @@ class Started(ABC):
     scales = True
     per_unit = 1
     """Workers of a unit."""
+    output = ""
+    """Where to look for what units said that did not join."""
 
     def __init__(self, workers: int) -> None:
         self._wish = workers
-        self._closing = threading.Event()
         self._cluster: Any = None
         self._client: Any = None
         self._change: concurrent.futures.Future[None] | None = None
+        self._joined: set[str] = set()  # units that have joined, as long as they are wished
+        self._failures = 0  # changes and units in a row that came to nothing
+        self._not_before = 0.0
 
     @abstractmethod
     def make(self) -> Any:
@@ -142,31 +164,15 @@ class Started(ABC):
 
     def tend(self) -> Mapping[str, str]:
         there = {address: self.unit(name) for address, name in names(self._client).items()}
-        if self._change is not None:
-            if not self._change.done():
-                return there
-            self._changed(self._change)
-            self._change = None
-        joined = set(there.values())
-        units = {str(name) for name in self._cluster.worker_spec}
-        lost = set(self.lost(units, joined & units))
-        if lost:
-            log.error("%d of %d workers are missing; they are replaced", len(lost), self._wish)
-        excess = len(units - lost) - self._units
-        waiting = sorted(units - lost - joined)
-        surplus = set(waiting[len(waiting) - excess :]) if excess > 0 else set()
-        if lost or surplus or excess < 0:
-            self._begin({}, lost | surplus)
+        if self._settled() and time.monotonic() >= self._not_before:
+            self._mend(set(there.values()))
         return there
 
     def due(self) -> Collection[str]:
         return ()
 
     def retire(self, unit: str) -> None:
-        if self._change is not None:
-            concurrent.futures.wait([self._change])
-            self._changed(self._change)
-        going = {a: n for a, n in names(self._client).items() if self.unit(n) == unit}
+        going = [a for a, name in names(self._client).items() if self.unit(name) == unit]
         self._begin(going, {unit})
 
     def restart(self, workers: Collection[str]) -> None:
@@ -180,31 +186,64 @@ class Started(ABC):
             self._cluster.close()
             self._cluster = None
 
-    @property
-    def _units(self) -> int:
-        return -(-self._wish // self.per_unit)
+    def _mend(self, joined: set[str]) -> None:
+        """Replace units that are lost, start those that are missing, take back surplus ones."""
+        units = {str(name) for name in self._cluster.worker_spec}
+        if joined & units - self._joined:
+            self._failures = 0
+        self._joined = (self._joined | joined) & units
+        lost = set(self.lost(units, joined & units))
+        if lost:
+            told = ", ".join(sorted(lost))
+            log.error("workers are missing: %s; others replace them%s", told, self.output)
+        if lost - self._joined:
+            self._failed()
+        excess = len(units - lost) - -(-self._wish // self.per_unit)
+        waiting = sorted(units - lost - joined)
+        surplus = set(waiting[-excess:]) if excess > 0 else set()
+        if lost or surplus or excess < 0:
+            self._begin([], lost | surplus)
 
     def _begin(self, going: Collection[str], units: Collection[str]) -> None:
-        self._change = asyncio.run_coroutine_threadsafe(
-            self._correct(list(going), units), self._cluster.loop.asyncio_loop
-        )
+        """Change what there is, in the cluster's event loop and one after the other."""
+        before = self._change
 
-    async def _correct(self, going: list[str], units: Collection[str]) -> None:
-        """End workers and units, and start what is missing; in the cluster's event loop."""
+        async def change() -> None:
+            if before is not None:
+                await asyncio.wait([asyncio.wrap_future(before)])
+            await self._correct(going, units)
+
+        loop = self._cluster.loop.asyncio_loop
+        self._change = asyncio.run_coroutine_threadsafe(change(), loop)
+
+    async def _correct(self, going: Collection[str], units: Collection[str]) -> None:
+        """End workers and units, and start what is missing."""
         cluster = self._cluster
         if going:
-            await cluster.scheduler.retire_workers(workers=going, close_workers=True)
+            await cluster.scheduler.retire_workers(workers=list(going), close_workers=True)
         for name in [n for n in cluster.worker_spec if str(n) in units]:
             del cluster.worker_spec[name]
-        while len(cluster.worker_spec) < self._units:
-            cluster.worker_spec.update(cluster.new_worker_spec())
+        if time.monotonic() >= self._not_before:
+            while len(cluster.worker_spec) * self.per_unit < self._wish:
+                cluster.worker_spec.update(cluster.new_worker_spec())
         await cluster._correct_state()
 
-    def _changed(self, change: concurrent.futures.Future[None]) -> None:
-        """Take note of a change that is over; what it could not start is lost, and comes again."""
+    def _settled(self) -> bool:
+        """Whether the last change is over; what it could not start is lost, and comes again."""
+        if self._change is None:
+            return True
+        if not self._change.done():
+            return False
+        change, self._change = self._change, None
         error = change.exception()
         if error is not None:
-            log.warning("workers cannot be started or ended: %s", error)
+            log.warning("workers cannot be started or ended: %s", last_line(error))
+            self._failed()
+        return True
+
+    def _failed(self) -> None:
+        self._failures += 1
+        self._not_before = time.monotonic() + min(2.0**self._failures, PAUSE)
 
 
 class Local(Started):
@@ -252,24 +291,10 @@ def cluster_of(on: str, workers: int) -> Cluster:
 
 
 def configure() -> None:
-    """Set what Dask has no arguments for; workers inherit it."""
+    """Set what Dask has no arguments for; local workers inherit it."""
     import dask
 
-    dask.config.set(
-        {
-            "distributed.worker.profile.enabled": False,
-            # Dask also sets MALLOC_TRIM_THRESHOLD_, which makes glibc map and fault every
-            # larger numpy temporary anew: a kernel on frames is four times slower with it.
-            "distributed.nanny.pre-spawn-environ": {
-                "OMP_NUM_THREADS": 1,
-                "MKL_NUM_THREADS": 1,
-                "OPENBLAS_NUM_THREADS": 1,
-            },
-            "distributed.scheduler.worker-ttl": "30s",
-            "distributed.worker.memory.terminate": False,
-            "distributed.comm.timeouts.connect": "10s",
-        }
-    )
+    dask.config.set(SETTINGS)
     # Dask tells about every connection; what fails is seen here as workers that left.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
 
@@ -294,3 +319,9 @@ def restart(client: Any, workers: Collection[str]) -> None:
         client.restart_workers(list(workers), timeout=30, raise_for_error=False)
     except Exception as error:  # a worker without a nanny, whom Dask cannot replace
         log.error("workers %s cannot be replaced: %s", ", ".join(workers), error)
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line that an error says; of a command that failed it is the reason."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

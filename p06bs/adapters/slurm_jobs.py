@@ -1,0 +1,223 @@
+"""What a job of SLURM is like whose processes are workers: its script, its keys.
+
+Whoever reaches a Dask scheduler may run any code as its user. Therefore scheduler and
+workers speak TLS, both ways, with keys that are made at each start and that nobody else
+can read.
+"""
+
+import ipaddress
+import itertools
+import logging
+import os
+import re
+import shlex
+import shutil
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+from p06bs.config.base import ConfigurationError
+from p06bs.config.slurm import Slurm
+from p06bs.pipeline.cluster import ENVIRON, SETTINGS
+
+PATIENCE = 15
+"""Seconds for a command of SLURM. They retry for minutes while slurmctld is away."""
+
+SUBMIT, CANCEL, QUEUE = (f"timeout {PATIENCE} {name}" for name in ("sbatch", "scancel", "squeue"))
+
+
+class Keys:
+    """Keys of one start of a scheduler, in a directory that the jobs see.
+
+    Parameters
+    ----------
+    directory : Path
+        Made with mode 0700 by `write`.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self) -> None:
+        """Make the keys; remove those of processes of this host that are gone."""
+        from distributed.security import Security
+
+        parent = self.directory.parent
+        parent.mkdir(parents=True, exist_ok=True)
+        for other in parent.glob(f"{key_directory('*').name}"):
+            if not _runs(int(other.name.rpartition("-")[2])):
+                shutil.rmtree(other, ignore_errors=True)
+        self.directory.mkdir(mode=0o700)
+        made: Any = Security
+        temporary = made.temporary()
+        self._write("ca.pem", temporary.tls_ca_file)
+        self._write("cert.pem", temporary.tls_worker_cert)
+        self._write("key.pem", temporary.tls_worker_key)
+
+    def security(self) -> Any:
+        """Return what Dask is told of them."""
+        from distributed.security import Security
+
+        pair = {"cert": self._path("cert.pem"), "key": self._path("key.pem")}
+        roles = ("scheduler", "worker", "client")
+        made: Any = Security
+        return made(
+            require_encryption=True,
+            tls_ca_file=self._path("ca.pem"),
+            **{f"tls_{role}_{part}": path for role in roles for part, path in pair.items()},
+        )
+
+    def remove(self) -> None:
+        """Remove them; jobs that start later end at once."""
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _path(self, name: str) -> str:
+        return str(self.directory / name)
+
+    def _write(self, name: str, text: str) -> None:
+        opened = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "w", encoding="ascii") as file:
+            file.write(text)
+
+
+def key_directory(process: int | str, directory: Path = Path()) -> Path:
+    """Return the directory of the keys of a process of this host."""
+    return directory / f"keys-{socket.gethostname()}-{process}"
+
+
+def require() -> Any:
+    """Return dask-jobqueue.
+
+    Raises
+    ------
+    ConfigurationError
+        If it is not installed.
+    """
+    try:
+        import cryptography  # noqa: F401
+        import dask_jobqueue.slurm
+    except ImportError as error:
+        raise ConfigurationError(
+            f'workers.on = "slurm" needs the extra slurm: pip install "p06bs[slurm]" ({error})'
+        ) from error
+    return dask_jobqueue
+
+
+def shared_directory(section: Slurm) -> Path:
+    """Return the directory that is shared with the jobs.
+
+    Raises
+    ------
+    ConfigurationError
+        If a job script cannot name it.
+    """
+    directory = section.directory.absolute()
+    if not re.fullmatch(r"[\w./+,:@=-]+", str(directory)):
+        raise ConfigurationError(
+            f"workers.slurm.directory: {str(directory)!r} has characters that mean something in "
+            "a job script of SLURM; choose a path without blanks, quotes and %"
+        )
+    return directory
+
+
+def job_script(section: Slurm, host: str = "127.0.0.1") -> str:
+    """Return the script of a job; port, keys and number are known when it is submitted.
+
+    Raises
+    ------
+    ConfigurationError
+        If dask-jobqueue is missing, or the directory cannot stand in a job script.
+    """
+    keys = Keys(key_directory("PROCESS", shared_directory(section)))
+    job = require().slurm.SLURMJob(
+        f"tls://{host}:PORT",
+        name=f"{section.name}-NUMBER",
+        **_options(section, host),
+        protocol="tls://",
+        security=keys.security(),
+    )
+    script: str = job.job_script()
+    return script
+
+
+def dask_cluster(section: Slurm, host: str, keys: Keys) -> Any:
+    """Return the SLURMCluster, with a scheduler in this process; no job is submitted yet."""
+    jobqueue: Any = require()
+    counter = itertools.count(1)
+
+    class Job(jobqueue.slurm.SLURMJob):  # type: ignore[misc]
+        """A job."""
+
+        submit_command = SUBMIT
+        cancel_command = CANCEL
+
+    class Cluster(jobqueue.SLURMCluster):  # type: ignore[misc]
+        """No name is given twice: a job that was given up may yet join."""
+
+        job_cls = Job
+
+        def _new_worker_name(self, worker_number: int) -> str:
+            return f"{section.name}-{next(counter)}"
+
+    return Cluster(
+        **_options(section, host),
+        security=keys.security(),
+        # The scheduler's web pages have no TLS.
+        scheduler_options={"host": host, "dashboard": False, "dashboard_address": "127.0.0.1:0"},
+        silence_logs=logging.CRITICAL,
+    )
+
+
+def _options(section: Slurm, host: str) -> dict[str, Any]:
+    """Return what dask-jobqueue is told of a job."""
+    if section.interface is not None:
+        where = ["--interface", section.interface]
+    else:
+        where = ["--host", host] if ipaddress.ip_address(host).is_loopback else []
+    # The scheduler ends workers after this, should nobody have drained them.
+    lifetime = section.lifetime + section.margin / 2
+    return {
+        "queue": section.partition,
+        "account": section.account,
+        "walltime": section.walltime,
+        "cores": section.cores,
+        "processes": section.processes,
+        "memory": section.memory,
+        "job_name": section.name,
+        "python": section.python or shlex.quote(sys.executable),
+        "death_timeout": section.death_timeout,
+        "local_directory": str(section.scratch),
+        "log_directory": str(shared_directory(section) / "jobs"),
+        # A job that is lost is replaced by another: it must not come back beside that.
+        "job_extra_directives": ["--no-requeue", *section.directives],
+        "job_script_prologue": [
+            *_exports(section.cores // section.processes),
+            *section.prologue,
+        ],
+        "worker_extra_args": [
+            *where, "--dashboard-address", "127.0.0.1:0", "--no-dashboard",
+            "--lifetime", f"{lifetime:g}s",
+        ],
+    }  # fmt: skip
+
+
+def _exports(threads: int) -> list[str]:
+    """Return shell commands that set in a job what `configure` sets in this process."""
+    libraries: dict[str, Any] = dict.fromkeys(SETTINGS[ENVIRON], threads)
+    # None unsets what Dask sets by itself.
+    settings = {**SETTINGS, ENVIRON: {**libraries, "MALLOC_TRIM_THRESHOLD_": None}}
+    return [
+        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={shlex.quote(repr(value))}"
+        for key, value in settings.items()
+    ]
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
