@@ -15,7 +15,7 @@ from p06bs import Follower, Publisher
 from p06bs.config import Bus
 from p06bs.model.documents import Document
 from p06bs.services._recorder import Recorder
-from p06bs.services.up import StoppedError
+from p06bs.services.supervision import StoppedError
 from p06bs.sim.beamline import Beamline
 
 PATIENCE = 60.0

@@ -5,34 +5,54 @@ time and started again; one archive has one.
 """
 
 import logging
-import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
 from p06bs import config
-from p06bs.config.server import Archive
-from p06bs.server.archive.database import Database, UnavailableError, initialize
-from p06bs.server.archive.ingest import Ingestion, StoppedError, catch_up
-from p06bs.server.archive.intake import PATIENCE
-from p06bs.server.archive.schema import SchemaError, check
-from p06bs.server.archive.storage import ArchiveLockedError, StorageLock
-from p06bs.server.files.roots import FileRoots, roots_of
-from p06bs.server.gate import redact
-from p06bs.services.up import REFUSED
+from p06bs.bus.service import Service, Surroundings
+from p06bs.config.server import Access, Archive
+from p06bs.services._host import REFUSED
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from p06bs.server.files.roots import FileRoots
 
-INTERVAL = 1.0
-"""Seconds between two looks at the directory of logs."""
-LONGEST_PAUSE = 60.0
-"""Seconds between two attempts while database or storage fail, at most."""
-NICE = 5
-"""Readers of live data go first."""
+
+class ArchiveDefinition(config.Definition, Archive):
+    """The table of an ingestion."""
+
+    assets: tuple[Path, ...] = Field((), description="as in [server]")
+    access: Access | None = Field(None, description="as in [server]")
+
+
+class ArchiveService(Service[ArchiveDefinition]):
+    """The ingestion into one offline DB."""
+
+    Definition = ArchiveDefinition
+
+    def __init__(self, name: str, definition: ArchiveDefinition, here: Surroundings) -> None:
+        super().__init__(name, definition, here)
+        self._stop = threading.Event()
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Ingest until it is told to stop."""
+        from p06bs.server.files.roots import roots_of
+        from p06bs.server.gate import redact
+        from p06bs.services._ingesting import serve
+
+        redact.install()
+        roots = roots_of(self.definition)
+        serve(self.here.log, self.definition, roots, self._stop, ready=ready)
+
+    def stop(self) -> None:
+        """Have it end after the run at hand."""
+        self._stop.set()
 
 
 def run(
@@ -40,10 +60,18 @@ def run(
     *,
     once: Annotated[bool, typer.Option("--once", help="end when all is ingested")] = False,
     patience: Annotated[
-        float, typer.Option(help="seconds without a document until a run counts as left", min=0)
-    ] = PATIENCE,
+        float | None,
+        typer.Option(help="seconds without a document until a run counts as left; 60", min=0),
+    ] = None,
 ) -> None:
     """Ingest runs until SIGTERM or SIGINT."""
+    from p06bs.server.archive.database import UnavailableError
+    from p06bs.server.archive.intake import PATIENCE
+    from p06bs.server.archive.schema import SchemaError
+    from p06bs.server.archive.storage import ArchiveLockedError
+    from p06bs.server.gate import redact
+    from p06bs.services._ingesting import serve
+
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
@@ -53,37 +81,28 @@ def run(
         signal.signal(number, lambda *_: stop.set())
     try:
         configuration = config.load(file)
-        archive, roots = section(configuration)
-        lock = StorageLock(archive.storage)
+        documents = configuration.bus.log
+
+        def ready() -> None:
+            print(f"archive ready: ingesting {documents}", flush=True)
+
+        serve(
+            documents,
+            *section(configuration),
+            stop,
+            ready=ready,
+            once=once,
+            patience=PATIENCE if patience is None else patience,
+        )
     except config.ConfigurationError as error:
         print(error, file=sys.stderr)
         raise typer.Exit(REFUSED) from None
-    except (ArchiveLockedError, OSError) as error:
+    except (ArchiveLockedError, SchemaError, UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
-    os.nice(NICE)
-    with lock:
-        try:
-            initialize(archive.database)
-            with Database(archive.database) as database:
-                database(check)
-                configuration.bus.log.mkdir(parents=True, exist_ok=True)
-                ingestion = Ingestion(
-                    configuration.bus.log,
-                    database,
-                    archive.storage,
-                    roots,
-                    stopping=stop.is_set,
-                    patience=patience,
-                )
-                print(f"archive ready: ingesting {configuration.bus.log}", flush=True)
-                ingest(ingestion, stop, once)
-        except (SchemaError, UnavailableError, OSError) as error:
-            print(error, file=sys.stderr)
-            raise typer.Exit(1) from None
 
 
-def section(configuration: config.Configuration) -> tuple[Archive, FileRoots]:
+def section(configuration: config.Configuration) -> tuple[Archive, "FileRoots"]:
     """Return the configuration's archive, and where detector files may lie.
 
     Raises
@@ -91,33 +110,14 @@ def section(configuration: config.Configuration) -> tuple[Archive, FileRoots]:
     ConfigurationError
         If it has no archive.
     """
+    from p06bs.server.files.roots import roots_of
+
     server = configuration.server
     if server is None or server.archive is None:
         raise config.ConfigurationError(
             "the configuration has no [server.archive]: there is no archive to look after"
         )
     return server.archive, roots_of(server)
-
-
-def ingest(ingestion: Ingestion, stop: threading.Event, once: bool = False) -> None:
-    """Ingest what is due, again and again; when database or storage fail, later and later."""
-    pause = INTERVAL
-    while not stop.is_set():
-        try:
-            count = catch_up(ingestion)
-            if count:
-                log.info("%d runs ingested", count)
-            if once:
-                return
-            pause = INTERVAL
-        except StoppedError:
-            return
-        except UnavailableError as error:
-            if once:
-                raise OSError(str(error)) from error
-            pause = min(2 * pause, LONGEST_PAUSE)
-            log.warning("%s; trying again in %g s", error, pause)
-        stop.wait(pause)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from p06bs.services._heatmap import Map, show_pairs
 from p06bs.services._judge import judge
 from p06bs.services._scan import scan
 from p06bs.services._truth import Truth
-from p06bs.services.up import Services, StoppedError, commands
+from p06bs.services.supervision import StoppedError, Supervision
 from p06bs.sim import spectra
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.phantom import Phantom
@@ -60,21 +60,22 @@ def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: Fal
     began = time.monotonic()
     file = _write_configuration(demo)
     configuration = config.load(file)
-    lines: list[str] = []
+    services = Supervision(file, demo.out / "services")
+    lines = services.lines()
 
-    def say(service: str, line: str) -> None:
-        lines.append(f"{service}: {line}")
-        if not demo.once:
-            console.print(Text(f"{service} {line}", style="dim"))
+    def say() -> None:
+        for service, line in lines:
+            if not demo.once:
+                console.print(Text(f"{service} {line}", style="dim"))
 
-    services = Services(commands(configuration, file), say)
     checks: dict[str, str] = {}
     summary: dict[str, Any] = {}
     try:
         with console.status("starting proxy, server, pipelines and workers"):
             services.start()
-            if not services.wait_ready(90, stopping):
+            if not services.wait_ready(stopping):
                 raise StoppedError
+        say()
         _where_to_look(console, configuration)
         raw, recorder = scan(
             beamline,
@@ -94,13 +95,12 @@ def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: Fal
             _show(console, summary, checks)
             console.print("services go on; Ctrl-C ends them")
             while not stopping():
-                services.look()
+                say()
                 time.sleep(0.2)
-    except (RuntimeError, TimeoutError) as error:
-        raise RuntimeError(f"{error}; see {demo.out / 'services.log'}") from error
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}; see {services.logs}") from error
     finally:
         codes = services.stop()
-        (demo.out / "services.log").write_text("\n".join(lines) + "\n")
     bad = {name: code for name, code in codes.items() if code}
     checks["services stopped cleanly"] = str(bad) if bad else ""
     summary["checks"] = {name: problem or "held" for name, problem in checks.items()}
@@ -117,10 +117,11 @@ def _write_configuration(demo: Demo) -> Path:
     template = Path(__file__).with_name("sim.toml")
     content = template.read_text(encoding="utf-8")
     # Each demo has ports of its own when nobody needs to know them beforehand.
-    ports = _free_ports(3) if demo.once else [5567, 5568, 8000]
+    ports = _free_ports(4) if demo.once else [5567, 5568, 8000, 5569]
     changed = {
         "tcp://127.0.0.1:5567": f"tcp://127.0.0.1:{ports[0]}",
         "tcp://127.0.0.1:5568": f"tcp://127.0.0.1:{ports[1]}",
+        "tcp://127.0.0.1:5569": f"tcp://127.0.0.1:{ports[3]}",
         "port = 8000": f"port = {ports[2]}",
         '"var/log"': _toml(demo.out / "log"),
         '"var/api-key"': _toml(demo.out / "api-key"),

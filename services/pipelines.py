@@ -1,73 +1,85 @@
-"""The pipelines of one process: ``python -m p06bs.services.pipelines CONFIG.toml``."""
+"""The pipelines of one process, on one pool of workers."""
 
-import logging
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
 from p06bs import config
-from p06bs.pipeline import collector
-from p06bs.pipeline.declared import Pipeline
-from p06bs.pipeline.pipeline import Pipelines
-from p06bs.services.up import REFUSED
+from p06bs.bus.service import Service, Surroundings
+from p06bs.config import PipelineSection, Workers
+from p06bs.services import _host
+
+if TYPE_CHECKING:
+    from p06bs.pipeline.declared import Pipeline
 
 
-def make(configuration: config.Configuration) -> Pipelines:
-    """Return the pipelines that a configuration describes.
+class PipelinesDefinition(config.Definition):
+    """The table of one or several pipelines."""
+
+    workers: Workers = Field(default_factory=Workers)
+    pipelines: tuple[PipelineSection, ...] = Field(min_length=1, description="on one pool")
+
+
+class PipelinesService(Service[PipelinesDefinition]):
+    """Pipelines that follow every raw run: found by their names."""
+
+    Definition = PipelinesDefinition
+
+    def __init__(self, name: str, definition: PipelinesDefinition, here: Surroundings) -> None:
+        from p06bs.pipeline.pipeline import Pipelines
+
+        super().__init__(name, definition, here)
+        self._pipelines = Pipelines(
+            here.inbound,
+            here.outbound,
+            here.log,
+            [declared(section) for section in definition.pipelines],
+            workers=definition.workers.limits,
+            on=definition.workers.on,
+            deadline=definition.workers.deadline,
+        )
+
+    @property
+    def offers(self) -> tuple[str, ...]:
+        """Names of the pipelines."""
+        return tuple(pipeline.name for pipeline in self._pipelines.pipelines)
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Compute derived runs of all raw runs until it is told to stop."""
+        from p06bs.pipeline import collector
+
+        def begin() -> None:
+            collector.calm()
+            ready()
+
+        collector.calm()  # a restart reads what it missed before the workers are there
+        self._pipelines.run(begin)
+
+    def stop(self) -> None:
+        """Have it hand back what is not done, and end."""
+        self._pipelines.stop()
+
+
+def declared(section: PipelineSection) -> "Pipeline":
+    """Return a pipeline as a section declares it.
 
     Raises
     ------
     ConfigurationError
-        If a modality is unknown or refuses its settings.
+        If its modality is unknown or refuses its settings.
     """
-    pipelines = [
-        Pipeline(modality=section.make(), batch_size=section.batch_size, name=section.name)
-        for section in configuration.pipelines
-    ]
-    bus, workers = configuration.bus, configuration.workers
-    return Pipelines(
-        bus.inbound,
-        bus.outbound,
-        bus.log,
-        pipelines,
-        workers=workers.limits,
-        on=workers.on,
-        deadline=workers.deadline,
-    )
+    from p06bs.pipeline.declared import Pipeline
+
+    return Pipeline(modality=section.make(), batch_size=section.batch_size, name=section.name)
 
 
 def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> None:
-    """Compute derived runs of all raw runs until SIGTERM or SIGINT."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("distributed").setLevel(logging.WARNING)
-    try:
-        pipelines = make(config.load(file))
-    except (config.ConfigurationError, ValueError) as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(REFUSED) from error
-    except OSError as error:
-        print(error, file=sys.stderr)
-        raise typer.Exit(1) from error
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: pipelines.stop())
-    names = ", ".join(p.name for p in pipelines.pipelines)
-
-    def ready() -> None:
-        collector.calm()
-        print(f"pipelines ready: {names}", flush=True)
-
-    collector.calm()  # a restart reads what it missed before the workers are there
-    try:
-        pipelines.run(ready)
-    except RuntimeError as error:
-        cause = error.__cause__
-        print(f"{error}: {type(cause).__name__}: {cause}", file=sys.stderr)
-        raise typer.Exit(1) from error
+    """Run the service ``pipelines`` of a configuration until SIGTERM or SIGINT."""
+    sys.exit(_host.run(file, "pipelines"))
 
 
 if __name__ == "__main__":

@@ -5,14 +5,19 @@
 
 import signal
 import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
 import zmq
+from pydantic import Field
 
+from p06bs import config
 from p06bs.bus.curve import Keys
+from p06bs.bus.service import Service, Surroundings
 from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, bind
+from p06bs.config.base import Address
 
 IN_ADDRESS = "tcp://127.0.0.1:5567"
 OUT_ADDRESS = "tcp://127.0.0.1:5568"
@@ -80,6 +85,45 @@ class Proxy:
         self.closed = True
         self._frontend.close()
         self._backend.close()
+
+
+class ProxyDefinition(config.Definition):
+    """The table of a proxy."""
+
+    inbound: Address = Field(IN_ADDRESS, description="where publishers connect to")
+    outbound: Address = Field(OUT_ADDRESS, description="where followers connect to")
+
+
+class ProxyService(Service[ProxyDefinition]):
+    """The proxy: found as ``inbound`` and ``outbound``."""
+
+    Definition = ProxyDefinition
+
+    def __init__(self, name: str, definition: ProxyDefinition, here: Surroundings) -> None:
+        super().__init__(name, definition, here)
+        self._proxy = Proxy(definition.inbound, definition.outbound)
+        self._stop = threading.Event()
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Where publishers and followers connect to."""
+        return {"inbound": self._proxy.in_port, "outbound": self._proxy.out_port}
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Forward documents until it is told to stop."""
+        forwarding = threading.Thread(target=self._proxy.start, name="proxy", daemon=True)
+        forwarding.start()
+        ready()
+        while not self._stop.wait(1.0) and forwarding.is_alive():
+            pass
+        if not forwarding.is_alive():
+            raise RuntimeError("the proxy has ended by itself")
+        self._proxy.stop()
+        forwarding.join()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stop.set()
 
 
 def run(

@@ -9,51 +9,56 @@ import logging
 import os
 import signal
 import sys
-import threading
-from collections.abc import Mapping
-from contextlib import ExitStack
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
 
 from p06bs import config
-from p06bs.bus.follow import Follower
-from p06bs.bus.log import DocumentLog
-from p06bs.bus.metrics import Metrics
+from p06bs.bus.service import Service, Surroundings
 from p06bs.config import Bus, Server
 from p06bs.http_api import KEY_VARIABLE
-from p06bs.server.app import Operation, build_app
-from p06bs.server.archive.database import UnavailableError
-from p06bs.server.archive.status import IngestionFigures
-from p06bs.server.files.incoming import sweep_incoming
-from p06bs.server.files.roots import roots_of
-from p06bs.server.gate import redact
-from p06bs.server.health import Check
-from p06bs.server.login import principals
-from p06bs.server.login.authentication import PAM_LIBRARY
-from p06bs.server.login.private import make_secret
-from p06bs.server.loopback import LoopbackServer
-from p06bs.server.sink.allocation import return_freed_memory
-from p06bs.server.sink.feed import Feed, Placed
-from p06bs.server.sink.sink import Sink
-from p06bs.server.sink.warm import warm_up
-from p06bs.services._parts import archive_answers, archive_of, guard_of, login, measures_of, memory
-from p06bs.services.up import REFUSED
+from p06bs.services._host import REFUSED
 
-log = logging.getLogger(__name__)
 
-SHARE = 8
-"""The sink may take this part of the machine's memory where nobody says how much."""
+class ServerDefinition(config.Definition, Server):
+    """The table of a server."""
 
-READY_RUNS = 5_000
-"""With so many of the newest runs, or all that memory holds, the server is ready after a restart.
 
-They take some seconds; older ones come while it serves. WebSockets wait for these, too: who
-subscribes to the runs would be told of each as of a new one.
-"""
+class ServerService(Service[ServerDefinition]):
+    """The server: found as ``http``."""
+
+    Definition = ServerDefinition
+
+    def __init__(self, name: str, definition: ServerDefinition, here: Surroundings) -> None:
+        super().__init__(name, definition, here)
+        self._url = ""
+
+    @property
+    def addresses(self) -> Mapping[str, str]:
+        """Where it is reached, once it is ready."""
+        return {"http": self._url}
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Serve until the signal comes."""
+        from p06bs.server.gate import redact
+        from p06bs.server.sink.allocation import return_freed_memory
+        from p06bs.services._serving import serve
+
+        return_freed_memory()
+        redact.install()
+
+        def serving(url: str) -> None:
+            self._url = url
+            ready()
+
+        here = self.here
+        serve(here.outbound, here.log, self.definition, ready=serving)
+
+    def stop(self) -> None:
+        """End by the signal that everything in a server is ready for."""
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def run(
@@ -76,6 +81,13 @@ def run(
     ] = False,
 ) -> None:
     """Serve runs until SIGTERM or SIGINT comes."""
+    from p06bs.server.archive.database import UnavailableError
+    from p06bs.server.gate import redact
+    from p06bs.server.login.authentication import PAM_LIBRARY
+    from p06bs.server.login.principals import DatabaseError
+    from p06bs.server.sink.allocation import return_freed_memory
+    from p06bs.services._serving import serve
+
     return_freed_memory()
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
@@ -89,9 +101,15 @@ def run(
     try:
         bus, section = configured(file, {"log": log, "outbound": address}, given)
         laptop = file is None and api_key_file is None
-        key = _key() if laptop else ("", str(section.api_key_file))
-        serve(bus, section, *key, verbose=verbose)
-    except (principals.DatabaseError, UnavailableError, OSError) as error:
+        key, origin = _key() if laptop else ("", str(section.api_key_file))
+        if section.authentication is not None:
+            origin = "tokens"
+
+        def say(url: str) -> None:
+            print(f"server ready: {url} (API key: {origin})", flush=True)
+
+        serve(bus.outbound, bus.log, section, key, ready=say, verbose=verbose)
+    except (DatabaseError, UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None
     except (ValueError, ModuleNotFoundError) as error:
@@ -117,104 +135,15 @@ def configured(
     return config.changed(found.bus, bus), config.changed(found.server or Server(), server)
 
 
-def serve(
-    bus: Bus, server: Server, key: str = "", origin: str = "", *, verbose: bool = False
-) -> None:
-    """Serve until SIGTERM or SIGINT comes.
-
-    Parameters
-    ----------
-    bus, server : Bus, Server
-    key : str
-        API key of the single user; from the configured file if empty.
-    origin : str
-        Where the key comes from, for who starts the server.
-    verbose : bool
-        Log requests, too.
-
-    Raises
-    ------
-    DatabaseError, OSError, ValueError
-        If what is configured cannot be used; says what.
-    """
-    door, policy = login(server, key)
-    if policy is not None:
-        log.info("%s", policy.describe())
-        origin = "tokens"
-    sink = Sink(server.budget or memory() // SHARE, roots=roots_of(server))
-    archive = archive_of(server)
-    failed = threading.Event()
-    with ExitStack() as stack:
-        documents = stack.enter_context(DocumentLog(bus.log))
-        sweep_incoming(bus.log)
-
-        def more() -> bool:
-            return not sink.filled
-
-        follower = stack.enter_context(Follower(bus.outbound, documents, more=more, arrays=False))
-
-        filled = follower.caught_up.is_set
-
-        def ready_to_read() -> bool:
-            return filled() or len(sink) >= READY_RUNS
-
-        ready: dict[str, Check] = {"sink": ready_to_read}
-        if archive is not None:
-            ready["archive"] = partial(archive_answers, archive)
-        gate = build_app(
-            sink,
-            door,
-            policy=policy,
-            archive=archive,
-            log=documents,
-            guard=guard_of(server),
-            operation=Operation(
-                alive={"feed": lambda: not failed.is_set()},
-                ready=ready,
-                filled=filled,
-                metrics=server.metrics,
-                response=server.limits.response,
-            ),
-        )
-        http = LoopbackServer(
-            gate,
-            server.host,
-            server.port,
-            ready=lambda url: print(f"server ready: {url} (API key: {origin})", flush=True),
-            log_level="debug" if verbose else "warning",
-            access_log=verbose,
-        )
-        signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGINT, _leave)
-
-        def stop() -> None:
-            failed.set()
-            http.stop()
-
-        warm_up()
-        feed = Feed(Placed(follower), sink, failed=stop)
-        stack.callback(feed.close)
-        measures = measures_of(sink, feed, gate)
-        if server.archive is not None:
-            measures += IngestionFigures(server.archive.storage).measures()
-        stack.callback(Metrics(measures).close)
-        http.serve_forever()
-    if failed.is_set():
-        raise typer.Exit(1)  # the feed has shown why
-
-
 def _key() -> tuple[str, str]:
     """Return the API key of a laptop and where it comes from."""
     if key := os.environ.get(KEY_VARIABLE):
         return key, f"${KEY_VARIABLE}"
+    from p06bs.server.login.private import make_secret
+
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     path = Path(state) / "p06bs" / "server.key"
     return make_secret(path, "the API key"), str(path)
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End the process in good order; while requests are served uvicorn takes the signals first."""
-    raise SystemExit(0)
 
 
 def main() -> None:

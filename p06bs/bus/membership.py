@@ -4,6 +4,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -35,11 +36,6 @@ class Membership(Closing):
     address : str
         The Topology Manager's.
 
-    Attributes
-    ----------
-    superseded : threading.Event
-        Set when a newer instance has the name of the service: this one is to end.
-
     Raises
     ------
     ValueError
@@ -48,7 +44,7 @@ class Membership(Closing):
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.superseded = threading.Event()
+        self._superseded: Callable[[], None] = lambda: None
         self._enrolment = Enrolment()
         self._changed = threading.Condition()  # guards the enrolment; notified when it changed
         self._closing = False
@@ -91,6 +87,16 @@ class Membership(Closing):
         with self._changed:
             self._enrolment.work_on(runs)
         self._look()
+
+    @property
+    def superseded(self) -> bool:
+        """Whether a newer instance has the name of the service: this one is to end."""
+        with self._changed:
+            return self._enrolment.superseded
+
+    def on_superseded(self, action: Callable[[], None]) -> None:
+        """Have `action` called, in a thread of this object, once the service is superseded."""
+        self._superseded = action
 
     def address_of(self, kind: str, what: str) -> str | None:
         """Return where the first service of a kind that has it offers `what`; None if unknown."""
@@ -186,10 +192,13 @@ class Membership(Closing):
             except zmq.Again:
                 return
             with self._changed:
+                before = self._enrolment.superseded
                 try:
                     self._enrolment.answer(enquiry.unpacked(data)[1:], time.monotonic())
                 except WireError as error:
                     logger.warning("%s: %s", self.address, error)
-                if self._enrolment.superseded:
-                    self.superseded.set()
+                now = self._enrolment.superseded
                 self._changed.notify_all()
+            if now and not before:
+                logger.error("a newer process is registered under the name of this one, which ends")
+                self._superseded()

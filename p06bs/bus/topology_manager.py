@@ -94,14 +94,18 @@ class TopologyManager(Closing):
                     for service in self.topology.expire(now):
                         logger.warning("%s on %s is silent", service.name, service.host)
 
+    def stop(self) -> None:
+        """End `serve` soon; from any thread, or a signal handler."""
+        if not self._closing.is_set():
+            self._closing.set()
+            os.eventfd_write(self._wake, 1)
+
     def close(self) -> None:
-        """End `serve`, and close; may be called twice."""
-        if self._closing.is_set():
-            return
-        self._closing.set()
-        os.eventfd_write(self._wake, 1)
+        """End `serve`, and close; from another thread than that of `serve`, or after it."""
+        self.stop()
         with self._lock:
-            self._give_back()
+            if not self._socket.closed:
+                self._give_back()
 
     def _give_back(self) -> None:
         self._socket.close()

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from p06bs.cli import archive, logs, modalities, recorded, services, sink, token
+from p06bs.cli import archive, demo, keys, logs, modalities, recorded, services, sink, token
 from p06bs.cli.errors import one_line, wrong_usage
 
 app = typer.Typer(
@@ -19,7 +19,10 @@ app = typer.Typer(
     help="Online analysis for Bluesky: ordered derived runs while the scan runs.",
 )
 app.command()(services.up)
-app.command()(services.demo)
+app.command()(services.down)
+app.command()(services.restart)
+app.command()(services.ls)
+app.command()(demo.demo)
 app.command()(recorded.process)
 app.command()(recorded.replay)
 app.command()(modalities.check)
@@ -38,6 +41,13 @@ tokens.command()(token.create)
 tokens.command("list")(token.list_tokens)
 tokens.command()(token.revoke)
 app.add_typer(tokens, name="token")
+
+key = typer.Typer(no_args_is_help=True, help="Make, list and revoke the keys of the bus.")
+key.command()(keys.create)
+key.command()(keys.add)
+key.command("list")(keys.list_keys)
+key.command()(keys.revoke)
+app.add_typer(key, name="keys")
 
 archives = typer.Typer(no_args_is_help=True, help="Look after the offline DB.")
 for command in (

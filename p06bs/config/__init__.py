@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError
 
@@ -22,6 +22,15 @@ from p06bs.config.base import (
     problems,
 )
 from p06bs.config.server import Server
+from p06bs.config.services import (
+    Definition,
+    Name,
+    definition,
+    definitions,
+    find_kind,
+    kinds,
+    of_this_host,
+)
 from p06bs.config.workers import Workers
 from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.reference import load as load_modality
@@ -30,14 +39,20 @@ __all__ = [
     "Bus",
     "Configuration",
     "ConfigurationError",
+    "Definition",
     "PipelineSection",
     "Server",
     "Workers",
     "changed",
+    "definition",
+    "definitions",
+    "find_kind",
     "find_modality",
+    "kinds",
     "load",
     "make_modality",
     "modalities",
+    "of_this_host",
     "parse_bytes",
     "parse_settings",
     "schema",
@@ -52,6 +67,9 @@ class Bus(Section):
     inbound: Address = Field("tcp://127.0.0.1:5567", description="where the proxy takes documents")
     outbound: Address = Field("tcp://127.0.0.1:5568", description="where the proxy gives documents")
     log: Path = Field(Path("var/log"), description="directory of the document logs")
+    topology: Address = Field(
+        "tcp://127.0.0.1:5569", description="the Topology Manager, where services find each other"
+    )
 
 
 class PipelineSection(Section):
@@ -76,10 +94,15 @@ class Configuration(Section):
     """All services of one laptop or one beamline."""
 
     bus: Bus = Field(default_factory=Bus)
-    proxy: Literal[True, False] = Field(True, description="start a proxy")
+    topology: bool = Field(True, description="start a Topology Manager")
+    proxy: bool = Field(True, description="start a proxy")
     server: Server | None = Field(None, description="start a Tiled server")
     workers: Workers = Field(default_factory=Workers)
     pipelines: tuple[PipelineSection, ...] = Field((), description="pipelines, one process for all")
+    services: dict[Name, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="further services: kind, replicas, host, environment, and what the kind knows",
+    )
 
 
 def schema() -> dict[str, Any]:

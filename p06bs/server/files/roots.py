@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import quote, unquote, urlparse
 
-from p06bs.config.server import Server
+from p06bs.config.server import Access
 from p06bs.model.documents import Document
 
 ZARR = "application/x-zarr"
@@ -82,7 +83,21 @@ class FileRoots:
                 yield own
 
 
-def roots_of(server: Server) -> FileRoots:
+class Described(Protocol):
+    """What says where detector files may lie: a server, or an ingestion."""
+
+    @property
+    def assets(self) -> tuple[Path, ...]:
+        """Directories."""
+        ...
+
+    @property
+    def access(self) -> Access | None:
+        """Who may see what; None where there is one user, who may see all."""
+        ...
+
+
+def roots_of(server: Described) -> FileRoots:
     """Return where detector files may lie: [server] assets, and a run's own beamtime folder.
 
     A single user without assets may read all.

@@ -1,0 +1,116 @@
+"""Run one service of a configuration in this process, as whoever starts services wants it."""
+
+import ctypes
+import importlib.metadata
+import logging
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+
+from pythonjsonlogger.json import JsonFormatter
+
+from p06bs import config
+from p06bs.bus.membership import Membership
+from p06bs.bus.service import Surroundings, host
+
+logger = logging.getLogger(__name__)
+
+REFUSED = 2
+"""Status of a service that cannot use what is configured: to start it again does not help.
+
+It has not been ready then; what fails later is something else, whatever its status.
+"""
+START_SECONDS = 1.0
+"""What ends sooner was not started, in the eyes of supervisord, whatever its status says."""
+SUPERVISED = "SUPERVISOR_ENABLED"
+"""The environment variable by which supervisord tells its children so."""
+LOG_FORM = "P06BS_LOG"
+"""The environment variable that says ``json`` where logs are read by programs."""
+
+
+def run(file: Path, name: str) -> int:
+    """Run the service `name` of a configuration file; return the status of the process."""
+    began = time.monotonic()
+    _follow_the_starter()
+    configure_logging(os.environ.get(LOG_FORM, "text"), name)
+    ready = False
+    try:
+        configuration = config.load(file)
+        definition = config.definition(configuration, name)
+        kind = config.find_kind(definition.kind)
+        with Membership(configuration.bus.topology) as peers:
+            service = kind(name, definition, surroundings(configuration, peers))
+
+            def leave(number: int, frame: FrameType | None) -> None:
+                service.stop()
+
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, leave)
+
+            def say() -> None:
+                nonlocal ready
+                ready = True
+                where = ", ".join(f"{k} {v}" for k, v in service.addresses.items())
+                logger.info("%s ready: %s", name, where or "at work")
+
+            host(service, definition.kind, importlib.metadata.version("p06bs"), say)
+            return REFUSED if peers.superseded else 0
+    except (ValueError, ModuleNotFoundError) as error:
+        if ready:
+            raise
+        logger.error("%s", error)
+        if SUPERVISED in os.environ:
+            time.sleep(max(0.0, began + 1.5 * START_SECONDS - time.monotonic()))
+        return REFUSED
+    except (OSError, RuntimeError) as error:
+        logger.error("%s", error, exc_info=ready)
+        return 1
+
+
+def surroundings(configuration: config.Configuration, peers: Membership) -> Surroundings:
+    """Return what a service finds around it.
+
+    The proxy is where the Topology Manager says; until it has answered, where this very file
+    starts one.
+    """
+    bus = configuration.bus
+
+    def inbound() -> str | None:
+        known = peers.address_of("proxy", "inbound")
+        return bus.inbound if known is None and configuration.proxy else known
+
+    def outbound() -> str | None:
+        known = peers.address_of("proxy", "outbound")
+        return bus.outbound if known is None and configuration.proxy else known
+
+    return Surroundings(peers, bus.log, inbound, outbound)
+
+
+def configure_logging(form: str, name: str) -> None:
+    """Log to stderr: ``json``, one object a line, or ``text``."""
+    output = logging.StreamHandler()
+    if form == "json":
+        fields = ["asctime", "levelname", "name", "message"]
+        renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
+        output.setFormatter(
+            JsonFormatter(fields, rename_fields=renamed, static_fields={"service": name})
+        )
+    else:
+        output.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[output])
+    for library in ("tiled", "tiled.server.app", "httpx", "alembic", "distributed"):
+        logging.getLogger(library).setLevel(logging.WARNING)
+
+
+def _follow_the_starter() -> None:
+    """End when the supervisor dies, whatever kills it; take the signals that others blocked."""
+    # The Tango Starter's children inherit its blocked signals.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    if SUPERVISED in os.environ:
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        if os.getppid() == 1:
+            sys.exit(1)  # it has died already
