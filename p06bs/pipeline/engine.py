@@ -182,6 +182,8 @@ class Engine:
             elif retired is None or time.monotonic() - retired > AGAIN:
                 places = [self._places[a] for a in addresses if a in self._places]
                 if all(place.future.done() for place in places):
+                    for place in places:
+                        place.future.release()  # or Dask saves what it returned elsewhere
                     self._leaving[unit] = time.monotonic()
                     self.cluster.retire(unit)
 

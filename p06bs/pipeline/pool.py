@@ -117,7 +117,7 @@ class Pool:
             self._silent.pop(worker, None)
             self._briefing.forget_worker(worker)
             for batch in self.leases.join(worker, int(message[1]), now):
-                self._again(batch)
+                self._retry(batch)
             if worker in self._draining:  # it was stopped in its sleep, or before it began
                 self.drain(worker)
         elif not self.leases.heard(worker, now):
@@ -125,7 +125,7 @@ class Pool:
         elif kind == lane.BYE:
             self._briefing.forget_worker(worker)
             for batch in self.leases.leave(worker):
-                self._again(batch)
+                self._retry(batch)
         elif kind in (lane.PAGE, lane.COLUMNS):
             self._result(worker, *message, more=more)
         elif kind in (lane.NEED, lane.UNREAD, lane.REFUSED, lane.LATE, lane.READY):
@@ -165,6 +165,7 @@ class Pool:
             if work.master.batch_out(number) is None:
                 run.abandon(f"{type(error).__name__}: {error}")
             else:
+                self._tally(run_key).retries += 1
                 work.lost(number)
                 raise
         self.leases.forget(batch)
@@ -231,6 +232,7 @@ class Pool:
             work = self._work(key)
             if work is None:
                 continue
+            self._tally(key).retries += 1
             batch = work.master.batch_out(number)
             setup = "" if batch is None else f"{key}/{batch.revision}"
             if setup in preparing:
@@ -254,6 +256,7 @@ class Pool:
                 work = self._work(key)
                 if work is None:
                     continue
+                self._tally(key).retries += 1
                 # It may be slow, or stopped, through no fault of its first batch. But a batch
                 # over which several fall silent keeps them from speaking.
                 if place == 0 and work.master.silenced(number):
@@ -294,6 +297,11 @@ class Pool:
         work = self._work(key)
         if work is not None:
             work.master.again(number)
+
+    def _retry(self, batch: BatchKey) -> None:
+        """Give a batch to others because its worker did not return it."""
+        self._tally(batch[0]).retries += 1
+        self._again(batch)
 
     def lease(self) -> None:
         """Lease batches as long as there are work and idle workers, run by run in turn."""
