@@ -34,6 +34,7 @@ class Like:
     inputs: dict[str, str]
     history: list[tuple[str, dict[str, Any]]]
     reprocessing: int
+    rows: int | None
 
     @classmethod
     def of(cls, derived: Iterable[NamedDocument]) -> "Like":
@@ -55,6 +56,7 @@ class Like:
             inputs={k: f"{i['stream']}/{i['data_key']}" for k, i in process["inputs"].items()},
             history=history,
             reprocessing=process["reprocessing"],
+            rows=process.get("rows"),
         )
 
 
@@ -68,6 +70,7 @@ def process_run(
     store: bool = False,
     batch_size: int = 256,
     reprocessing: int = 0,
+    rows: int | None = None,
 ) -> dict[str, Any]:
     """Process one recorded run and return a summary.
 
@@ -86,7 +89,12 @@ def process_run(
         If the derived run is stored already, or cannot be.
     """
     derived = process(
-        modality, runs.documents(uid), history, batch_size=batch_size, reprocessing=reprocessing
+        modality,
+        runs.documents(uid),
+        history,
+        batch_size=batch_size,
+        reprocessing=reprocessing,
+        rows=rows,
     )
     if not derived:
         raise LogError(f"what is recorded of run {uid} does not begin with a start document")

@@ -38,6 +38,8 @@ class World:
         self.modality, self.raw, self.chance, self.size = modality, raw, chance, size
         self.log: list[NamedDocument] = []  # what was published, over all restarts
         self.now = 0.0
+        self.initial: list[Revision] = []  # what the derived run began with, as it was kept
+        self.newest: Revision | None = None  # the last change, as it was kept
         self.begin()
 
     def begin(self) -> None:
@@ -53,6 +55,10 @@ class World:
             lambda derived: earlier,
             lambda: self.now,
             size=self.size,
+            candidates=self.initial,
+            begun=bool(self.initial),
+            began=lambda revision, derived: self.initial.__setitem__(slice(1), [revision]),
+            newest=lambda: self.newest,
         )
 
     def publish(self, name: str, document: Any) -> None:
@@ -109,7 +115,14 @@ class World:
             }
             if isinstance(self.modality, Histogram) and self.chance.random() < 0.3:
                 settings["wide"] = True
-            self.run.revise(Revision(0, self.modality.validate(settings), "tester", self.now))
+            number = 1 if self.newest is None else self.newest.change + 1
+            valid = self.modality.validate(settings)
+            self.newest = Revision(0, valid, "tester", self.now, change=number)
+            # It may be killed between keeping a change and using it.
+            if self.chance.random() < 0.3:
+                self.begin()
+            else:
+                self.run.revise(self.newest)
         elif act == "restart" and self.chance.random() < 0.15:
             self.begin()
 
@@ -223,6 +236,12 @@ def test_any_schedule_gives_the_reference(legs, seed, page, size, steps, kind):
         equal_nan=True,
     )
     assert [r[3] for r in rows_of(world.log, "raw_seq_num")] == seqs
+    changes = [
+        d["configuration"][kind.name]["data"]["change"]
+        for n, d in world.log
+        if n == "descriptor" and kind.name in d["configuration"]
+    ]
+    assert changes == sorted(set(changes)), "a change is applied once, or overtaken"
     stop, expected = world.log[-1][1], reference[-1][1]
     for key in ("num_invalid", "exit_status", "uid"):
         assert stop[key] == expected[key]
@@ -324,8 +343,8 @@ def test_settings_after_a_restart_begin_behind_what_was_published():
     world.leases.join("w", 2, 0.0)
     world.lease(once=False)
     world.result(*world.out.pop())
+    world.newest = Revision(0, Total.validate({"factor": 100.0}), "Ada", 1.0, change=1)
     world.begin()
-    world.run.revise(Revision(0, Total.validate({"factor": 100.0}), "Ada", 1.0))
     world.finish()
     assert [r[3] for r in rows_of(world.log, "total")] == [1, 2, 3, 4] + [
         4 + 100 * n for n in range(1, 9)
@@ -374,7 +393,7 @@ test_a_held_document_that_is_malformed_costs_itself_only = pytest.mark.logs_erro
 
 
 @pytest.mark.logs_errors
-def test_settings_that_a_run_refuses_leave_those_before_them_also_for_later_runs():
+def test_a_run_begins_with_the_newest_settings_that_fit_it():
     asked = [Revision(0, Fussy.validate(s), "", 1.0) for s in ({"start": 5.0}, {"start": -1.0})]
     unfit: list[Revision] = []
     raw = raw_run({"x": np.ones(6)}, page=3)
@@ -385,8 +404,8 @@ def test_settings_that_a_run_refuses_leave_those_before_them_also_for_later_runs
         lambda n, d: log.append((n, d)),
         lambda derived: None,
         lambda: 0.0,
-        wishes=asked,
-        unfit=unfit.append,
+        candidates=[*reversed(asked), Revision(0, Fussy.validate({}))],
+        judged=lambda revision, problem: unfit.append(revision) if problem else None,
     )
     for name, document in raw:
         run.add(name, document, document)

@@ -79,14 +79,14 @@ def process(
         made = config.parse_settings(settings)
         bindings = {k: str(v) for k, v in config.parse_settings(inputs).items()}
         history: list[tuple[str, dict[str, Any]]] = []
-        reprocessing = 0
+        reprocessing, rows = 0, None
         if like:
             same = Like.of(runs.documents(runs.find(like)))
             history = [(uid, {**changed, **made}) for uid, changed in same.history]
             made = {**same.settings, **made}
             bindings = {**same.inputs, **bindings}
             modality = modality or same.modality
-            reprocessing = same.reprocessing
+            reprocessing, rows = same.reprocessing, same.rows
             uids = uids or [same.raw]
         if not modality:
             raise UsageError("say which modality with --modality, or which derived run with --like")
@@ -105,6 +105,7 @@ def process(
                         store=store,
                         batch_size=batch_size,
                         reprocessing=reprocessing,
+                        rows=rows,
                     )
                 except (BindingError, LogError) as reason:
                     if len(uids) == 1:

@@ -73,6 +73,8 @@ class DerivedRun:
         Time of the documents and of events that have no time of their own.
     reprocessing : int
         Number of the reprocessing; 0 is the run that was made first.
+    rows : int, optional
+        It is made of the first so many rows only.
     """
 
     modality: Modality
@@ -81,6 +83,7 @@ class DerivedRun:
     initial: Revision
     clock: Clock
     reprocessing: int = 0
+    rows: int | None = None
     uid: str = field(init=False)
     _streams: dict[int, Stream] = field(init=False, default_factory=dict)
     _setups: dict[int, Setup] = field(init=False, default_factory=dict)
@@ -118,6 +121,10 @@ class DerivedRun:
                 "reprocessing": self.reprocessing,
             },
         )
+        if self.initial.preset:
+            document["process"]["preset"] = self.initial.preset
+        if self.rows is not None:
+            document["process"]["rows"] = self.rows
         if "dimensions" in (raw.get("hints") or {}):
             document["hints"] = {"dimensions": raw["hints"]["dimensions"]}
         return "start", document

@@ -18,12 +18,25 @@ from p06bs.model.modality import ModalitySettings
 
 @dataclass(frozen=True)
 class Revision:
-    """Settings that are in force from one row on: number, who changed them and when."""
+    """Settings that are in force from one row on, who changed them and when.
+
+    Attributes
+    ----------
+    number : int
+        Within the derived run, from 0.
+    change : int
+        Number of the change of the pipeline's settings that they came with; 0 for those
+        that it had at first.
+    preset : str
+        Name of the preset that they came from; "" if they did not.
+    """
 
     number: int
     settings: ModalitySettings
     changed_by: str = ""
     changed_at: float = 0.0
+    change: int = 0
+    preset: str = ""
 
     @property
     def digest(self) -> str:
@@ -51,6 +64,8 @@ def configuration(
         "revision": revision.number,
         "changed_by": revision.changed_by,
         "changed_at": revision.changed_at,
+        "change": revision.change,
+        "preset": revision.preset,
         "first_raw_uid": raw_uid,
         "first_row": first,
         "version": version,

@@ -110,9 +110,13 @@ def _cut(spans: Iterable[Span], start: int, stop: int) -> Iterator[Span]:
 
 
 class Rows:
-    """Join a run's documents to rows and hand them out in acquisition order."""
+    """Join a run's documents to rows and hand them out in acquisition order.
 
-    def __init__(self, binding: Binding) -> None:
+    With `limit`, the first so many rows are all that there are.
+    """
+
+    def __init__(self, binding: Binding, limit: int | None = None) -> None:
+        self.limit = limit
         self._sources = sources(binding)
         self._feeds = {source.key: Feed() for source in self._sources}
         self._primary = self._sources[0].key
@@ -175,8 +179,18 @@ class Rows:
             self._push(seqs, {self._primary: refs, **found})
 
     def _push(self, seqs: Indices, refs: dict[str, Indices]) -> None:
+        if self.limit is not None:
+            room = self.limit - self.taken - self.available
+            seqs, refs = seqs[:room], {key: found[:room] for key, found in refs.items()}
+        if not len(seqs):
+            return
         self._ready.append((seqs, refs))
         self.available += len(seqs)
+
+    @property
+    def full(self) -> bool:
+        """Whether the limit is reached."""
+        return self.limit is not None and self.taken + self.available >= self.limit
 
     def finish(self) -> None:
         """Settle what still waits, because no more documents come."""

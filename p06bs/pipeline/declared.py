@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from p06bs.model.documents import Document, settings_digest
 from p06bs.model.modality import Modality
+from p06bs.model.revisions import Revision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +31,31 @@ class Pipeline:
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
 
-    def made(self, process: Document) -> bool:
-        """Return whether a derived run that says so of its process is this pipeline's."""
+    def made(self, process: Document, digest: str) -> bool:
+        """Return whether a derived run that says so of its process is this pipeline's.
+
+        `digest` is that of the settings that the pipeline began the run with.
+        """
         modality = self.modality
         bound = process["inputs"]
         return (
             process["name"] == modality.name
             and process["version"] == modality.version
-            and process["settings_digest"] == settings_digest(modality.settings)
+            and process["settings_digest"] == digest
             and process["reprocessing"] == 0
             and all(
                 name in bound
                 and key in (bound[name]["data_key"], "{stream}/{data_key}".format(**bound[name]))
                 for name, key in modality.inputs.items()
             )
+        )
+
+    def makes_what(self, other: "Pipeline", mine: Revision, theirs: Revision) -> bool:
+        """Return whether under these settings another pipeline would write the same derived run."""
+        return (
+            type(self.modality) is type(other.modality)
+            and self.modality.inputs == other.modality.inputs
+            and mine.digest == theirs.digest
         )
 
 

@@ -28,7 +28,7 @@ class Derivation:
         Reads rows of stream resources.
     changes : mapping of raw event uid to settings
         Settings, in order, that begin with the event of that uid.
-    batch_size, share, reprocessing, clock
+    batch_size, share, reprocessing, rows, clock
         See `inline.Worker`.
     """
 
@@ -43,6 +43,7 @@ class Derivation:
         batch_size: int,
         share: tuple[int, int],
         reprocessing: int,
+        rows: int | None,
         clock: Clock,
     ) -> None:
         self.modality = modality
@@ -53,7 +54,7 @@ class Derivation:
         self.share = share
         self.reprocessing = reprocessing
         self.clock = clock
-        self.raw = RawRun(modality, start)
+        self.raw = RawRun(modality, start, rows)
         self.derived: DerivedRun | None = None
         self.results: Results | None = None
         self.setup: Setup | None = None
@@ -79,6 +80,7 @@ class Derivation:
                 self.revision,
                 self.clock,
                 self.reprocessing,
+                self.raw.limit,
             )
             self.emit(*self.derived.start())
             if self.modality.fold is not None:

@@ -2,15 +2,16 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import Entry, LogError
 from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
-from p06bs.pipeline.declared import Pipeline
 
 log = logging.getLogger(__name__)
+
+Made = Callable[[Document, str], bool]
 
 
 @dataclass
@@ -79,14 +80,16 @@ class EarlierRuns:
     Parameters
     ----------
     documents : DocumentLog
-    pipelines : sequence of Pipeline
+    made : sequence of callable
+        One for each pipeline: says whether a derived run's process, and its raw run's uid,
+        are of a derived run that it has made.
     since : float
         Unix time, s: logs last written before it are left out.
     """
 
-    def __init__(self, documents: DocumentLog, pipelines: Sequence[Pipeline], since: float) -> None:
+    def __init__(self, documents: DocumentLog, made: Sequence[Made], since: float) -> None:
         self._documents = documents
-        self._pipelines = pipelines
+        self._made = made
         self._done: defaultdict[str, list[Document]] = defaultdict(list)  # by raw run
         for uid in documents.runs(since=since):
             first, last = self._ends(uid)
@@ -108,7 +111,7 @@ class EarlierRuns:
             return False
         ended = last is not None and last.name == "stop"
         done = self._done.get(uid, [])
-        return not ended or not all(any(p.made(d) for d in done) for p in self._pipelines)
+        return not ended or not all(any(made(d, uid) for d in done) for made in self._made)
 
     def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
         """Return the ends of a log; one that cannot be read is for the follower to complain of."""

@@ -44,6 +44,8 @@ class Worker:
         ``(k, n)``: compute batches k, k+n, k+2n, ...
     deadline : float
         Seconds to wait for detector files that do not grow.
+    reprocessing, rows
+        See `process`.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Worker:
         share: tuple[int, int] = (0, 1),
         deadline: float = 10.0,
         reprocessing: int = 0,
+        rows: int | None = None,
         clock: Clock = time.time,
     ) -> None:
         if batch_size < 1:
@@ -74,6 +77,7 @@ class Worker:
         self.batch_size = batch_size
         self.share = share
         self.reprocessing = reprocessing
+        self.rows = rows
         self.clock = clock
         self.read_frames = FrameReader(deadline)
         self._runs: dict[str, Derivation] = {}
@@ -98,6 +102,7 @@ class Worker:
                 batch_size=self.batch_size,
                 share=self.share,
                 reprocessing=self.reprocessing,
+                rows=self.rows,
                 clock=self.clock,
             )
             return
@@ -170,6 +175,7 @@ def process(
     batch_size: int = 256,
     deadline: float = 10.0,
     reprocessing: int = 0,
+    rows: int | None = None,
 ) -> list[NamedDocument]:
     """Return the derived documents of recorded raw documents: the reference meaning.
 
@@ -184,6 +190,10 @@ def process(
         Events per call of the modality; makes no difference to the results.
     deadline : float
         Seconds to wait for detector files that are still being written.
+    reprocessing : int
+        Tells derived runs of the same raw run, settings and inputs apart.
+    rows : int, optional
+        Compute the first so many rows only.
 
     Raises
     ------
@@ -200,6 +210,7 @@ def process(
         batch_size=batch_size,
         deadline=deadline,
         reprocessing=reprocessing,
+        rows=rows,
     )
     try:
         for name, document in documents:

@@ -88,6 +88,8 @@ class Master:
         How many batches may be out at once. Beside it, no more than `AHEAD` of the
         largest batches may lie beyond the first row that the sorter still misses,
         so that its memory is bounded.
+    brief : bool
+        No batch is to be longer than is worth it, whatever the backlog: other runs go first.
     """
 
     def __init__(
@@ -102,9 +104,11 @@ class Master:
         size: int | None = None,
         largest: int = LARGEST,
         window: int = 256,
+        brief: bool = False,
     ) -> None:
         self.raw = raw
         self.size = size
+        self.brief = brief
         self.largest = largest
         self.window = window
         self.revision = initial
@@ -142,6 +146,11 @@ class Master:
         Their number follows that of the settings before them.
         """
         self._pending = revision
+
+    @property
+    def pending_change(self) -> int:
+        """Number of the change that begins with the next row; -1 if none does."""
+        return -1 if self._pending is None else self._pending.change
 
     def boundary(self) -> tuple[Revision, int, str] | None:
         """Return ``(revision, first row, its identity)`` if new settings begin with the next row.
@@ -200,7 +209,8 @@ class Master:
         rows = self.raw.rows
         if rows is None or not self.batches_allowed or rows.taken < self._skip:
             return None
-        adapted = batch_size(rows.available, workers, self.largest, self._row_seconds)
+        backlog = 0 if self.brief else rows.available
+        adapted = batch_size(backlog, workers, self.largest, self._row_seconds)
         size = min(self.size or adapted, self.largest)
         ahead = [row - rows.taken for row in (*self._known, self._published) if row > rows.taken]
         taken = rows.take(min([size, *ahead]))

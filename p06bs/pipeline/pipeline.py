@@ -12,10 +12,11 @@ import logging
 import queue
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
+from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import zmq
@@ -24,12 +25,14 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
+from p06bs.bus.sockets import Address
 from p06bs.model.compute import Setup
 from p06bs.model.derived import DerivedRun
-from p06bs.model.documents import is_derived
+from p06bs.model.documents import Document, is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.reference import reference_to
-from p06bs.model.revisions import Revision
+from p06bs.pipeline.adjustments import Adjustments
+from p06bs.pipeline.again import Reprocessing
 from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
@@ -37,14 +40,23 @@ from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.setups import fulfil
 from p06bs.pipeline.worker import warm_up
+from p06bs.settings import Again
+from p06bs.settings.history import plain
 
 log = logging.getLogger(__name__)
 
 CATCH_UP = 3600.0
 """Raw runs whose log was written within so many seconds before the start are made up for."""
 EXPIRE = 0.25
+SETTINGS = "settings"
+"""Directory of the settings in that of the logs."""
 FINISH = 2.0
 """Seconds for workers to return what they have at the end; a restart computes what is missing."""
+
+
+def key_of(name: str, run: str, reprocessing: int) -> str:
+    """Return the key of a run in the pool."""
+    return f"{name}:{run}" + (f"#{reprocessing}" if reprocessing else "")
 
 
 class Pipelines:
@@ -52,9 +64,9 @@ class Pipelines:
 
     Parameters
     ----------
-    inbound : str
+    inbound : str or callable
         Address at which the proxy takes documents (derived ones go there).
-    outbound : str
+    outbound : str or callable
         Address at which the proxy gives documents.
     log : DocumentLog or path
         Where raw and derived runs are logged.
@@ -67,14 +79,22 @@ class Pipelines:
         cluster, which is then closed by the end.
     deadline : float
         Seconds to wait for detector files that do not grow.
+    settings : path, optional
+        Directory where changes of the settings and presets are kept; ``settings`` in the
+        directory of the logs by default.
+
+    Raises
+    ------
+    OSError
+        If that directory cannot be used, or another process uses it for the same pipelines.
 
     `run` blocks until `stop` is called (from any thread or a signal handler).
     """
 
     def __init__(
         self,
-        inbound: str,
-        outbound: str,
+        inbound: Address,
+        outbound: Address,
         log: DocumentLog | Any,
         pipelines: Sequence[Pipeline | Modality],
         *,
@@ -82,12 +102,15 @@ class Pipelines:
         on: str | Cluster = "local",
         deadline: float = 10.0,
         catch_up: float = CATCH_UP,
+        settings: str | Path | None = None,
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
         refuse_twins(self.pipelines)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
+        kept = self.documents.directory / SETTINGS if settings is None else Path(settings)
+        self.adjustments = Adjustments(kept, self.pipelines)
         self.elastic = ElasticPool(
             self._context,
             self.documents,
@@ -104,14 +127,19 @@ class Pipelines:
             outbound,
             self.documents,
             since=since,
-            runs=EarlierRuns(self.documents, self.pipelines, since).is_wanted,
+            runs=EarlierRuns(
+                self.documents,
+                [partial(self.adjustments.made, name) for name in self.adjustments.names],
+                since,
+            ).is_wanted,
             arrays=False,  # workers read them
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._working: set[str] = set()  # uids of the derived runs that are being made
-        # Settings that were asked for, by pipeline, the newest last; until the process ends
-        self._wishes: defaultdict[str, list[Revision]] = defaultdict(list)
+        self.reprocessing = Reprocessing(
+            self.adjustments, self.documents, self._begin, self._let_go
+        )
         self._stop = threading.Event()
 
     def run(self, ready: Callable[[], None] = lambda: None) -> None:
@@ -130,6 +158,8 @@ class Pipelines:
         try:
             self.elastic.engine.start()
             warm_up(type(p.modality) for p in self.pipelines)
+            for name in self.adjustments.names:
+                self.reprocessing.take(name)
             while not self._stop.is_set():
                 if not busy:
                     poller.poll(20)
@@ -143,6 +173,7 @@ class Pipelines:
                 if now - expired > EXPIRE:
                     expired = now
                     self.elastic.tick(now)
+                self.reprocessing.go_on(self._runs)
                 self.pool.lease()
                 self._tidy()
                 if waiting and self.elastic.ready:
@@ -155,33 +186,117 @@ class Pipelines:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._stop.set()
 
-    def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
-        """Change a pipeline's settings from the next event on that no worker has yet.
+    def settings(self, of: str | None = None) -> dict[str, dict[str, Any]]:
+        """Return the settings in force, by pipeline; of all of them, or of one.
 
-        They hold for later runs, too, until the process ends.
+        Each is ``schema`` (JSON schema), ``values``, ``revision``, ``digest``,
+        ``changed_by``, ``since`` (Unix time, s), ``preset``, and ``runs``: from which event on
+        which settings hold in each run that goes on. Any thread.
 
         Raises
         ------
-        KeyError
+        ValueError
             If there is no such pipeline.
-        SettingsError
-            If the modality refuses the settings; the old ones stay in force.
         """
-        named = {p.name: p for p in self.pipelines}
-        if pipeline not in named:
-            raise KeyError(f"no pipeline {pipeline!r}; there are {', '.join(named)}")
-        valid = named[pipeline].modality.validate(settings)
-        revision = Revision(0, valid, changed_by, time.time())
-        self._requests.put(partial(self._revise, pipeline, revision))
+        names = self.adjustments.names if of is None else [of]
+        return {
+            name: self.adjustments.record(
+                name, [*self._going(name), *self.reprocessing.going(name)]
+            )
+            for name in names
+        }
+
+    def change(
+        self,
+        of: str,
+        values: Mapping[str, Any],
+        by: str = "",
+        reprocess: bool = False,
+        preset: str = "",
+    ) -> dict[str, Any]:
+        """Change some settings of a pipeline, from the next event on that no worker has yet.
+
+        They hold for later runs, too, also after a restart. A name ``outer.inner`` is one
+        entry of a mapping. Any thread.
+
+        Parameters
+        ----------
+        reprocess : bool
+            Compute the events so far of the runs that go on again under these settings, or
+            of the last run, if none does: that makes a second derived run.
+        preset : str
+            Name of a preset whose settings are loaded below `values`.
+
+        Returns
+        -------
+        dict
+            As `settings` has it.
+
+        Raises
+        ------
+        ValueError
+            If there is no such pipeline or preset, or the modality refuses the settings
+            (SettingsError); the old ones stay in force.
+        OSError
+            If the change cannot be kept; the old ones stay in force.
+        """
+        runs: list[str] = []
+        if reprocess:
+            live = [uid for uid, run in self._going(of) if run.left is None]
+            last = self.adjustments[of].last_run
+            runs = live or ([last] if last else [])
+        revision = self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
+        self._later(partial(self._revise, of, revision.change))
+        return self.settings(of)[of]
+
+    def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
+        """Change all settings of a pipeline: those that are not given become the default.
+
+        Raises
+        ------
+        ValueError
+            As `change`.
+        """
+        modality = self.adjustments[pipeline].modality
+        self.change(pipeline, plain(modality.validate(settings)), changed_by)
+
+    def presets(self, of: str) -> list[dict[str, Any]]:
+        """Return the presets of a pipeline, those that cannot be used with the ``problem``.
+
+        Raises
+        ------
+        ValueError
+            If there is no such pipeline.
+        """
+        return [asdict(preset) for preset in self.adjustments[of].presets]
+
+    def save_preset(self, of: str, preset: str, beamtime_id: str = "", sample: str = "") -> str:
+        """Keep the settings in force as a preset; return its file.
+
+        Raises
+        ------
+        ValueError
+            If there is no such pipeline, or the preset cannot be kept under that name.
+        OSError
+            If it cannot be written.
+        """
+        return str(self.adjustments[of].save(preset, beamtime_id=beamtime_id, sample=sample))
+
+    def _going(self, name: str) -> list[tuple[str, RunPipeline]]:
+        """Return the runs that a pipeline works on as they come."""
+        live = [(uid, runs[name]) for uid, runs in list(self._runs.items()) if name in runs]
+        return [(uid, run) for uid, run in live if not run.over]
 
     def _later(self, action: Callable[[], None]) -> None:
         self._requests.put(action)
 
-    def _revise(self, pipeline: str, revision: Revision) -> None:
-        self._wishes[pipeline].append(revision)
-        for runs in self._runs.values():
-            if pipeline in runs:
-                runs[pipeline].revise(revision)
+    def _revise(self, name: str, change: int) -> None:
+        store = self.adjustments[name]
+        for _, run in self._going(name):
+            revision = store.revised(run.asked)
+            if revision.change > run.asked.change and change not in run.refusals:
+                run.revise(revision)
+        self.reprocessing.take(name)
 
     def _advance(self, run: RunPipeline) -> None:
         try:
@@ -193,7 +308,7 @@ class Pipelines:
         if entry.name == "start":
             if is_derived(entry.document):
                 return  # derived runs feed no pipeline yet
-            self._runs[entry.run] = {p.name: self._begin(p, entry) for p in self.pipelines}
+            self._runs[entry.run] = {p.name: self._begin(p, entry.document) for p in self.pipelines}
         where = (entry.offset, entry.nbytes)
         for name, run in self._runs.get(entry.run, {}).items():
             try:
@@ -204,7 +319,9 @@ class Pipelines:
                 run.refuse(entry.name, error)
                 log.debug("pipeline %s", name, exc_info=True)
 
-    def _begin(self, pipeline: Pipeline, entry: Entry) -> RunPipeline:
+    def _begin(
+        self, pipeline: Pipeline, start: Document, again: Again | None = None
+    ) -> RunPipeline:
         def submit(make: Callable[[], Setup]) -> "Future[Setup]":
             future: Future[Setup] = Future()
             # A daemon: however long an author's prepare takes, the process can end.
@@ -214,24 +331,29 @@ class Pipelines:
             future.add_done_callback(lambda _: self._requests.put(partial(self._advance, run)))
             return future
 
-        wishes = self._wishes[pipeline.name]
-
-        def unfit(revision: Revision) -> None:
-            if revision in wishes:
-                wishes.remove(revision)
-
-        run = RunPipeline(
+        name, uid = pipeline.name, start["uid"]
+        store = self.adjustments[name]
+        make = partial(
+            RunPipeline,
             pipeline.modality,
-            entry.document,
+            start,
             self.publisher,
             self._look_back,
             time.time,
             size=pipeline.batch_size,
             submit=submit,
-            wishes=wishes,
-            unfit=unfit,
+            judged=partial(self.adjustments.judged, name, uid),
         )
-        self.pool.add(f"{pipeline.name}:{entry.run}", run)
+        if again is None:
+            run = make(
+                candidates=self.adjustments.candidates(name, start),
+                begun=store.derived_of(uid) is not None,
+                began=partial(store.began, uid),
+                newest=partial(store.newest_for, uid),
+            )
+        else:
+            run = make(candidates=[again.revision], reprocessing=again.number, rows=again.rows)
+        self.pool.add(key_of(name, uid, run.reprocessing), run)
         return run
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
@@ -256,10 +378,13 @@ class Pipelines:
         """Let go of runs that are over in every pipeline."""
         for uid in [u for u, runs in self._runs.items() if all(r.over for r in runs.values())]:
             for name, run in self._runs.pop(uid).items():
-                self.pool.remove(f"{name}:{uid}")
-                if run.work is not None:
-                    self._working.discard(run.work.derived.uid)
-                    self.documents.release(run.work.derived.uid)
+                self._let_go(name, run)
+
+    def _let_go(self, name: str, run: RunPipeline) -> None:
+        self.pool.remove(key_of(name, run.raw.uid, run.reprocessing))
+        if run.derived is not None:
+            self._working.discard(run.derived)
+            self.documents.release(run.derived)
 
     def _close(self) -> None:
         self.follower.close()

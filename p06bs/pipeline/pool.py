@@ -336,8 +336,10 @@ class Pool:
     def _in_turn(self) -> Iterator[str]:
         keys = list(self._runs)
         self._turn += 1
-        for i in range(len(keys)):
-            yield keys[(self._turn + i) % len(keys)]
+        first = self._turn % max(1, len(keys))
+        yield from sorted(
+            keys[first:] + keys[:first], key=lambda key: self._runs[key].reprocessing > 0
+        )
 
     def _lease(self, worker: str, key: str, work: Work, batch: Batch) -> bool:
         """Lease a batch; return False if it has to wait for a worker of its own, or another."""

@@ -6,7 +6,7 @@ from typing import Any
 
 from p06bs.bus.codec import Packed
 from p06bs.bus.reader import LogError
-from p06bs.model.binding import BindingError
+from p06bs.model.binding import Binding, BindingError
 from p06bs.model.derived import Clock, DerivedRun
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality
@@ -15,7 +15,7 @@ from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Emit
 from p06bs.pipeline.setups import Setups, Submit, at_once
-from p06bs.pipeline.work import Work
+from p06bs.pipeline.work import Judged, Work
 
 log = logging.getLogger(__name__)
 
@@ -42,14 +42,27 @@ class RunPipeline:
         Fixed batch size; by default it follows the backlog.
     submit : callable
         Makes setups, where this need not wait for them; call `advance` when one is made.
-    wishes : sequence of Revision
-        Settings that were asked for before the run, the newest last: the newest that fits
-        holds.
-    unfit : callable
-        Told of settings that this run refuses.
+    candidates : sequence of Revision
+        Settings to begin with, the best first; the modality's own by default. The first
+        that fits the run holds. The last one is not tried before.
+    begun : bool
+        An earlier process has begun the derived run, with the one candidate.
+    began : callable
+        Told of those, and of the derived run's uid, before it begins.
+    newest : callable
+        Says which settings a run that an earlier process has begun is to have by now.
+    judged : callable
+        Told of settings that were tried on this run.
+    reprocessing : int
+        Number of the derived run; 0 is the one that is made while the raw run goes on. Others
+        are made in small batches.
+    rows : int, optional
+        The derived run is made of the first so many rows only.
 
     Attributes
     ----------
+    derived : str or None
+        Uid of the derived run; None until the inputs are bound.
     work : Work or None
         The derived run in the making; None until the inputs are bound.
     left : str or None
@@ -66,21 +79,33 @@ class RunPipeline:
         *,
         size: int | None = None,
         submit: Submit = at_once,
-        wishes: Sequence[Revision] = (),
-        unfit: Callable[[Revision], None] = lambda revision: None,
+        candidates: Sequence[Revision] = (),
+        begun: bool = False,
+        began: Callable[[Revision, str], None] = lambda revision, derived: None,
+        newest: Callable[[], Revision | None] = lambda: None,
+        judged: Judged = lambda revision, problem: None,
+        reprocessing: int = 0,
+        rows: int | None = None,
     ) -> None:
         self.modality = modality
-        self.raw = RawRun(modality, start)
+        self.raw = RawRun(modality, start, rows)
         self.emit = emit
         self.look_back = look_back
         self.clock = clock
         self.size = size
         self.submit = submit
+        self.reprocessing = reprocessing
+        self.derived: str | None = None
         self.work: Work | None = None
         self.left: str | None = None
         self._was_done = False  # an earlier process has finished the derived run
-        self._wishes = list(wishes)
-        self._unfit = unfit
+        self._setups: Setups | None = None
+        self._asked = list(candidates) or [Revision(0, modality.settings)]
+        self._begun = begun
+        self._began = began
+        self._newest = newest
+        self._judged = judged
+        self.refusals: dict[int, str] = {}  # number of a change -> why this run refuses it
         self._warned: set[str] = set()  # what was said once
 
     @property
@@ -112,15 +137,7 @@ class RunPipeline:
             anew = ", ".join(sorted(self.raw.reconfigured))
             name = self.modality.name
             self._warn("device", f"{anew} was configured anew; {name} goes on with the first")
-        begins = self.work is None and self.raw.rows is not None
-        if begins:
-            try:
-                self._begin()
-            except LogError:
-                raise
-            except Exception as error:  # an author's code may raise anything
-                self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
-        if begins or self.raw.stop is not None:
+        if self.work is None or self.raw.stop is not None:
             self.advance()
 
     def _warn(self, kind: str, text: str) -> None:
@@ -142,14 +159,44 @@ class RunPipeline:
             )
 
     def _begin(self) -> None:
+        """Begin under the first of the candidates that fits; later, if one is being tried."""
         assert self.raw.binding is not None
-        initial = Revision(0, self.modality.settings)
-        derived = DerivedRun(self.modality, self.raw.start, self.raw.binding, initial, self.clock)
+        if self._setups is None:
+            self._setups = Setups(self.modality, self.raw.binding, self.submit)
+        while len(self._asked) > 1:
+            trial = self._setups.trial(self._asked[0])
+            if not trial.done():
+                return
+            problem = trial.exception()
+            if problem is None:
+                self._judged(self._asked[0], "")
+                break
+            log.error(
+                "run %s: %s does not begin with settings that do not fit it: %s",
+                self.raw.uid,
+                self.modality.name,
+                problem,
+            )
+            self._take_judgement(self._asked[0], str(problem) or type(problem).__name__)
+        self._asked = self._asked[:1]
+        self._start(self._asked[0], self._setups, self.raw.binding)
+
+    def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
+        derived = DerivedRun(
+            self.modality,
+            self.raw.start,
+            binding,
+            initial,
+            self.clock,
+            self.reprocessing,
+            self.raw.limit,
+        )
         earlier = self.look_back(derived)
+        self.derived = derived.uid
+        self._began(initial, derived.uid)
         if earlier is not None and earlier.ended:
             self._was_done = True
             return
-        setups = Setups(self.modality, self.raw.binding, self.submit)
         self.work = Work(
             self.raw,
             derived,
@@ -157,21 +204,32 @@ class RunPipeline:
             self._emit,
             size=self.size,
             earlier=earlier,
-            unfit=self._refused,
+            judged=self._take_judgement,
+            brief=self.reprocessing > 0,
         )
         if earlier is None:
             self.work.start()
-        if self._wishes:
-            self.work.propose(self._wishes[-1])
+        newest = self._newest()
+        if newest is not None and newest.change > self.change:
+            self.revise(newest)
 
-    def _refused(self, revision: Revision) -> None:
+    @property
+    def asked(self) -> Revision:
+        """The settings that were asked for last, in force or yet to be tried."""
+        return self._asked[-1 if self.work is not None else 0]
+
+    @property
+    def change(self) -> int:
+        """Number of the last change of the pipeline's settings that was in force here."""
+        since = [] if self.work is None else self.work.since
+        return max([self._asked[0].change, *(s.revision.change for s in since)])
+
+    def _take_judgement(self, revision: Revision, problem: str) -> None:
         """Take settings back that do not fit this run; those before them hold."""
-        newest = self._wishes and self._wishes[-1] is revision
-        self._wishes = [wish for wish in self._wishes if wish is not revision]
-        self._unfit(revision)
-        begun = self.raw.rows is not None and self.raw.rows.taken > 0
-        if newest and self._wishes and not begun and self.work is not None:
-            self.work.setups.propose(self._wishes[-1])
+        if problem:
+            self._asked = [asked for asked in self._asked if asked is not revision]
+            self.refusals[revision.change] = problem
+        self._judged(revision, problem)
 
     def _emit(self, name: str, document: Document | Packed) -> None:
         self.emit(name, document)
@@ -182,12 +240,21 @@ class RunPipeline:
         They are tried on this run first. Settings that do not fit it are refused
         with an error in the log; the old ones stay in force.
         """
-        self._wishes.append(revision)
-        if self.going is not None:
+        if self.work is None and not self._begun:  # else `newest` will say so
+            self._asked.insert(0, revision)
+        elif self.going is not None:
+            self._asked.append(revision)
             self.going.propose(revision)
 
     def advance(self) -> None:
         """Go on with what waited for a setup, or for the end of the raw run."""
+        if self.work is None and self.raw.rows is not None and not self.over:
+            try:
+                self._begin()
+            except LogError:
+                raise
+            except Exception as error:  # an author's code may raise anything
+                self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
         if self.going is not None:
             self.going.go_on()
 

@@ -73,6 +73,11 @@ class Setups:
     def __getitem__(self, number: int) -> Setup:
         return self._outlines[number]
 
+    def trial(self, revision: Revision) -> "Future[Setup]":
+        """Have the modality made ready with settings, once; return what comes of it."""
+        self._make(revision)
+        return self._made[revision.digest]
+
     def propose(self, revision: Revision) -> None:
         """Have settings tried on this run; `judged` says what came of it."""
         self._make(revision)
@@ -81,7 +86,7 @@ class Setups:
     def judged(self) -> Iterator[tuple[Revision, BaseException | None]]:
         """Yield the proposals that have been tried, in order, and why not to take them."""
         while self._proposed:
-            tried = self._made[self._proposed[0].digest]
+            tried = self.trial(self._proposed[0])
             if not tried.done():
                 return
             yield self._proposed.popleft(), tried.exception()

@@ -7,13 +7,14 @@ are in `pool` and `pipeline`.
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from p06bs.bus.codec import Packed
 from p06bs.model.compute import Result, check_outputs, invalid, rows_within
 from p06bs.model.derived import DerivedRun, Page
+from p06bs.model.documents import NamedDocument
 from p06bs.model.modality import Output
 from p06bs.model.results import Results
 from p06bs.model.revisions import Revision, recorded
@@ -26,8 +27,21 @@ from p06bs.pipeline.setups import SetupError, Setups
 
 log = logging.getLogger(__name__)
 
+Judged = Callable[[Revision, str], None]
+"""Told of settings that were tried on a run, and why they do not fit it; "" if they do."""
+
 REFUSALS = 3
 """Workers that a modality may fail to get ready on before its derived run ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Since:
+    """From which row of a derived run on settings are in force, and in which stream."""
+
+    revision: Revision
+    row: int
+    raw_uid: str
+    stream: str
 
 
 class Work:
@@ -45,11 +59,15 @@ class Work:
         Fixed batch size; by default it follows the backlog.
     earlier : Earlier, optional
         What an earlier process has published: it is gone on with.
-    unfit : callable
-        Told of proposed settings that this run refuses.
+    judged : callable
+        Told of proposed settings when they were tried.
+    brief : bool
+        Whether batches are to be so short that those of other runs need not wait for them.
 
     Attributes
     ----------
+    since : list of Since
+        The settings that were in force so far, in order.
     ended : bool
         Whether the stop document was emitted.
     """
@@ -63,20 +81,18 @@ class Work:
         *,
         size: int | None = None,
         earlier: Earlier | None = None,
-        unfit: Callable[[Revision], None] = lambda revision: None,
+        judged: Judged = lambda revision, problem: None,
+        brief: bool = False,
     ) -> None:
         self.raw = raw
         self.modality = derived.modality
         self.setups = setups
         self.emit = emit
-        self.unfit = unfit
+        self.judged = judged
+        self.since: list[Since] = []
         self.ended = False
         self._refold: Refold | None = None
         known = {} if earlier is None else self._recorded(earlier)
-        if earlier is not None:
-            settings = json.loads(earlier.start["process"]["settings"])
-            initial = Revision(0, self.modality.validate(settings))
-            derived = replace(derived, initial=initial)
         self.derived = derived
         streams = {uid: self._readopt(*known[uid]) for uid in known}
         self._results: Results | None = None
@@ -104,26 +120,41 @@ class Work:
             derived.initial,
             size=size,
             largest=self._largest(outputs),
-            known={row: revision for revision, row in known.values()},
+            known={row: revision for revision, row, _ in known.values()},
             skip=skip,
             published=0 if earlier is None else earlier.rows,
             last=None if earlier is None else earlier.last_raw_uid,
+            brief=brief,
         )
 
-    def _recorded(self, earlier: Earlier) -> dict[str, tuple[Revision, int]]:
-        """Return the revisions that an earlier process has recorded, and their first rows."""
-        found: dict[str, tuple[Revision, int]] = {}
+    def _recorded(self, earlier: Earlier) -> dict[str, tuple[Revision, int, str]]:
+        """Return the revisions that an earlier process has recorded, and their first events."""
+        found: dict[str, tuple[Revision, int, str]] = {}
         for document in earlier.descriptors:
             data = recorded(document, self.modality.name)
-            settings = self.modality.validate(json.loads(data["settings"]))
-            revision = Revision(data["revision"], settings, data["changed_by"], data["changed_at"])
-            found[document["uid"]] = (revision, data["first_row"])
+            revision = Revision(
+                data["revision"],
+                self.modality.validate(json.loads(data["settings"])),
+                data["changed_by"],
+                data["changed_at"],
+                data.get("change", 0),  # logs of earlier versions have none, and no presets
+                data.get("preset", ""),
+            )
+            found[document["uid"]] = (revision, data["first_row"], data["first_raw_uid"])
         return found
 
-    def _readopt(self, revision: Revision, first: int) -> str:
+    def _readopt(self, revision: Revision, first: int, raw_uid: str) -> str:
         """Take a recorded revision as it is; return the stream that it belongs to."""
-        self.derived.revise(revision, self.setups.adopt(revision), first, "")
+        self._adopt(revision, first, raw_uid)
         return self.derived.stream(revision.number).name
+
+    def _adopt(self, revision: Revision, first: int, raw_uid: str) -> NamedDocument:
+        """Take settings that are in force from a row on; return the descriptor that says so."""
+        setup = self.setups.adopt(revision)
+        descriptor = self.derived.revise(revision, setup, first, raw_uid)
+        stream = self.derived.stream(revision.number).name
+        self.since.append(Since(revision, first, raw_uid, stream))
+        return descriptor
 
     def _largest(self, outputs: Mapping[str, Output]) -> int:
         return rows_within(self.setups.binding, outputs, LARGEST)
@@ -142,11 +173,12 @@ class Work:
         for revision, problem in self.setups.judged():
             if problem is None:
                 self.master.revise(revision)
+                self.judged(revision, "")
                 continue
             log.error(
                 "run %s: %s keeps its settings: %s", self.raw.uid, self.modality.name, problem
             )
-            self.unfit(revision)
+            self.judged(revision, str(problem) or type(problem).__name__)
         self._deliver(self.fan_in.go_on)
 
     def next_batch(self, workers: int) -> Batch | None:
@@ -154,10 +186,24 @@ class Work:
         boundary = self.master.boundary()
         if boundary is not None:
             revision, row, raw_uid = boundary
-            setup = self.setups.adopt(revision)
-            self.master.largest = self._largest(setup.outputs)
-            self.emit(*self.derived.revise(revision, setup, row, raw_uid))
+            descriptor = self._adopt(revision, row, raw_uid)
+            self.master.largest = self._largest(self.setups[revision.number].outputs)
+            self.emit(*descriptor)
         return self.master.batch(workers)
+
+    def first_row(self, change: int) -> int | None:
+        """Return from which row on a change of the settings holds; None if that is not known.
+
+        A change that was overtaken before it took effect counts as the one that did.
+        """
+        for since in self.since:
+            if since.revision.change >= change:
+                return since.row
+        rows = self.raw.rows
+        if rows is None or rows.available or self.fan_in.next < rows.taken:
+            return None
+        # What is published stays so, also over a restart: it begins behind that.
+        return rows.taken if self.master.pending_change >= change else None
 
     def result(self, number: int, result: Result) -> None:
         """Take a batch's result; one that came before is dropped.

@@ -1,0 +1,160 @@
+"""Settings of running pipelines: what is asked for, and what of it holds in which run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from p06bs.bus.closing import Closing
+from p06bs.model.documents import Document
+from p06bs.model.modality import SettingsError
+from p06bs.model.revisions import Revision
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.run import RunPipeline
+from p06bs.settings import PipelineSettings
+from p06bs.settings.history import plain
+
+
+class Adjustments(Closing):
+    """The settings of all pipelines of a process.
+
+    `settings`, `change`, `presets` and `save` may be called from any thread.
+
+    Parameters
+    ----------
+    directory : Path
+        Where they are kept; see `p06bs.settings.store`.
+    pipelines : sequence of Pipeline
+
+    Raises
+    ------
+    OSError
+        If they cannot be kept, or another process keeps them.
+    """
+
+    def __init__(self, directory: Path, pipelines: Sequence[Pipeline]) -> None:
+        self.pipelines = {p.name: p for p in pipelines}
+        self._stores: dict[str, PipelineSettings] = {}
+        # What was tried on a run and fits. It is not tried again on each later run.
+        self._fit: set[tuple[str, str]] = set()
+        try:
+            for pipeline in pipelines:
+                self._stores[pipeline.name] = PipelineSettings(
+                    directory, pipeline.name, pipeline.modality
+                )
+        except BaseException:
+            self.close()
+            raise
+
+    def __getitem__(self, name: str) -> PipelineSettings:
+        """Return the settings of a pipeline.
+
+        Raises
+        ------
+        ValueError
+            If there is no such pipeline; says which there are.
+        """
+        if name not in self._stores:
+            raise ValueError(f"no pipeline {name!r}; there are {', '.join(self._stores)}")
+        return self._stores[name]
+
+    def candidates(self, name: str, start: Document) -> list[Revision]:
+        """Return what a run may begin with, the best first, the last one safe."""
+        found = self[name].candidates(start)
+        # The configuration file's own are not tried before, either: they are what there is.
+        for place, revision in enumerate(found):
+            if (name, revision.digest) in self._fit:
+                return found[: place + 1]
+        return found
+
+    def judged(self, name: str, run: str, revision: Revision, problem: str) -> None:
+        """Take what came of settings that were tried on a run."""
+        if problem:
+            self[name].withdraw(revision, problem, run)
+        else:
+            self._fit.add((name, revision.digest))
+
+    def made(self, name: str, process: Document, run: str) -> bool:
+        """Return whether a derived run of a raw run that says so of its process is a pipeline's."""
+        return self.pipelines[name].made(process, self[name].digest_of(run))
+
+    def change(
+        self,
+        name: str,
+        values: Mapping[str, Any],
+        by: str,
+        *,
+        preset: str = "",
+        reprocess: Iterable[str] = (),
+    ) -> Revision:
+        """Put settings in force; see `PipelineSettings.change`.
+
+        Raises
+        ------
+        SettingsError
+            If they are refused, or are those of another pipeline that computes the same.
+        ValueError
+            If there is no such pipeline, or preset.
+        OSError
+            If that cannot be kept.
+        """
+        store = self[name]
+        if preset:
+            values = {**store.presets.read(preset).settings, **values}
+
+        def refuse_twin(revision: Revision) -> None:
+            mine = self.pipelines[name]
+            for other, pipeline in self.pipelines.items():
+                if other != name and pipeline.makes_what(mine, self[other].in_force, revision):
+                    raise SettingsError(
+                        f"{other} has these settings, and the same modality and inputs: "
+                        "they would write one derived run"
+                    )
+
+        return store.change(values, by, preset=preset, reprocess=list(reprocess), check=refuse_twin)
+
+    def record(self, name: str, runs: Iterable[tuple[str, RunPipeline]]) -> dict[str, Any]:
+        """Return what is in force, and from where on in the runs that go on."""
+        return {**self[name].record(), "runs": [state(uid, run) for uid, run in runs]}
+
+    def close(self) -> None:
+        """Close the files; may be called twice."""
+        for store in self._stores.values():
+            store.close()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the pipelines."""
+        return tuple(self._stores)
+
+
+def state(uid: str, run: RunPipeline) -> dict[str, Any]:
+    """Return the settings that one run has, and from which event on."""
+    asked = run.asked
+    found: dict[str, Any] = {
+        "run": uid,
+        "scan_id": run.raw.start.get("scan_id"),
+        "derived": run.derived,
+        "reprocessing": run.reprocessing,
+        "change": asked.change,
+        "digest": asked.digest,
+        "preset": asked.preset,
+        "values": plain(asked.settings),
+        "state": "waiting",  # for the next event, or until they are tried
+        "first_row": None,
+        "first_raw_uid": None,
+        "revision": None,
+        "stream": None,
+        "refused": {str(change): reason for change, reason in list(run.refusals.items())},
+    }
+    since = None if run.work is None else next(reversed(list(run.work.since)), None)
+    if since is not None and since.revision.change >= asked.change:
+        found |= {
+            "state": "in force",
+            "first_row": since.row,
+            "first_raw_uid": since.raw_uid,
+            "revision": since.revision.number,
+            "stream": since.stream,
+        }
+    elif run.left is not None:
+        found |= {"state": "left", "reason": run.left}
+    return found

@@ -1,0 +1,15 @@
+"""Settings in force: who changed them when, for which run they hold, and presets."""
+
+from p06bs.settings.history import Again, SettingsHistory, merged
+from p06bs.settings.presets import Preset, PresetError, Presets
+from p06bs.settings.store import PipelineSettings
+
+__all__ = [
+    "Again",
+    "PipelineSettings",
+    "Preset",
+    "PresetError",
+    "Presets",
+    "SettingsHistory",
+    "merged",
+]

@@ -1,0 +1,245 @@
+"""The settings in force of the pipelines of one process, and their presets, on disk.
+
+::
+
+    DIRECTORY/xrf.jsonl            who changed what when; which run began with what
+    DIRECTORY/presets/xrf/*.toml   presets
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from p06bs.bus.closing import Closing
+from p06bs.model.documents import Document
+from p06bs.model.modality import Modality, SettingsError
+from p06bs.model.revisions import Revision
+from p06bs.settings.history import Again, Entry, SettingsHistory, merged, plain
+from p06bs.settings.journal import Journal
+from p06bs.settings.presets import Preset, Presets
+
+log = logging.getLogger(__name__)
+
+
+class PipelineSettings(Closing):
+    """The settings of one pipeline; may be used from several threads.
+
+    Parameters
+    ----------
+    directory : Path
+    name : str
+        Name of the pipeline.
+    modality : Modality
+        With the settings of the configuration file.
+
+    Raises
+    ------
+    OSError
+        If its file cannot be written, or another process has it open.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        name: str,
+        modality: Modality,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.modality = modality
+        self.clock = clock
+        # No separators, and no leading dot: a pipeline may be called anything.
+        file = quote(name, safe="").replace(".", "%2E")
+        self.presets = Presets(directory / "presets" / file)
+        self.history = SettingsHistory(modality)
+        self._lock = threading.Lock()
+        self._journal = Journal(directory / f"{file}.jsonl")
+        for entry in self._journal.entries:
+            try:
+                self.history.take(entry)
+            except (KeyError, TypeError, ValueError) as error:
+                log.error("%s: an entry is left out: %r", self._journal.path, error)
+        opened = self.history.open(clock())
+        if opened is not None:
+            if opened["by"]:
+                log.warning("%s: the settings in the configuration file were edited", name)
+            self._append(opened)
+
+    @property
+    def in_force(self) -> Revision:
+        """The settings that a run begins with, unless a preset is for it."""
+        with self._lock:
+            return self.history.in_force
+
+    def change(
+        self,
+        values: Mapping[str, Any],
+        by: str,
+        *,
+        preset: str = "",
+        reprocess: Sequence[str] = (),
+        check: Callable[[Revision], None] = lambda revision: None,
+    ) -> Revision:
+        """Put settings in force: those that are, with `values` over them; kept when it returns.
+
+        Parameters
+        ----------
+        reprocess : sequence of str
+            Raw runs whose events so far are to be computed again.
+        check : callable
+            Raises if these settings cannot be had for other reasons.
+
+        Raises
+        ------
+        SettingsError
+            If the whole is refused; the old ones stay in force.
+        OSError
+            If that cannot be written; the old ones stay in force.
+        """
+        with self._lock:
+            entry = self.history.change(
+                values, by, self.clock(), preset=preset, reprocess=reprocess
+            )
+            check(Revision(0, self.modality.validate(entry["settings"])))
+            self._append(entry)
+            return self.history.in_force
+
+    def withdraw(self, revision: Revision, reason: str, run: str) -> None:
+        """Take a change back, because it does not fit a run; those before it hold again.
+
+        A preset that does not fit is not used, and no change.
+        """
+        with self._lock:
+            if self._is_change(revision):
+                self._note(self.history.withdraw(revision.change, reason, run), sync=True)
+
+    def candidates(self, start: Document) -> list[Revision]:
+        """Return the settings that a run may begin with, the best first.
+
+        What it has begun with in an earlier process; else its preset, if there is one,
+        the settings in force, and those before them.
+        """
+        with self._lock:
+            begun = self.history.begun_with(start["uid"])
+            if begun is not None:
+                return [begun]
+            own = self._own(start)
+            return [*([own] if own else []), *self.history.candidates]
+
+    def _own(self, start: Document) -> Revision | None:
+        """Return the settings of the preset that is meant for a run."""
+        in_force = self.history.in_force
+        try:
+            preset, said = self.presets.meant_for(start)
+            for text in said:
+                log.warning("%s: %s", self.name, text)
+            if preset is None:
+                return None
+            settings = self.modality.validate(merged(in_force.settings, preset.settings))
+        except (OSError, SettingsError) as error:  # a preset never stops a scan
+            log.warning("%s: a preset is left out, settings in force hold: %s", self.name, error)
+            return None
+        by = f"preset {preset.name}"
+        return Revision(0, settings, by, self.clock(), in_force.change, preset.name)
+
+    def began(self, run: str, derived: str, revision: Revision) -> None:
+        """Keep what a derived run begins with, so that a restart goes on with it."""
+        with self._lock:
+            own = not self._is_change(revision)
+            self._note(self.history.begin(run, derived, revision, own=own), sync=False)
+
+    def derived_of(self, run: str) -> str | None:
+        """Return the uid of a raw run's derived run; None if it did not begin."""
+        with self._lock:
+            return self.history.derived_of(run)
+
+    def revised(self, asked: Revision) -> Revision:
+        """Return what settings that a run has, or was to have, become with the last change."""
+        with self._lock:
+            return self.history.revised(asked)
+
+    def _is_change(self, revision: Revision) -> bool:
+        """Return whether settings are those of a change, and not of a preset over it."""
+        return any(
+            known.change == revision.change and known.settings == revision.settings
+            for known in self.history.candidates
+        )
+
+    def newest_for(self, run: str) -> Revision:
+        """Return the settings that a run is to have by now."""
+        with self._lock:
+            return self.history.newest_for(run)
+
+    def digest_of(self, run: str) -> str:
+        """Return the digest of the settings that a raw run's derived run begins with."""
+        with self._lock:
+            return (self.history.begun_with(run) or self.history.candidates[-1]).digest
+
+    @property
+    def last_run(self) -> str | None:
+        """Uid of the raw run whose derived run began last."""
+        with self._lock:
+            return self.history.last_run
+
+    def again(self) -> list[Again]:
+        """Return what is still to be computed again."""
+        with self._lock:
+            return list(self.history.again())
+
+    def resolve(self, again: Again, rows: int | None) -> None:
+        """Keep how many rows are to be computed again."""
+        with self._lock:
+            self._note(self.history.resolve(again, rows), sync=True)
+
+    def finish(self, again: Again, why: str = "") -> None:
+        """Keep that a run needs not be computed again any more."""
+        with self._lock:
+            self._note(self.history.finish(again, why), sync=True)
+
+    def save(self, name: str, *, beamtime_id: str = "", sample: str = "") -> Path:
+        """Keep the settings in force as a preset; return its file.
+
+        Raises
+        ------
+        PresetError
+            If it cannot be named so, or not be kept as TOML.
+        OSError
+            If it cannot be written.
+        """
+        settings = plain(self.in_force.settings)
+        return self.presets.write(Preset(name, settings, beamtime_id, sample))
+
+    def record(self) -> dict[str, Any]:
+        """Return what is in force: schema, values, revision, digest, changed_by, since, preset."""
+        revision = self.in_force
+        return {
+            "schema": self.modality.Settings.model_json_schema(),
+            "values": plain(revision.settings),
+            "revision": revision.change,
+            "digest": revision.digest,
+            "changed_by": revision.changed_by,
+            "since": revision.changed_at,
+            "preset": revision.preset,
+        }
+
+    def close(self) -> None:
+        """Close its file; may be called twice."""
+        self._journal.close()
+
+    def _append(self, entry: Entry) -> None:
+        self._journal.append(entry)
+        self.history.take(entry)
+
+    def _note(self, entry: Entry | None, *, sync: bool) -> None:
+        """Keep what happened to a run; if that cannot be written it is known here at least."""
+        if entry is None:
+            return
+        try:
+            self._journal.append(entry, sync=sync)
+        except OSError as error:
+            log.error("%s: %s", self.name, error)
+        self.history.take(entry)
