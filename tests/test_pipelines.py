@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import uuid
 from pathlib import Path
 
@@ -12,11 +11,10 @@ import h5py
 import numpy as np
 import psutil
 import pytest
-from p06bs.services.up import Services, commands
 
 from p06bs import Modality, Publisher
-from p06bs.config import load
 from p06bs.pipeline.declared import Pipeline
+from p06bs.services.supervision import Supervision
 from tests.documents import frame_documents, raw_run, rows_of
 from tests.online import PATIENCE, Listener, assert_equal, beamline
 from tests.techniques import Brightness, Deadly, Fussy, Histogram, Scale, Total
@@ -174,6 +172,7 @@ CONFIGURATION = """
 [bus]
 inbound = "ipc://{folder}/in"
 outbound = "ipc://{folder}/out"
+topology = "ipc://{folder}/topology"
 log = "{folder}/log"
 [server]
 port = {port}
@@ -195,21 +194,10 @@ batch_size = 7
 def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))
-    lines: list[str] = []
-    services = Services(
-        commands(load(file), file), lambda name, line: lines.append(f"{name}: {line}")
-    )
-    watching = threading.Event()
-
-    def watch() -> None:
-        while not watching.wait(0.05):
-            services.look()
-
-    watcher = threading.Thread(target=watch)
+    services = Supervision(file)
     services.start()
     try:
-        watcher.start()
-        services.wait_ready(PATIENCE)
+        services.wait_ready()
         raw = raw_run({"x": np.arange(3000.0)}, page=5)
         uid = raw[0][1]["uid"]
         inbound, outbound = f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/out"
@@ -226,19 +214,14 @@ def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
             for kind in (Deadly, Total, Histogram):
                 modality = kind(inputs={"x": "x"})
                 assert_equal(listener.wait(uid, modality.name), modality, raw)
-    except BaseException:
-        print("\n".join(lines))
-        raise
     finally:
-        watching.set()
-        watcher.join()
         codes = services.stop()
     assert not kills
-    assert set(codes.values()) == {0}, lines[-30:]
+    assert set(codes.values()) == {0}, codes
 
 
-def _kill(services: Services, kind: str) -> None:
-    pid = services.pids["pipelines" if kind == "worker" else kind]
+def _kill(services: Supervision, kind: str) -> None:
+    pid = services.statuses()["pipelines" if kind == "worker" else kind].pid
     if kind == "worker":
         workers = [
             c for c in psutil.Process(pid).children() if "spawn_main" in " ".join(c.cmdline())
