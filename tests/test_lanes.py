@@ -165,6 +165,24 @@ def test_a_worker_that_hangs_loses_its_batches_and_joins_anew(tmp_path, monkeypa
     assert re.search(r"worker hangs is silent; [12] batches go to others", caplog.text)
 
 
+def test_a_worker_that_is_drained_in_its_sleep_joins_anew_and_ends(tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "SILENCE", 0.7)
+    with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.02)) as served:
+        address, epoch = served.pool.address, served.pool.epoch
+        leases = served.pool.leases
+        with child(address, "sleeps", epoch) as sleeps, loop(address, "other", epoch):
+            served.until(lambda: "sleeps" in leases.workers and leases.load("sleeps") == 2)
+            sleeps.send_signal(signal.SIGSTOP)
+            served.pool.drain("sleeps")  # while it holds leases
+            served.until(lambda: "sleeps" not in leases.workers)
+            sleeps.send_signal(signal.SIGCONT)
+            served.until(lambda: sleeps.poll() is not None)
+            assert sleeps.stdout is not None
+            assert sleeps.stdout.read().strip() == "the pipeline stopped it"
+            served.finish()
+            served.pool.stop_workers(PATIENCE)
+
+
 def test_a_killed_worker_costs_nothing(tmp_path):
     with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.02)) as served:
         address, epoch = served.pool.address, served.pool.epoch
