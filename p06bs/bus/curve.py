@@ -40,12 +40,12 @@ EVENTS = (
     | zmq.EVENT_ACCEPTED
     | zmq.EVENT_DISCONNECTED
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+    | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
     | ENDED
 )
-PROTOCOL_ERRORS: dict[int, str] = {
-    zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH: "it has no keys",
-    zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC: "its bus.key is not ours",
-}
+NO_KEY = "it showed no key"  # a peer without keys hangs up, or is hung up on
+WRONG_BUS = "its bus.key is not ours"
+UNKNOWN_KEY = "its key is not authorised"
 
 _authenticators: dict[int, "Authenticator"] = {}  # by context; each removes itself
 _lock = threading.Lock()
@@ -191,8 +191,9 @@ class Authenticator:
         self._accepted: dict[int, str] = {}  # address of the peer, by file descriptor
         self._failed = ""
         self._numbers = itertools.count()
-        self._context = context
-        self._zap = context.socket(zmq.REP, socket_class=zmq.Socket)
+        # A shadow, so that who destroys its context leaves these sockets to our thread.
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
+        self._zap = self._context.socket(zmq.REP)
         self._zap.linger = 0
         self._zap.bind("inproc://zeromq.zap.01")
         threading.Thread(target=self._run, name="authenticator", daemon=True).start()
@@ -201,7 +202,7 @@ class Authenticator:
         """Tell of those, too, who are refused before their key is asked for."""
         name = f"inproc://monitor-{next(self._numbers)}"
         socket.monitor(name, EVENTS)
-        monitor = socket.context.socket(zmq.PAIR, socket_class=zmq.Socket)
+        monitor = self._context.socket(zmq.PAIR)
         monitor.linger = 0
         monitor.connect(name)
         self._monitors.put(monitor)
@@ -247,7 +248,7 @@ class Authenticator:
             name = self._peers.name_of(key)
             if name is None:
                 said = f"the key {key.decode()!r}"
-                self.keys.refuse(address.decode(), "its key is not authorised", said)
+                self.keys.refuse(address.decode(), UNKNOWN_KEY, said)
             else:
                 self._admitted.add(key)
         status = b"300" if name is None else b"200"
@@ -262,7 +263,10 @@ class Authenticator:
         elif kind == zmq.EVENT_ACCEPTED:
             self._accepted[value] = _peer_at(value)
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-            self._failed = PROTOCOL_ERRORS.get(value, f"it does not speak CURVE ({value:#x})")
+            wrong = value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
+            self._failed = WRONG_BUS if wrong else NO_KEY
+        elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
+            self._failed = NO_KEY
         elif kind == zmq.EVENT_DISCONNECTED:  # comes right after the reason
             address = self._accepted.pop(value, "an unknown address")
             if self._failed:

@@ -172,21 +172,23 @@ def check_prefix(prefix: bytes) -> bytes:
 
 
 def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False  # another host's name, or a wildcard
+    ip = _ip(host)
+    return host == "localhost" if ip is None else ip.is_loopback
 
 
 def _is_host(host: str) -> bool:
-    if host == "*" or re.fullmatch(r"[A-Za-z0-9_]([\w.-]*\w)?", host, re.ASCII):
-        return True
+    named = re.fullmatch(r"[A-Za-z0-9_]([\w.-]*\w)?", host, re.ASCII)
+    return host == "*" or bool(named) or _ip(host) is not None
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that stands for a host, in brackets if it is one of IPv6; or None."""
     try:
-        return bool(ipaddress.ip_address(host.removeprefix("[").removesuffix("]")))
+        if host.startswith("[") and host.endswith("]"):
+            return ipaddress.IPv6Address(host[1:-1])
+        return ipaddress.IPv4Address(host)
     except ValueError:
-        return False
+        return None  # a name, or a wildcard
 
 
 def _allow_ipv6(socket: "zmq.Socket[Any]", endpoint: str) -> None:

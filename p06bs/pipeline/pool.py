@@ -10,8 +10,10 @@ from typing import Any
 
 import zmq
 
+from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
+from p06bs.bus.sockets import bind
 from p06bs.pipeline import lane
 from p06bs.pipeline.briefing import Briefing
 from p06bs.pipeline.late import Late
@@ -36,6 +38,9 @@ PREPARE = 1800.0
 MUTE = 20.0
 """Seconds after which a worker that fell silent is replaced: it may never speak again."""
 
+ANYWHERE_HERE = "tcp://127.0.0.1:*"
+"""Where the lane is by default: only workers on this host reach it."""
+
 BatchKey = tuple[str, int]  # key of the run in its pipeline, batch number
 
 
@@ -43,9 +48,30 @@ class Pool:
     """Lease batches to the workers that joined, and take results.
 
     Not thread-safe: one thread polls `socket` and calls everything here.
+
+    Parameters
+    ----------
+    address : str
+        Where workers connect to; port ``*`` takes a free one. Beyond this host only with keys,
+        then ``tcp://*:*`` is all interfaces.
+    keys : Keys, optional
+        With them only workers with a certificate of their own are served.
+
+    Raises
+    ------
+    ValueError
+        If the address is beyond this host and there are no keys, or one cannot bind with them.
     """
 
-    def __init__(self, context: zmq.Context[Any], documents: DocumentLog, deadline: float) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        documents: DocumentLog,
+        deadline: float,
+        *,
+        address: str = ANYWHERE_HERE,
+        keys: Keys | None = None,
+    ) -> None:
         self.epoch = uuid.uuid4().hex
         self.documents = documents
         self.late: Late[BatchKey] = Late(deadline)
@@ -53,8 +79,7 @@ class Pool:
         self.socket.linger = 500
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.sndhwm = self.socket.rcvhwm = 10_000
-        port = self.socket.bind_to_random_port("tcp://127.0.0.1")
-        self.address = f"tcp://127.0.0.1:{port}"
+        self.address = bind(self.socket, address, keys)
         self.hang_after = HANG
         self.restart: Callable[[str], None] = lambda worker: None
         self.leases: Leases[BatchKey] = Leases(SILENCE)
