@@ -9,6 +9,7 @@ import typer
 from pydantic import Field
 
 from p06bs import config
+from p06bs.bus.metrics import Measure
 from p06bs.bus.service import Service, Surroundings
 from p06bs.config import PipelineSection, Workers
 from p06bs.services import _host
@@ -47,6 +48,11 @@ class PipelinesService(Service[PipelinesDefinition]):
     def offers(self) -> tuple[str, ...]:
         """Names of the pipelines."""
         return tuple(pipeline.name for pipeline in self._pipelines.pipelines)
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """Queues, lags and rates of the pipelines, and the workers of their pool."""
+        return self._pipelines.measures()
 
     def run(self, ready: Callable[[], None]) -> None:
         """Compute derived runs of all raw runs until it is told to stop."""

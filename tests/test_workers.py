@@ -1,7 +1,5 @@
 """Workers that follow the load: real processes that come, go, die and sleep in mid-run."""
 
-import os
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,9 +11,9 @@ import pytest
 
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
-from tests.documents import raw_run, rows_of
-from tests.techniques import Deadly
+from tests.documents import raw_run
 from tests.online import PATIENCE, assert_equal, beamline
+from tests.techniques import Deadly
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -53,19 +51,38 @@ def test_workers_come_with_the_load_and_go_after_it(tmp_path):
         scaling = pipelines.elastic.scaling
         scaling.within, scaling.idle = 0.5, 1.0
         until(lambda: len(loops(pipelines)) == 1)
+        measured = {measure.name: measure for measure in pipelines.measures()}
+
+        def value(name: str, label: str = "deadly") -> float:
+            found = measured[name].read()
+            assert isinstance(found, dict)
+            return found.get(label, 0.0)
+
         for document in raw[:-1]:
             publish(*document)
         until(lambda: len(loops(pipelines)) == 3)
+        until(lambda: value("workers", "workers") == 3 == value("workers_wanted", "workers"))
+        assert value("pipeline_runs") == 1
+        assert 0 < value("pipeline_lag_events") < 1200
+        assert value("pipeline_lag_seconds") > 1e6  # the events say that they are of 1970
+        assert 0 < value("pipeline_queued_events") <= value("pipeline_lag_events")
+        assert value("pipeline_batch_events") == 4
+        assert 0.1 < value("pipeline_computing_ratio") <= 1.1
+        assert value("pipeline_events_per_second") > 10
         publish(*raw[-1])
         assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
         until(lambda: len(loops(pipelines)) == 1 == len(processes()))
+        assert value("pipeline_events") == 1200 == 4 * value("pipeline_batches")
+        for name in ("runs", "queued_events", "lag_events", "lag_seconds", "late_batches"):
+            assert value(f"pipeline_{name}") == 0
+        assert 11.9 < value("pipeline_computing_seconds") < 60
         again = raw_run({"x": np.arange(600.0)}, page=5)
         for document in again:
             publish(*document)
         until(lambda: len(loops(pipelines)) == 3)
         assert_equal(listener.wait(again[0][1]["uid"], "deadly"), pipeline.modality, again)
-        retries = pipelines.pool.tallies["deadly"].retries
-    assert retries == 0  # who went had returned what it had
+        assert value("pipeline_retries") == 0  # who went had returned what it had
+        assert value("pipeline_invalid_events") == 0
 
 
 def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
@@ -87,4 +104,5 @@ def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
         killed.kill()
         sleeper.resume()
         assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
-        assert pipelines.pool.tallies["deadly"].retries >= 2
+        retries = next(m for m in pipelines.measures() if m.name == "pipeline_retries").read()
+        assert retries["deadly"] >= 2

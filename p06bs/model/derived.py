@@ -195,6 +195,11 @@ class DerivedRun:
         self._events[stream] += rows
         self._invalid[stream] += invalid
 
+    @property
+    def invalid(self) -> int:
+        """Number of invalid events so far."""
+        return self._invalid.total()
+
     def pass_over(self, revision: int, rows: int) -> None:
         """Count rows for the stop document that another writer of this run delivers."""
         self._events[self._streams[revision].name] += rows

@@ -9,6 +9,7 @@ import zmq
 from p06bs.bus.log import DocumentLog
 from p06bs.pipeline.cluster import Cluster, cluster_of
 from p06bs.pipeline.engine import Engine
+from p06bs.pipeline.measures import Meter
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.scaling import Scaling, drain_order
 
@@ -20,6 +21,8 @@ class ElasticPool:
 
     Parameters
     ----------
+    name : str
+        What it is called in metrics.
     workers : (int, int)
         Fewest and most workers.
     on : str or Cluster
@@ -35,13 +38,16 @@ class ElasticPool:
         context: zmq.Context[Any],
         documents: DocumentLog,
         *,
+        name: str,
         workers: tuple[int, int],
         on: str | Cluster,
         deadline: float,
         modalities: Sequence[str],
         later: Callable[[Callable[[], None]], None],
     ) -> None:
+        self.name = name
         self.scaling = Scaling(*workers)
+        self.meter = Meter(name)
         self.pool = Pool(context, documents, deadline)
         self.engine = Engine(
             self.pool.address,
@@ -58,8 +64,15 @@ class ElasticPool:
         """Whether work can begin: a worker has joined, or is not wanted before there is work."""
         return bool(self.pool.leases.workers) or (self.engine.opened and not self.scaling.least)
 
-    def tick(self, now: float) -> None:
-        """Drop workers that are silent, and scale. Called several times a second.
+    def tick(self, now: float, wall: float) -> None:
+        """Drop workers that are silent, scale, and take readings. Called several times a second.
+
+        Parameters
+        ----------
+        now : float
+            Monotonic time, s.
+        wall : float
+            Unix time, s.
 
         Raises
         ------
@@ -73,6 +86,9 @@ class ElasticPool:
             computed = sum(tally.seconds for tally in self.pool.tallies.values())
             wanted = self.scaling.decide(self.pool.demand(), computed, now)
             self.engine.scale(wanted, drain_order(self.pool.leases.loads()))
+        there = len(self.pool.leases.workers)
+        wanted = self.scaling.wanted if self.engine.cluster.scales else self.engine.workers
+        self.meter.take(self.pool.readings(wall), there, wanted, now)
 
     def close(self, seconds: float) -> None:
         """End the workers, which have some time to return what they have, and the cluster."""

@@ -23,6 +23,7 @@ import zmq
 
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.bus.sockets import Address
@@ -37,6 +38,8 @@ from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
+from p06bs.pipeline.lag import time_of
+from p06bs.pipeline.measures import measures
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.setups import fulfil
 from p06bs.pipeline.worker import warm_up
@@ -114,6 +117,7 @@ class Pipelines:
         self.elastic = ElasticPool(
             self._context,
             self.documents,
+            name="workers",
             workers=(workers, workers) if isinstance(workers, int) else workers,
             on=on,
             deadline=deadline,
@@ -172,7 +176,7 @@ class Pipelines:
                 now = time.monotonic()
                 if now - expired > EXPIRE:
                     expired = now
-                    self.elastic.tick(now)
+                    self.elastic.tick(now, time.time())
                 self.reprocessing.go_on(self._runs)
                 self.pool.lease()
                 self._tidy()
@@ -185,6 +189,10 @@ class Pipelines:
     def stop(self) -> None:
         """End `run` soon; may be called from a signal handler or another thread."""
         self._stop.set()
+
+    def measures(self) -> tuple[Measure, ...]:
+        """Return what Prometheus is told of the pipelines and the pool. Any thread."""
+        return measures(self.elastic.meter)
 
     def settings(self, of: str | None = None) -> dict[str, dict[str, Any]]:
         """Return the settings in force, by pipeline; of all of them, or of one.
@@ -310,6 +318,7 @@ class Pipelines:
                 return  # derived runs feed no pipeline yet
             self._runs[entry.run] = {p.name: self._begin(p, entry.document) for p in self.pipelines}
         where = (entry.offset, entry.nbytes)
+        when = time_of(entry.document, time.time())
         for name, run in self._runs.get(entry.run, {}).items():
             try:
                 run.add(entry.name, entry.document, where)
@@ -318,6 +327,7 @@ class Pipelines:
             except Exception as error:  # whatever a document holds, the other runs go on
                 run.refuse(entry.name, error)
                 log.debug("pipeline %s", name, exc_info=True)
+            self.pool.arrived(key_of(name, entry.run, 0), when)
 
     def _begin(
         self, pipeline: Pipeline, start: Document, again: Again | None = None

@@ -5,6 +5,7 @@ import time
 import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,11 @@ from p06bs.bus.reader import LogError
 from p06bs.bus.sockets import bind
 from p06bs.pipeline import lane
 from p06bs.pipeline.briefing import Briefing
+from p06bs.pipeline.lag import Lag
 from p06bs.pipeline.late import Late
 from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
+from p06bs.pipeline.measures import Reading
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.scaling import Demand
 from p06bs.pipeline.tally import Tally
@@ -90,17 +93,27 @@ class Pool:
         self._draining: set[str] = set()  # workers that are to end
         self._unclear: Counter[str] = Counter()
         self.tallies: defaultdict[str, Tally] = defaultdict(Tally)  # by pipeline
+        self._lags: dict[str, Lag] = {}
 
     def add(self, key: str, run: RunPipeline) -> None:
         """Serve a run; `key` is ``pipeline:run``, unique in the process."""
         self._runs[key] = run
+        self._lags[key] = Lag()
+
+    def arrived(self, key: str, when: float) -> None:
+        """Note that a document of a run came whose events are of `when` (Unix time, s)."""
+        run = self._runs.get(key)
+        if run is not None and run.raw.rows is not None:
+            self._lags[key].arrived(run.raw.rows.taken + run.raw.rows.available, when)
 
     def remove(self, key: str) -> None:
         """Stop serving a run that is over."""
         run = self._runs.pop(key, None)
+        self._lags.pop(key, None)
         for worker in self._briefing.forget_run(key):
             self._send(worker.encode(), lane.FORGET, key)
         if run is not None and run.work is not None:
+            self._tally(key).invalid += run.work.derived.invalid
             batches = {(key, number) for number in run.work.master.out}
             self.late.leave(batches)
             for batch in batches:
@@ -307,9 +320,45 @@ class Pool:
                 demand += Demand(rows, rows * self._tally(key).row_seconds)
         return demand
 
+    def readings(self, now: float) -> dict[str, Reading]:
+        """Return what there is to say of each pipeline; `now` is Unix time, s."""
+        late = Counter(self._pipeline(key) for key, _ in self.late.held())
+        found = {
+            name: Reading(
+                late=late[name],
+                events=tally.events,
+                batches=tally.batches,
+                retries=tally.retries,
+                invalid=tally.invalid,
+                seconds=tally.seconds,
+            )
+            for name, tally in self.tallies.items()
+        }
+        for key, run in self._runs.items():
+            work, name = run.going, self._pipeline(key)
+            reading = found.get(name, Reading())
+            if run.work is not None:
+                reading = replace(reading, invalid=reading.invalid + run.work.derived.invalid)
+            if not run.over:
+                reading = replace(reading, runs=reading.runs + 1)
+            if work is not None:
+                reading = replace(reading, queued=reading.queued + work.master.queued)
+                since = self._lags[key].since(work.fan_in.next)
+                reading = replace(
+                    reading,
+                    lag=reading.lag + self._lags[key].events(work.fan_in.next),
+                    age=max(reading.age, 0.0 if since is None else now - since),
+                )
+            found[name] = reading
+        return found
+
+    @staticmethod
+    def _pipeline(key: str) -> str:
+        return key.rpartition(":")[0]
+
     def _tally(self, key: str) -> Tally:
         """Return what the pipeline of a run has done."""
-        return self.tallies[key.rpartition(":")[0]]
+        return self.tallies[self._pipeline(key)]
 
     def _work(self, key: str) -> Work | None:
         """Return the work of a run that is served and under way."""
