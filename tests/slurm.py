@@ -9,7 +9,6 @@ import getpass
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -109,7 +108,7 @@ class Slurm:
         _wait_for("slurmctld", lambda: "UP" in self("scontrol", "ping", check=False))
 
     def stop_controller(self) -> None:
-        """End slurmctld as a crash would; jobs go on."""
+        """End slurmctld; jobs go on."""
         self._kill("slurmctld")
 
     def __call__(self, program: str, *arguments: str, check: bool = True) -> str:
@@ -155,8 +154,12 @@ class Slurm:
 
     def _kill(self, program: str) -> None:
         process = self._running.pop(program)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.terminate()
+        try:
+            process.wait(SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
 
 
 @contextlib.contextmanager
@@ -194,11 +197,16 @@ def _wait_for(what: str, condition: Callable[[], bool]) -> None:
 
 @pytest.fixture(scope="session")
 def slurm_on_loopback() -> Iterator[Slurm]:
-    """A SLURM for the session; skipped, loudly, where its programs are missing."""
-    if lacking := missing():
-        pytest.skip(f"NO SLURM: {', '.join(lacking)} not on this machine (Debian: slurm-wlm)")
+    """A SLURM for the session."""
+    skip_without()
     with running_slurm() as running:
         yield running
+
+
+def skip_without() -> None:
+    """Skip a test, loudly, where SLURM is not on this machine."""
+    if lacking := missing():
+        pytest.skip(f"NO SLURM: {', '.join(lacking)} not on this machine (Debian: slurm-wlm)")
 
 
 @pytest.fixture

@@ -143,14 +143,27 @@ def job_script(section: Slurm, host: str = "127.0.0.1") -> str:
 
 def dask_cluster(section: Slurm, host: str, keys: Keys) -> Any:
     """Return the SLURMCluster, with a scheduler in this process; no job is submitted yet."""
+    from distributed.core import Status
+
     jobqueue: Any = require()
     counter = itertools.count(1)
 
     class Job(jobqueue.slurm.SLURMJob):  # type: ignore[misc]
-        """A job."""
+        """Says what became of it, which a cluster that is closed asserts."""
 
         submit_command = SUBMIT
         cancel_command = CANCEL
+
+        async def start(self) -> None:
+            try:
+                await super().start()
+            except BaseException:
+                self.status = Status.failed
+                raise
+
+        async def close(self) -> None:
+            await super().close()
+            self.status = Status.closed
 
     class Cluster(jobqueue.SLURMCluster):  # type: ignore[misc]
         """No name is given twice: a job that was given up may yet join."""

@@ -9,7 +9,7 @@ import concurrent.futures
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from typing import Any, Protocol
 
 log = logging.getLogger(__name__)
@@ -172,8 +172,7 @@ class Started(ABC):
         return ()
 
     def retire(self, unit: str) -> None:
-        going = [a for a, name in names(self._client).items() if self.unit(name) == unit]
-        self._begin(going, {unit})
+        self._begin({unit})
 
     def restart(self, workers: Collection[str]) -> None:
         restart(self._client, workers)
@@ -202,25 +201,29 @@ class Started(ABC):
         waiting = sorted(units - lost - joined)
         surplus = set(waiting[-excess:]) if excess > 0 else set()
         if lost or surplus or excess < 0:
-            self._begin([], lost | surplus)
+            self._begin(lost | surplus)
 
-    def _begin(self, going: Collection[str], units: Collection[str]) -> None:
+    def _begin(self, units: Set[str]) -> None:
         """Change what there is, in the cluster's event loop and one after the other."""
         before = self._change
 
         async def change() -> None:
             if before is not None:
                 await asyncio.wait([asyncio.wrap_future(before)])
-            await self._correct(going, units)
+            await self._correct(units)
 
         loop = self._cluster.loop.asyncio_loop
         self._change = asyncio.run_coroutine_threadsafe(change(), loop)
 
-    async def _correct(self, going: Collection[str], units: Collection[str]) -> None:
-        """End workers and units, and start what is missing."""
+    async def _correct(self, units: Set[str]) -> None:
+        """End units, and start what is missing."""
         cluster = self._cluster
-        if going:
-            await cluster.scheduler.retire_workers(workers=list(going), close_workers=True)
+        # Those that were given up and are there yet. The others are not retired by the scheduler,
+        # too: a worker that is told twice to close may hang.
+        strangers = units - {str(name) for name in cluster.worker_spec}
+        workers = cluster.scheduler.workers.values()
+        if going := [w.address for w in workers if self.unit(str(w.name)) in strangers]:
+            await cluster.scheduler.retire_workers(workers=going, close_workers=True)
         for name in [n for n in cluster.worker_spec if str(n) in units]:
             del cluster.worker_spec[name]
         if time.monotonic() >= self._not_before:
