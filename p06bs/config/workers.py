@@ -5,19 +5,21 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, model_validator
 
 from p06bs.config.base import Section, loopback
+from p06bs.config.slurm import Slurm
 
 
-def _local_or_address(on: str) -> str:
-    """Accept "local" or a scheduler on the loopback interface, which its workers must be on too."""
-    return on if on == "local" else loopback(on)
+def _place_or_address(on: str) -> str:
+    """Accept a place, or a scheduler on the loopback interface, which its workers must be on."""
+    return on if on in ("local", "slurm") else loopback(on)
 
 
 class Workers(Section):
     """The pool of workers that all pipelines of the process share."""
 
-    on: Annotated[str, AfterValidator(_local_or_address)] = Field(
-        "local", description='"local", or the address of a Dask scheduler on this host'
+    on: Annotated[str, AfterValidator(_place_or_address)] = Field(
+        "local", description='"local", "slurm", or the address of a Dask scheduler on this host'
     )
+    slurm: Slurm = Field(default_factory=Slurm, description='jobs, if on = "slurm"')
     count: int | None = Field(
         None, ge=1, description="fixed number of worker processes; 2 without min and max"
     )
