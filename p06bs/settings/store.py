@@ -146,7 +146,7 @@ class PipelineSettings(Closing):
         by = f"preset {preset.name}"
         return Revision(0, settings, by, self.clock(), in_force.change, preset.name)
 
-    def began(self, run: str, derived: str, revision: Revision) -> None:
+    def began(self, run: str, revision: Revision, derived: str) -> None:
         """Keep what a derived run begins with, so that a restart goes on with it."""
         with self._lock:
             own = not self._is_change(revision)
