@@ -220,10 +220,13 @@ def _exports(threads: int) -> list[str]:
     libraries: dict[str, Any] = dict.fromkeys(SETTINGS[ENVIRON], threads)
     # None unsets what Dask sets by itself.
     settings = {**SETTINGS, ENVIRON: {**libraries, "MALLOC_TRIM_THRESHOLD_": None}}
-    return [
-        f"export DASK_{key.upper().replace('.', '__').replace('-', '_')}={shlex.quote(repr(value))}"
-        for key, value in settings.items()
-    ]
+    lines = []
+    for key, value in settings.items():
+        if not key.startswith("distributed.scheduler"):  # that is in this process
+            name = key.upper().replace(".", "__").replace("-", "_")
+            text = value if isinstance(value, str) else repr(value).replace("'", '"')
+            lines.append(f"export DASK_{name}={shlex.quote(text)}")
+    return lines
 
 
 def _runs(process: int) -> bool:

@@ -68,6 +68,9 @@ class Slurm(Section):
     python: Word | None = Field(
         None, description="interpreter on the nodes; the one of this process if absent"
     )
+    host: Word | None = Field(
+        None, description="address of the pipelines' host for the nodes; that of its name if absent"
+    )
     interface: Word | None = Field(
         None, description="network interface of the nodes that workers listen on, like ib0"
     )
