@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
 # What some tests need beyond Python; without them these tests are skipped and say so.
-PACKAGES := acl chromium chromium-driver postgresql rsync sqlite3
+PACKAGES := acl chromium chromium-driver munge postgresql rsync slurm-client slurmctld slurmd sqlite3
 # Most tests wait for processes; more than four at a time would wait for each other.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist worksteal
 
@@ -21,7 +21,7 @@ $(VENV)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
-system: ## Debian packages of the tests with real databases and a browser (as root)
+system: ## Debian packages of the tests with real databases, SLURM and a browser (as root)
 	apt-get update --quiet=2
 	DEBIAN_FRONTEND=noninteractive apt-get install --quiet=2 --yes --no-install-recommends $(PACKAGES)
 
