@@ -67,11 +67,16 @@ class Recorder:
         self._thread = threading.Thread(target=self._listen, name="recorder")
 
     def derived(self, raw: str) -> dict[str, str]:
-        """Return the derived runs of a raw run that have begun: name of the modality -> uid."""
+        """Return the derived runs of a raw run that have begun: name of the modality -> uid.
+
+        Those that are made while it goes on; not what is computed again.
+        """
         return {
             record.start["process"]["name"]: uid
             for uid, record in list(self.runs.items())
-            if is_derived(record.start) and record.start["original_run_uid"] == raw
+            if is_derived(record.start)
+            and record.start["original_run_uid"] == raw
+            and not record.start["process"].get("reprocessing")
         }
 
     def stopped(self, raw: str, modalities: Collection[str]) -> bool:

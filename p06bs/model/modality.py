@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from p06bs.model.ranges import allowed
+
 Columns = Mapping[str, npt.NDArray[Any]]
 """Column name -> array whose leading axis is the events of a batch."""
 
@@ -177,9 +179,10 @@ class Modality:
         try:
             return cls.Settings.model_validate(dict(settings))
         except ValidationError as error:
+            schema = cls.Settings.model_json_schema()
             problems = "; ".join(
                 f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}, "
-                f"got {_short(e['input'])}"
+                f"got {_short(e['input'])}{_allowed(schema, e['loc'])}"
                 for e in error.errors()
             )
             raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
@@ -271,6 +274,14 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
     for base in reversed(cls.__mro__):
         found.update(vars(base))
     yield from found.items()
+
+
+def _allowed(schema: Mapping[str, Any], place: tuple[int | str, ...]) -> str:
+    """Return what may be at a place of settings, as the end of a sentence."""
+    field = str(place[0]) if place else ""
+    if field and field not in schema.get("properties", {}):
+        return f"; there are {', '.join(schema.get('properties', {})) or 'no settings'}"
+    return f"; allowed: {allowed(schema, field)}" if field else ""
 
 
 def _short(value: object, limit: int = 80) -> str:

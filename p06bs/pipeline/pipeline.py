@@ -403,3 +403,4 @@ class Pipelines:
         if self._owns_log:
             self.documents.close()
         self._context.term()
+        self.adjustments.close()
