@@ -61,8 +61,9 @@ class ElasticPool:
 
     @property
     def ready(self) -> bool:
-        """Whether work can begin: a worker has joined, or is not wanted before there is work."""
-        return bool(self.pool.leases.workers) or (self.engine.opened and not self.scaling.least)
+        """Whether work can begin: a worker has joined, or nobody need wait for the first."""
+        waited = self.scaling.least and self.engine.cluster.prompt
+        return bool(self.pool.leases.workers) or (self.engine.opened and not waited)
 
     def tick(self, now: float, wall: float) -> None:
         """Drop workers that are silent, scale, and take readings. Called several times a second.
