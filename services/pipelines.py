@@ -1,9 +1,9 @@
 """The pipelines of one process, on one pool of workers."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from pydantic import Field
@@ -57,6 +57,16 @@ class PipelinesService(Service[PipelinesDefinition]):
     def run(self, ready: Callable[[], None]) -> None:
         """Compute derived runs of all raw runs until it is told to stop."""
         from p06bs.pipeline import collector
+    @property
+    def verbs(self) -> Mapping[str, Callable[..., Any]]:
+        """Show and change the settings of pipelines; list and keep presets."""
+        return {
+            "settings": self._pipelines.settings,
+            "change": self._pipelines.change,
+            "presets": self._pipelines.presets,
+            "save_preset": self._pipelines.save_preset,
+        }
+
 
         def begin() -> None:
             collector.calm()

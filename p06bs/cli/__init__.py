@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from p06bs.cli import archive, demo, keys, logs, modalities, recorded, services, sink, token
+from p06bs.cli import (
+    archive,
+    demo,
+    keys,
+    logs,
+    modalities,
+    recorded,
+    services,
+    settings,
+    sink,
+    token,
+    workers,
+)
 from p06bs.cli.errors import one_line, wrong_usage
 
 app = typer.Typer(
@@ -22,6 +34,7 @@ app.command()(services.up)
 app.command()(services.down)
 app.command()(services.restart)
 app.command()(services.ls)
+app.command()(settings.settings)
 app.command()(demo.demo)
 app.command()(recorded.process)
 app.command()(recorded.replay)

@@ -82,14 +82,18 @@ class Pipelines:
         cluster, which is then closed by the end.
     deadline : float
         Seconds to wait for detector files that do not grow.
-    settings : path, optional
-        Directory where changes of the settings and presets are kept; ``settings`` in the
-        directory of the logs by default.
+    keys : Keys, optional
+        With which the lane binds, and the proxy is connected to.
+    listen : str
+        Where the lane binds; beyond this host only with keys.
+    worker_keys : path, optional
+        Directory of the workers' keys, on their hosts; that of `keys` by default.
 
     Raises
     ------
     OSError
-        If that directory cannot be used, or another process uses it for the same pipelines.
+        If changes of the settings cannot be kept in the directory of the logs, or another
+        process does so for the same pipelines.
 
     `run` blocks until `stop` is called (from any thread or a signal handler).
     """
@@ -105,15 +109,16 @@ class Pipelines:
         on: str | Cluster = "local",
         deadline: float = 10.0,
         catch_up: float = CATCH_UP,
-        settings: str | Path | None = None,
+        keys: Keys | None = None,
+        listen: str = HERE,
+        worker_keys: Path | None = None,
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
         refuse_twins(self.pipelines)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
-        kept = self.documents.directory / SETTINGS if settings is None else Path(settings)
-        self.adjustments = Adjustments(kept, self.pipelines)
+        self.adjustments = Adjustments(self.documents.directory / SETTINGS, self.pipelines)
         self.elastic = ElasticPool(
             self._context,
             self.documents,

@@ -1,0 +1,246 @@
+"""``p06bs settings``: show and change the settings of pipelines while they run."""
+
+import getpass
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from p06bs.cli.errors import UsageError
+from p06bs.cli.services import bus_keys, topology_address
+from p06bs.cli.terminal import SHOWN, AsJson, console
+
+if TYPE_CHECKING:
+    from p06bs.bus.topology import Service
+
+SECONDS = 5.0
+"""How long the Topology Manager, or a service, is waited for."""
+HOLDS_SECONDS = 3.0
+"""How long is waited for the event from which on a change holds; a scan may be paused."""
+
+
+class _Pipelines:
+    """The pipelines that services offer, asked through the Topology Manager."""
+
+    def __init__(self, file: Path | None, topology: str | None, seconds: float = SECONDS) -> None:
+        from p06bs.bus.membership import Membership
+
+        address = topology_address(file, topology)
+        self._keys = bus_keys(file)
+        with Membership(address, self._keys) as peers:
+            if not peers.wait_listed(seconds):
+                raise UsageError(f"no Topology Manager answers at {address}; are services up?")
+            self._services = [one for one in peers.services if one.offers]
+
+    @property
+    def names(self) -> list[str]:
+        return sorted({name for service in self._services for name in service.offers})
+
+    def ask(self, verb: str, of: str, **arguments: Any) -> Any:
+        """Ask the service that offers the pipeline `of`."""
+        for service in self._services:
+            if of in service.offers:
+                return self._ask(service, verb, of=of, **arguments)
+        known = ", ".join(self.names) or "none"
+        raise UsageError(f"no service offers a pipeline {of!r}; there are: {known}")
+
+    def all(self) -> dict[str, Any]:
+        """Return the records of all pipelines of all services."""
+        found: dict[str, Any] = {}
+        for service in self._services:
+            found |= self._ask(service, "settings")
+        return found
+
+    def _ask(self, service: "Service", verb: str, **arguments: Any) -> Any:
+        from p06bs.bus.control import ask
+
+        address = service.addresses["control"]
+        return ask(address, verb, seconds=SECONDS, keys=self._keys, **arguments)
+
+
+def _complete_pipeline(context: typer.Context, incomplete: str) -> Iterator[str]:
+    with suppress(Exception):  # nothing is up, or it is slow: nothing is completed
+        found = _Pipelines(context.params.get("file"), context.params.get("topology"), 1.0)
+        yield from (name for name in found.names if name.startswith(incomplete))
+
+
+def _complete_setting(context: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
+    with suppress(Exception):
+        of = context.params["pipeline"]
+        found = _Pipelines(context.params.get("file"), context.params.get("topology"), 1.0)
+        fields = found.ask("settings", of)[of]["schema"].get("properties", {})
+        for name, field in fields.items():
+            if name.startswith(incomplete):
+                yield f"{name}=", field.get("description", "")
+
+
+def settings(
+    pipeline: Annotated[
+        str,
+        typer.Argument(help="pipeline; all, if none is named", autocompletion=_complete_pipeline),
+    ] = "",
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="settings to change; a value is JSON, or else text; key.entry=value alters one "
+            "entry of a table",
+            autocompletion=_complete_setting,
+        ),
+    ] = None,
+    *,
+    reprocess: Annotated[
+        bool,
+        typer.Option(
+            "--reprocess",
+            help="compute the events so far again under these settings, as a second derived run",
+        ),
+    ] = False,
+    load: Annotated[str, typer.Option(metavar="NAME", help="load a preset")] = "",
+    save: Annotated[
+        str, typer.Option(metavar="NAME", help="keep the settings in force as a preset")
+    ] = "",
+    beamtime: Annotated[
+        str, typer.Option(metavar="ID", help="with --save: its runs load the preset by themselves")
+    ] = "",
+    sample: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="with --save: its runs load the preset by themselves"),
+    ] = "",
+    presets: Annotated[bool, typer.Option("--presets", help="list the presets")] = False,
+    by: Annotated[str, typer.Option(help="who changes it; you by default")] = "",
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="configuration; its [bus] says where the Topology Manager is"
+        ),
+    ] = None,
+    topology: Annotated[
+        str | None,
+        typer.Option(help="address of the Topology Manager", envvar="P06BS_TOPOLOGY"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the settings of pipelines, and change them while they run.
+
+    A change holds from the next event on that no worker has yet, and for later runs.
+    """
+    from p06bs import config
+
+    values = config.parse_settings(changes or [])
+    if not pipeline and (values or reprocess or load or save or presets):
+        raise UsageError("say of which pipeline")
+    if (beamtime or sample) and not save:
+        raise UsageError("--beamtime and --sample say whose a preset is; name it with --save")
+    if "=" in pipeline:
+        raise UsageError(f"{pipeline} is no pipeline; name it first: p06bs settings NAME key=value")
+    found = _Pipelines(file, topology)
+    if presets:
+        _show_presets(found.ask("presets", pipeline), as_json)
+        return
+    changing = bool(values or reprocess or load)
+    if changing:
+        found.ask(
+            "change",
+            pipeline,
+            values=values,
+            by=by or f"{getpass.getuser()}@{socket.gethostname()}",
+            reprocess=reprocess,
+            preset=load,
+        )
+    if save:
+        said = found.ask("save_preset", pipeline, preset=save, beamtime_id=beamtime, sample=sample)
+        if not as_json:
+            console.print(f"wrote {escape(said)}", soft_wrap=True)
+    if not pipeline:
+        records = found.all()
+        print(json.dumps(records, indent=2)) if as_json else _show_all(records)
+        return
+    record = found.ask("settings", pipeline)[pipeline]
+    until = time.monotonic() + (HOLDS_SECONDS if changing else 0.0)
+    while any(r["state"] == "waiting" for r in record["runs"]) and time.monotonic() < until:
+        time.sleep(0.1)
+        record = found.ask("settings", pipeline)[pipeline]
+    print(json.dumps({pipeline: record}, indent=2)) if as_json else _show(pipeline, record)
+
+
+def _show_all(records: dict[str, Any]) -> None:
+    table = Table("pipeline", "revision", "changed by", "since", "preset", "digest", "runs")
+    for name, record in sorted(records.items()):
+        table.add_row(
+            escape(name),
+            str(record["revision"]),
+            escape(record["changed_by"]),
+            _when(record["since"]),
+            escape(record["preset"]),
+            record["digest"],
+            str(len(record["runs"])),
+        )
+    console.print(table)
+
+
+def _show(name: str, record: dict[str, Any]) -> None:
+    from p06bs.model.ranges import allowed
+
+    fields = record["schema"].get("properties", {})
+    table = Table("setting", "value", "unit", "allowed", "description")
+    for field, value in record["values"].items():
+        about = fields.get(field, {})
+        table.add_row(
+            escape(field),
+            escape(json.dumps(value, ensure_ascii=False)),
+            escape(str(about.get("unit", ""))),
+            escape(allowed(record["schema"], field)),
+            escape(about.get("description", "")),
+        )
+    console.print(table)
+    who = f", changed by {record['changed_by']} at {_when(record['since'])}"
+    preset = f", preset {record['preset']}" if record["preset"] else ""
+    changed = who if record["changed_by"] else ""
+    console.print(escape(f"{name}: revision {record['revision']}{changed}{preset}"), soft_wrap=True)
+    for run in record["runs"]:
+        console.print(escape(_of_run(run)), soft_wrap=True)
+
+
+def _of_run(run: dict[str, Any]) -> str:
+    """Return what is to be said of the settings of a run, in a line."""
+    scan = f"scan {run['scan_id']} " if run["scan_id"] is not None else ""
+    again = f", reprocessing {run['reprocessing']}" if run["reprocessing"] else ""
+    preset = f" (preset {run['preset']})" if run["preset"] else ""
+    head = f"{scan}({run['run'][:SHOWN]}{again}): revision {run['change']}{preset}"
+    if run["state"] == "in force":
+        head += f" holds from event {run['first_row'] + 1} on, in stream {run['stream']}"
+    elif run["state"] == "left":
+        head += f", but it is left: {run['reason']}"
+    else:
+        head += " holds from the next event on"
+    for change, reason in run["refused"].items():
+        head += f"; it refused revision {change}: {reason}"
+    return head
+
+
+def _show_presets(presets: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(presets, indent=2))
+        return
+    table = Table("preset", "beamtime", "sample", "settings")
+    for preset in presets:
+        said = f"cannot be used: {preset['problem']}" if preset["problem"] else ""
+        table.add_row(
+            escape(preset["name"]),
+            escape(preset["beamtime_id"]),
+            escape(preset["sample"]),
+            escape(said or ", ".join(preset["settings"])),
+        )
+    console.print(table)
+
+
+def _when(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""
