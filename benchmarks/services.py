@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -10,9 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.traffic import PATIENCE, REPOSITORY, Arrivals, Child, Run, consume, publish
-from p06bs.config import load
-from p06bs.services.up import Services, commands
+from benchmarks.traffic import REPOSITORY, Arrivals, Child, Run, consume, publish
+from p06bs.services.supervision import Supervision
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class Bus:
     """Services that run: where documents go in and out, and where they are logged."""
 
     folder: Path
-    services: Services
+    services: Supervision
 
     @property
     def inbound(self) -> str:
@@ -133,15 +131,9 @@ def services(
             )
         file = Path(folder) / "services.toml"
         file.write_text(text + more.format(folder=folder, **values))
-        lines: list[str] = []
-        running = Services(commands(load(file), file), lambda *line: lines.append(": ".join(line)))
-        with environment(), supervised(running):
-            try:
-                running.wait_ready(PATIENCE)
-                yield Bus(Path(folder), running)
-            except BaseException:
-                print("\n".join(lines[-40:]))
-                raise
+        with environment(), supervised(Supervision(file)) as running:
+            running.wait_ready()
+            yield Bus(Path(folder), running)
 
 
 @contextmanager
@@ -160,20 +152,10 @@ def environment() -> Iterator[None]:
 
 
 @contextmanager
-def supervised(running: Services) -> Iterator[None]:
-    """Start services, restart those that die, and stop them in the end."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.05):
-            running.look()
-
-    watcher = threading.Thread(target=watch, name="supervisor")
+def supervised(running: Supervision) -> Iterator[Supervision]:
+    """Start services, and stop them in the end."""
     running.start()
-    watcher.start()
     try:
-        yield
+        yield running
     finally:
-        ended.set()
-        watcher.join()
         running.stop()

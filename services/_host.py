@@ -6,13 +6,15 @@ import logging
 import os
 import signal
 import sys
-import time
+import xmlrpc.client
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
 from pythonjsonlogger.json import JsonFormatter
 
 from p06bs import config
+from p06bs.bus.curve import Keys
 from p06bs.bus.membership import Membership
 from p06bs.bus.service import Surroundings, host
 
@@ -23,28 +25,28 @@ REFUSED = 2
 
 It has not been ready then; what fails later is something else, whatever its status.
 """
-START_SECONDS = 1.0
-"""What ends sooner was not started, in the eyes of supervisord, whatever its status says."""
-SUPERVISED = "SUPERVISOR_ENABLED"
-"""The environment variable by which supervisord tells its children so."""
+SUPERVISOR, PROCESS = "SUPERVISOR_SERVER_URL", "SUPERVISOR_PROCESS_NAME"
+"""Environment variables by which supervisord tells its children who they are."""
 LOG_FORM = "P06BS_LOG"
 """The environment variable that says ``json`` where logs are read by programs."""
 
 
 def run(file: Path, name: str) -> int:
     """Run the service `name` of a configuration file; return the status of the process."""
-    began = time.monotonic()
     _follow_the_starter()
     configure_logging(os.environ.get(LOG_FORM, "text"), name)
-    ready = False
+    ready = signalled = False
     try:
         configuration = config.load(file)
         definition = config.definition(configuration, name)
         kind = config.find_kind(definition.kind)
-        with Membership(configuration.bus.topology) as peers:
-            service = kind(name, definition, surroundings(configuration, peers))
+        keys = configuration.bus.open_keys()
+        with Membership(configuration.bus.topology, keys) as peers:
+            service = kind(name, definition, surroundings(configuration, peers, keys))
 
             def leave(number: int, frame: FrameType | None) -> None:
+                nonlocal signalled
+                signalled = True
                 service.stop()
 
             for number in (signal.SIGTERM, signal.SIGINT):
@@ -57,20 +59,23 @@ def run(file: Path, name: str) -> int:
                 logger.info("%s ready: %s", name, where or "at work")
 
             host(service, definition.kind, importlib.metadata.version("p06bs"), say)
+            if not signalled:
+                _ask_for_no_other_try()  # it was told to end, or a newer one has its name
             return REFUSED if peers.superseded else 0
     except (ValueError, ModuleNotFoundError) as error:
         if ready:
             raise
         logger.error("%s", error)
-        if SUPERVISED in os.environ:
-            time.sleep(max(0.0, began + 1.5 * START_SECONDS - time.monotonic()))
+        _ask_for_no_other_try()
         return REFUSED
     except (OSError, RuntimeError) as error:
         logger.error("%s", error, exc_info=ready)
         return 1
 
 
-def surroundings(configuration: config.Configuration, peers: Membership) -> Surroundings:
+def surroundings(
+    configuration: config.Configuration, peers: Membership, keys: Keys | None = None
+) -> Surroundings:
     """Return what a service finds around it.
 
     The proxy is where the Topology Manager says; until it has answered, where this very file
@@ -86,7 +91,7 @@ def surroundings(configuration: config.Configuration, peers: Membership) -> Surr
         known = peers.address_of("proxy", "outbound")
         return bus.outbound if known is None and configuration.proxy else known
 
-    return Surroundings(peers, bus.log, inbound, outbound)
+    return Surroundings(peers, bus.log, inbound, outbound, keys, bus.listen)
 
 
 def configure_logging(form: str, name: str) -> None:
@@ -109,8 +114,22 @@ def _follow_the_starter() -> None:
     """End when the supervisor dies, whatever kills it; take the signals that others blocked."""
     # The Tango Starter's children inherit its blocked signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    if SUPERVISED in os.environ:
+    if SUPERVISOR in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() == 1:
             sys.exit(1)  # it has died already
+
+
+def _ask_for_no_other_try() -> None:
+    """Have supervisord not start this service again; it takes every early end for a bad start."""
+    if SUPERVISOR not in os.environ:
+        return
+    from supervisor.xmlrpc import SupervisorTransport
+
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it asks back in this way
+    transport = SupervisorTransport(None, None, os.environ[SUPERVISOR])
+    proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+    with suppress(OSError, xmlrpc.client.Error):  # then it is tried again, and refuses again
+        proxy.supervisor.stopProcess(os.environ[PROCESS], False)
+    transport.close()

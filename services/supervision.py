@@ -25,9 +25,11 @@ from supervisor.xmlrpc import SupervisorTransport
 
 from p06bs import config
 from p06bs.bus.membership import Membership
-from p06bs.services._host import LOG_FORM, REFUSED, START_SECONDS
+from p06bs.services._host import LOG_FORM, REFUSED
 from p06bs.services._lines import Lines, readable
 
+START_SECONDS = 10
+"""What ends sooner is started again later and later; what ends after it, at once."""
 STOP_SECONDS = 20
 """What has not ended so long after SIGTERM is killed."""
 FIRST = ("topology", "proxy")
@@ -59,8 +61,8 @@ command=%(ENV_P06BS_PYTHON)s -m p06bs.services %(ENV_P06BS_FILE)s {{name}}
 priority={{priority}}
 environment={{environment}}
 autorestart=unexpected
-exitcodes=0,{REFUSED}
-startsecs={START_SECONDS:g}
+exitcodes=0
+startsecs={START_SECONDS}
 startretries=1000000
 stopwaitsecs={STOP_SECONDS}
 killasgroup=true
@@ -104,7 +106,7 @@ class Status:
     @property
     def refused(self) -> bool:
         """Whether it has ended because it cannot use what is configured."""
-        return self.state == "EXITED" and self.code == REFUSED
+        return self.state == "STOPPED" and self.code == REFUSED
 
     @property
     def last_words(self) -> str:
@@ -139,6 +141,7 @@ class Supervision:
         self.logs = (logs or self.configuration.bus.log.parent / "services").absolute()
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
         self.directory = _runtime() / digest
+        self._process: subprocess.Popen[bytes] | None = None  # where this object started it
 
     def is_up(self) -> bool:
         """Return whether a supervisord has the file's services."""
@@ -160,13 +163,13 @@ class Supervision:
             raise SupervisionError(f"the services of {self.file} are up already; see p06bs ls")
         if not self.definitions:
             raise SupervisionError(f"{self.file} describes no service for this host")
-        shutil.rmtree(self.directory, ignore_errors=True)  # of a supervisord that was killed
+        self._forget()  # a supervisord that was killed
         self.directory.mkdir(mode=0o700, parents=True)
         self.logs.mkdir(parents=True, exist_ok=True)
         self._write()
         said = self.directory / "said"
         with said.open("wb") as output:
-            process = subprocess.Popen(
+            self._process = subprocess.Popen(
                 [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self._file],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -182,9 +185,9 @@ class Supervision:
                 },
             )
         while not self.is_up():
-            if process.poll() is not None:
+            if self._process.poll() is not None:
                 words = said.read_text(errors="replace").strip()
-                self._tidy()
+                self._forget()
                 raise SupervisionError(f"supervisord ends: {words}")
             time.sleep(0.05)
 
@@ -236,7 +239,8 @@ class Supervision:
         seconds = 60.0 + 2.0 * len(self.definitions)
         until = time.monotonic() + seconds
         host = socket.gethostname()
-        with Membership(self.configuration.bus.topology) as peers:
+        bus = self.configuration.bus
+        with Membership(bus.topology, bus.open_keys()) as peers:
             while not stopping():
                 there = {(one.name, one.pid) for one in peers.services if one.host == host}
                 statuses = self.statuses()
@@ -245,7 +249,7 @@ class Supervision:
                 if not late:
                     return True
                 for status in late:
-                    if status.refused or (status.state == "BACKOFF" and status.code == REFUSED):
+                    if status.refused:
                         raise SupervisionError(
                             f"service {status.name} ended with status {status.code}: "
                             f"{status.last_words}"
@@ -283,9 +287,9 @@ class Supervision:
         statuses = self.statuses()
         pid = self._call("getPID")
         self._call("shutdown")
-        while _runs(pid):
+        while self._process is None and _runs(pid):
             time.sleep(0.02)
-        self._tidy()
+        self._forget()
         # Killed by SIGTERM itself: it was just started and had no handler for it yet.
         return {
             name: 0 if status.code == -1 and name not in killed else status.code
@@ -362,7 +366,11 @@ class Supervision:
         )
         Path(self._file).write_text(text, encoding="utf-8")
 
-    def _tidy(self) -> None:
+    def _forget(self) -> None:
+        """Remove what a supervisord leaves that ends, or was killed."""
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
         with suppress(OSError):  # others' services
             self.directory.parent.rmdir()
@@ -385,8 +393,6 @@ def _runtime() -> Path:
 
 
 def _runs(pid: int) -> bool:
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # in case it is this process's child
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

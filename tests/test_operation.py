@@ -25,7 +25,7 @@ from p06bs.config.server import Authentication
 from p06bs.server.gate.gate import Gate
 from p06bs.server.health import CHECK_SECONDS
 from p06bs.server.loopback import LAST_SECONDS, SHUTDOWN_SECONDS, LoopbackServer
-from p06bs.services.up import PATIENCE
+from p06bs.services.supervision import STOP_SECONDS
 from tests.archives import running_postgres  # noqa: F401
 from tests.doors import KEY, Gated
 from tests.live_runs import add_page, begin
@@ -353,7 +353,7 @@ def test_sigterm_ends_it_in_good_order_whatever_clients_do(busy):
 
 
 def test_it_ends_before_service_managers_kill_it():
-    assert SHUTDOWN_SECONDS + LAST_SECONDS + 2 < PATIENCE
+    assert SHUTDOWN_SECONDS + LAST_SECONDS + 2 < STOP_SECONDS
 
 
 def test_the_gate_passes_what_is_no_request_on():

@@ -1,88 +1,233 @@
-"""``p06bs up``: which services it starts again."""
+"""``p06bs up`` and what it starts: services that are found, restarted and stopped together."""
 
+import json
+import os
+import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
-from p06bs.config import load
+from p06bs.bus.control import RefusedError, ask
+from p06bs.bus.membership import Membership
 from p06bs.server.archive.storage import StorageLock
-from p06bs.services.up import REFUSED, Services, commands
+from p06bs.services._host import REFUSED
+from p06bs.services.supervision import Supervision, SupervisionError
 
-CONFIGURATION = """
+PATIENCE = 120.0
+BUS = """
 [bus]
 inbound = "ipc://{0}/in"
 outbound = "ipc://{0}/out"
+topology = "ipc://{0}/topology"
 log = "{0}/log"
-
+"""
+ARCHIVE = """
+[server]
+port = 0
+api_key_file = "{0}/key"
 [server.archive]
 database = "sqlite:///{0}/archive.db"
 storage = "{0}/archive"
 """
 
 
-def wait_until_ended(services):
-    until = time.monotonic() + 60
-    while services.pids:
+def wait(condition):
+    until = time.monotonic() + PATIENCE
+    while not condition():
         assert time.monotonic() < until
-        threading.Event().wait(0.02)
+        threading.Event().wait(0.05)
 
 
-def ingestion(file, said):
-    """Return the ingestion of a configuration as the only service."""
-    command = {"archive": commands(load(file), file)["archive"]}
-    return Services(command, lambda name, line: said.append(line))
+@pytest.fixture(autouse=True)
+def _sockets_in_a_place_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+def written(folder, *sections):
+    file = folder / "services.toml"
+    file.write_text("".join((BUS, *sections)).format(folder))
+    return file
+
+
+def p06bs(*arguments):
+    command = [sys.executable, "-m", "p06bs.cli", *map(str, arguments)]
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def test_up_ls_restart_and_down_leave_nothing_behind(tmp_path):
+    file = written(tmp_path)
+    up = p06bs("up", "--detach", file)
+    assert up.returncode == 0, up.stderr
+    listed = {one["name"]: one for one in json.loads(p06bs("ls", file, "--json").stdout)}
+    assert set(listed) == {"topology", "proxy"}
+    assert listed["proxy"]["addresses"]["inbound"] == f"ipc://{tmp_path}/in"
+    assert "proxy" in p06bs("ls", file).stdout
+    assert "are up already" not in p06bs("up", file).stderr  # nothing is new: nothing happens
+    assert p06bs("restart", file, "proxy").returncode == 0
+    again = {one["name"]: one for one in json.loads(p06bs("ls", file, "--json").stdout)}
+    assert again["proxy"]["pid"] != listed["proxy"]["pid"]
+    assert again["topology"]["pid"] == listed["topology"]["pid"]
+    down = p06bs("down", file)
+    assert down.returncode == 0, down.stderr
+    left = {one["pid"] for one in (*listed.values(), *again.values())}
+    assert not [pid for pid in left if psutil.pid_exists(pid)]
+    assert not list((tmp_path / "run").rglob("*"))
+    assert p06bs("ls", file).returncode == 1
+    assert p06bs("down", file).returncode == 0
+
+
+def test_what_is_killed_is_back_and_registered(tmp_path):
+    services = Supervision(written(tmp_path))
+    services.start()
+    try:
+        services.wait_ready()
+        for name in ("proxy", "topology"):
+            killed = services.statuses()[name].pid
+            os.kill(killed, signal.SIGKILL)
+            wait(lambda name=name, killed=killed: services.statuses()[name].pid not in (0, killed))
+            services.wait_ready()
+    finally:
+        assert services.stop() == {"topology": 0, "proxy": 0}
+
+
+def test_services_answer_for_themselves(tmp_path):
+    services = Supervision(written(tmp_path))
+    services.start()
+    try:
+        services.wait_ready()
+        with Membership(services.configuration.bus.topology) as peers:
+            control = peers.wait_for("proxy", "control", PATIENCE)
+        about = ask(control, "describe")
+        assert about["pid"] == services.statuses()["proxy"].pid
+        assert ask(control, "health") == {"healthy": True, "ready": True, "failed": []}
+        assert "process_resident_memory_bytes" in ask(control, "metrics")
+        with pytest.raises(RefusedError, match="cannot dance; can describe, health"):
+            ask(control, "dance")
+        with pytest.raises(RefusedError, match="health: got an unexpected keyword argument"):
+            ask(control, "health", loud=True)
+        ask(control, "stop")
+        wait(lambda: services.statuses()["proxy"].state == "STOPPED")
+    finally:
+        services.stop()
 
 
 def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
-    file = tmp_path / "services.toml"
-    file.write_text(CONFIGURATION.format(tmp_path))
-    said = []
-    services = ingestion(file, said)
-    file.write_text(file.read_text().partition("[server.archive]")[0])
+    file = written(tmp_path, ARCHIVE)
+    services = Supervision(file)
+    file.write_text(file.read_text().replace("sqlite:///", "oracle:///"))
     services.start()
     try:
-        with pytest.raises(RuntimeError, match=r"the configuration has no \[server.archive\]"):
-            services.wait_ready(60)
-        for _ in range(3):
-            services.look()
-            assert not services.pids
+        with pytest.raises(SupervisionError, match=r"oracle"):
+            services.wait_ready()
+        wait(lambda: services.statuses()["archive"].refused)
     finally:
-        assert services.stop() == {"archive": REFUSED}
-    assert sum("the configuration has no" in line for line in said) == 1
-    assert said.count("refuses what is configured; it is not started again") == 1
+        assert services.stop()["archive"] == REFUSED
 
 
 def test_an_ingestion_begins_when_another_one_has_ended(tmp_path):
     """Such as one that somebody started by hand while the services were started anew."""
-    file = tmp_path / "services.toml"
-    file.write_text(CONFIGURATION.format(tmp_path))
-    said = []
-    services = ingestion(file, said)
+    services = Supervision(written(tmp_path, ARCHIVE))
     with StorageLock(tmp_path / "archive"):
         services.start()
-        wait_until_ended(services)
+        wait(lambda: services.statuses()["archive"].state == "BACKOFF")
+        assert "another process ingests into" in services.statuses()["archive"].last_words
     try:
-        services.look()
-        assert services.wait_ready(60)
+        assert services.wait_ready()
     finally:
-        assert services.stop() == {"archive": 0}
-    assert "another process ingests into" in said[0]
-    assert said[1] == "ended with status 1; restarting"
+        assert set(services.stop().values()) == {0}
 
 
-def test_a_service_that_fails_is_started_again():
-    said = []
-    services = Services(
-        {"failing": [sys.executable, "-c", "raise SystemExit(1)"]},
-        lambda name, line: said.append(line),
-    )
+def test_services_end_with_a_supervisor_that_is_killed(tmp_path):
+    services = Supervision(written(tmp_path))
+    services.start()
+    services.wait_ready()
+    pids = [status.pid for status in services.statuses().values()]
+    parent = psutil.Process(pids[0]).parent()
+    parent.kill()
+    psutil.wait_procs([parent], PATIENCE)
+    wait(lambda: not any(map(psutil.pid_exists, pids)))
+    assert not services.is_up()
+    services.start()  # what it left does not matter
+    services.wait_ready()
+    services.stop()
+
+
+def test_a_file_that_changed_changes_what_runs(tmp_path):
+    file = written(tmp_path)
+    services = Supervision(file)
     services.start()
     try:
-        wait_until_ended(services)
-        services.look()
-        wait_until_ended(services)
+        services.wait_ready()
+        before = {name: status.pid for name, status in services.statuses().items()}
+        file.write_text(
+            file.read_text()
+            + f"""
+[services.second]
+kind = "proxy"
+inbound = "ipc://{tmp_path}/in2"
+outbound = "ipc://{tmp_path}/out2"
+"""
+        )
+        changed = Supervision(file)
+        assert changed.reload() == (["second"], [])
+        changed.wait_ready()
+        after = {name: status.pid for name, status in changed.statuses().items()}
+        assert {name: after[name] for name in before} == before
+        file.write_text(file.read_text().replace("in2", "in3"))
+        changed = Supervision(file)
+        assert changed.reload() == (["second"], ["second"])
+        changed.wait_ready()
+        file.write_text(file.read_text().partition("[services")[0])
+        assert Supervision(file).reload() == ([], ["second"])
     finally:
         services.stop()
-    assert said == ["ended with status 1; restarting"]
+
+
+def test_ports_that_are_taken_are_said(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        file = written(tmp_path)
+        file.write_text(file.read_text().replace(f"ipc://{tmp_path}/in", f"tcp://127.0.0.1:{port}"))
+        services = Supervision(file)
+        services.start()
+        try:
+            wait(lambda: services.statuses()["proxy"].state == "BACKOFF")
+            assert "Address already in use" in services.statuses()["proxy"].last_words
+        finally:
+            services.stop()
+
+
+def test_up_in_the_foreground_shows_logs_and_ends_with_a_signal(tmp_path):
+    file = written(tmp_path)
+    command = [sys.executable, "-m", "p06bs.cli", "up", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout is not None
+        said = []
+        for line in up.stdout:
+            said.append(line)
+            if "proxy ready" in line:
+                break
+        up.send_signal(signal.SIGTERM)
+        up.communicate(timeout=PATIENCE)
+    assert up.returncode == 0
+    assert any("all services are up" in line for line in said)
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_a_service_of_an_unknown_kind_is_refused_before_anything_starts(tmp_path):
+    file = written(tmp_path, '[services.a]\nkind = "b"\n')
+    up = p06bs("up", file)
+    assert up.returncode == 1
+    assert "no service of kind 'b'; there are archive, pipelines" in up.stderr
+
+
+def test_the_examples_of_the_project_describe_services(monkeypatch):
+    for name in ("sim", "p06"):
+        services = Supervision(Path(__file__).parents[1] / "services" / f"{name}.toml")
+        assert {"topology", "proxy", "server"} <= set(services.definitions)

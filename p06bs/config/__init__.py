@@ -9,10 +9,12 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from p06bs.bus.curve import Keys
+from p06bs.bus.sockets import EVERYWHERE, HERE, is_local
 from p06bs.config.base import (
     Address,
     ConfigurationError,
@@ -62,14 +64,32 @@ MODALITIES = "p06bs.modalities"
 
 
 class Bus(Section):
-    """How documents travel."""
+    """How documents travel, and where services find each other."""
 
+    keys: Path | None = Field(  # first: the addresses depend on it
+        None, description="directory of keys; see p06bs keys. Without, all is on this host"
+    )
     inbound: Address = Field("tcp://127.0.0.1:5567", description="where the proxy takes documents")
     outbound: Address = Field("tcp://127.0.0.1:5568", description="where the proxy gives documents")
     log: Path = Field(Path("var/log"), description="directory of the document logs")
     topology: Address = Field(
         "tcp://127.0.0.1:5569", description="the Topology Manager, where services find each other"
     )
+
+    def open_keys(self) -> Keys | None:
+        """Return the keys of the bus; None if it is on this host alone.
+
+        Raises
+        ------
+        KeysError
+            If they cannot be used; says why.
+        """
+        return None if self.keys is None else Keys(self.keys)
+
+    @property
+    def listen(self) -> str:
+        """Where services bind: a free port, for other hosts if they find the Topology Manager."""
+        return HERE if is_local(self.topology) else EVERYWHERE
 
 
 class PipelineSection(Section):
@@ -83,6 +103,10 @@ class PipelineSection(Section):
     )
     batch_size: int | None = Field(
         None, ge=1, description="events per batch; follows the load if absent"
+    )
+    overload: Literal["queue", "thin"] = Field(
+        "queue",
+        description='when workers cannot keep up: results come later; "thin": a preview, too',
     )
 
     def make(self) -> Modality:
@@ -101,7 +125,7 @@ class Configuration(Section):
     pipelines: tuple[PipelineSection, ...] = Field((), description="pipelines, one process for all")
     services: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
-        description="further services: kind, replicas, host, environment, and what the kind knows",
+        description="further services: kind, replicas, runs_on, environment, and what the kind knows",
     )
 
 

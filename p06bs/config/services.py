@@ -31,7 +31,7 @@ class Definition(Section):
     replicas: int = Field(
         1, ge=1, le=1000, description="so many of it, called NAME-1, NAME-2 and so on"
     )
-    host: str = Field("", description="host on which `p06bs up` starts it; on all, if empty")
+    runs_on: str = Field("", description="host on which `p06bs up` starts it; on all, if empty")
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment variables beside those of the starter"
     )
@@ -71,7 +71,7 @@ def definitions(configuration: "Configuration") -> dict[str, Definition]:
     """
     found: dict[str, Definition] = {}
     for name, table in _tables(configuration).items():
-        definition = _checked(name, table)
+        definition = _checked(configuration, name, table)
         for one in _names(name, definition.replicas):
             if one in found:
                 raise ConfigurationError(f"two services are called {one}")
@@ -91,7 +91,7 @@ def definition(configuration: "Configuration", name: str) -> Definition:
     base, _, _ = name.rpartition("-")
     for table in (name, base):
         if table in tables:
-            found = _checked(table, tables[table])
+            found = _checked(configuration, table, tables[table])
             if name in _names(table, found.replicas):
                 return found
     raise ConfigurationError(f"there is no service {name!r}; there are {', '.join(tables)}")
@@ -101,7 +101,7 @@ def of_this_host(found: Mapping[str, Definition]) -> dict[str, Definition]:
     """Return the services that run on this host."""
     full = socket.gethostname()
     here = {"", full, full.partition(".")[0]}
-    return {name: definition for name, definition in found.items() if definition.host in here}
+    return {name: definition for name, definition in found.items() if definition.runs_on in here}
 
 
 def _tables(configuration: "Configuration") -> dict[str, Mapping[str, Any]]:
@@ -117,11 +117,12 @@ def _names(name: str, replicas: int) -> list[str]:
     return [name] if replicas == 1 else [f"{name}-{number + 1}" for number in range(replicas)]
 
 
-def _checked(name: str, table: Mapping[str, Any]) -> Definition:
+def _checked(configuration: "Configuration", name: str, table: Mapping[str, Any]) -> Definition:
     kind = table.get("kind", name)
     model = find_kind(str(kind)).Definition
+    context = {"keys": configuration.bus.keys}  # addresses depend on it
     try:
-        definition: Definition = model.model_validate({**table, "kind": kind})
+        definition: Definition = model.model_validate({**table, "kind": kind}, context=context)
     except ValidationError as error:
         raise ConfigurationError(f"services.{name}: {problems(error)}") from None
     return definition
