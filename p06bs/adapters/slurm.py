@@ -8,7 +8,6 @@ workers are missing, and jobs that are no longer in it are replaced.
 import asyncio
 import concurrent.futures
 import logging
-import os
 import random
 import shlex
 import shutil
@@ -20,7 +19,6 @@ from p06bs.adapters.slurm_jobs import (
     QUEUE,
     Keys,
     dask_cluster,
-    key_directory,
     require,
     shared_directory,
 )
@@ -53,6 +51,8 @@ class SlurmCluster(Started):
         If SLURM's commands or dask-jobqueue are missing, or the directory will not do.
     """
 
+    prompt = False
+
     def __init__(self, section: Slurm, workers: int, host: str = "127.0.0.1") -> None:
         super().__init__(workers)
         require()
@@ -67,14 +67,16 @@ class SlurmCluster(Started):
         self.per_unit = section.processes
         directory = shared_directory(section)
         self.output = f" (their output: {directory / 'jobs'})"
-        self._keys = Keys(key_directory(os.getpid(), directory))
+        self._keys: Keys | None = None
         self._ends: dict[str, float] = {}  # unit that is there -> when it is due
         self._told: dict[str, str] = {}  # job -> why it waits
         self._looked = -float("inf")
         self._ended: concurrent.futures.Future[set[str]] | None = None
 
     def make(self) -> Any:
-        self._keys.write()
+        directory = shared_directory(self.section)
+        directory.mkdir(parents=True, exist_ok=True)
+        self._keys = Keys.make(directory)
         return dask_cluster(self.section, self.host, self._keys)
 
     def unit(self, worker: str) -> str:
@@ -115,7 +117,8 @@ class SlurmCluster(Started):
 
     def close(self) -> None:
         super().close()
-        self._keys.remove()
+        if self._keys is not None:
+            self._keys.remove()
 
     async def _without_job(self, jobs: Mapping[str, str]) -> set[str]:
         """Return the units whose jobs are not in the queue, or are cleared away already."""

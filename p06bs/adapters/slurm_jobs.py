@@ -14,6 +14,7 @@ import shlex
 import shutil
 import socket
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +29,33 @@ SUBMIT, CANCEL, QUEUE = (f"timeout {PATIENCE} {name}" for name in ("sbatch", "sc
 
 
 class Keys:
-    """Keys of one start of a scheduler, in a directory that the jobs see.
+    """Keys of one scheduler and its jobs.
 
     Parameters
     ----------
     directory : Path
-        Made with mode 0700 by `write`.
+        Where they are; the jobs see it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
-    def write(self) -> None:
-        """Make the keys; remove those of processes of this host that are gone."""
+    @classmethod
+    def make(cls, parent: Path) -> "Keys":
+        """Make keys in a new directory; remove those of processes of this host that are gone."""
         from distributed.security import Security
 
-        parent = self.directory.parent
-        parent.mkdir(parents=True, exist_ok=True)
-        for other in parent.glob(f"{key_directory('*').name}"):
-            if not _runs(int(other.name.rpartition("-")[2])):
+        prefix = f"keys-{socket.gethostname()}-"
+        for other in parent.glob(f"{prefix}*"):
+            if not _runs(int(other.name.removeprefix(prefix).partition("-")[0])):
                 shutil.rmtree(other, ignore_errors=True)
-        self.directory.mkdir(mode=0o700)
-        made: Any = Security
-        temporary = made.temporary()
-        self._write("ca.pem", temporary.tls_ca_file)
-        self._write("cert.pem", temporary.tls_worker_cert)
-        self._write("key.pem", temporary.tls_worker_key)
+        made = cls(Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent)))
+        security: Any = Security
+        temporary = security.temporary()
+        made._write("ca.pem", temporary.tls_ca_file)
+        made._write("cert.pem", temporary.tls_worker_cert)
+        made._write("key.pem", temporary.tls_worker_key)
+        return made
 
     def security(self) -> Any:
         """Return what Dask is told of them."""
@@ -61,8 +63,8 @@ class Keys:
 
         pair = {"cert": self._path("cert.pem"), "key": self._path("key.pem")}
         roles = ("scheduler", "worker", "client")
-        made: Any = Security
-        return made(
+        security: Any = Security
+        return security(
             require_encryption=True,
             tls_ca_file=self._path("ca.pem"),
             **{f"tls_{role}_{part}": path for role in roles for part, path in pair.items()},
@@ -79,11 +81,6 @@ class Keys:
         opened = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(opened, "w", encoding="ascii") as file:
             file.write(text)
-
-
-def key_directory(process: int | str, directory: Path = Path()) -> Path:
-    """Return the directory of the keys of a process of this host."""
-    return directory / f"keys-{socket.gethostname()}-{process}"
 
 
 def require() -> Any:
@@ -129,7 +126,7 @@ def job_script(section: Slurm, host: str = "127.0.0.1") -> str:
     ConfigurationError
         If dask-jobqueue is missing, or the directory cannot stand in a job script.
     """
-    keys = Keys(key_directory("PROCESS", shared_directory(section)))
+    keys = Keys(shared_directory(section) / "keys-HOST-PROCESS")
     job = require().slurm.SLURMJob(
         f"tls://{host}:PORT",
         name=f"{section.name}-NUMBER",
@@ -200,7 +197,7 @@ def _options(section: Slurm, host: str) -> dict[str, Any]:
         "job_name": section.name,
         "python": section.python or shlex.quote(sys.executable),
         "death_timeout": section.death_timeout,
-        "local_directory": str(section.scratch),
+        "local_directory": section.scratch,
         "log_directory": str(shared_directory(section) / "jobs"),
         # A job that is lost is replaced by another: it must not come back beside that.
         "job_extra_directives": ["--no-requeue", *section.directives],

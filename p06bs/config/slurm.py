@@ -77,7 +77,7 @@ class Slurm(Section):
     directory: Path = Field(
         Path("var/slurm"), description="shared with the nodes: keys of the jobs, and their output"
     )
-    scratch: Path = Field(Path("/tmp"), description="on the nodes: of Dask's own files")
+    scratch: Word = Field("/tmp", description="on the nodes: of Dask's own files")
     death_timeout: float = Field(
         60.0, gt=0, description="seconds after which a job ends that does not reach the scheduler"
     )

@@ -46,6 +46,8 @@ class Cluster(Protocol):
 
     scales: bool
     """False if the workers are somebody else's; then `scale` and `retire` do nothing."""
+    prompt: bool
+    """False if workers may wait for long before they join, in a queue of a batch system."""
 
     def open(self) -> Any:
         """Start, and return a Dask client; workers may join later."""
@@ -86,6 +88,7 @@ class Existing:
     """
 
     scales = False
+    prompt = True
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -127,6 +130,7 @@ class Started(ABC):
     """
 
     scales = True
+    prompt = True
     per_unit = 1
     """Workers of a unit."""
     output = ""
