@@ -8,6 +8,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from p06bs.bus.curve import Keys
     from p06bs.bus.follow import Follower
     from p06bs.bus.log import DocumentLog
     from p06bs.bus.publish import Publisher
@@ -18,6 +19,7 @@ __all__ = [
     "DocumentLog",
     "Follower",
     "Input",
+    "Keys",
     "Modality",
     "ModalitySettings",
     "Output",
@@ -30,6 +32,7 @@ _HOME = {
     "DocumentLog": "p06bs.bus.log",
     "Follower": "p06bs.bus.follow",
     "Input": "p06bs.model.modality",
+    "Keys": "p06bs.bus.curve",
     "Modality": "p06bs.model.modality",
     "ModalitySettings": "p06bs.model.modality",
     "Output": "p06bs.model.modality",

@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from types import FrameType
 
+from p06bs.bus.curve import Keys
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.metrics import Metrics
@@ -46,6 +47,7 @@ def serve(
     *,
     ready: Callable[[str], None],
     verbose: bool = False,
+    keys: Keys | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT comes.
 
@@ -62,6 +64,8 @@ def serve(
         Takes the URL once it serves.
     verbose : bool
         Log requests, too.
+    keys : Keys, optional
+        With which to connect to the proxy.
 
     Raises
     ------
@@ -81,7 +85,7 @@ def serve(
         def more() -> bool:
             return not sink.filled
 
-        follower = stack.enter_context(Follower(outbound, log, more=more, arrays=False))
+        follower = stack.enter_context(Follower(outbound, log, more=more, arrays=False, keys=keys))
 
         filled = follower.caught_up.is_set
 

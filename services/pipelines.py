@@ -42,6 +42,9 @@ class PipelinesService(Service[PipelinesDefinition]):
             workers=definition.workers.limits,
             on=definition.workers.on,
             deadline=definition.workers.deadline,
+            keys=here.keys,
+            listen=here.listen,
+            worker_keys=definition.workers.keys,
         )
 
     @property
@@ -57,6 +60,7 @@ class PipelinesService(Service[PipelinesDefinition]):
     def run(self, ready: Callable[[], None]) -> None:
         """Compute derived runs of all raw runs until it is told to stop."""
         from p06bs.pipeline import collector
+
     @property
     def verbs(self) -> Mapping[str, Callable[..., Any]]:
         """Show and change the settings of pipelines; list and keep presets."""
@@ -66,7 +70,6 @@ class PipelinesService(Service[PipelinesDefinition]):
             "presets": self._pipelines.presets,
             "save_preset": self._pipelines.save_preset,
         }
-
 
         def begin() -> None:
             collector.calm()

@@ -17,7 +17,7 @@ from p06bs import config
 from p06bs.bus.curve import Keys
 from p06bs.bus.service import Service, Surroundings
 from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, bind
-from p06bs.config.base import Address
+from p06bs.config.base import Listening
 
 IN_ADDRESS = "tcp://127.0.0.1:5567"
 OUT_ADDRESS = "tcp://127.0.0.1:5568"
@@ -90,8 +90,8 @@ class Proxy:
 class ProxyDefinition(config.Definition):
     """The table of a proxy."""
 
-    inbound: Address = Field(IN_ADDRESS, description="where publishers connect to")
-    outbound: Address = Field(OUT_ADDRESS, description="where followers connect to")
+    inbound: Listening = Field(IN_ADDRESS, description="where publishers connect to")
+    outbound: Listening = Field(OUT_ADDRESS, description="where followers connect to")
 
 
 class ProxyService(Service[ProxyDefinition]):
@@ -101,7 +101,7 @@ class ProxyService(Service[ProxyDefinition]):
 
     def __init__(self, name: str, definition: ProxyDefinition, here: Surroundings) -> None:
         super().__init__(name, definition, here)
-        self._proxy = Proxy(definition.inbound, definition.outbound)
+        self._proxy = Proxy(definition.inbound, definition.outbound, here.keys)
         self._stop = threading.Event()
 
     @property

@@ -54,7 +54,7 @@ class ServerService(Service[ServerDefinition]):
             ready()
 
         here = self.here
-        serve(here.outbound, here.log, self.definition, ready=serving)
+        serve(here.outbound, here.log, self.definition, ready=serving, keys=here.keys)
 
     def stop(self) -> None:
         """End by the signal that everything in a server is ready for."""
@@ -108,7 +108,15 @@ def run(
         def say(url: str) -> None:
             print(f"server ready: {url} (API key: {origin})", flush=True)
 
-        serve(bus.outbound, bus.log, section, key, ready=say, verbose=verbose)
+        serve(
+            bus.outbound,
+            bus.log,
+            section,
+            key,
+            ready=say,
+            verbose=verbose,
+            keys=bus.open_keys(),
+        )
     except (DatabaseError, UnavailableError, OSError) as error:
         print(error, file=sys.stderr)
         raise typer.Exit(1) from None

@@ -8,13 +8,13 @@ from p06bs import config
 from p06bs.bus.metrics import Measure
 from p06bs.bus.service import Service, Surroundings
 from p06bs.bus.topology_manager import ADDRESS, TTL, TopologyManager
-from p06bs.config.base import Address
+from p06bs.config.base import Listening
 
 
 class TopologyDefinition(config.Definition):
     """The table of a Topology Manager."""
 
-    address: Address = Field(ADDRESS, description="where it listens; as in [bus] topology")
+    address: Listening = Field(ADDRESS, description="where it listens; as in [bus] topology")
     ttl: float = Field(TTL, gt=0, description="seconds that a lease lasts without a renewal")
 
 
@@ -25,7 +25,7 @@ class TopologyService(Service[TopologyDefinition]):
 
     def __init__(self, name: str, definition: TopologyDefinition, here: Surroundings) -> None:
         super().__init__(name, definition, here)
-        self._manager = TopologyManager(definition.address, ttl=definition.ttl)
+        self._manager = TopologyManager(definition.address, ttl=definition.ttl, keys=here.keys)
 
     @property
     def addresses(self) -> Mapping[str, str]:

@@ -300,7 +300,7 @@ def test_all_interfaces_are_told_by_name(keys):
     with zmq.Context() as context, context.socket(zmq.PUB) as one:
         with pytest.raises(ValueError, match="beyond this host"):
             bind(one, "tcp://*:*")
-        assert bind(one, "tcp://*:*", keys).startswith(f"tcp://{socket.getfqdn()}:")
+        assert bind(one, "tcp://*:*", keys).startswith(f"tcp://{socket.gethostname()}:")
 
 
 @pytest.mark.parametrize("host", ["p06.desy.de", "192.0.2.7", "0.0.0.0", "*", "[2001:db8::7]"])

@@ -18,7 +18,8 @@ import zmq
 from p06bs.bus import enquiry
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import WireError
-from p06bs.bus.sockets import zmq_address
+from p06bs.bus.curve import Keys
+from p06bs.bus.sockets import HERE, bind, connect
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Control(Closing):
         refuses by raising an error, whose text is sent.
     address : str
         Where it listens; a free port of the loopback interface by default.
+    keys : Keys, optional
+        With them only authorised peers are answered, also of other hosts.
 
     Attributes
     ----------
@@ -52,7 +55,10 @@ class Control(Closing):
     """
 
     def __init__(
-        self, verbs: Mapping[str, Callable[..., Any]], address: str = "tcp://127.0.0.1:*"
+        self,
+        verbs: Mapping[str, Callable[..., Any]],
+        address: str = HERE,
+        keys: Keys | None = None,
     ) -> None:
         self._verbs = dict(verbs)
         self._closing = threading.Event()
@@ -62,11 +68,10 @@ class Control(Closing):
         self._socket.set(zmq.LINGER, 500)
         self._socket.set(zmq.MAXMSGSIZE, LARGEST_QUESTION)
         try:
-            self._socket.bind(zmq_address(address))
+            self.address = bind(self._socket, address, keys)
         except (ValueError, zmq.ZMQError):
             self._give_back()
             raise
-        self.address = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._thread = threading.Thread(target=self._run, name="control", daemon=True)
         self._thread.start()
 
@@ -119,7 +124,14 @@ class Control(Closing):
         return action(*bound.args, **bound.kwargs)
 
 
-def ask(address: str, verb: str, *, seconds: float = ASK_SECONDS, **arguments: Any) -> Any:
+def ask(
+    address: str,
+    verb: str,
+    *,
+    seconds: float = ASK_SECONDS,
+    keys: Keys | None = None,
+    **arguments: Any,
+) -> Any:
     """Ask a service, and return what it answers.
 
     Parameters
@@ -130,6 +142,8 @@ def ask(address: str, verb: str, *, seconds: float = ASK_SECONDS, **arguments: A
         For example ``health``.
     seconds : float
         How long to wait.
+    keys : Keys, optional
+        With which to connect, to any host.
 
     Raises
     ------
@@ -138,13 +152,12 @@ def ask(address: str, verb: str, *, seconds: float = ASK_SECONDS, **arguments: A
     TimeoutError
         If it does not answer in time.
     ValueError
-        If the address is not on this host.
+        If the address is not on this host and there are no keys.
     """
-    endpoint = zmq_address(address)
     with zmq.Context() as context, context.socket(zmq.DEALER) as socket:
         socket.set(zmq.LINGER, 0)
         socket.set(zmq.MAXMSGSIZE, LARGEST_ANSWER)
-        socket.connect(endpoint)
+        connect(socket, address, keys)
         socket.send(enquiry.packed(1, verb, arguments))
         if not socket.poll(int(seconds * 1000)):
             raise TimeoutError(f"no answer from {address} to {verb} in {seconds:g} s")

@@ -70,7 +70,7 @@ class Keys:
     """
 
     def __init__(self, directory: str | Path) -> None:
-        self.directory = Path(directory)
+        self.directory = Path(directory).absolute()
         self.refused: Counter[str] = Counter()
         certificates.check_directory(self.directory)
         self._bus = certificates.public_key(self.directory / f"{BUS}.key")

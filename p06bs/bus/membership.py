@@ -13,8 +13,9 @@ import zmq
 from p06bs.bus import enquiry
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import WireError
+from p06bs.bus.curve import Keys
 from p06bs.bus.enrolment import Enrolment
-from p06bs.bus.sockets import zmq_address
+from p06bs.bus.sockets import connect
 from p06bs.bus.topology import Service
 
 logger = logging.getLogger(__name__)
@@ -35,14 +36,16 @@ class Membership(Closing):
     ----------
     address : str
         The Topology Manager's.
+    keys : Keys, optional
+        With which to connect, to any host.
 
     Raises
     ------
     ValueError
-        If the address is not on this host.
+        If the address is not on this host and there are no keys.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, keys: Keys | None = None) -> None:
         self.address = address
         self._superseded: Callable[[], None] = lambda: None
         self._enrolment = Enrolment()
@@ -57,7 +60,7 @@ class Membership(Closing):
         # Nothing is to wait for a Topology Manager that is away: it would come too late.
         self._socket.set(zmq.IMMEDIATE, 1)
         try:
-            self._socket.connect(zmq_address(address))
+            connect(self._socket, address, keys)
         except (ValueError, zmq.ZMQError):
             self._give_back()
             raise

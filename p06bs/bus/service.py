@@ -15,8 +15,10 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from p06bs.bus import topology
 from p06bs.bus.control import Control
+from p06bs.bus.curve import Keys
 from p06bs.bus.membership import Membership
 from p06bs.bus.metrics import Measure, Metrics
+from p06bs.bus.sockets import HERE
 
 logger = logging.getLogger(__name__)
 
@@ -37,12 +39,18 @@ class Surroundings:
     inbound, outbound : callable
         Return where the proxy takes documents, and gives them, as it is known at present; None
         if it is not.
+    keys : Keys or None
+        With which sockets bind and connect.
+    listen : str
+        Where to bind a socket whose address is registered.
     """
 
     peers: Membership
     log: Path
     inbound: Callable[[], str | None]
     outbound: Callable[[], str | None]
+    keys: Keys | None = None
+    listen: str = HERE
 
 
 class Service(ABC, Generic[D]):
@@ -157,10 +165,12 @@ def host(
     }
     peers = service.here.peers
     peers.on_superseded(service.stop)
-    with Control(verbs) as control:
+    keys = service.here.keys
+    with Control(verbs, service.here.listen, keys) as control:
 
         def register() -> None:
-            metrics.append(Metrics(service.measures))
+            measures = service.measures if keys is None else (*service.measures, _refused(keys))
+            metrics.append(Metrics(measures))
             usable.set()
             peers.enrol(
                 topology.Service(
@@ -181,3 +191,13 @@ def host(
         finally:
             for registered in metrics:
                 registered.close()
+
+
+def _refused(keys: Keys) -> Measure:
+    return Measure(
+        "peers_refused",
+        "Connections that were refused for their keys",
+        lambda: dict(keys.refused),
+        "counter",
+        "reason",
+    )

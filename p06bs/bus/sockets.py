@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import Callable
-from socket import getfqdn
+from socket import gethostname
 from typing import Any
 
 import zmq
@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 Address = str | Callable[[], str | None]
 """Where to connect to; a callable says where it is now, None while nobody knows."""
 
+HERE = "tcp://127.0.0.1:*"
+"""Where to bind by default: a free port, for this host alone."""
+EVERYWHERE = "tcp://*:*"
+"""Where to bind for other hosts, which takes keys: a free port."""
 LOOK_SECONDS = 0.5
 """Interval at which a callable is asked."""
 HIGH_WATER_MARK = 1000
@@ -56,6 +60,15 @@ def zmq_address(address: str, *, keys: bool = False) -> str:
         if not _is_host(host):
             raise ValueError(f"address {address!r} names no host")
     return f"tcp://{host}:{port}"
+
+
+def is_local(address: str) -> bool:
+    """Return whether only this host reaches an address."""
+    try:
+        zmq_address(address)
+    except ValueError:
+        return False
+    return True
 
 
 def connect(socket: "zmq.Socket[Any]", address: str, keys: Keys | None = None) -> str:
@@ -99,7 +112,7 @@ def bind(socket: "zmq.Socket[Any]", address: str, keys: Keys | None = None) -> s
     bound = socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
     for anywhere in ("tcp://0.0.0.0:", "tcp://[::]:"):
         if bound.startswith(anywhere):
-            return f"tcp://{getfqdn()}:{bound.removeprefix(anywhere)}"
+            return f"tcp://{gethostname()}:{bound.removeprefix(anywhere)}"
     return bound
 
 

@@ -13,7 +13,8 @@ import zmq
 from p06bs.bus import enquiry
 from p06bs.bus.closing import Closing
 from p06bs.bus.codec import WireError
-from p06bs.bus.sockets import zmq_address
+from p06bs.bus.curve import Keys
+from p06bs.bus.sockets import bind
 from p06bs.bus.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class TopologyManager(Closing):
         ``tcp://127.0.0.1:port`` (port ``*`` for a free one) or ``ipc://path``.
     ttl : float
         See `TTL`.
+    keys : Keys, optional
+        With them only authorised peers are answered, also of other hosts.
 
     Attributes
     ----------
@@ -52,12 +55,14 @@ class TopologyManager(Closing):
     Raises
     ------
     ValueError
-        If the address is not on this host.
+        If the address is not on this host and there are no keys.
     zmq.ZMQError
         If it is in use.
     """
 
-    def __init__(self, address: str = ADDRESS, *, ttl: float = TTL) -> None:
+    def __init__(
+        self, address: str = ADDRESS, *, ttl: float = TTL, keys: Keys | None = None
+    ) -> None:
         # Larger than any of its former lives: nobody takes a new list for one that is known.
         self.topology = Topology(ttl, time.monotonic(), revision=time.time_ns() // 1_000_000)
         self.refused: Counter[str] = Counter()
@@ -71,11 +76,10 @@ class TopologyManager(Closing):
         self._socket.set(zmq.RCVHWM, 0)  # bounded by the number of services
         self._socket.set(zmq.SNDHWM, 100)
         try:
-            self._socket.bind(zmq_address(address))
+            self.address = bind(self._socket, address, keys)
         except (ValueError, zmq.ZMQError):
             self._give_back()
             raise
-        self.address = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
         self._poller = zmq.Poller()
         self._poller.register(self._wake, zmq.POLLIN)
         self._poller.register(self._socket, zmq.POLLIN)

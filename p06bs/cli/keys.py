@@ -9,9 +9,10 @@ import typer
 from p06bs.bus import certificates
 from p06bs.cli.terminal import AsJson, remark
 
+KEYS_VARIABLE = "P06BS_KEYS"
 KeysDirectory = Annotated[
     Path,
-    typer.Option("--keys", envvar="P06BS_KEYS", help="the site's directory of keys"),
+    typer.Option("--keys", envvar=KEYS_VARIABLE, help="the site's directory of keys"),
 ]
 DEFAULT = Path("/etc/p06bs/keys")
 

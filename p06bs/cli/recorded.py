@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p06bs.cli.errors import UsageError, one_line
+from p06bs.cli.keys import KEYS_VARIABLE
 from p06bs.cli.modalities import InputPairs, SettingPairs, complete_modality
 from p06bs.cli.runs import LogPath, RunOption, complete_run, runs_of
 from p06bs.cli.server import (
@@ -164,6 +165,10 @@ def replay(
         str, typer.Option(help="where the proxy takes documents")
     ] = "tcp://127.0.0.1:5567",
     to: Annotated[Path, typer.Option(help="log directory to publish through")] = Path("var/log"),
+    keys: Annotated[
+        Path | None,
+        typer.Option(help="directory of keys, to publish on another host", envvar=KEYS_VARIABLE),
+    ] = None,
     run: RunOption = "",
     speed: Annotated[
         float, typer.Option(min=0, help="times real time; 0 is as fast as it goes")
@@ -173,13 +178,14 @@ def replay(
     ] = False,
 ) -> None:
     """Publish a recorded run's documents again, as a new run."""
-    from p06bs import DocumentLog, Publisher
+    from p06bs import DocumentLog, Keys, Publisher
     from p06bs.bus.reader import LogError
     from p06bs.offline import replayed
 
     directory, uids = runs_of(log, run)
     damaged = 0
-    with Publisher(address, to) as publish, progress_bar() as progress:
+    ours = None if keys is None else Keys(keys)
+    with Publisher(address, to, keys=ours) as publish, progress_bar() as progress:
         for uid in uids:
             try:
                 documents = list(DocumentLog(directory).read(uid))

@@ -1,6 +1,7 @@
 """``p06bs up``, ``down``, ``restart`` and ``ls``: what starts, stops and shows services."""
 
 import json
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,11 @@ from rich.live import Live
 from rich.table import Table
 
 from p06bs.cli.errors import UsageError
+from p06bs.cli.keys import KEYS_VARIABLE
 from p06bs.cli.terminal import AsJson, console, progress_bar, remark, stoppable
 
 if TYPE_CHECKING:
+    from p06bs.bus.curve import Keys
     from p06bs.bus.topology import Service
     from p06bs.services.supervision import Supervision
 
@@ -121,7 +124,7 @@ def ls(
     from p06bs.bus.membership import Membership
 
     address = topology_address(file, topology)
-    with stoppable() as stopping, Membership(address) as peers:
+    with stoppable() as stopping, Membership(address, bus_keys(file)) as peers:
         if not peers.wait_listed(5.0):
             raise UsageError(f"no Topology Manager answers at {address}; are services up?")
         if as_json:
@@ -142,6 +145,17 @@ def topology_address(file: Path | None, address: str | None) -> str:
     if address is not None:
         return address
     return (config.Configuration() if file is None else config.load(file)).bus.topology
+
+
+def bus_keys(file: Path | None) -> "Keys | None":
+    """Return the keys of the bus: as a file says, or those in $P06BS_KEYS."""
+    from p06bs import config
+    from p06bs.bus.curve import Keys
+
+    if file is not None:
+        return config.load(file).bus.open_keys()
+    directory = os.environ.get(KEYS_VARIABLE)
+    return Keys(directory) if directory else None
 
 
 def _reload(services: "Supervision") -> None:

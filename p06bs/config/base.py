@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     ValidationError,
+    ValidationInfo,
 )
 
 from p06bs.bus.sockets import zmq_address
@@ -22,9 +23,35 @@ class ConfigurationError(ValueError):
 
 def loopback(address: str) -> str:
     """Accept what everybody on this host can connect to: ipc, and tcp on the loopback interface."""
-    endpoint = zmq_address(address)
-    if "://" not in address or endpoint.startswith("inproc:") or endpoint.endswith(":*"):
+    return _connectable(address, keys=False)
+
+
+def _connectable(address: str, *, keys: bool) -> str:
+    endpoint = zmq_address(_schemed(address), keys=keys)
+    if endpoint.endswith(":*"):
         raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+    if endpoint.startswith(("tcp://*:", "tcp://0.0.0.0:", "tcp://[::]:")):
+        raise ValueError(f"{address!r} names no host that others could connect to")
+    return address
+
+
+def _schemed(address: str) -> str:
+    if not address.startswith(("tcp://", "ipc://")):
+        raise ValueError(f"{address!r} is neither tcp://host:port nor ipc://path")
+    return address
+
+
+def _has_keys(info: ValidationInfo) -> bool:
+    """Return whether the section, or the file that it is part of, names a directory of keys."""
+    return bool(info.data.get("keys") or (info.context or {}).get("keys"))
+
+
+def _address(address: str, info: ValidationInfo) -> str:
+    return _connectable(address, keys=_has_keys(info))
+
+
+def _listening(address: str, info: ValidationInfo) -> str:
+    zmq_address(_schemed(address), keys=_has_keys(info))
     return address
 
 
@@ -39,7 +66,10 @@ def parse_bytes(value: Any) -> Any:
     return int(float(found[1]) * (1024 if found[3] else 1000) ** power)
 
 
-Address = Annotated[str, AfterValidator(loopback)]
+Address = Annotated[str, AfterValidator(_address)]
+"""What to connect to; beyond this host if a field `keys` before it, or the file, has keys."""
+Listening = Annotated[str, AfterValidator(_listening)]
+"""What to bind: as an `Address`, but the host may be ``*``, and the port too."""
 Bytes = Annotated[int, BeforeValidator(parse_bytes), Field(gt=0)]
 
 

@@ -1,5 +1,6 @@
 """Configuration of the pool of workers: where they run and how many there are."""
 
+from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -27,6 +28,9 @@ class Workers(Section):
         None, ge=0, description="fewest workers, when there is nothing to do; 1 by default"
     )
     max: int | None = Field(None, ge=1, description="most workers; their number follows the load")
+    keys: Path | None = Field(
+        None, description="directory of keys on the workers' hosts, if not that of [bus]"
+    )
     deadline: float = Field(10.0, gt=0, description="seconds to wait for a file that does not grow")
 
     @model_validator(mode="after")

@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import zmq
 
+from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.sockets import HERE
 from p06bs.pipeline.cluster import Cluster, cluster_of
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.measures import Meter
@@ -31,6 +34,8 @@ class ElasticPool:
         What workers warm up, as ``module:Class``.
     later : callable
         Has something done soon by the thread that calls everything here. Any thread.
+    keys, listen, worker_keys
+        See `Pipelines`.
     """
 
     def __init__(
@@ -44,11 +49,14 @@ class ElasticPool:
         deadline: float,
         modalities: Sequence[str],
         later: Callable[[Callable[[], None]], None],
+        keys: Keys | None = None,
+        listen: str = HERE,
+        worker_keys: Path | None = None,
     ) -> None:
         self.name = name
         self.scaling = Scaling(*workers)
         self.meter = Meter(name)
-        self.pool = Pool(context, documents, deadline)
+        self.pool = Pool(context, documents, deadline, address=listen, keys=keys)
         self.engine = Engine(
             self.pool.address,
             self.pool.epoch,
@@ -56,6 +64,7 @@ class ElasticPool:
             modalities=modalities,
             gone=lambda loop: later(partial(self.pool.gone, loop)),
             drain=lambda loop: later(partial(self.pool.drain, loop)),
+            keys=None if keys is None else str(worker_keys or keys.directory),
         )
         self.pool.restart = self.engine.restart
 

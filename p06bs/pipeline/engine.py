@@ -56,6 +56,8 @@ class Engine:
         Called with a loop's name when its Dask worker has left. Any thread.
     drain : callable
         Called with a loop's name when it is to return what it has, and end. Any thread.
+    keys : str, optional
+        Directory of the workers' keys, on their hosts. Secrets do not pass through Dask.
     """
 
     def __init__(
@@ -67,11 +69,13 @@ class Engine:
         modalities: Sequence[str] = (),
         gone: Callable[[str], None] = lambda loop: None,
         drain: Callable[[str], None] = lambda loop: None,
+        keys: str | None = None,
     ) -> None:
         self.address = address
         self.epoch = epoch
         self.cluster = cluster
         self.modalities = tuple(modalities)
+        self.keys = keys
         self.gone = gone
         self.drain = drain
         self._client: Any = None
@@ -208,6 +212,7 @@ class Engine:
             loop,
             self.epoch,
             self.modalities,
+            self.keys,
             workers=[address],
             allow_other_workers=False,
             pure=False,

@@ -21,12 +21,13 @@ from typing import Any
 
 import zmq
 
+from p06bs.bus.curve import Keys
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
-from p06bs.bus.sockets import Address
+from p06bs.bus.sockets import HERE, Address
 from p06bs.model.compute import Setup
 from p06bs.model.derived import DerivedRun
 from p06bs.model.documents import Document, is_derived
@@ -128,9 +129,12 @@ class Pipelines:
             deadline=deadline,
             modalities=[reference_to(p.modality) for p in self.pipelines],
             later=self._later,
+            keys=keys,
+            listen=listen,
+            worker_keys=worker_keys,
         )
         self.pool = self.elastic.pool
-        self.publisher = Publisher(inbound, self.documents)
+        self.publisher = Publisher(inbound, self.documents, keys=keys)
         since = time.time() - catch_up
         self.follower = Follower(
             outbound,
@@ -142,6 +146,7 @@ class Pipelines:
                 since,
             ).is_wanted,
             arrays=False,  # workers read them
+            keys=keys,
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()

@@ -14,7 +14,7 @@ import zmq
 from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.bus.sockets import bind
+from p06bs.bus.sockets import HERE, bind
 from p06bs.pipeline import lane
 from p06bs.pipeline.briefing import Briefing
 from p06bs.pipeline.lag import Lag

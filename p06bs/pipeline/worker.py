@@ -15,8 +15,10 @@ from typing import Any
 import zmq
 
 from p06bs.bus.codec import WireError, pack_document
+from p06bs.bus.curve import Keys
 from p06bs.bus.frames import Frames
 from p06bs.bus.framing import LogError, frame_of, read_frame
+from p06bs.bus.sockets import connect
 from p06bs.model.compute import Setup, compute
 from p06bs.model.documents import Document
 from p06bs.model.gather import NotYetError, UnreadableError, gather
@@ -43,7 +45,13 @@ def warm_up(modalities: Iterable[str | type[Modality]]) -> None:
             log.warning("cannot warm up %s: %s", modality, error)
 
 
-def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str] = ()) -> str:
+def own_process(
+    address: str,
+    worker: str,
+    epoch: str,
+    modalities: Sequence[str] = (),
+    keys: str | None = None,
+) -> str:
     """Do a worker's `work` in a process that is there for nothing else.
 
     Parameters
@@ -53,10 +61,10 @@ def own_process(address: str, worker: str, epoch: str, modalities: Sequence[str]
     """
     warm_up(modalities)
     collector.calm()
-    return work(address, worker, epoch)
+    return work(address, worker, epoch, keys)
 
 
-def work(address: str, worker: str, epoch: str) -> str:
+def work(address: str, worker: str, epoch: str, keys: str | None = None) -> str:
     """Compute batches for the pipeline process at `address` until it ends; return why it ended.
 
     Parameters
@@ -67,11 +75,19 @@ def work(address: str, worker: str, epoch: str) -> str:
         Name of this loop, unique among all that the pipeline ever had.
     epoch : str
         The pipeline process's identity; another one at the same address ends the loop.
+    keys : str, optional
+        Directory of this worker's keys, needed to connect to another host.
+
+    Raises
+    ------
+    ValueError
+        If there are no keys and the address is beyond this host, or they cannot be used.
     """
+    ours = None if keys is None else Keys(keys)
     with zmq.Context() as context:
-        pulse = _Pulse(context, address, worker, epoch)
+        pulse = _Pulse(context, address, worker, epoch, ours)
         try:
-            return _Loop(context, address, worker, pulse).run()
+            return _Loop(context, address, worker, pulse, ours).run()
         finally:
             pulse.close()
 
@@ -79,23 +95,30 @@ def work(address: str, worker: str, epoch: str) -> str:
 class _Pulse:
     """Show signs of life from a thread of its own, because a batch may compute for long."""
 
-    def __init__(self, context: zmq.Context[Any], address: str, worker: str, epoch: str) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        worker: str,
+        epoch: str,
+        keys: Keys | None,
+    ) -> None:
         self.ended = ""
         self.rejoin = threading.Event()
         self.computing_since: float | None = None
         self.preparing = False
         self._stop = threading.Event()
-        self._args = (context, address, worker, epoch)
+        self._args = (context, address, worker, epoch, keys)
         self._thread = threading.Thread(target=self._run, name=f"pulse-{worker}", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        context, address, worker, epoch = self._args
+        context, address, worker, epoch, keys = self._args
         heard = began = time.monotonic()
         joined = False
         with context.socket(zmq.DEALER) as socket:
             socket.linger = 0
-            socket.connect(address)
+            connect(socket, address, keys)
             while not self._stop.is_set():
                 since = self.computing_since
                 busy = 0.0 if since is None else time.monotonic() - since
@@ -132,12 +155,19 @@ class _Ready:
 
 
 class _Loop:
-    def __init__(self, context: zmq.Context[Any], address: str, worker: str, pulse: _Pulse) -> None:
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        address: str,
+        worker: str,
+        pulse: _Pulse,
+        keys: Keys | None,
+    ) -> None:
         self.pulse = pulse
         self.socket = context.socket(zmq.DEALER)
         self.socket.linger = 1000
         self.socket.setsockopt(zmq.IDENTITY, worker.encode())
-        self.socket.connect(address)
+        connect(self.socket, address, keys)
         self.setups: OrderedDict[str, _Ready] = OrderedDict()
         self.pages: OrderedDict[tuple[str | None, int], Document] = OrderedDict()
 

@@ -11,3 +11,4 @@ RE = RunEngine({"endstation": "simulated"})
 DATA = Path(os.environ.get("P06BS_DATA", "var/data")).absolute()
 LOG = Path(os.environ.get("P06BS_LOG", "var/log")).absolute()
 PROXY = os.environ.get("P06BS_PROXY", "tcp://127.0.0.1:5567")
+KEYS = os.environ.get("P06BS_KEYS")  # directory of keys, for a proxy on another host

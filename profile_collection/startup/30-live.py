@@ -5,7 +5,7 @@ import atexit
 from bluesky.callbacks.best_effort import BestEffortCallback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from p06bs import Publisher
+from p06bs import Keys, Publisher
 
 
 class FlyProgress:
@@ -39,9 +39,9 @@ RE.subscribe(FlyProgress(best_effort))
 
 # Log, then publish. Without a proxy it says so and goes on: the log has everything.
 try:
-    publisher = Publisher(PROXY, LOG, run_engine=RE)
-except OSError as problem:
-    print(f"Scans are neither recorded nor published, because {LOG} cannot be used: {problem}")
+    publisher = Publisher(PROXY, LOG, run_engine=RE, keys=Keys(KEYS) if KEYS else None)
+except (OSError, ValueError) as problem:
+    print(f"Scans are neither recorded nor published: {problem}")
 else:
     RE.subscribe(publisher)
     atexit.register(publisher.close)
