@@ -57,10 +57,6 @@ class PipelinesService(Service[PipelinesDefinition]):
         """Queues, lags and rates of the pipelines, and the workers of their pool."""
         return self._pipelines.measures()
 
-    def run(self, ready: Callable[[], None]) -> None:
-        """Compute derived runs of all raw runs until it is told to stop."""
-        from p06bs.pipeline import collector
-
     @property
     def verbs(self) -> Mapping[str, Callable[..., Any]]:
         """Show and change the settings of pipelines; list and keep presets."""
@@ -70,6 +66,10 @@ class PipelinesService(Service[PipelinesDefinition]):
             "presets": self._pipelines.presets,
             "save_preset": self._pipelines.save_preset,
         }
+
+    def run(self, ready: Callable[[], None]) -> None:
+        """Compute derived runs of all raw runs until it is told to stop."""
+        from p06bs.pipeline import collector
 
         def begin() -> None:
             collector.calm()
@@ -93,7 +93,12 @@ def declared(section: PipelineSection) -> "Pipeline":
     """
     from p06bs.pipeline.declared import Pipeline
 
-    return Pipeline(modality=section.make(), batch_size=section.batch_size, name=section.name)
+    return Pipeline(
+        modality=section.make(),
+        batch_size=section.batch_size,
+        name=section.name,
+        overload=section.overload,
+    )
 
 
 def main(file: Annotated[Path, typer.Argument(help="configuration (TOML)")]) -> None:

@@ -59,6 +59,10 @@ class Page:
     result: Result
 
 
+PREVIEW = -1
+"""Number of a reprocessing that goes before: of a part of the events, while the scan runs."""
+
+
 @dataclass
 class DerivedRun:
     """Make the documents of one derived run from pages in acquisition order.
@@ -72,7 +76,8 @@ class DerivedRun:
     clock
         Time of the documents and of events that have no time of their own.
     reprocessing : int
-        Number of the reprocessing; 0 is the run that was made first.
+        Number of the reprocessing; 0 is the run that was made first, `PREVIEW` what shows a part
+        of it before.
     rows : int, optional
         It is made of the first so many rows only.
     """
@@ -121,6 +126,8 @@ class DerivedRun:
                 "reprocessing": self.reprocessing,
             },
         )
+        if self.reprocessing == PREVIEW:
+            document["process"]["preview"] = True
         if self.initial.preset:
             document["process"]["preset"] = self.initial.preset
         if self.rows is not None:

@@ -242,6 +242,13 @@ class Rows:
         self._forget(int(refs[self._primary][-1]) >> ROW_BITS)
         return taken
 
+    def skip(self, limit: int) -> int:
+        """Drop up to `limit` available rows as if they were not there; return how many."""
+        position = self.taken
+        dropped = self.take(limit) if limit > 0 else None
+        self.taken = position
+        return 0 if dropped is None else len(dropped)
+
     def _spans(self, refs: dict[str, Indices]) -> dict[str, tuple[Span, ...]]:
         spans: dict[str, tuple[Span, ...]] = {}
         for key, feed in self._feeds.items():

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from p06bs.model.documents import Document, settings_digest
 from p06bs.model.modality import Modality
@@ -20,16 +21,31 @@ class Pipeline:
         Fixed number of events per batch; by default a power of two that follows the backlog.
     name : str
         What the pipeline is called; the modality's name by default.
+    overload : "queue" or "thin"
+        What happens when workers cannot keep up: results come later; or there is a preview
+        of every n-th batch beside, as long as the scan runs.
+
+    Raises
+    ------
+    ValueError
+        If that cannot be.
     """
 
     modality: Modality
     batch_size: int | None = None
     name: str = ""
+    overload: Literal["queue", "thin"] = "queue"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.modality.name)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
+
+        if self.overload == "thin" and self.modality.is_stateful:
+            raise ValueError(
+                f'pipeline {self.name} cannot have overload = "thin": {self.modality.name} carries '
+                'state from event to event (scan or fold) and needs all; leave it at "queue"'
+            )
 
     def made(self, process: Document, digest: str) -> bool:
         """Return whether a derived run that says so of its process is this pipeline's.

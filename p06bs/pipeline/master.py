@@ -202,10 +202,9 @@ class Master:
 
         Call `boundary` before.
         """
-        while self._again:
-            _, number = heapq.heappop(self._again)
-            if number in self._out:
-                return self._out[number]
+        again = self._repeated()
+        if again is not None:
+            return again
         rows = self.raw.rows
         if rows is None or not self.batches_allowed or rows.taken < self._skip:
             return None
@@ -217,6 +216,14 @@ class Master:
         if taken is None:
             return None
         return self._put(self.revision.number, taken)
+
+    def _repeated(self) -> Batch | None:
+        """Return a batch that is to be done again."""
+        while self._again:
+            _, number = heapq.heappop(self._again)
+            if number in self._out:
+                return self._out[number]
+        return None
 
     def _put(self, revision: int, rows: Taken) -> Batch:
         batch = Batch(self._made, revision, rows)

@@ -22,6 +22,8 @@ class Reading:
         Events that wait for a worker, or are with one.
     late : int
         Batches that wait for a detector's file.
+    previews : int
+        Runs of which a preview is made, because workers cannot keep up.
     lag : int
         Raw events without a published result.
     age : float
@@ -35,6 +37,7 @@ class Reading:
     runs: int = 0
     queued: int = 0
     late: int = 0
+    previews: int = 0
     lag: int = 0
     age: float = 0.0
     events: int = 0
@@ -125,6 +128,7 @@ def measures(*meters: Meter) -> tuple[Measure, ...]:
         now("lag_events", "Raw events that have no published result yet.", lambda r: r.lag),
         now("lag_seconds", "Age of the oldest raw event without a published one.", lambda r: r.age),
         now("late_batches", "Batches that wait for rows of a detector's file.", lambda r: r.late),
+        now("previews", "Runs of which there is a preview: overload.", lambda r: r.previews),
         gauge("batch_events", "Mean events of a batch in the last 10 s.", Meter.batch_sizes),
         gauge(
             "events_per_second",

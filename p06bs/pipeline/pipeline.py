@@ -29,7 +29,7 @@ from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.bus.sockets import HERE, Address
 from p06bs.model.compute import Setup
-from p06bs.model.derived import DerivedRun
+from p06bs.model.derived import PREVIEW, DerivedRun
 from p06bs.model.documents import Document, is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.reference import reference_to
@@ -41,6 +41,7 @@ from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.measures import measures
+from p06bs.pipeline.preview import Preview
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.setups import fulfil
 from p06bs.pipeline.worker import warm_up
@@ -149,6 +150,7 @@ class Pipelines:
             keys=keys,
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
+        self._previews: dict[str, dict[str, Preview]] = {}
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._working: set[str] = set()  # uids of the derived runs that are being made
         self.reprocessing = Reprocessing(
@@ -187,6 +189,7 @@ class Pipelines:
                 if now - expired > EXPIRE:
                     expired = now
                     self.elastic.tick(now, time.time())
+                    self._thin()
                 self.reprocessing.go_on(self._runs)
                 self.pool.lease()
                 self._tidy()
@@ -327,20 +330,48 @@ class Pipelines:
             if is_derived(entry.document):
                 return  # derived runs feed no pipeline yet
             self._runs[entry.run] = {p.name: self._begin(p, entry.document) for p in self.pipelines}
+            self._previews[entry.run] = {
+                p.name: Preview(
+                    self._runs[entry.run][p.name],
+                    self._begin(p, entry.document, preview=True),
+                    lambda uid: self.documents.path(uid).exists(),
+                )
+                for p in self.pipelines
+                if p.overload == "thin"
+            }
         where = (entry.offset, entry.nbytes)
         when = time_of(entry.document, time.time())
         for name, run in self._runs.get(entry.run, {}).items():
-            try:
-                run.add(entry.name, entry.document, where)
-            except LogError as error:
-                run.abandon(f"its derived run cannot be written: {error}")
-            except Exception as error:  # whatever a document holds, the other runs go on
-                run.refuse(entry.name, error)
-                log.debug("pipeline %s", name, exc_info=True)
+            self._add(run, entry, where)
+            if name in self._previews.get(entry.run, {}):
+                self._add(self._previews[entry.run][name].sample, entry, where)
             self.pool.arrived(key_of(name, entry.run, 0), when)
 
+    def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
+        try:
+            run.add(entry.name, entry.document, where)
+        except LogError as error:
+            run.abandon(f"its derived run cannot be written: {error}")
+        except Exception as error:  # whatever a document holds, the other runs go on
+            run.refuse(entry.name, error)
+            log.debug("run %s", entry.run, exc_info=True)
+
+    def _thin(self) -> None:
+        """Let previews begin and pause as the load of their pipelines is."""
+        for previews in self._previews.values():
+            for name, preview in previews.items():
+                try:
+                    preview.tick(self.pool.seconds(key_of(name, preview.whole.raw.uid, 0)))
+                except Exception as error:  # one run must not end the others
+                    preview.sample.abandon(f"{type(error).__name__}: {error}")
+
     def _begin(
-        self, pipeline: Pipeline, start: Document, again: Again | None = None
+        self,
+        pipeline: Pipeline,
+        start: Document,
+        again: Again | None = None,
+        *,
+        preview: bool = False,
     ) -> RunPipeline:
         def submit(make: Callable[[], Setup]) -> "Future[Setup]":
             future: Future[Setup] = Future()
@@ -364,7 +395,9 @@ class Pipelines:
             submit=submit,
             judged=partial(self.adjustments.judged, name, uid),
         )
-        if again is None:
+        if preview:
+            run = make(reprocessing=PREVIEW, judged=lambda revision, problem: None)
+        elif again is None:
             run = make(
                 candidates=self.adjustments.candidates(name, start),
                 begun=store.derived_of(uid) is not None,
@@ -396,9 +429,13 @@ class Pipelines:
 
     def _tidy(self) -> None:
         """Let go of runs that are over in every pipeline."""
-        for uid in [u for u, runs in self._runs.items() if all(r.over for r in runs.values())]:
-            for name, run in self._runs.pop(uid).items():
-                self._let_go(name, run)
+        for uid, runs in list(self._runs.items()):
+            samples = {name: p.sample for name, p in self._previews.get(uid, {}).items()}
+            if all(run.over for run in (*runs.values(), *samples.values())):
+                for name, run in (*runs.items(), *samples.items()):
+                    self._let_go(name, run)
+                del self._runs[uid]
+                self._previews.pop(uid, None)
 
     def _let_go(self, name: str, run: RunPipeline) -> None:
         self.pool.remove(key_of(name, run.raw.uid, run.reprocessing))

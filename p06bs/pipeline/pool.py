@@ -14,7 +14,8 @@ import zmq
 from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.bus.sockets import HERE, bind
+from p06bs.bus.sockets import bind
+from p06bs.model.derived import PREVIEW
 from p06bs.pipeline import lane
 from p06bs.pipeline.briefing import Briefing
 from p06bs.pipeline.lag import Lag
@@ -23,6 +24,7 @@ from p06bs.pipeline.leases import Leases
 from p06bs.pipeline.master import Batch
 from p06bs.pipeline.measures import Reading
 from p06bs.pipeline.run import RunPipeline
+from p06bs.pipeline.sampler import Sampler
 from p06bs.pipeline.scaling import Demand
 from p06bs.pipeline.tally import Tally
 from p06bs.pipeline.work import Work
@@ -315,10 +317,16 @@ class Pool:
             held[key] += 0 if batch is None else len(batch.rows)
         demand = Demand()
         for key, run in self._runs.items():
-            if run.going is not None:
+            if run.going is not None and run.reprocessing != PREVIEW:
                 rows = run.going.master.computable - held[key]
                 demand += Demand(rows, rows * self._tally(key).row_seconds)
         return demand
+
+    def seconds(self, key: str) -> float:
+        """Return how long all workers would take for what a run has queued, s."""
+        work = self._work(key)
+        queued = 0 if work is None else work.master.queued
+        return queued * self._tally(key).row_seconds / max(1, len(self.leases.workers))
 
     def readings(self, now: float) -> dict[str, Reading]:
         """Return what there is to say of each pipeline; `now` is Unix time, s."""
@@ -337,6 +345,10 @@ class Pool:
         for key, run in self._runs.items():
             work, name = run.going, self._pipeline(key)
             reading = found.get(name, Reading())
+            if run.reprocessing == PREVIEW:
+                shown = work is not None and isinstance(work.master, Sampler) and work.master.active
+                found[name] = replace(reading, previews=reading.previews + shown)
+                continue
             if run.work is not None:
                 reading = replace(reading, invalid=reading.invalid + run.work.derived.invalid)
             if not run.over:
@@ -408,11 +420,15 @@ class Pool:
                 barred.add(worker)
 
     def _in_turn(self) -> Iterator[str]:
+        """Yield the runs, beginning with another one each time; what is computed again is last.
+
+        Previews are first: they are for now, and leave room for the others.
+        """
         keys = list(self._runs)
         self._turn += 1
         first = self._turn % max(1, len(keys))
         yield from sorted(
-            keys[first:] + keys[:first], key=lambda key: self._runs[key].reprocessing > 0
+            keys[first:] + keys[:first], key=lambda key: min(1, self._runs[key].reprocessing)
         )
 
     def _lease(self, worker: str, key: str, work: Work, batch: Batch) -> bool:

@@ -7,13 +7,15 @@ from typing import Any
 from p06bs.bus.codec import Packed
 from p06bs.bus.reader import LogError
 from p06bs.model.binding import Binding, BindingError
-from p06bs.model.derived import Clock, DerivedRun
+from p06bs.model.derived import PREVIEW, Clock, DerivedRun
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Emit
+from p06bs.pipeline.master import Master
+from p06bs.pipeline.sampler import Sampler
 from p06bs.pipeline.setups import Setups, Submit, at_once
 from p06bs.pipeline.work import Judged, Work
 
@@ -55,12 +57,14 @@ class RunPipeline:
         Told of settings that were tried on this run.
     reprocessing : int
         Number of the derived run; 0 is the one that is made while the raw run goes on. Others
-        are made in small batches.
+        are made in small batches. `PREVIEW` is made of some of them, when it is released.
     rows : int, optional
         The derived run is made of the first so many rows only.
 
     Attributes
     ----------
+    held : bool
+        Whether it waits to be released: a preview does.
     derived : str or None
         Uid of the derived run; None until the inputs are bound.
     work : Work or None
@@ -95,6 +99,7 @@ class RunPipeline:
         self.size = size
         self.submit = submit
         self.reprocessing = reprocessing
+        self.held = reprocessing == PREVIEW
         self.derived: str | None = None
         self.work: Work | None = None
         self.left: str | None = None
@@ -182,15 +187,7 @@ class RunPipeline:
         self._start(self._asked[0], self._setups, self.raw.binding)
 
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
-        derived = DerivedRun(
-            self.modality,
-            self.raw.start,
-            binding,
-            initial,
-            self.clock,
-            self.reprocessing,
-            self.raw.limit,
-        )
+        derived = self.derived_run(initial, binding)
         earlier = self.look_back(derived)
         self.derived = derived.uid
         self._began(initial, derived.uid)
@@ -205,13 +202,32 @@ class RunPipeline:
             size=self.size,
             earlier=earlier,
             judged=self._take_judgement,
-            brief=self.reprocessing > 0,
+            brief=self.reprocessing != 0,
+            master=Sampler if self.reprocessing == PREVIEW else Master,
         )
         if earlier is None:
             self.work.start()
         newest = self._newest()
         if newest is not None and newest.change > self.change:
             self.revise(newest)
+
+    def derived_run(self, initial: Revision, binding: Binding) -> DerivedRun:
+        """Return the derived run that begins with these settings."""
+        raw = self.raw
+        return DerivedRun(
+            self.modality, raw.start, binding, initial, self.clock, self.reprocessing, raw.limit
+        )
+
+    def release(self, initial: Revision) -> None:
+        """Begin a run that was held, with these settings."""
+        self.held = False
+        self._asked = [initial]
+        self.advance()
+
+    @property
+    def initial(self) -> Revision:
+        """The settings in force at the first row, those asked for until it is known."""
+        return self._asked[0] if self.work is None else self.work.derived.initial
 
     @property
     def asked(self) -> Revision:
@@ -248,7 +264,7 @@ class RunPipeline:
 
     def advance(self) -> None:
         """Go on with what waited for a setup, or for the end of the raw run."""
-        if self.work is None and self.raw.rows is not None and not self.over:
+        if self.work is None and self.raw.rows is not None and not self.over and not self.held:
             try:
                 self._begin()
             except LogError:

@@ -63,6 +63,8 @@ class Work:
         Told of proposed settings when they were tried.
     brief : bool
         Whether batches are to be so short that those of other runs need not wait for them.
+    master : type
+        What cuts the batches.
 
     Attributes
     ----------
@@ -83,6 +85,7 @@ class Work:
         earlier: Earlier | None = None,
         judged: Judged = lambda revision, problem: None,
         brief: bool = False,
+        master: type[Master] = Master,
     ) -> None:
         self.raw = raw
         self.modality = derived.modality
@@ -115,7 +118,7 @@ class Work:
             published=() if earlier is None else earlier.reasons,
             results=self._results,
         )
-        self.master = Master(
+        self.master = master(
             raw,
             derived.initial,
             size=size,

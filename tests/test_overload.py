@@ -1,0 +1,120 @@
+"""Overload: what is queued costs little, and a preview goes before it."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p06bs.model.documents import NamedDocument
+from p06bs.model.revisions import Revision
+from p06bs.model.run import RawRun
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.preview import Overload
+from p06bs.pipeline.sampler import Sampler
+from tests.documents import raw_run, rows_of, validate
+from tests.online import PATIENCE, assert_equal, beamline
+from tests.techniques import Deadly, Histogram, Scale, Total
+from tests.test_workers import until
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def previews(listener: Any, raw: str) -> list[list[NamedDocument]]:
+    runs = listener.recorder.runs
+    return [
+        list(run.documents)
+        for run in list(runs.values())
+        if run.start.get("process", {}).get("preview") and run.start["original_run_uid"] == raw
+    ]
+
+
+def test_a_preview_goes_before_while_workers_cannot_keep_up(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    modality = Deadly(inputs={"x": "x"}, seconds=0.006)
+    raw = raw_run({"x": np.arange(1400.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    pipeline = Pipeline(modality=modality, batch_size=2, overload="thin")
+    with beamline(tmp_path, [pipeline], workers=1) as (pipelines, publish, listener):
+        for document in raw[:-1]:  # 8 s of work
+            publish(*document)
+        until(lambda: len(previews(listener, uid)) == 1)
+        # The newest events are shown long before all are computed.
+        until(lambda: max((r[3] for r in seen(previews(listener, uid)[0])), default=0) > 1300)
+        before = len(rows_of(listener.derived(uid, "deadly")))
+        assert before < 700
+        measured = {measure.name: measure.read() for measure in pipelines.measures()}
+        assert measured["pipeline_previews"] in ({"deadly": 1.0}, {"deadly": 0.0})
+        publish(*raw[-1])
+        online = listener.wait(uid, "deadly")
+        assert listener.recorder.wait(lambda: previews(listener, uid)[0][-1][0] == "stop", PATIENCE)
+        preview = previews(listener, uid)[0]
+    assert_equal(online, modality, raw)
+    validate(preview)
+    whole = {uid: y for *_, uid, y in rows_of(online, "raw_uid", "y")}
+    assert 40 < len(seen(preview)) < 1000
+    for *_, event, y in rows_of(preview, "raw_uid", "y"):
+        assert y == whole[event]  # the same event has the same result
+    assert preview[-1][1]["num_events"] == {"primary": len(seen(preview))}
+
+
+def seen(documents: list[NamedDocument]) -> list[Any]:
+    return rows_of(documents, "raw_seq_num")
+
+
+@pytest.mark.parametrize("kind", [Total, Histogram])
+def test_what_needs_every_event_in_order_cannot_be_thinned(kind):
+    with pytest.raises(ValueError, match=r'carries state .* needs all; leave it at "queue"'):
+        Pipeline(modality=kind(inputs={"x": "x"}), overload="thin")
+
+
+@given(st.lists(st.floats(0.0, 10.0), max_size=50))
+def test_overload_begins_late_and_ends_late(loads):
+    overload, active = Overload(5.0, 1.0), False
+    for seconds in loads:
+        active = seconds > 5.0 or (active and seconds > 1.0)
+        assert overload.decide(seconds) == active
+
+
+SINGLE = raw_run({"x": np.arange(2500.0)}, page=1)
+steps = st.lists(
+    st.tuples(st.sampled_from(["rows", "batch", "follow", "pause"]), st.integers(1, 200)),
+    max_size=60,
+)
+
+
+@given(steps, st.integers(1, 4), st.sampled_from([1, 3, 8, None]))
+def test_a_sample_is_in_order_and_never_behind_what_was_taken(steps, workers, size):
+    documents = SINGLE
+    modality = Scale(inputs={"x": "x"})
+    raw = RawRun(modality, documents[0][1])
+    fed = iter(documents[1:-1])
+    raw.add(*next(fed))
+    raw.add(*next(fed))
+    sampler = Sampler(raw, Revision(0, modality.settings), size=size, brief=True)
+    sampler.active = True
+    newest, taken, rows = 0, 0, 0
+    for step, number in steps:
+        assert raw.rows is not None
+        if step == "rows":
+            for _ in range(min(number, 40)):
+                raw.add(*next(fed))
+        elif step == "follow":
+            taken = min(taken + number, sampler.seen + raw.rows.available)
+            sampler.follow(taken)
+        elif step == "pause":
+            sampler.active = not sampler.active
+        else:
+            sampler.boundary()
+            before = raw.rows.available
+            batch = sampler.batch(workers)
+            if batch is None:
+                continue
+            assert sampler.active
+            assert before
+            assert batch.rows.first == rows  # the preview counts its own rows
+            assert int(batch.rows.seq[0]) > max(newest, taken)
+            rows, newest = rows + len(batch.rows), int(batch.rows.seq[-1])
+            sampler.returned(batch.number)
