@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 
 from p06bs import Modality, config
+from p06bs.bus import certificates
 from p06bs.callbacks.xrf import RegionSums
 from p06bs.config import ConfigurationError
 
@@ -89,6 +90,38 @@ def test_everything_that_may_be_said(tmp_path):
 def test_what_cannot_be_used_is_named(tmp_path, text, said):
     with pytest.raises(ConfigurationError, match=said):
         load(tmp_path, text)
+
+
+def test_addresses_beyond_this_host_take_keys(tmp_path):
+    certificates.create(tmp_path / "keys")
+    addresses = """
+        [bus]
+        inbound = "tcp://p06.desy.de:5567"
+        topology = "tcp://192.0.2.7:5569"
+        """
+    with pytest.raises(
+        ConfigurationError,
+        match=r"bus\.inbound: .*p06\.desy\.de:5567.* without keys .*bus\.topology: ",
+    ):
+        load(tmp_path, addresses)
+    relay = '[services.relay]\nkind = "proxy"\ninbound = "tcp://*:*"\n'
+    keys = f'keys = "{tmp_path}/keys"\n'
+    found = load(tmp_path, f"{addresses}{keys}{relay}")
+    made = found.bus.open_keys()
+    assert made is not None
+    assert made.directory == tmp_path / "keys"
+    assert found.bus.listen == "tcp://*:*"
+    assert config.definition(found, "relay").model_dump()["inbound"] == "tcp://*:*"
+    with pytest.raises(ConfigurationError, match=r"services\.relay: inbound: .*without keys"):
+        config.definition(load(tmp_path, relay), "relay")
+    with pytest.raises(ConfigurationError, match=r"bus\.outbound: .*names no host"):
+        load(tmp_path, f'[bus]\n{keys}outbound = "tcp://*:5568"')
+    assert load(tmp_path, f"[bus]\n{keys}").bus.listen == "tcp://127.0.0.1:*"
+    (tmp_path / "keys/own.key_secret").chmod(0o644)
+    with pytest.raises(ValueError, match=r"own\.key_secret has mode 644"):
+        load(tmp_path, f"[bus]\n{keys}").bus.open_keys()
+    with pytest.raises(ValueError, match="p06bs keys create"):
+        load(tmp_path, '[bus]\nkeys = "/nowhere"').bus.open_keys()
 
 
 def test_a_file_that_cannot_be_read_is_said_in_one_line(tmp_path):

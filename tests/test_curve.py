@@ -16,11 +16,13 @@ from zmq.utils.monitor import recv_monitor_message
 
 from p06bs.bus import certificates, curve
 from p06bs.bus.certificates import KeysError
+from p06bs.bus.control import Control
 from p06bs.bus.curve import NO_KEY, UNKNOWN_KEY, WRONG_BUS, Keys
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.sockets import bind, connect, zmq_address
+from p06bs.bus.topology_manager import TopologyManager
 from p06bs.bus.wire import deserialize
 from p06bs.pipeline.pool import Pool
 from p06bs.services.proxy import Proxy
@@ -88,6 +90,12 @@ def door(kind, keys, tmp_path):
     if kind == "lane":
         with lane(keys, tmp_path) as address:
             yield address
+    elif kind == "control":
+        with Control({}, keys=keys) as control:
+            yield control.address
+    elif kind == "topology":
+        with TopologyManager(LOOPBACK, keys=keys) as manager:
+            yield manager.address
     else:
         with forwarding(keys) as proxy:
             yield proxy.in_port if kind == "proxy in" else proxy.out_port
@@ -152,7 +160,7 @@ def stranger(who, site, tmp_path):
 
 
 STRANGERS = ["without keys", "of another site", "never added", "revoked"]
-DOORS = ["proxy in", "proxy out", "lane"]
+DOORS = ["proxy in", "proxy out", "lane", "control", "topology"]
 
 
 @pytest.mark.parametrize("kind", DOORS)
