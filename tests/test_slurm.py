@@ -1,5 +1,6 @@
 """Workers as jobs of a real SLURM: they come, are cancelled, go; nothing is lost or doubled."""
 
+import socket
 import subprocess
 import sys
 import threading
@@ -13,10 +14,12 @@ import psutil
 import pytest
 
 from p06bs.adapters.slurm import SlurmCluster
+from p06bs.adapters.slurm_jobs import Keys
+from p06bs.config import ConfigurationError
 from p06bs.config.slurm import Slurm as Section
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
-from tests.documents import raw_run, rows_of
+from tests.documents import raw_run
 from tests.slurm import (  # noqa: F401
     running_slurm,
     skip_without,
@@ -54,11 +57,12 @@ def loops(pipelines: Pipelines) -> int:
     return len(pipelines.pool.leases.workers)
 
 
-def processes() -> list[psutil.Process]:
-    """All processes that jobs of this SLURM have started."""
+def processes(folder: Path) -> list[psutil.Process]:
+    """All processes that a test's jobs have started."""
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if "distributed.cli.dask_worker" in (process.info["cmdline"] or ()):
+        words = process.info["cmdline"] or ()
+        if "distributed.cli.dask_worker" in words and str(folder) in " ".join(words):
             found += [process, *process.children(recursive=True)]
     return found
 
@@ -72,11 +76,16 @@ def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(slurm, tmp_p
         until(lambda: loops(pipelines) == 2)
         listening = {
             c.laddr.ip
-            for p in processes()
+            for p in processes(tmp_path)
             for c in p.net_connections("inet")
             if c.status == psutil.CONN_LISTEN
         }
         assert listening == {"127.0.0.1"}
+        (environment, *_) = (
+            p.environ() for p in processes(tmp_path) if "spawn_main" in str(p.cmdline())
+        )
+        assert environment["OMP_NUM_THREADS"] == "1"
+        assert "MALLOC_TRIM_THRESHOLD_" not in environment  # Dask's default is unset
         first = slurm.jobs("RUNNING")
         for document in raw[:150]:
             publish(*document)
@@ -86,7 +95,7 @@ def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(slurm, tmp_p
         for document in raw[150:]:
             publish(*document)
         assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
-    until(lambda: not slurm.jobs() and not processes())
+    until(lambda: not slurm.jobs() and not processes(tmp_path))
     assert [p.name for p in (tmp_path / "slurm").iterdir()] == ["jobs"]  # the keys are gone
     said = [r.getMessage() for r in caplog.records if r.levelname == "ERROR"]
     assert len(said) == 1
@@ -99,19 +108,19 @@ def test_jobs_are_added_and_drained_while_a_scan_runs(slurm, tmp_path):  # noqa:
     raw = raw_run({"x": np.arange(1600.0)}, page=5)
     uid = raw[0][1]["uid"]
     cluster = jobs_of(tmp_path, 1, processes=2, cores=2)
-    with beamline(tmp_path, [pipeline], on=cluster, workers=(1, 4)) as served:
+    with beamline(tmp_path, [pipeline], on=cluster, workers=(1, 1)) as served:
         pipelines, publish, listener = served
         scaling = pipelines.elastic.scaling
-        scaling.within, scaling.idle = 0.5, 1.0
         until(lambda: loops(pipelines) == 2 and len(slurm.jobs("RUNNING")) == 1)
         for document in raw[:200]:
             publish(*document)
+        scaling.least = scaling.most = 3
         until(lambda: loops(pipelines) == 4 and len(slurm.jobs("RUNNING")) == 2)
-        scaling.most = 2
+        for document in raw[200:250]:
+            publish(*document)
+        scaling.least, scaling.most, scaling.idle = 2, 2, 0.5
         until(lambda: loops(pipelines) == 2 and len(slurm.jobs()) == 1)
-        rows = len(rows_of(listener.derived(uid, "deadly")))
-        assert rows < 1600  # it went on meanwhile
-        for document in raw[200:]:
+        for document in raw[250:]:
             publish(*document)
         assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
         assert pipelines.pool.tallies["deadly"].retries == 0  # who went had returned what it had
@@ -126,16 +135,15 @@ def test_a_scan_goes_on_while_the_controller_is_away(tmp_path, monkeypatch, capl
     uid = raw[0][1]["uid"]
     with running_slurm() as own:
         monkeypatch.setenv("SLURM_CONF", own.environment["SLURM_CONF"])
-        with beamline(tmp_path, [pipeline], on=jobs_of(tmp_path), workers=(2, 3)) as served:
+        with beamline(tmp_path, [pipeline], on=jobs_of(tmp_path), workers=(2, 2)) as served:
             pipelines, publish, listener = served
             scaling = pipelines.elastic.scaling
-            scaling.within, scaling.idle, scaling.most = 0.5, 600.0, 2
             until(lambda: loops(pipelines) == 2)
             for document in raw[:200]:
                 publish(*document)
             listener.wait(uid, "deadly", rows=20)
             own.stop_controller()
-            scaling.most = 3  # a job that cannot be submitted now
+            scaling.least = scaling.most = 3  # a job that cannot be submitted now
             until(lambda: "cannot be started" in caplog.text)
             for document in raw[200:250]:
                 publish(*document)
@@ -154,7 +162,7 @@ def test_workers_are_drained_before_the_walltime(slurm, tmp_path):  # noqa: F811
     pipeline = slow(0.01)
     raw = raw_run({"x": np.arange(2000.0)}, page=5)
     cluster = jobs_of(tmp_path, walltime="00:01:00", margin=52, stagger=3)
-    with beamline(tmp_path, [pipeline], on=cluster) as (pipelines, publish, listener):
+    with beamline(tmp_path, [pipeline], on=cluster, workers=2) as (pipelines, publish, listener):
         until(lambda: loops(pipelines) == 2)
         first = slurm.jobs("RUNNING")
         for document in raw:
@@ -208,11 +216,112 @@ def test_jobs_end_by_themselves_when_the_pipelines_are_killed(slurm, tmp_path): 
     command = [sys.executable, "-m", "p06bs.services", str(tmp_path / "p06bs.toml"), "pipelines"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as service:
         assert service.stderr is not None
-        lines = []
         for line in service.stderr:
-            lines.append(line)
             if "ready:" in line:
-                break
-        assert slurm.jobs("RUNNING"), lines
+                break  # though no job has started yet
+        until(lambda: any("spawn_main" in str(p.cmdline()) for p in processes(tmp_path)))
         service.kill()
-    until(lambda: not slurm.jobs() and not processes())
+    until(lambda: not slurm.jobs() and not processes(tmp_path))
+
+
+def configuration(folder: Path, *lines: str) -> Path:
+    """Write a configuration with workers on SLURM; return the file."""
+    file = folder / "p06bs.toml"
+    head = ["[workers]", 'on = "slurm"', "[workers.slurm]", f'directory = "{folder}/slurm"']
+    file.write_text("\n".join([*head, *lines, "[[pipelines]]", 'modality = "counters"', ""]))
+    return file
+
+
+def test_the_job_script_says_what_is_configured(run, tmp_path):
+    file = configuration(
+        tmp_path,
+        'partition = "maxwell"',
+        'account = "p06"',
+        'walltime = "1-02:00:00"',
+        "margin = 600",
+        "processes = 4",
+        "cores = 16",
+        'memory = "64GiB"',
+        'directives = ["--constraint=EPYC"]',
+        'prologue = ["module load maxwell"]',
+        'python = "/software/p06bs/bin/python"',
+        'interface = "ib0"',
+        'scratch = "/scratch"',
+        "death_timeout = 90",
+    )
+    status, script, _ = run("workers", "script", file)
+    assert status == 0
+    lines = script.splitlines()
+    for directive in (
+        "-J p06bs", "-p maxwell", "-A p06", "-t 1-02:00:00", "--cpus-per-task=16", "--mem=64G",
+        "--no-requeue", "--constraint=EPYC", f"-o {tmp_path}/slurm/jobs/p06bs-%J.out",
+    ):  # fmt: skip
+        assert f"#SBATCH {directive}" in lines
+    assert "module load maxwell" in lines
+    assert any('"OMP_NUM_THREADS": 4' in line for line in lines)
+    command = lines[-1]
+    assert command.startswith("/software/p06bs/bin/python -m distributed.cli.dask_worker tls://")
+    for option in (
+        "--nworkers 4", "--nthreads 4", "--memory-limit 16.00GiB", "--interface ib0",
+        "--death-timeout 90", "--local-directory /scratch", "--lifetime 93300s",
+        f"--tls-key {tmp_path}/slurm/keys-",
+    ):  # fmt: skip
+        assert option in command
+    assert not (tmp_path / "slurm" / "keys").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('walltime = "30"', "'30' is no time; write HH:MM:SS or D-HH:MM:SS"),
+        ('walltime = "00:10:00"', "nothing is left of the walltime 00:10:00"),
+        ("processes = 4", "4 processes need as many cores, not 1"),
+        ('partition = "a; rm -rf /"', "workers.slurm.partition"),
+        ('directives = ["--x\\n#!"]', "must be one line of text"),
+        ('partion = "p06"', "workers.slurm.partion: Extra inputs are not permitted"),
+        ('directory = "/a b"', "characters that mean something in a job script"),
+    ],
+)
+def test_jobs_that_cannot_be_are_refused(run, tmp_path, line, said):
+    file = configuration(tmp_path, line)
+    text = file.read_text()
+    if "directory" in line:
+        file.write_text(text.replace(f'directory = "{tmp_path}/slurm"\n', ""))
+    status, _, errors = run("workers", "script", file)
+    assert status == 1
+    assert said in errors
+
+
+def test_workers_elsewhere_have_no_job_script(run, tmp_path):
+    file = configuration(tmp_path)
+    file.write_text(file.read_text().replace('"slurm"', '"local"', 1))
+    status, _, errors = run("workers", "script", file)
+    assert status == 1
+    assert 'the workers are on "local", not on "slurm"' in errors
+
+
+def test_what_slurm_needs_and_is_missing_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match="needs sbatch, scancel, squeue, timeout in PATH"):
+        jobs_of(tmp_path)
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
+    with pytest.raises(ConfigurationError, match=r'pip install "p06bs\[slurm\]"'):
+        jobs_of(tmp_path)
+
+
+def test_keys_of_processes_that_are_gone_are_removed(tmp_path):
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    host = socket.gethostname()
+    left = tmp_path / f"keys-{host}-{gone.pid}-abc"
+    left.mkdir()
+    others = [tmp_path / name for name in ("keys-elsewhere-1-abc", f"keys-{host}-1-abc", "jobs")]
+    for other in others:
+        other.mkdir()
+    first, second = Keys.make(tmp_path), Keys.make(tmp_path)
+    assert not left.exists()
+    assert all(other.exists() for other in [*others, first.directory])
+    assert second.directory.stat().st_mode & 0o777 == 0o700
+    assert {p.stat().st_mode & 0o777 for p in second.directory.iterdir()} == {0o600}
+    second.remove()
+    assert not second.directory.exists()
