@@ -74,6 +74,7 @@ for command in (
     archives.command()(command)
 app.add_typer(archives, name="archive")
 app.add_typer(sink.app, name="sink")
+app.add_typer(workers.app, name="workers")
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
 
