@@ -12,7 +12,7 @@ from p06bs import config
 from p06bs.bus.metrics import Measure
 from p06bs.bus.service import Service, Surroundings
 from p06bs.config import PipelineSection, Workers
-from p06bs.services import _host
+from p06bs.services import _host, _workers
 
 if TYPE_CHECKING:
     from p06bs.pipeline.declared import Pipeline
@@ -40,7 +40,7 @@ class PipelinesService(Service[PipelinesDefinition]):
             here.log,
             [declared(section) for section in definition.pipelines],
             workers=definition.workers.limits,
-            on=definition.workers.on,
+            on=_workers.cluster(definition.workers, here.listen),
             deadline=definition.workers.deadline,
             keys=here.keys,
             listen=here.listen,
