@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 from p06bs.model.documents import NamedDocument
 from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
+from p06bs.pipeline import pipeline
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.preview import Overload
 from p06bs.pipeline.sampler import Sampler
 from tests.documents import raw_run, rows_of, validate
 from tests.online import PATIENCE, assert_equal, beamline
 from tests.techniques import Deadly, Histogram, Scale, Total
-from tests.test_workers import until
+from tests.test_workers import loops, processes, until
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -36,8 +37,8 @@ def test_a_preview_goes_before_while_workers_cannot_keep_up(tmp_path, monkeypatc
     modality = Deadly(inputs={"x": "x"}, seconds=0.006)
     raw = raw_run({"x": np.arange(1400.0)}, page=10)
     uid = raw[0][1]["uid"]
-    pipeline = Pipeline(modality=modality, batch_size=2, overload="thin")
-    with beamline(tmp_path, [pipeline], workers=1) as (pipelines, publish, listener):
+    thin = Pipeline(modality=modality, batch_size=2, overload="thin")
+    with beamline(tmp_path, [thin], workers=1) as (pipelines, publish, listener):
         for document in raw[:-1]:  # 8 s of work
             publish(*document)
         until(lambda: len(previews(listener, uid)) == 1)
@@ -118,3 +119,28 @@ def test_a_sample_is_in_order_and_never_behind_what_was_taken(steps, workers, si
             assert int(batch.rows.seq[0]) > max(newest, taken)
             rows, newest = rows + len(batch.rows), int(batch.rows.seq[-1])
             sampler.returned(batch.number)
+
+
+def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    monkeypatch.setattr(pipeline, "BACKLOG", 500)
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(6000.0)}, page=1)
+    with beamline(tmp_path, [modality], workers=1) as (pipelines, publish, listener):
+        until(lambda: len(loops(pipelines)) == 1)
+        worker = processes()[0]
+        worker.suspend()
+        highest = 0
+
+        def look() -> bool:
+            nonlocal highest
+            highest = max(highest, pipelines.pool.backlog)
+            return True
+
+        for document in raw:
+            publish(*document)
+            look()
+        until(lambda: look() and not loops(pipelines))  # it is taken for dead
+        worker.resume()
+        assert_equal(listener.wait(raw[0][1]["uid"], "scale"), modality, raw)
+    assert 500 <= highest < 3000  # the bound, and one reading of the follower

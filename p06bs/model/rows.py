@@ -20,6 +20,9 @@ from p06bs.model.documents import Document
 from p06bs.model.feed import ROW_BITS, Feed, Indices, Segment
 from p06bs.model.pairing import Pairing
 
+CHUNK = 512
+"""Rows up to which those of several documents are kept as one array."""
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -184,8 +187,12 @@ class Rows:
             seqs, refs = seqs[:room], {key: found[:room] for key, found in refs.items()}
         if not len(seqs):
             return
-        self._ready.append((seqs, refs))
         self.available += len(seqs)
+        if self._ready and len(self._ready[-1][0]) + len(seqs) <= CHUNK:  # many small ones are big
+            before, theirs = self._ready.pop()
+            refs = {key: np.concatenate((theirs[key], found)) for key, found in refs.items()}
+            seqs = np.concatenate((before, seqs))
+        self._ready.append((seqs, refs))
 
     @property
     def full(self) -> bool:

@@ -52,6 +52,8 @@ log = logging.getLogger(__name__)
 
 CATCH_UP = 3600.0
 """Raw runs whose log was written within so many seconds before the start are made up for."""
+BACKLOG = 1_000_000
+"""Events whose names wait in memory; while there are so many, the rest waits in the logs."""
 EXPIRE = 0.25
 SETTINGS = "settings"
 """Directory of the settings in that of the logs."""
@@ -177,10 +179,11 @@ class Pipelines:
             for name in self.adjustments.names:
                 self.reprocessing.take(name)
             while not self._stop.is_set():
+                full = self.pool.backlog >= BACKLOG
                 if not busy:
-                    poller.poll(20)
+                    self.pool.socket.poll(20) if full else poller.poll(20)
                 busy = self.pool.receive()
-                for entry in self.follower.entries(0):
+                for entry in () if full else self.follower.entries(0):
                     busy = True
                     self._take(entry)
                 while not self._requests.empty():

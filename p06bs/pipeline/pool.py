@@ -308,6 +308,12 @@ class Pool:
             del self._silent[worker]
             self.restart(worker)
 
+    @property
+    def backlog(self) -> int:
+        """Rows of all runs that wait to be cut into batches."""
+        going = (run.raw.rows for run in self._runs.values() if run.going is not None)
+        return sum(rows.available for rows in going if rows is not None)
+
     def demand(self) -> Demand:
         """Return what all runs ask of the workers now."""
         held: Counter[str] = Counter()
