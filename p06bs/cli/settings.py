@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ from p06bs.cli.terminal import SHOWN, AsJson, console
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
 
+TOPOLOGY = "P06BS_TOPOLOGY"
+"""The environment variable that says where the Topology Manager is."""
 SECONDS = 5.0
 """How long the Topology Manager, or a service, is waited for."""
 HOLDS_SECONDS = 3.0
@@ -29,13 +32,13 @@ HOLDS_SECONDS = 3.0
 class _Pipelines:
     """The pipelines that services offer, asked through the Topology Manager."""
 
-    def __init__(self, file: Path | None, topology: str | None, seconds: float = SECONDS) -> None:
+    def __init__(self, file: Path | None, topology: str | None) -> None:
         from p06bs.bus.membership import Membership
 
         address = topology_address(file, topology)
         self._keys = bus_keys(file)
         with Membership(address, self._keys) as peers:
-            if not peers.wait_listed(seconds):
+            if not peers.wait_listed(SECONDS):
                 raise UsageError(f"no Topology Manager answers at {address}; are services up?")
             self._services = [one for one in peers.services if one.offers]
 
@@ -65,17 +68,22 @@ class _Pipelines:
         return ask(address, verb, seconds=SECONDS, keys=self._keys, **arguments)
 
 
+def _completing(context: typer.Context) -> _Pipelines:
+    """Return the pipelines for a command line that is not finished."""
+    topology = context.params.get("topology") or os.environ.get(TOPOLOGY)
+    return _Pipelines(context.params.get("file") or None, topology)
+
+
 def _complete_pipeline(context: typer.Context, incomplete: str) -> Iterator[str]:
     with suppress(Exception):  # nothing is up, or it is slow: nothing is completed
-        found = _Pipelines(context.params.get("file"), context.params.get("topology"), 1.0)
+        found = _completing(context)
         yield from (name for name in found.names if name.startswith(incomplete))
 
 
 def _complete_setting(context: typer.Context, incomplete: str) -> Iterator[tuple[str, str]]:
     with suppress(Exception):
         of = context.params["pipeline"]
-        found = _Pipelines(context.params.get("file"), context.params.get("topology"), 1.0)
-        fields = found.ask("settings", of)[of]["schema"].get("properties", {})
+        fields = _completing(context).ask("settings", of)[of]["schema"].get("properties", {})
         for name, field in fields.items():
             if name.startswith(incomplete):
                 yield f"{name}=", field.get("description", "")
@@ -124,7 +132,7 @@ def settings(
     ] = None,
     topology: Annotated[
         str | None,
-        typer.Option(help="address of the Topology Manager", envvar="P06BS_TOPOLOGY"),
+        typer.Option(help="address of the Topology Manager", envvar=TOPOLOGY),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
