@@ -243,3 +243,8 @@ def test_several_users_need_to_know_who_may_see_what(tmp_path):
 def test_databases_that_are_not_tested_are_refused(tmp_path, uri):
     with pytest.raises(ConfigurationError, match="sqlite:///PATH"):
         load(tmp_path, f'[server.archive]\ndatabase = "{uri}"\n')
+
+
+def test_options_win_over_a_section_also_one_with_keys():
+    bus = config.changed(config.Bus(), {"outbound": "ipc:///run/out", "log": None})
+    assert bus == config.Bus(outbound="ipc:///run/out")

@@ -91,8 +91,9 @@ def changed(section: S, options: Mapping[str, Any]) -> S:
         If an option is refused; names it.
     """
     given = {name: value for name, value in options.items() if value is not None}
+    fields = dict(iter(section))  # dict(section) takes a field `keys` for a mapping's method
     try:
-        return type(section).model_validate({**dict(section), **given})
+        return type(section).model_validate({**fields, **given})
     except ValidationError as error:
         raise ConfigurationError(problems(error)) from None
 
