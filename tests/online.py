@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs import Follower, Modality, Publisher, process
+from p06bs import Follower, Keys, Modality, Publisher, process
 from p06bs.model.documents import NamedDocument
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.declared import Pipeline
@@ -21,9 +21,9 @@ PATIENCE = 60.0
 
 
 @contextmanager
-def proxy(folder: Path) -> Iterator[tuple[str, str]]:
+def proxy(folder: Path, keys: Keys | None = None) -> Iterator[tuple[str, str]]:
     addresses = (f"ipc://{folder}/in", f"ipc://{folder}/out")
-    forwarder = Proxy(*addresses)
+    forwarder = Proxy(*addresses, keys)
     thread = threading.Thread(target=forwarder.start)
     thread.start()
     try:
@@ -47,8 +47,8 @@ def running(pipelines: Pipelines) -> Iterator[Pipelines]:
 class Listener:
     """Follow everything, and wait for rows or the stop document of a derived run."""
 
-    def __init__(self, address: str, log: Path) -> None:
-        self.recorder = Recorder(Follower(address, log))
+    def __init__(self, address: str, log: Path, keys: Keys | None = None) -> None:
+        self.recorder = Recorder(Follower(address, log, keys=keys))
 
     def derived(self, raw: str, modality: str) -> list[NamedDocument]:
         uid = self.recorder.derived(raw).get(modality)
@@ -77,15 +77,19 @@ class Listener:
 
 @contextmanager
 def beamline(
-    folder: Path, pipelines: list[Modality | Pipeline], **options: Any
+    folder: Path,
+    pipelines: list[Modality | Pipeline],
+    *,
+    keys: Keys | None = None,
+    **options: Any,
 ) -> Iterator[tuple[Pipelines, Publisher, Listener]]:
     """Run a proxy and pipelines, with a publisher before and a listener behind them."""
     log = folder / "log"
     with (
-        proxy(folder) as (inbound, outbound),
-        running(Pipelines(inbound, outbound, log, pipelines, **options)) as served,
-        Publisher(inbound, log) as publish,
-        Listener(outbound, log) as listener,
+        proxy(folder, keys) as (inbound, outbound),
+        running(Pipelines(inbound, outbound, log, pipelines, keys=keys, **options)) as served,
+        Publisher(inbound, log, keys=keys) as publish,
+        Listener(outbound, log, keys) as listener,
     ):
         yield served, publish, listener
 
@@ -95,7 +99,10 @@ def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[Name
     validate(online)
     initial, history = settings_history(online)
     again = type(modality)(inputs=modality.inputs, **initial)
-    reference = process(again, raw, history)
+    made = online[0][1]["process"]
+    reference = process(
+        again, raw, history, reprocessing=made["reprocessing"], rows=made.get("rows")
+    )
     described = [d for n, d in reference if n == "descriptor" and d["configuration"]]
     keys = [k for d in described for k in d["data_keys"]]
     for key in dict.fromkeys(keys):

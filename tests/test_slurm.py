@@ -14,12 +14,15 @@ import psutil
 import pytest
 
 from p06bs.adapters.slurm import SlurmCluster
-from p06bs.adapters.slurm_jobs import Keys
+from p06bs.adapters.slurm_jobs import Keys as SchedulerKeys
+from p06bs.bus import certificates
+from p06bs.bus.curve import Keys
 from p06bs.config import ConfigurationError
 from p06bs.config.slurm import Slurm as Section
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
 from tests.documents import raw_run
+from tests.online import PATIENCE, assert_equal, beamline
 from tests.slurm import (  # noqa: F401
     running_slurm,
     skip_without,
@@ -27,7 +30,6 @@ from tests.slurm import (  # noqa: F401
     slurm_on_loopback,
 )
 from tests.techniques import Deadly
-from tests.test_pipelines import PATIENCE, assert_equal, beamline
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -72,7 +74,13 @@ def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(slurm, tmp_p
     pipeline = slow(0.002)
     raw = raw_run({"x": np.arange(1000.0)}, page=5)
     uid = raw[0][1]["uid"]
-    with beamline(tmp_path, [pipeline], on=jobs_of(tmp_path)) as (pipelines, publish, listener):
+    certificates.create(tmp_path / "keys")
+    options = {
+        "on": jobs_of(tmp_path),
+        "keys": Keys(tmp_path / "keys"),
+        "worker_keys": certificates.add(tmp_path / "keys", "maxwell"),
+    }
+    with beamline(tmp_path, [pipeline], **options) as (pipelines, publish, listener):
         until(lambda: loops(pipelines) == 2)
         listening = {
             c.laddr.ip
@@ -318,7 +326,7 @@ def test_keys_of_processes_that_are_gone_are_removed(tmp_path):
     others = [tmp_path / name for name in ("keys-elsewhere-1-abc", f"keys-{host}-1-abc", "jobs")]
     for other in others:
         other.mkdir()
-    first, second = Keys.make(tmp_path), Keys.make(tmp_path)
+    first, second = SchedulerKeys.make(tmp_path), SchedulerKeys.make(tmp_path)
     assert not left.exists()
     assert all(other.exists() for other in [*others, first.directory])
     assert second.directory.stat().st_mode & 0o777 == 0o700
