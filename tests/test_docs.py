@@ -20,7 +20,13 @@ from p06bs import cli, config
 from tests.markdown_pages import PAGES, REPOSITORY, Page, plain
 
 LANGUAGES = {"", "python", "ipython", "toml", "text"}
-OTHER_COMMANDS = {".": "the shell's", "curl": "not ours", "ipython": "runs as a session, see below"}
+OTHER_COMMANDS = {
+    ".": "the shell's",
+    "curl": "not ours",
+    "ipython": "runs as a session, see below",
+    "pip": "not ours",
+    "rsync": "not ours",
+}
 """What stands in blocks of command lines and is not checked here, and why."""
 SHORTER = {"fly_map()": "fly_map(nx=4, ny=3)", "nx=81, ny=21, rate=100": "nx=3, ny=2, rate=100"}
 """Scans of IPython sessions that last longer than a test should."""
