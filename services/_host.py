@@ -6,12 +6,9 @@ import logging
 import os
 import signal
 import sys
-import xmlrpc.client
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-
-from pythonjsonlogger.json import JsonFormatter
 
 from p06bs import config
 from p06bs.bus.curve import Keys
@@ -98,6 +95,8 @@ def configure_logging(form: str, name: str) -> None:
     """Log to stderr: ``json``, one object a line, or ``text``."""
     output = logging.StreamHandler()
     if form == "json":
+        from pythonjsonlogger.json import JsonFormatter
+
         fields = ["asctime", "levelname", "name", "message"]
         renamed = {"asctime": "time", "levelname": "level", "name": "logger"}
         output.setFormatter(
@@ -125,6 +124,8 @@ def _ask_for_no_other_try() -> None:
     """Have supervisord not start this service again; it takes every early end for a bad start."""
     if SUPERVISOR not in os.environ:
         return
+    import xmlrpc.client
+
     from supervisor.xmlrpc import SupervisorTransport
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it asks back in this way

@@ -6,14 +6,19 @@ from typing import TYPE_CHECKING
 
 from p06bs.bus.sockets import HERE, is_local
 from p06bs.config import ConfigurationError, Workers
+from p06bs.config.slurm import Slurm
 
 if TYPE_CHECKING:
     from p06bs.pipeline.cluster import Cluster
+    from p06bs.pipeline.needs import Needs
+    from p06bs.services._dask import Find
 
 log = logging.getLogger(__name__)
 
 
-def cluster(workers: Workers, listen: str = HERE) -> "str | Cluster":
+def cluster(
+    workers: Workers, listen: str = HERE, find: "Find" = lambda: None, needs: "Needs | None" = None
+) -> "str | Cluster":
     """Return what `Pipelines` is to run on.
 
     Parameters
@@ -21,17 +26,37 @@ def cluster(workers: Workers, listen: str = HERE) -> "str | Cluster":
     workers : Workers
     listen : str
         Where the services of this host bind; says whether other hosts may reach them.
+    find : callable
+        See `_dask.Found`.
+    needs : Needs, optional
+        What each worker must have.
 
     Raises
     ------
     ConfigurationError
         If that cannot be used here.
     """
+    if workers.on == "scheduler":
+        from p06bs.services._dask import Found
+
+        return Found(find)
     if workers.on != "slurm":
         return workers.on
     from p06bs.adapters.slurm import SlurmCluster
 
-    return SlurmCluster(workers.slurm, workers.limits[0], scheduler_host(workers, listen))
+    section = workers.slurm if needs is None else jobs_with(workers.slurm, needs)
+    return SlurmCluster(section, workers.limits[0], scheduler_host(workers, listen))
+
+
+def jobs_with(section: Slurm, needs: "Needs") -> Slurm:
+    """Return what jobs are like whose workers have what is needed."""
+    gpus = (f"--gres=gpu:{needs.gpus * section.processes}",) if needs.gpus else ()
+    changes = {
+        "memory": max(section.memory, needs.memory * section.processes),
+        "directives": (*section.directives, *gpus),
+        "python": f"{needs.environment}/bin/python" if needs.environment else section.python,
+    }
+    return Slurm.model_validate({**dict(section), **changes})
 
 
 def job_script(workers: Workers, listen: str = HERE) -> str:

@@ -32,6 +32,7 @@ class PipelinesService(Service[PipelinesDefinition]):
 
     def __init__(self, name: str, definition: PipelinesDefinition, here: Surroundings) -> None:
         from p06bs.pipeline.pipeline import Pipelines
+        from p06bs.services import _dask
 
         super().__init__(name, definition, here)
         self._pipelines = Pipelines(
@@ -40,7 +41,12 @@ class PipelinesService(Service[PipelinesDefinition]):
             here.log,
             [declared(section) for section in definition.pipelines],
             workers=definition.workers.limits,
-            on=_workers.cluster(definition.workers, here.listen),
+            on=lambda needs: _workers.cluster(
+                definition.workers,
+                here.listen,
+                lambda: _dask.found(here.peers, here.keys),
+                needs=needs,
+            ),
             deadline=definition.workers.deadline,
             keys=here.keys,
             listen=here.listen,
@@ -92,12 +98,14 @@ def declared(section: PipelineSection) -> "Pipeline":
         If its modality is unknown or refuses its settings.
     """
     from p06bs.pipeline.declared import Pipeline
+    from p06bs.pipeline.needs import Needs
 
     return Pipeline(
         modality=section.make(),
         batch_size=section.batch_size,
         name=section.name,
         overload=section.overload,
+        needs=Needs(section.environment, section.gpus, section.memory or 0),
     )
 
 

@@ -31,6 +31,7 @@ import numpy as np
 import numpy.typing as npt
 import ormsgpack
 
+from p06bs.bus.errors import WireError
 from p06bs.model.documents import LoggedArray
 
 Buffer = bytes | bytearray | memoryview
@@ -43,10 +44,6 @@ _TIMES = {cls.__name__: cls for cls in (datetime.datetime, datetime.date, dateti
 _ALIGN = 16  # raw data start at a multiple of this, so that decoded arrays are aligned
 _BUFFER_ALIGN = 64  # a cache line
 _OPTIONS = ormsgpack.OPT_PASSTHROUGH_DATETIME
-
-
-class WireError(ValueError):
-    """Bytes that are no document, or no envelope; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,6 @@ from typing import Any
 
 import zmq
 from zmq.utils import z85
-from zmq.utils.monitor import parse_monitor_message
 
 from p06bs.bus import certificates
 from p06bs.bus.certificates import BUS, OWN, PEERS, KeysError
@@ -136,12 +135,12 @@ class Peers:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._seen: Any = None
+        self._seen: Any = None  # the directory as it was read; None if it cannot be now
         self._names: dict[bytes, str] = {}
 
     def name_of(self, key: bytes) -> str | None:
         """Return whose key it is; None if nobody's who may connect."""
-        return self._names.get(key)
+        return None if self._seen is None else self._names.get(key)
 
     def look(self) -> dict[bytes, str]:
         """Read the directory if it has changed; return who is no longer authorised.
@@ -158,7 +157,7 @@ class Peers:
             paths = sorted(self._directory.glob("*.key"))
             seen = (self._directory.stat().st_mtime_ns, paths)
         except (KeysError, OSError):
-            self._seen, self._names = None, {}
+            self._seen = None
             raise
         if seen == self._seen:
             return {}
@@ -256,6 +255,8 @@ class Authenticator:
 
     def _note(self, message: list[bytes]) -> bool:
         """Take an event of a socket; return False after its last."""
+        from zmq.utils.monitor import parse_monitor_message  # imports asyncio
+
         event = parse_monitor_message(message)
         kind, value = event["event"], event["value"]
         if kind == zmq.EVENT_LISTENING:

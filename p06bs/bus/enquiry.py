@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import ormsgpack
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from p06bs.bus.codec import WireError
+from p06bs.bus.errors import WireError
 from p06bs.bus.topology import Service, Topology
 
 LARGEST = 1 << 16

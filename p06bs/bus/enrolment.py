@@ -7,7 +7,7 @@ no thread.
 from typing import Any
 
 from p06bs.bus import enquiry
-from p06bs.bus.codec import WireError
+from p06bs.bus.errors import WireError
 from p06bs.bus.topology import Renewal, Service
 
 RETRY_SECONDS = 1.0

@@ -13,7 +13,8 @@ from typing import Any
 import ormsgpack
 from event_model import DocumentNames
 
-from p06bs.bus.codec import Buffer, Packed, WireError, unpack
+from p06bs.bus.codec import Buffer, Packed, unpack
+from p06bs.bus.errors import WireError
 
 _NAMES = frozenset(name.name for name in DocumentNames) - {"bulk_events", "bulk_datum"}
 _RUN_UID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,127}")

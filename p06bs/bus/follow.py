@@ -18,9 +18,9 @@ import zmq
 from p06bs.bus import wire
 from p06bs.bus.backlog import Backlog
 from p06bs.bus.closing import Closing
-from p06bs.bus.codec import WireError
 from p06bs.bus.curve import Keys
 from p06bs.bus.envelope import Envelope, run_of
+from p06bs.bus.errors import WireError
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import HEADER, Entry
 from p06bs.bus.sequence import Action

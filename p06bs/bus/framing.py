@@ -31,8 +31,9 @@ from typing import Any
 
 from isal.isal_zlib import crc32
 
-from p06bs.bus.codec import Packed, WireError
+from p06bs.bus.codec import Packed
 from p06bs.bus.envelope import unpack_envelope
+from p06bs.bus.errors import WireError
 
 MAGIC = b"p6d2"
 HEADER = struct.Struct("<4sIQIIIII")

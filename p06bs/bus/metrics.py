@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from prometheus_client import REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+    from prometheus_client.core import Metric
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +41,23 @@ class Metrics:
     Parameters
     ----------
     measures : iterable of Measure
-    registry : prometheus_client.CollectorRegistry
-        Where it is registered until `close`.
+    registry : prometheus_client.CollectorRegistry, optional
+        Where it is registered until `close`; that of the process by default.
     """
 
-    def __init__(self, measures: Iterable[Measure], registry: CollectorRegistry = REGISTRY) -> None:
-        self._measures = tuple(measures)
-        self._registry = registry
-        registry.register(self)
+    def __init__(
+        self, measures: Iterable[Measure], registry: "CollectorRegistry | None" = None
+    ) -> None:
+        from prometheus_client import REGISTRY
 
-    def collect(self) -> Iterable[Metric]:
+        self._measures = tuple(measures)
+        self._registry = registry or REGISTRY
+        self._registry.register(self)
+
+    def collect(self) -> "Iterable[Metric]":
         """Yield the metrics as they are now (prometheus_client's Collector)."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
         for measure in self._measures:
             family = GaugeMetricFamily if measure.kind == "gauge" else CounterMetricFamily
             labels = [measure.label] if measure.label else []
@@ -69,4 +76,6 @@ class Metrics:
 
     def exposition(self) -> str:
         """Return all metrics of the registry in Prometheus' text format."""
+        from prometheus_client import generate_latest
+
         return generate_latest(self._registry).decode()

@@ -9,6 +9,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -136,14 +137,13 @@ def host(
     """
     began = time.time()
     usable = threading.Event()
-    metrics: list[Metrics] = []
     instance = f"{time.time_ns():020d}-{uuid.uuid4().hex[:8]}"
     here = socket.gethostname()
     about = {
         "name": service.name,
         "kind": kind,
         "version": version,
-        "host": socket.gethostname(),
+        "host": here,
         "pid": os.getpid(),
         "began": began,
         "python": platform.python_version(),
@@ -154,7 +154,11 @@ def host(
         return {"healthy": not failed, "ready": usable.is_set(), "failed": failed}
 
     def exposition() -> str:
-        return Metrics(()).exposition() if not metrics else metrics[0].exposition()
+        with closing(Metrics(measures() if usable.is_set() else ())) as metrics:
+            return metrics.exposition()
+
+    def measures() -> tuple[Measure, ...]:
+        return service.measures if keys is None else (*service.measures, _refused(keys))
 
     verbs = {
         "describe": lambda: {**about, "addresses": dict(service.addresses)},
@@ -169,8 +173,6 @@ def host(
     with Control(verbs, service.here.listen, keys) as control:
 
         def register() -> None:
-            measures = service.measures if keys is None else (*service.measures, _refused(keys))
-            metrics.append(Metrics(measures))
             usable.set()
             peers.enrol(
                 topology.Service(
@@ -186,11 +188,7 @@ def host(
             )
             ready()
 
-        try:
-            service.run(register)
-        finally:
-            for registered in metrics:
-                registered.close()
+        service.run(register)
 
 
 def _refused(keys: Keys) -> Measure:

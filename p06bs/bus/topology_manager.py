@@ -12,8 +12,8 @@ import zmq
 
 from p06bs.bus import enquiry
 from p06bs.bus.closing import Closing
-from p06bs.bus.codec import WireError
 from p06bs.bus.curve import Keys
+from p06bs.bus.errors import WireError
 from p06bs.bus.sockets import bind
 from p06bs.bus.topology import Topology
 

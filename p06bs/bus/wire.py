@@ -12,8 +12,9 @@ from typing import Any
 
 import ormsgpack
 
-from p06bs.bus.codec import Buffer, WireError, unpack
+from p06bs.bus.codec import Buffer, unpack
 from p06bs.bus.envelope import Envelope, checked, is_name, is_run_uid
+from p06bs.bus.errors import WireError
 from p06bs.bus.framing import HEADER, SUFFIX, LogCorruptError, read_frame
 from p06bs.bus.run_log import Appended
 

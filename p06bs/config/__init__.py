@@ -9,7 +9,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -17,6 +17,7 @@ from p06bs.bus.curve import Keys
 from p06bs.bus.sockets import EVERYWHERE, HERE, is_local
 from p06bs.config.base import (
     Address,
+    Bytes,
     ConfigurationError,
     Section,
     changed,
@@ -34,8 +35,9 @@ from p06bs.config.services import (
     of_this_host,
 )
 from p06bs.config.workers import Workers
-from p06bs.model.modality import Modality, SettingsError
-from p06bs.model.reference import load as load_modality
+
+if TYPE_CHECKING:
+    from p06bs.model.modality import Modality
 
 __all__ = [
     "Bus",
@@ -108,8 +110,14 @@ class PipelineSection(Section):
         "queue",
         description='when workers cannot keep up: results come later; "thin": a preview, too',
     )
+    environment: str = Field(
+        "",
+        description="Python environment that its workers must have; the pipelines' own if absent",
+    )
+    gpus: int = Field(0, ge=0, description="GPUs that a worker must have for it")
+    memory: Bytes | None = Field(None, description="memory that a worker must have for it")
 
-    def make(self) -> Modality:
+    def make(self) -> "Modality":
         """Return the modality that this describes."""
         return make_modality(self.modality, self.settings, self.inputs)
 
@@ -125,7 +133,7 @@ class Configuration(Section):
     pipelines: tuple[PipelineSection, ...] = Field((), description="pipelines, one process for all")
     services: dict[Name, dict[str, Any]] = Field(
         default_factory=dict,
-        description="further services: kind, replicas, runs_on, environment, and what the kind knows",
+        description="further services: kind, replicas, runs_on, environment, and the kind's own",
     )
 
 
@@ -162,7 +170,7 @@ def modalities() -> dict[str, str]:
     return {point.name: point.value for point in sorted(found, key=lambda p: p.name)}
 
 
-def find_modality(name: str) -> type[Modality]:
+def find_modality(name: str) -> "type[Modality]":
     """Return a modality by the name of its entry point, or by ``module:Class``.
 
     Raises
@@ -170,6 +178,8 @@ def find_modality(name: str) -> type[Modality]:
     ConfigurationError
         If there is none, or it cannot be imported.
     """
+    from p06bs.model.reference import load as load_modality
+
     known = modalities()
     path = known.get(name, name if ":" in name else "")
     if not path:
@@ -184,7 +194,7 @@ def find_modality(name: str) -> type[Modality]:
 
 def make_modality(
     name: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
-) -> Modality:
+) -> "Modality":
     """Return a modality with settings.
 
     Raises
@@ -192,6 +202,8 @@ def make_modality(
     ConfigurationError
         If there is no such modality, or it refuses the settings.
     """
+    from p06bs.model.modality import SettingsError
+
     cls = find_modality(name)
     if "inputs" in settings:
         raise ConfigurationError(

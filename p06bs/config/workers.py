@@ -11,14 +11,16 @@ from p06bs.config.slurm import Slurm
 
 def _place_or_address(on: str) -> str:
     """Accept a place, or a scheduler on the loopback interface, which its workers must be on."""
-    return on if on in ("local", "slurm") else loopback(on)
+    return on if on in ("local", "slurm", "scheduler") else loopback(on)
 
 
 class Workers(Section):
     """The pool of workers that all pipelines of the process share."""
 
     on: Annotated[str, AfterValidator(_place_or_address)] = Field(
-        "local", description='"local", "slurm", or the address of a Dask scheduler on this host'
+        "local",
+        description='"local", "slurm", "scheduler" (that of the kind so called, wherever it runs), '
+        "or the address of a Dask scheduler on this host",
     )
     slurm: Slurm = Field(default_factory=Slurm, description='jobs, if on = "slurm"')
     count: int | None = Field(
@@ -42,7 +44,7 @@ class Workers(Section):
             raise ValueError("count is a fixed number: write either count, or min and max")
         if self.max is not None and self.limits[0] > self.limits[1]:
             raise ValueError(f"min is {self.min}, more than max, which is {self.max}")
-        if self.max is not None and "://" in self.on:
+        if self.max is not None and (self.on == "scheduler" or "://" in self.on):
             raise ValueError(f"who started the workers of {self.on} scales them: leave min and max")
         return self
 

@@ -12,7 +12,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from p06bs.bus.codec import Buffer, Packed, WireError, pack, unpack
+from p06bs.bus.codec import Buffer, Packed, pack, unpack
+from p06bs.bus.errors import WireError
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Result, Setup, make_ready
 from p06bs.model.modality import BoundInput

@@ -14,8 +14,9 @@ from typing import Any
 
 import zmq
 
-from p06bs.bus.codec import WireError, pack_document
+from p06bs.bus.codec import pack_document
 from p06bs.bus.curve import Keys
+from p06bs.bus.errors import WireError
 from p06bs.bus.frames import Frames
 from p06bs.bus.framing import LogError, frame_of, read_frame
 from p06bs.bus.sockets import connect

@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, HTTPException, Request, Security
 from tiled.server.authentication import check_scopes
 
-from p06bs.bus.codec import WireError
+from p06bs.bus.errors import WireError
 from p06bs.bus.framing import last_entry
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError, read_log

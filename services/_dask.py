@@ -1,0 +1,153 @@
+"""A Dask scheduler that is a service, and those who find it through the Topology Manager.
+
+Beyond one host everything speaks TLS. The scheduler makes the keys at each start, and gives
+them to who asks its control, which only authorised peers of the bus can.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from p06bs.bus.control import RefusedError, ask
+from p06bs.bus.curve import Keys
+from p06bs.bus.errors import WireError
+from p06bs.bus.membership import Membership
+from p06bs.pipeline import cluster
+
+log = logging.getLogger(__name__)
+
+Place = tuple[str, Any]
+"""Address of a scheduler, and what Dask is told of its keys."""
+Find = Callable[[], Place | None]
+"""Returns the place of the scheduler, or None while there is none."""
+
+KIND, ADDRESS, CREDENTIALS = "scheduler", "dask", "credentials"
+"""Kind of the service, under which address it is found, and the verb that gives the keys."""
+ROLES = ("scheduler", "worker", "client")
+RETRY_SECONDS = 2.0
+"""Interval at which a scheduler that is away is looked for."""
+
+
+def make_credentials() -> dict[str, str]:
+    """Return new keys, in PEM: a certificate that vouches for itself, and its key."""
+    from distributed.security import Security
+
+    make: Any = Security
+    temporary = make.temporary()
+    return {
+        "ca": temporary.tls_ca_file,
+        "cert": temporary.tls_worker_cert,
+        "key": temporary.tls_worker_key,
+    }
+
+
+def security(credentials: Mapping[str, str]) -> Any:
+    """Return what Dask is told of keys; None if there are none."""
+    from distributed.security import Security
+
+    if not credentials:
+        return None
+    make: Any = Security
+    return make(
+        require_encryption=True,
+        tls_ca_file=credentials["ca"],
+        **{f"tls_{role}_{part}": credentials[part] for role in ROLES for part in ("cert", "key")},
+    )
+
+
+def found(peers: Membership, keys: Keys | None) -> Place | None:
+    """Return the place of the scheduler that is registered; None while none answers."""
+    for service in peers.services:
+        if service.kind == KIND and ADDRESS in service.addresses:
+            address = service.addresses[ADDRESS]
+            if not address.startswith("tls://"):
+                return address, None
+            try:
+                return address, security(ask(service.addresses["control"], CREDENTIALS, keys=keys))
+            except (TimeoutError, RefusedError, WireError) as error:
+                log.warning("%s does not give its keys: %s", service.name, error)
+    return None
+
+
+class Found:
+    """The workers of the scheduler that is found; a `Cluster`.
+
+    While there is none, there are no workers. One that comes again, here or elsewhere, is found
+    again.
+
+    Parameters
+    ----------
+    find : callable
+        See `Find`.
+    """
+
+    scales = False
+    prompt = False
+
+    def __init__(self, find: Find) -> None:
+        self._find = find
+        self._client: Any = None
+        self._look_at = 0.0
+        self._missing = False
+
+    def open(self) -> "Found":
+        cluster.configure()
+        return self
+
+    def submit(self, *call: Any, **options: Any) -> Any:
+        """Submit a task to the scheduler that is there at present."""
+        return self._client.submit(*call, **options)
+
+    def scale(self, workers: int) -> None:
+        """Do nothing: there are as many workers as services of that kind."""
+
+    def tend(self) -> Mapping[str, str]:
+        if self._client is None and time.monotonic() >= self._look_at:
+            self._look_at = time.monotonic() + RETRY_SECONDS
+            self._client = self._connected()
+        if self._client is None:
+            return {}
+        try:
+            if self._client.status != "running":
+                raise OSError(f"the connection is {self._client.status}")
+            return {address: address for address in cluster.names(self._client)}
+        except (OSError, TimeoutError) as error:
+            log.warning("the Dask scheduler is gone: %s", error)
+            self.close()
+            return {}
+
+    def due(self) -> Collection[str]:
+        return ()
+
+    def retire(self, unit: str) -> None:
+        """Do nothing, as `scale`."""
+
+    def restart(self, workers: Collection[str]) -> None:
+        if self._client is not None:
+            cluster.restart(self._client, workers)
+
+    def close(self) -> None:
+        if self._client is not None:
+            self._client.close(timeout=2.0)
+            self._client = None
+
+    def _connected(self) -> Any:
+        from distributed import Client
+
+        place = self._find()
+        if place is None:
+            if not self._missing:
+                log.warning("no Dask scheduler is registered; batches wait for one")
+            self._missing = True
+            return None
+        address, secured = place
+        make: Any = Client
+        try:
+            client = make(address, security=secured, timeout=5.0, set_as_default=False)
+        except (OSError, TimeoutError) as error:
+            log.warning("no connection to the Dask scheduler at %s: %s", address, error)
+            return None
+        self._missing = False
+        log.info("workers are those of the Dask scheduler at %s", address)
+        return client
