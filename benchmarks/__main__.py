@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import archive, count, frames, gaps, latency, maps, pages, spectra, subscribe
+from benchmarks import archive, count, frames, gaps, latency, maps, pages, slurm, spectra, subscribe
 
 BENCHMARKS = {
     "pages": pages,
+    "slurm": slurm,
     "frames": frames,
     "spectra": spectra,
     "count": count,

@@ -76,16 +76,19 @@ class Bus:
             began = publisher.receive()
             found: Arrivals = consumer.receive()
         for finished in self.log.iterdir():  # a run may take gigabytes
-            finished.unlink()
+            if finished.is_file():  # the settings lie beside the runs
+                finished.unlink()
         return replace(found, began=began)
 
 
 BUS = """
 [bus]
+topology = "ipc://{folder}/topology"
 inbound = "ipc://{folder}/in"
 outbound = "ipc://{folder}/out"
 log = "{folder}/log"
 [workers]
+on = "{on}"
 count = {workers}
 """
 PIPELINE = """
@@ -102,6 +105,7 @@ def services(
     inputs: Mapping[str, str] | None = None,
     *,
     workers: int = 2,
+    on: str = "local",
     batch_size: int | None = None,
     more: str = "",
     **values: Any,
@@ -116,13 +120,15 @@ def services(
         Data key by input.
     workers : int
         Number of worker processes.
+    on : str
+        Where they run.
     batch_size : int, optional
         Events per batch; follows the load by default.
     more : str
         What is added to the configuration, with `values` filled in.
     """
     with tempfile.TemporaryDirectory(prefix="p06bs-bench-") as folder:
-        text = BUS.format(folder=folder, workers=workers)
+        text = BUS.format(folder=folder, workers=workers, on=on)
         if modality:
             text += PIPELINE.format(
                 modality=modality,
