@@ -57,9 +57,13 @@ class World:
             size=self.size,
             candidates=self.initial,
             begun=bool(self.initial),
-            began=lambda revision, derived: self.initial.__setitem__(slice(1), [revision]),
+            began=self.keep,
             newest=lambda: self.newest,
         )
+
+    def keep(self, revision: Revision, derived: str) -> Revision:
+        self.initial = self.initial or [revision]
+        return self.initial[0]
 
     def publish(self, name: str, document: Any) -> None:
         plain = document.unpack() if isinstance(document, Packed) else document

@@ -1,6 +1,7 @@
 """Settings on the fly: which are in force, since when, for which run; over restarts and kills."""
 
 import json
+import resource
 import threading
 from pathlib import Path
 from typing import Any
@@ -159,7 +160,7 @@ def test_a_torn_line_is_cut_off_and_a_damaged_one_left_out(tmp_path, caplog):
         store.change({"factor": 8.0}, "Bea")
     with kept(tmp_path) as store:
         assert store.in_force.settings.factor == 8.0
-    assert "line 3 is left out" in caplog.text
+    assert "b'{broken' is left out" in caplog.text
 
 
 test_a_torn_line_is_cut_off_and_a_damaged_one_left_out = pytest.mark.logs_errors(
@@ -170,16 +171,34 @@ test_a_torn_line_is_cut_off_and_a_damaged_one_left_out = pytest.mark.logs_errors
 def test_a_change_that_cannot_be_written_is_refused(tmp_path):
     with kept(tmp_path) as store:
         store.change({"factor": 3.0}, "Ada")
-        store._journal.close()
-        with pytest.raises(OSError, match="Bad file descriptor"):
-            store.change({"factor": 4.0}, "Ada")
+        path = tmp_path / "scale.jsonl"
+        before = path.read_bytes()
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))  # no more room
+        try:
+            with pytest.raises(OSError, match=r"scale\.jsonl: no room"):
+                store.change({"factor": 4.0}, "Ada")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert store.in_force.settings.factor == 3.0
+        assert path.read_bytes() == before
+        store.change({"factor": 5.0}, "Ada")
+        assert store.in_force.settings.factor == 5.0
 
 
-def test_two_processes_cannot_keep_the_settings_of_one_pipeline(tmp_path, monkeypatch):
-    monkeypatch.setattr("p06bs.settings.journal.LOCK_SECONDS", 0.1)
-    with kept(tmp_path), pytest.raises(OSError, match="another process hosts this pipeline"):
-        kept(tmp_path)
+def test_processes_that_host_one_pipeline_agree(tmp_path):
+    start = {"uid": "run"}
+    with kept(tmp_path) as one, kept(tmp_path) as other:
+        one.change({"factor": 3.0}, "Ada")
+        other.change({"limit": 4.0}, "Bea")
+        one.look()
+        assert one.in_force == other.in_force
+        assert (one.in_force.settings.factor, one.in_force.settings.limit) == (3.0, 4.0)
+        (first, *_), (_, second, *_) = one.candidates(start), other.candidates(start)
+        assert one.began("run", first, "derived") == first
+        assert other.began("run", second, "another") == first
+        assert other.derived_of("run") == "derived"
+        assert other.candidates(start) == [first]
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "µ xrf"])

@@ -28,7 +28,7 @@ class Adjustments(Closing):
     Raises
     ------
     OSError
-        If they cannot be kept, or another process keeps them.
+        If they cannot be kept.
     """
 
     def __init__(self, directory: Path, pipelines: Sequence[Pipeline]) -> None:
@@ -56,6 +56,13 @@ class Adjustments(Closing):
         if name not in self._stores:
             raise ValueError(f"no pipeline {name!r}; there are {', '.join(self._stores)}")
         return self._stores[name]
+
+    def look(self) -> list[str]:
+        """Take what other processes have decided; return the pipelines whose settings are new."""
+        before = {name: store.in_force.change for name, store in self._stores.items()}
+        for store in self._stores.values():
+            store.look()
+        return [name for name, old in before.items() if self[name].in_force.change != old]
 
     def candidates(self, name: str, start: Document) -> list[Revision]:
         """Return what a run may begin with, the best first, the last one safe."""

@@ -78,6 +78,10 @@ class Reprocess:
     def _resolve(self, live: RunPipeline | None) -> None:
         """Find out how many rows there were before the new settings."""
         change = self.again.revision.change
+        kept = self.store.resolved(self.again)
+        if kept is not None:  # by another process that hosts the pipeline
+            self._resolved, self._rows = True, kept.rows
+            return
         if live is not None and live.work is not None:
             rows = live.work.first_row(change)
             known = rows is not None or live.work.ended
@@ -108,6 +112,8 @@ class Reprocess:
         return None, True
 
     def _feed(self) -> None:
+        if self.pipeline is not None:
+            self.pipeline.take_over()
         entries = self._reader.read(AT_ONCE)
         for entry in entries:
             if self.pipeline is None:

@@ -96,8 +96,17 @@ class Pipelines:
     Raises
     ------
     OSError
-        If changes of the settings cannot be kept in the directory of the logs, or another
-        process does so for the same pipelines.
+        If changes of the settings cannot be kept in the directory of the logs.
+
+    Attributes
+    ----------
+    works_on : callable
+        Told the uids of the raw runs that are worked on, whenever these are others.
+
+    Raises
+    ------
+    ValueError
+        If this host has not what a pipeline needs of local workers.
 
     `run` blocks until `stop` is called (from any thread or a signal handler).
     """
@@ -269,8 +278,8 @@ class Pipelines:
             live = [uid for uid, run in self._going(of) if run.left is None]
             last = self.adjustments[of].last_run
             runs = live or ([last] if last else [])
-        revision = self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
-        self._later(partial(self._revise, of, revision.change))
+        self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
+        self._later(partial(self._revise, of))
         return self.settings(of)[of]
 
     def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
@@ -314,11 +323,11 @@ class Pipelines:
     def _later(self, action: Callable[[], None]) -> None:
         self._requests.put(action)
 
-    def _revise(self, name: str, change: int) -> None:
+    def _revise(self, name: str) -> None:
         store = self.adjustments[name]
         for _, run in self._going(name):
             revision = store.revised(run.asked)
-            if revision.change > run.asked.change and change not in run.refusals:
+            if revision.change > run.asked.change and revision.change not in run.refusals:
                 run.revise(revision)
         self.reprocessing.take(name)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from p06bs.bus.codec import Packed
 from p06bs.bus.reader import LogError
+from p06bs.bus.run_log import LogLockedError
 from p06bs.model.binding import Binding, BindingError
 from p06bs.model.derived import PREVIEW, Clock, DerivedRun
 from p06bs.model.documents import Document
@@ -50,7 +51,8 @@ class RunPipeline:
     begun : bool
         An earlier process has begun the derived run, with the one candidate.
     began : callable
-        Told of those, and of the derived run's uid, before it begins.
+        Told of those, and of the derived run's uid, before it begins; returns the settings
+        that it begins with, if that was decided before.
     newest : callable
         Says which settings a run that an earlier process has begun is to have by now.
     judged : callable
@@ -71,6 +73,9 @@ class RunPipeline:
         The derived run in the making; None until the inputs are bound.
     left : str or None
         Why there is no derived run, or no end of it.
+    stands_by : str
+        Who makes the derived run, while another process does: it is gone on with when that
+        ends. "" otherwise.
     """
 
     def __init__(
@@ -85,7 +90,7 @@ class RunPipeline:
         submit: Submit = at_once,
         candidates: Sequence[Revision] = (),
         begun: bool = False,
-        began: Callable[[Revision, str], None] = lambda revision, derived: None,
+        began: Callable[[Revision, str], Revision] = lambda revision, derived: revision,
         newest: Callable[[], Revision | None] = lambda: None,
         judged: Judged = lambda revision, problem: None,
         reprocessing: int = 0,
@@ -103,7 +108,8 @@ class RunPipeline:
         self.derived: str | None = None
         self.work: Work | None = None
         self.left: str | None = None
-        self._was_done = False  # an earlier process has finished the derived run
+        self.stands_by = ""
+        self.was_done = False  # an earlier process has finished the derived run
         self._setups: Setups | None = None
         self._asked = list(candidates) or [Revision(0, modality.settings)]
         self._begun = begun
@@ -117,7 +123,7 @@ class RunPipeline:
     def over(self) -> bool:
         """Whether nothing is left to do for this run."""
         ended = self.work is not None and self.work.ended
-        return ended or self._was_done or self.left is not None
+        return ended or self.was_done or self.left is not None
 
     @property
     def going(self) -> Work | None:
@@ -183,16 +189,24 @@ class RunPipeline:
                 problem,
             )
             self._take_judgement(self._asked[0], str(problem) or type(problem).__name__)
-        self._asked = self._asked[:1]
         self._start(self._asked[0], self._setups, self.raw.binding)
 
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
+        # Others that host this pipeline may have decided before, under other settings.
+        initial = self._began(initial, self.derived_run(initial, binding).uid)
+        self._asked, self._begun = [initial], True
         derived = self.derived_run(initial, binding)
-        earlier = self.look_back(derived)
+        try:
+            earlier = self.look_back(derived)
+        except LogLockedError as error:
+            self.stands_by = str(error)
+            if "standby" not in self._warned:
+                self._warned.add("standby")
+                log.info("run %s: %s stands by: %s", self.raw.uid, self.modality.name, error)
+            return
         self.derived = derived.uid
-        self._began(initial, derived.uid)
         if earlier is not None and earlier.ended:
-            self._was_done = True
+            self.was_done = True
             return
         self.work = Work(
             self.raw,
@@ -223,6 +237,12 @@ class RunPipeline:
         self.held = False
         self._asked = [initial]
         self.advance()
+
+    def take_over(self) -> None:
+        """Begin if nobody else makes the derived run any more; call it now and then."""
+        if self.stands_by:
+            self.stands_by = ""
+            self.advance()
 
     @property
     def initial(self) -> Revision:
@@ -264,7 +284,8 @@ class RunPipeline:
 
     def advance(self) -> None:
         """Go on with what waited for a setup, or for the end of the raw run."""
-        if self.work is None and self.raw.rows is not None and not self.over and not self.held:
+        ready = self.raw.rows is not None and not self.held and not self.stands_by
+        if self.work is None and ready and not self.over:
             try:
                 self._begin()
             except LogError:

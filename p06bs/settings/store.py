@@ -9,7 +9,9 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +30,9 @@ log = logging.getLogger(__name__)
 class PipelineSettings(Closing):
     """The settings of one pipeline; may be used from several threads.
 
+    Several processes may host a pipeline, of which one stands by for the other: what one
+    decides, the others know.
+
     Parameters
     ----------
     directory : Path
@@ -39,7 +44,7 @@ class PipelineSettings(Closing):
     Raises
     ------
     OSError
-        If its file cannot be written, or another process has it open.
+        If its file cannot be written.
     """
 
     def __init__(
@@ -58,16 +63,35 @@ class PipelineSettings(Closing):
         self.history = SettingsHistory(modality)
         self._lock = threading.Lock()
         self._journal = Journal(directory / f"{file}.jsonl")
-        for entry in self._journal.entries:
+        try:
+            with self._deciding():
+                opened = self.history.open(clock())
+                if opened is not None:
+                    if opened["by"]:
+                        log.warning("%s: settings in the configuration file were edited", name)
+                    self._append(opened)
+        except BaseException:
+            self._journal.close()
+            raise
+
+    @contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Know all that was decided, and have nobody else decide meanwhile."""
+        with self._lock, self._journal.locked():
+            self._take_news()
+            yield
+
+    def _take_news(self) -> None:
+        for entry in self._journal.news():
             try:
                 self.history.take(entry)
             except (KeyError, TypeError, ValueError) as error:
                 log.error("%s: an entry is left out: %r", self._journal.path, error)
-        opened = self.history.open(clock())
-        if opened is not None:
-            if opened["by"]:
-                log.warning("%s: the settings in the configuration file were edited", name)
-            self._append(opened)
+
+    def look(self) -> None:
+        """Take what other processes have decided."""
+        with self._lock:
+            self._take_news()
 
     @property
     def in_force(self) -> Revision:
@@ -100,7 +124,7 @@ class PipelineSettings(Closing):
         OSError
             If that cannot be written; the old ones stay in force.
         """
-        with self._lock:
+        with self._deciding():
             entry = self.history.change(
                 values, by, self.clock(), preset=preset, reprocess=reprocess
             )
@@ -113,7 +137,7 @@ class PipelineSettings(Closing):
 
         A preset that does not fit is not used, and no change.
         """
-        with self._lock:
+        with self._deciding():
             if self._is_change(revision):
                 self._note(self.history.withdraw(revision.change, reason, run), sync=True)
 
@@ -124,6 +148,7 @@ class PipelineSettings(Closing):
         the settings in force, and those before them.
         """
         with self._lock:
+            self._take_news()
             begun = self.history.begun_with(start["uid"])
             if begun is not None:
                 return [begun]
@@ -146,11 +171,18 @@ class PipelineSettings(Closing):
         by = f"preset {preset.name}"
         return Revision(0, settings, by, self.clock(), in_force.change, preset.name)
 
-    def began(self, run: str, revision: Revision, derived: str) -> None:
-        """Keep what a derived run begins with, so that a restart goes on with it."""
-        with self._lock:
+    def began(self, run: str, revision: Revision, derived: str) -> Revision:
+        """Keep what a derived run begins with, so that a restart goes on with it.
+
+        Return what it begins with: that, or what another process has kept before.
+        """
+        with self._deciding():
+            begun = self.history.begun_with(run)
+            if begun is not None:
+                return begun
             own = not self._is_change(revision)
             self._note(self.history.begin(run, derived, revision, own=own), sync=False)
+            return revision
 
     def derived_of(self, run: str) -> str | None:
         """Return the uid of a raw run's derived run; None if it did not begin."""
@@ -190,14 +222,27 @@ class PipelineSettings(Closing):
         with self._lock:
             return list(self.history.again())
 
+    def resolved(self, again: Again) -> Again | None:
+        """Return what is to be computed again, if it is known how many rows; else None."""
+        with self._lock:
+            self._take_news()
+            return next(
+                (
+                    a
+                    for a in self.history.again()
+                    if a.resolved and a == replace(again, rows=a.rows, resolved=True)
+                ),
+                None,
+            )
+
     def resolve(self, again: Again, rows: int | None) -> None:
         """Keep how many rows are to be computed again."""
-        with self._lock:
+        with self._deciding():
             self._note(self.history.resolve(again, rows), sync=True)
 
     def finish(self, again: Again, why: str = "") -> None:
         """Keep that a run needs not be computed again any more."""
-        with self._lock:
+        with self._deciding():
             self._note(self.history.finish(again, why), sync=True)
 
     def save(self, name: str, *, beamtime_id: str = "", sample: str = "") -> Path:
