@@ -151,3 +151,17 @@ class Histogram(Scale):
 
     def fold(self, setup: Any, state: Any, part: Any) -> Any:
         return part if state is None else {k: state[k] + part[k] for k in part}
+
+
+class Where(Modality):
+    """Say which process computed an event, and which GPU that may use (-1: none)."""
+
+    x = Input(role="counter")
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"pid": Output(dtype="int64"), "gpu": Output(dtype="int64")}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        count = len(columns["x"])
+        gpu = int(os.environ.get("CUDA_VISIBLE_DEVICES", "-1"))
+        return {"pid": np.full(count, os.getpid()), "gpu": np.full(count, gpu)}

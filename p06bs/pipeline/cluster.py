@@ -12,7 +12,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Set
 from typing import Any, Protocol
 
+from p06bs.pipeline.needs import Needs, choose, gpus, offer_of
+
 log = logging.getLogger(__name__)
+
+ANYTHING = Needs()
 
 ENVIRON = "distributed.nanny.pre-spawn-environ"
 SETTINGS: Mapping[str, Any] = {
@@ -85,13 +89,21 @@ class Existing:
     ----------
     address : str
         The scheduler's.
+    needs : Needs
+        What they must have; others are left alone.
+    among : collection of Needs
+        Of all pools on this scheduler: a worker is for the greatest that it meets.
     """
 
     scales = False
     prompt = True
 
-    def __init__(self, address: str) -> None:
+    def __init__(
+        self, address: str, needs: Needs = ANYTHING, among: Collection[Needs] = (ANYTHING,)
+    ) -> None:
         self.address = address
+        self.needs = needs
+        self.among = among
         self._client: Any = None
 
     def open(self) -> Any:
@@ -103,7 +115,12 @@ class Existing:
         """Do nothing: whoever started the workers decides how many there are."""
 
     def tend(self) -> Mapping[str, str]:
-        return {address: address for address in names(self._client)}
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        return {
+            address: address
+            for address, worker in workers.items()
+            if choose(offer_of(worker), self.among) == self.needs
+        }
 
     def due(self) -> Collection[str]:
         return ()
@@ -260,16 +277,36 @@ class Local(Started):
     worker again, is done, and the cluster goes on counting it.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, needs: Needs = ANYTHING) -> None:
         super().__init__(workers)
+        self.needs = needs
         self._short_since: float | None = None  # when workers began to be missing
 
     def make(self) -> Any:
         import distributed
 
-        cluster: Any = distributed.LocalCluster  # not annotated
-        return cluster(
-            n_workers=self._wish,
+        base: Any = distributed.LocalCluster  # not annotated
+        each = self.needs.gpus
+
+        class Cluster(base):  # type: ignore[misc]
+            """Workers that see GPUs of their own."""
+
+            def new_worker_spec(self) -> dict[Any, Any]:
+                ((name, spec),) = super().new_worker_spec().items()
+                if not each:
+                    return {name: spec}
+                used = {
+                    gpu
+                    for other in self.worker_spec.values()
+                    for gpu in other["options"]["env"]["CUDA_VISIBLE_DEVICES"].split(",")
+                }
+                mine = ",".join([gpu for gpu in gpus() if gpu not in used][:each])
+                env = {**(spec["options"].get("env") or {}), "CUDA_VISIBLE_DEVICES": mine}
+                return {name: {**spec, "options": {**spec["options"], "env": env}}}
+
+        return Cluster(
+            n_workers=0 if each else self._wish,  # those that are missing are started
+            memory_limit=self.needs.memory or "auto",
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
@@ -292,9 +329,19 @@ class Local(Started):
         return missing
 
 
-def cluster_of(on: str, workers: int) -> Cluster:
-    """Return the cluster that ``"local"`` or a scheduler's address names."""
-    return Local(workers) if on == "local" else Existing(on)
+def cluster_of(
+    on: str, workers: int, needs: Needs = ANYTHING, among: Collection[Needs] = (ANYTHING,)
+) -> Cluster:
+    """Return the cluster that ``"local"`` or a scheduler's address names.
+
+    Parameters
+    ----------
+    needs : Needs
+        What its workers must have.
+    among : collection of Needs
+        What the workers of all pools on it must have.
+    """
+    return Local(workers, needs) if on == "local" else Existing(on, needs, among)
 
 
 def configure() -> None:

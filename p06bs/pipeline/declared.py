@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from p06bs.model.documents import Document, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
+from p06bs.pipeline.needs import Needs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,8 @@ class Pipeline:
     overload : "queue" or "thin"
         What happens when workers cannot keep up: results come later; or there is a preview
         of every n-th batch beside, as long as the scan runs.
+    needs : Needs
+        What a worker must have to get its batches.
 
     Raises
     ------
@@ -35,6 +38,7 @@ class Pipeline:
     batch_size: int | None = None
     name: str = ""
     overload: Literal["queue", "thin"] = "queue"
+    needs: Needs = field(default_factory=Needs)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.modality.name)

@@ -1,6 +1,7 @@
 """A pool of workers whose number follows its load."""
 
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,14 @@ from p06bs.bus.sockets import HERE
 from p06bs.pipeline.cluster import Cluster, cluster_of
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.measures import Meter
+from p06bs.pipeline.needs import Needs
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.scaling import Scaling, drain_order
+
+log = logging.getLogger(__name__)
+
+ALONE = 15.0
+"""Seconds without a worker after which that is said."""
 
 
 class ElasticPool:
@@ -24,8 +31,12 @@ class ElasticPool:
 
     Parameters
     ----------
-    name : str
-        What it is called in metrics.
+    needs : Needs
+        What its workers must have.
+    among : collection of Needs
+        What those of all pools must have.
+    pipelines : sequence of str
+        Names of the pipelines that it works for.
     workers : (int, int)
         Fewest and most workers.
     on : str or Cluster
@@ -43,7 +54,9 @@ class ElasticPool:
         context: zmq.Context[Any],
         documents: DocumentLog,
         *,
-        name: str,
+        needs: Needs,
+        among: Collection[Needs],
+        pipelines: Sequence[str],
         workers: tuple[int, int],
         on: str | Cluster,
         deadline: float,
@@ -53,14 +66,18 @@ class ElasticPool:
         listen: str = HERE,
         worker_keys: Path | None = None,
     ) -> None:
-        self.name = name
+        self.needs = needs
+        self.pipelines = tuple(pipelines)
+        name = str(needs) if needs != Needs() else "workers"
         self.scaling = Scaling(*workers)
         self.meter = Meter(name)
+        self._alone_since: float | None = None  # without any worker
+        self._told = False
         self.pool = Pool(context, documents, deadline, address=listen, keys=keys)
         self.engine = Engine(
             self.pool.address,
             self.pool.epoch,
-            cluster_of(on, self.scaling.least) if isinstance(on, str) else on,
+            cluster_of(on, self.scaling.least, needs, among) if isinstance(on, str) else on,
             modalities=modalities,
             gone=lambda loop: later(partial(self.pool.gone, loop)),
             drain=lambda loop: later(partial(self.pool.drain, loop)),
@@ -98,7 +115,23 @@ class ElasticPool:
             self.engine.scale(wanted, drain_order(self.pool.leases.loads()))
         there = len(self.pool.leases.workers)
         wanted = self.scaling.wanted if self.engine.cluster.scales else self.engine.workers
+        self._complain(there, now)
         self.meter.take(self.pool.readings(wall), there, wanted, now)
+
+    def _complain(self, there: int, now: float) -> None:
+        """Say so once if there is work, but for long no worker that will do."""
+        if there or not self.pool.backlog or not self.engine.opened:
+            self._alone_since, self._told = None, False
+        elif self._alone_since is None:
+            self._alone_since = now
+        elif now - self._alone_since > ALONE and not self._told:
+            self._told = True
+            log.error(
+                "pipelines cannot work (%s): for %.0f s no worker has joined%s",
+                ", ".join(self.pipelines),
+                ALONE,
+                f" that has {self.needs}" if self.needs != Needs() else "",
+            )
 
     def close(self, seconds: float) -> None:
         """End the workers, which have some time to return what they have, and the cluster."""

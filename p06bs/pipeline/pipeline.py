@@ -41,6 +41,7 @@ from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.measures import measures
+from p06bs.pipeline.needs import Needs, local_limits
 from p06bs.pipeline.preview import Preview
 from p06bs.pipeline.run import RunPipeline
 from p06bs.pipeline.setups import fulfil
@@ -81,9 +82,10 @@ class Pipelines:
     workers : int or (int, int)
         Number of worker processes; or the fewest and the most, between which it follows the
         load.
-    on : str or Cluster
+    on : str, Cluster or callable
         ``"local"`` for worker processes on this machine, a Dask scheduler's address, or a
-        cluster, which is then closed by the end.
+        cluster, which is then closed by the end. A callable gets what workers must have
+        (`Needs`), and returns one of these: there is a pool for each of the pipelines' needs.
     deadline : float
         Seconds to wait for detector files that do not grow.
     keys : Keys, optional
@@ -108,6 +110,11 @@ class Pipelines:
     ValueError
         If this host has not what a pipeline needs of local workers.
 
+    Raises
+    ------
+    ValueError
+        If this host has not what a pipeline needs of local workers.
+
     `run` blocks until `stop` is called (from any thread or a signal handler).
     """
 
@@ -119,7 +126,7 @@ class Pipelines:
         pipelines: Sequence[Pipeline | Modality],
         *,
         workers: int | tuple[int, int] = 2,
-        on: str | Cluster = "local",
+        on: str | Cluster | Callable[[Needs], str | Cluster] = "local",
         deadline: float = 10.0,
         catch_up: float = CATCH_UP,
         keys: Keys | None = None,
@@ -128,23 +135,41 @@ class Pipelines:
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
         refuse_twins(self.pipelines)
+        among = list(dict.fromkeys(p.needs for p in self.pipelines))
+        places = {needs: on(needs) if callable(on) else on for needs in among}
+        if len(among) > 1 and not isinstance(on, str) and not callable(on):
+            raise ValueError("pipelines with different needs cannot share the workers of a cluster")
+        limits = dict.fromkeys(among, (workers, workers) if isinstance(workers, int) else workers)
+        for pipeline in self.pipelines:
+            if places[pipeline.needs] == "local":
+                try:
+                    limits[pipeline.needs] = local_limits(pipeline.needs, limits[pipeline.needs])
+                except ValueError as error:
+                    raise ValueError(f"pipeline {pipeline.name}: {error}") from None
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
         self.adjustments = Adjustments(self.documents.directory / SETTINGS, self.pipelines)
-        self.elastic = ElasticPool(
-            self._context,
-            self.documents,
-            name="workers",
-            workers=(workers, workers) if isinstance(workers, int) else workers,
-            on=on,
-            deadline=deadline,
-            modalities=[reference_to(p.modality) for p in self.pipelines],
-            later=self._later,
-            keys=keys,
-            listen=listen,
-            worker_keys=worker_keys,
-        )
+        self.pools = {
+            needs: ElasticPool(
+                self._context,
+                self.documents,
+                needs=needs,
+                among=among,
+                pipelines=[p.name for p in self.pipelines if p.needs == needs],
+                workers=limits[needs],
+                on=places[needs],
+                deadline=deadline,
+                modalities=[reference_to(p.modality) for p in self.pipelines if p.needs == needs],
+                later=self._later,
+                keys=keys,
+                listen=listen,
+                worker_keys=worker_keys,
+            )
+            for needs in among
+        }
+        self._pools = {p.name: self.pools[p.needs].pool for p in self.pipelines}
+        self.elastic = next(iter(self.pools.values()))  # of the first pipeline; often there is one
         self.pool = self.elastic.pool
         self.publisher = Publisher(inbound, self.documents, keys=keys)
         since = time.time() - catch_up
@@ -177,21 +202,25 @@ class Pipelines:
         """
         waiting = True
         poller = zmq.Poller()
-        poller.register(self.pool.socket, zmq.POLLIN)
+        workers = zmq.Poller()  # without the documents
+        for each in self.pools.values():
+            poller.register(each.pool.socket, zmq.POLLIN)
+            workers.register(each.pool.socket, zmq.POLLIN)
         if self.follower.socket is not None:
             poller.register(self.follower.socket, zmq.POLLIN)
         expired = time.monotonic()
         busy = False
         try:
-            self.elastic.engine.start()
+            for each in self.pools.values():
+                each.engine.start()
             warm_up(type(p.modality) for p in self.pipelines)
             for name in self.adjustments.names:
                 self.reprocessing.take(name)
             while not self._stop.is_set():
-                full = self.pool.backlog >= BACKLOG
+                full = sum(each.pool.backlog for each in self.pools.values()) >= BACKLOG
                 if not busy:
-                    self.pool.socket.poll(20) if full else poller.poll(20)
-                busy = self.pool.receive()
+                    (workers if full else poller).poll(20)
+                busy = sum(each.pool.receive() for each in self.pools.values()) > 0
                 for entry in () if full else self.follower.entries(0):
                     busy = True
                     self._take(entry)
@@ -200,12 +229,14 @@ class Pipelines:
                 now = time.monotonic()
                 if now - expired > EXPIRE:
                     expired = now
-                    self.elastic.tick(now, time.time())
+                    for each in self.pools.values():
+                        each.tick(now, time.time())
                     self._thin()
                 self.reprocessing.go_on(self._runs)
-                self.pool.lease()
+                for each in self.pools.values():
+                    each.pool.lease()
                 self._tidy()
-                if waiting and self.elastic.ready:
+                if waiting and any(each.ready for each in self.pools.values()):
                     waiting = False
                     ready()
         finally:
@@ -217,7 +248,7 @@ class Pipelines:
 
     def measures(self) -> tuple[Measure, ...]:
         """Return what Prometheus is told of the pipelines and the pool. Any thread."""
-        return measures(self.elastic.meter)
+        return measures(*(each.meter for each in self.pools.values()))
 
     def settings(self, of: str | None = None) -> dict[str, dict[str, Any]]:
         """Return the settings in force, by pipeline; of all of them, or of one.
@@ -357,7 +388,7 @@ class Pipelines:
             self._add(run, entry, where)
             if name in self._previews.get(entry.run, {}):
                 self._add(self._previews[entry.run][name].sample, entry, where)
-            self.pool.arrived(key_of(name, entry.run, 0), when)
+            self._pools[name].arrived(key_of(name, entry.run, 0), when)
 
     def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
         try:
@@ -373,7 +404,8 @@ class Pipelines:
         for previews in self._previews.values():
             for name, preview in previews.items():
                 try:
-                    preview.tick(self.pool.seconds(key_of(name, preview.whole.raw.uid, 0)))
+                    key = key_of(name, preview.whole.raw.uid, 0)
+                    preview.tick(self._pools[name].seconds(key))
                 except Exception as error:  # one run must not end the others
                     preview.sample.abandon(f"{type(error).__name__}: {error}")
 
@@ -418,7 +450,7 @@ class Pipelines:
             )
         else:
             run = make(candidates=[again.revision], reprocessing=again.number, rows=again.rows)
-        self.pool.add(key_of(name, uid, run.reprocessing), run)
+        self._pools[name].add(key_of(name, uid, run.reprocessing), run)
         return run
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
@@ -450,14 +482,15 @@ class Pipelines:
                 self._previews.pop(uid, None)
 
     def _let_go(self, name: str, run: RunPipeline) -> None:
-        self.pool.remove(key_of(name, run.raw.uid, run.reprocessing))
+        self._pools[name].remove(key_of(name, run.raw.uid, run.reprocessing))
         if run.derived is not None:
             self._working.discard(run.derived)
             self.documents.release(run.derived)
 
     def _close(self) -> None:
         self.follower.close()
-        self.elastic.close(FINISH)
+        for each in self.pools.values():
+            each.close(FINISH)
         self.publisher.close()
         if self._owns_log:
             self.documents.close()
