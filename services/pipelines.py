@@ -65,8 +65,9 @@ class PipelinesService(Service[PipelinesDefinition]):
 
     @property
     def verbs(self) -> Mapping[str, Callable[..., Any]]:
-        """Show and change the settings of pipelines; list and keep presets."""
+        """Say what becomes of runs; show and change settings; list and keep presets."""
         return {
+            "why": self._pipelines.why,
             "settings": self._pipelines.settings,
             "change": self._pipelines.change,
             "presets": self._pipelines.presets,
@@ -81,6 +82,7 @@ class PipelinesService(Service[PipelinesDefinition]):
             collector.calm()
             ready()
 
+        self._pipelines.works_on = self.here.peers.work_on
         collector.calm()  # a restart reads what it missed before the workers are there
         self._pipelines.run(begin)
 

@@ -39,3 +39,14 @@ def locks() -> Iterator[Lock]:
 def place_of(about: os.stat_result) -> str:
     """Return how the kernel names a file in its list of locks."""
     return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+
+
+def holder(fd: int) -> str:
+    """Say who holds the lock on an open file, as far as Linux tells of this host."""
+    place = place_of(os.fstat(fd))
+    try:
+        held = [lock for lock in locks() if lock.place == place and not lock.waits]
+    except OSError as error:
+        return f"another process (which one is not known: {error})"
+    pids = {str(lock.pid) for lock in held if lock.pid > 0}
+    return f"process {', '.join(sorted(pids))}" if pids else "another process, perhaps elsewhere"

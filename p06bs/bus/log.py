@@ -84,12 +84,26 @@ class DocumentLog(Closing):
                 self._drop(log)
             return appended
 
-    def reopen(
-        self, run: str, visit: Callable[[str, dict[str, Any]], None] | None = None
-    ) -> RunLog:
-        """Continue the log of a run that another writer left unfinished.
+    def claim(self, run: str, visit: Callable[[str, dict[str, Any]], None]) -> None:
+        """Be the writer of a run, before its first document or where another one left it.
 
-        `visit` is called with each document behind the start document, which are read anyway.
+        `visit` is called with each document that is there. One that has stopped is not written
+        any further.
+
+        Raises
+        ------
+        LogLockedError
+            If another writer has it.
+        LogCorruptError
+            If it is damaged.
+        """
+        with self._lock:
+            log = self._open.get(run) or self._open_log(run, visit)
+            if log.complete:
+                self._drop(log)
+
+    def reopen(self, run: str) -> RunLog:
+        """Continue the log of a run that another writer left unfinished.
 
         Raises
         ------
@@ -99,7 +113,7 @@ class DocumentLog(Closing):
         with self._lock:
             if not self.path(run).exists():
                 raise LogError(f"run {run} has no log in {self.directory}")
-            log = self._open.get(run) or self._open_log(run, visit)
+            log = self._open.get(run) or self._open_log(run)
             if log.complete:
                 self._drop(log)
                 raise LogError(f"{log.path} has its stop document; nothing may follow")

@@ -67,8 +67,7 @@ class RunLog:
     path : str or Path
         ``<run uid>.doclog``; created if need be.
     visit : callable, optional
-        Called with ``(name, document)`` of what is there, behind the start document;
-        large arrays of events are left out.
+        Called with ``(name, document)`` of what is there; large arrays of events are left out.
 
     Attributes
     ----------
@@ -163,7 +162,7 @@ class RunLog:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise LogLockedError(
-                f"{self.path} is being written by {_lock_holder(self._fd)}; "
+                f"{self.path} is being written by {locks.holder(self._fd)}; "
                 "a run has one writer: end that one first"
             ) from None
 
@@ -172,17 +171,24 @@ class RunLog:
         # A damaged array in the middle is for its readers to find; the last frame is looked at.
         reader = RunReader(self.path, arrays=False)
         self.complete = False
-        last = None
+        last: Entry | None = None
+
+        def take(entry: Entry) -> None:
+            self._note(entry.name, entry.document)
+            if visit is not None:
+                visit(entry.name, entry.document)
+
         while entries := reader.read(BLOCK):
-            last = entries[-1]
             for entry in entries:
-                self._note(entry.name, entry.document)
-                if visit is not None and entry.index:
-                    visit(entry.name, entry.document)
+                if last is not None:
+                    take(last)
+                last = entry
         self.epoch = reader.sequence.epoch + 1
         self.index = reader.sequence.index
         self._end = reader.offset
-        if last is not None and not _is_whole(self._fd, last):
+        if last is not None and _is_whole(self._fd, last):
+            take(last)
+        elif last is not None:
             self.index, self._end = last.index, last.offset
         torn = os.fstat(self._fd).st_size - self._end
         if torn:
@@ -227,14 +233,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _lock_holder(fd: int) -> str:
-    """Say who holds the lock on a file, as far as /proc/locks (Linux, this host) tells."""
-    place = locks.place_of(os.fstat(fd))
-    try:
-        held = [lock for lock in locks.locks() if lock.place == place and not lock.waits]
-    except OSError as error:
-        return f"another process (which one is not known: {error})"
-    pids = {str(lock.pid) for lock in held if lock.pid > 0}
-    return f"process {', '.join(sorted(pids))}" if pids else "another process, perhaps elsewhere"

@@ -21,6 +21,7 @@ from p06bs.cli import (
     settings,
     sink,
     token,
+    why,
     workers,
 )
 from p06bs.cli.errors import one_line, wrong_usage
@@ -35,6 +36,7 @@ app.command()(services.down)
 app.command()(services.restart)
 app.command()(services.ls)
 app.command()(settings.settings)
+app.command(context_settings={"ignore_unknown_options": True})(why.why)  # -1 is a run
 app.command()(demo.demo)
 app.command()(recorded.process)
 app.command()(recorded.replay)

@@ -113,8 +113,32 @@ class RawRun:
 
     def _announced(self) -> bool:
         """Return whether each stream announced as aligned has its descriptor."""
+        return not self._unannounced()
+
+    def _unannounced(self) -> list[str]:
+        """Return the streams announced as aligned whose descriptors have not come."""
         there = {d.get("name", "primary") for d in self.descriptors.values()}
-        return there.issuperset(aligned_streams(self.start))
+        return [name for name in aligned_streams(self.start) if name not in there]
+
+    @property
+    def awaited(self) -> str:
+        """What has to come before the inputs are bound, in words; "" once they are."""
+        if self.rows is not None:
+            return ""
+        if self.problem:
+            return f"what it lacks: {self.problem}"
+        if self._found is not None:
+            said = ", ".join(
+                f"{b.stream}/{b.data_key}"
+                for n, b in self._found.bound.items()
+                if _open(b) and n not in self._first
+            )
+            return f"the first numbers of {said}, whose descriptor leaves dtype or shape open"
+        if missing := self._unannounced():
+            return f"the descriptor of stream {', '.join(missing)}, which aligned_streams announces"
+        if any(not ASIDE.fullmatch(d.get("name", "")) for d in self.descriptors.values()):
+            return "the first event"
+        return "a descriptor: no stream has begun"
 
     def _bind(self, *, final: bool) -> None:
         if self._found is None:

@@ -18,7 +18,7 @@ Made = Callable[[Document, str], bool]
 class Earlier:
     """What an earlier writer of a derived run has left in its log."""
 
-    start: Document
+    start: Document = field(default_factory=dict)
     descriptors: list[Document] = field(default_factory=list)
     pages: list[tuple[str, list[str]]] = field(default_factory=list)  # descriptor, reasons
     snapshots: dict[str, int] = field(default_factory=dict)  # stream -> events
@@ -51,8 +51,10 @@ class Earlier:
         return earlier
 
     def take(self, name: str, document: Document) -> None:
-        """Take a document that follows the start document."""
-        if name == "descriptor" and is_snapshots(document):
+        """Take the next document of the log."""
+        if name == "start":
+            self.start = document
+        elif name == "descriptor" and is_snapshots(document):
             self.streams[document["uid"]] = document["name"]
             self.snapshots[document["name"]] = 0
         elif name == "descriptor":

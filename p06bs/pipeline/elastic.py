@@ -91,6 +91,15 @@ class ElasticPool:
         waited = self.scaling.least and self.engine.cluster.prompt
         return bool(self.pool.leases.workers) or (self.engine.opened and not waited)
 
+    def held_up(self, key: str) -> str:
+        """Say why nobody computes what a run has queued; "" if somebody does. Any thread."""
+        if not self.pool.leases.workers:
+            return "no worker has joined" + (
+                f" that has {self.needs}" if self.needs != Needs() else ""
+            )
+        places = self.pool.late.places(lambda batch: batch[0] == key)
+        return f"batches wait for {'; '.join(places)}" if places else ""
+
     def tick(self, now: float, wall: float) -> None:
         """Drop workers that are silent, scale, and take readings. Called several times a second.
 

@@ -4,7 +4,7 @@ Decisions only: the time is an argument.
 """
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -50,6 +50,11 @@ class Late(Generic[Item]):
     def held(self) -> list[Item]:
         """Return the batches that wait for a file."""
         return [item for file in self._files.values() for item in file.waiting]
+
+    def places(self, mine: Callable[[Item], bool]) -> list[str]:
+        """Return what batches that are `mine` wait for. Any thread."""
+        files = list(self._files.items())
+        return [place for place, file in files if any(map(mine, list(file.waiting)))]
 
     def report(self, item: Item, place: str, progress: Any, now: float) -> None:
         """Take a batch back that found rows missing at `place`, which is as far as `progress`."""

@@ -28,6 +28,7 @@ from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.bus.sockets import HERE, Address
+from p06bs.metadata import ANALYSIS, Analysis
 from p06bs.model.compute import Setup
 from p06bs.model.derived import PREVIEW, DerivedRun
 from p06bs.model.documents import Document, is_derived
@@ -36,6 +37,7 @@ from p06bs.model.reference import reference_to
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocessing
 from p06bs.pipeline.cluster import Cluster
+from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
@@ -97,6 +99,8 @@ class Pipelines:
 
     Raises
     ------
+    ValueError
+        If this host has not what a pipeline needs of local workers.
     OSError
         If changes of the settings cannot be kept in the directory of the logs.
 
@@ -104,16 +108,6 @@ class Pipelines:
     ----------
     works_on : callable
         Told the uids of the raw runs that are worked on, whenever these are others.
-
-    Raises
-    ------
-    ValueError
-        If this host has not what a pipeline needs of local workers.
-
-    Raises
-    ------
-    ValueError
-        If this host has not what a pipeline needs of local workers.
 
     `run` blocks until `stop` is called (from any thread or a signal handler).
     """
@@ -187,6 +181,9 @@ class Pipelines:
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
+        self.decisions = Decisions()
+        self.works_on: Callable[[tuple[str, ...]], None] = lambda runs: None
+        self._told: tuple[str, ...] = ()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._working: set[str] = set()  # uids of the derived runs that are being made
         self.reprocessing = Reprocessing(
@@ -231,11 +228,15 @@ class Pipelines:
                     expired = now
                     for each in self.pools.values():
                         each.tick(now, time.time())
+                    for name in self.adjustments.look():
+                        self._revise(name)
                     self._thin()
+                    self._take_over()
                 self.reprocessing.go_on(self._runs)
                 for each in self.pools.values():
                     each.pool.lease()
                 self._tidy()
+                self._tell()
                 if waiting and any(each.ready for each in self.pools.values()):
                     waiting = False
                     ready()
@@ -346,6 +347,27 @@ class Pipelines:
         """
         return str(self.adjustments[of].save(preset, beamtime_id=beamtime_id, sample=sample))
 
+    def why(self, run: str = "-1") -> dict[str, Any]:
+        """Return what each pipeline makes of a raw run, and why. Any thread.
+
+        Parameters
+        ----------
+        run : str
+            Its uid or the beginning of that; -1 is the newest, -2 the one before.
+
+        Raises
+        ------
+        ValueError
+            If none, or more than one, of the runs that are remembered is called so.
+        """
+        uid = self.decisions.find(run)
+        start = self.decisions.start(uid)
+        return {
+            "run": uid,
+            **{key: start.get(key) for key in ("scan_id", "plan_name", "time", ANALYSIS)},
+            "pipelines": [each.plain() for each in self.decisions.of(uid)],
+        }
+
     def _going(self, name: str) -> list[tuple[str, RunPipeline]]:
         """Return the runs that a pipeline works on as they come."""
         live = [(uid, runs[name]) for uid, runs in list(self._runs.items()) if name in runs]
@@ -363,16 +385,13 @@ class Pipelines:
         self.reprocessing.take(name)
 
     def _advance(self, run: RunPipeline) -> None:
-        try:
-            run.advance()
-        except Exception as error:  # one run must not end the others
-            run.abandon(f"{type(error).__name__}: {error}")
+        self._guarded(run, run.advance)
 
     def _take(self, entry: Entry) -> None:
         if entry.name == "start":
             if is_derived(entry.document):
                 return  # derived runs feed no pipeline yet
-            self._runs[entry.run] = {p.name: self._begin(p, entry.document) for p in self.pipelines}
+            self._runs[entry.run] = self._begin_all(entry.document)
             self._previews[entry.run] = {
                 p.name: Preview(
                     self._runs[entry.run][p.name],
@@ -389,6 +408,23 @@ class Pipelines:
             if name in self._previews.get(entry.run, {}):
                 self._add(self._previews[entry.run][name].sample, entry, where)
             self._pools[name].arrived(key_of(name, entry.run, 0), when)
+
+    def _begin_all(self, start: Document) -> dict[str, RunPipeline]:
+        """Begin with a raw run in each pipeline that it wants."""
+        runs = {p.name: self._begin(p, start) for p in self.pipelines}
+        wanted = Analysis.of(start)
+        for problem in wanted.problems:
+            log.warning("run %s: %s; that is not followed", start["uid"], problem)
+        for name, run in runs.items():
+            run.left = wanted.refusal(name, run.modality.name) or None
+        self.decisions.begin(
+            start, {name: partial(self._decide, name, run) for name, run in runs.items()}
+        )
+        return runs
+
+    def _decide(self, name: str, run: RunPipeline) -> Decision:
+        pool = self.pools[self.adjustments.pipelines[name].needs]
+        return decision(name, run, pool.held_up(key_of(name, run.raw.uid, 0)))
 
     def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
         try:
@@ -454,22 +490,24 @@ class Pipelines:
         return run
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
-        """Return what the log holds of a derived run that an earlier process has begun."""
+        """Be the writer of a derived run; return what an earlier process has written of it.
+
+        Raises
+        ------
+        LogLockedError
+            If another process writes it.
+        LogError
+            If another pipeline of this process makes it, or the log is damaged.
+        """
         if derived.uid in self._working:
             raise LogError(f"another pipeline of this process makes derived run {derived.uid}")
+        path = self.documents.path(derived.uid)
+        last = self.documents.ends(derived.uid)[1] if path.exists() else None
+        earlier = Earlier(ended=last is not None and last.name == "stop")
+        if not earlier.ended:
+            self.documents.claim(derived.uid, earlier.take)  # reads it once
         self._working.add(derived.uid)
-        if not self.documents.path(derived.uid).exists():
-            return None
-        first, last = self.documents.ends(derived.uid)
-        if first is None:
-            return None
-        earlier = Earlier(first.document)
-        if last is not None and last.name == "stop":
-            earlier.ended = True
-        else:
-            # Takes the lock, nobody else may be writing this run; and reads it only once.
-            self.documents.reopen(derived.uid, earlier.take)
-        return earlier
+        return earlier if earlier.start or earlier.ended else None
 
     def _tidy(self) -> None:
         """Let go of runs that are over in every pipeline."""
@@ -478,8 +516,35 @@ class Pipelines:
             if all(run.over for run in (*runs.values(), *samples.values())):
                 for name, run in (*runs.items(), *samples.items()):
                     self._let_go(name, run)
+                self.decisions.end(uid)
                 del self._runs[uid]
                 self._previews.pop(uid, None)
+
+    def _take_over(self) -> None:
+        """Go on with what other processes made that have ended."""
+        for runs in list(self._runs.values()):
+            for run in runs.values():
+                self._guarded(run, run.take_over)
+        for previews in self._previews.values():
+            for preview in previews.values():
+                self._guarded(preview.sample, preview.sample.take_over)
+        for name in self.adjustments.names:
+            for _, again in self.reprocessing.going(name):
+                self._guarded(again, again.take_over)
+
+    def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # one run must not end the others
+            run.abandon(f"{type(error).__name__}: {error}")
+
+    def _tell(self) -> None:
+        """Tell which raw runs are worked on, when that changed."""
+        again = (uid for name in self.adjustments.names for uid, _ in self.reprocessing.going(name))
+        runs = tuple(dict.fromkeys((*self._runs, *again)))
+        if runs != self._told:
+            self._told = runs
+            self.works_on(runs)
 
     def _let_go(self, name: str, run: RunPipeline) -> None:
         self._pools[name].remove(key_of(name, run.raw.uid, run.reprocessing))
@@ -492,7 +557,7 @@ class Pipelines:
         for each in self.pools.values():
             each.close(FINISH)
         self.publisher.close()
+        self.adjustments.close()
         if self._owns_log:
             self.documents.close()
         self._context.term()
-        self.adjustments.close()

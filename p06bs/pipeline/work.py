@@ -72,6 +72,8 @@ class Work:
         The settings that were in force so far, in order.
     ended : bool
         Whether the stop document was emitted.
+    failure : str
+        Why it ended before its time; "" otherwise.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Work:
         self.judged = judged
         self.since: list[Since] = []
         self.ended = False
+        self.failure = ""
         self._refold: Refold | None = None
         known = {} if earlier is None else self._recorded(earlier)
         self.derived = derived
@@ -263,6 +266,7 @@ class Work:
     def _fail(self, reason: str) -> None:
         log.error("run %s: %s cannot start: %s", self.raw.uid, self.modality.name, reason)
         self.ended = True  # also if this cannot be written
+        self.failure = reason
         self.emit(*self._stop("fail", reason))
 
     def _take(self, batch: Batch, page: Page | Composed) -> None:

@@ -27,6 +27,12 @@ from p06bs.settings.presets import Preset, Presets
 log = logging.getLogger(__name__)
 
 
+def journal_of(directory: Path, name: str) -> Path:
+    """Return the file that keeps the settings of a pipeline, which may be called anything."""
+    # No separators, and no leading dot.
+    return directory / f"{quote(name, safe='').replace('.', '%2E')}.jsonl"
+
+
 class PipelineSettings(Closing):
     """The settings of one pipeline; may be used from several threads.
 
@@ -57,12 +63,11 @@ class PipelineSettings(Closing):
         self.name = name
         self.modality = modality
         self.clock = clock
-        # No separators, and no leading dot: a pipeline may be called anything.
-        file = quote(name, safe="").replace(".", "%2E")
-        self.presets = Presets(directory / "presets" / file)
+        path = journal_of(directory, name)
+        self.presets = Presets(directory / "presets" / path.stem)
         self.history = SettingsHistory(modality)
         self._lock = threading.Lock()
-        self._journal = Journal(directory / f"{file}.jsonl")
+        self._journal = Journal(path)
         try:
             with self._deciding():
                 opened = self.history.open(clock())

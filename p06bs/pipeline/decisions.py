@@ -1,0 +1,224 @@
+"""What pipelines make of raw runs, and why: for whoever asks ``p06bs why``.
+
+Decisions only: no socket, no clock, no thread.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from p06bs.model.binding import Binding
+from p06bs.model.documents import Document
+from p06bs.model.revisions import Revision
+from p06bs.pipeline.run import RunPipeline
+
+REMEMBERED = 1000
+"""Runs that are over of which it is still known what became of them."""
+
+
+class State(StrEnum):
+    """What a pipeline does about a run."""
+
+    WAITS = "waits"
+    WORKS = "works"
+    STANDS_BY = "stands by"
+    """Another process makes the derived run; this one goes on with it when that ends."""
+    DONE = "done"
+    DONE_BEFORE = "done before"
+    """A process before this one has finished the derived run."""
+    LEFT = "left"
+    REFUSED = "refused"
+    """The pipeline itself cannot be had as it is configured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one pipeline makes of one run.
+
+    Attributes
+    ----------
+    pipeline, modality : str
+    state : State
+    why : str
+        In words: what it waits for, what it looked for and did not find, how far it is.
+    derived : str or None
+        Uid of the derived run.
+    inputs : mapping of str to str
+        Input -> ``stream/data key`` that feeds it; empty until that is known.
+    settings : mapping
+        ``change``, ``preset``, ``digest`` and ``changed_by`` of the settings that hold, or
+        are to hold.
+    events, invalid : int
+        Rows of the derived run so far, and how many of them are invalid.
+    warnings : tuple of str
+        What is not as it should be, and did not keep it from working.
+    computed : bool
+        Nobody remembers: it is what would be done.
+    """
+
+    pipeline: str
+    modality: str
+    state: State
+    why: str
+    derived: str | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    events: int = 0
+    invalid: int = 0
+    warnings: tuple[str, ...] = ()
+    computed: bool = False
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON holds it."""
+        return {**asdict(self), "state": str(self.state), "warnings": list(self.warnings)}
+
+
+def decision(pipeline: str, run: RunPipeline, held_up: str = "") -> Decision:
+    """Return what a pipeline makes of a run now. Any thread.
+
+    Parameters
+    ----------
+    pipeline : str
+    run : RunPipeline
+    held_up : str
+        Why no worker computes what there is to compute; "" if one does.
+    """
+    work, binding = run.work, run.raw.binding
+    state, why = _state(run, held_up)
+    return Decision(
+        pipeline,
+        run.modality.name,
+        state,
+        why,
+        run.derived,
+        fed(binding),
+        told(run.initial) if binding is not None else {},
+        0 if work is None else work.fan_in.next,
+        0 if work is None else work.derived.invalid,
+        tuple(_warnings(run)),
+    )
+
+
+def fed(binding: Binding | None) -> dict[str, str]:
+    """Return which data key feeds which input."""
+    bound = {} if binding is None else binding.bound
+    return {name: f"{one.stream}/{one.data_key}" for name, one in bound.items()}
+
+
+def told(revision: Revision) -> dict[str, Any]:
+    """Return which settings these are."""
+    return {
+        "change": revision.change,
+        "preset": revision.preset,
+        "digest": revision.digest,
+        "changed_by": revision.changed_by,
+    }
+
+
+def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
+    work, raw = run.work, run.raw
+    if run.left is not None:
+        return State.LEFT, run.left
+    if run.was_done:
+        return State.DONE_BEFORE, "a process before this one has finished its derived run"
+    if run.stands_by:
+        return State.STANDS_BY, run.stands_by
+    if work is not None and work.ended:
+        return State.DONE, work.failure and f"it failed: {work.failure}"
+    if raw.rows is None:
+        return State.WAITS, f"for {raw.awaited}"
+    if work is None:
+        return State.WAITS, "for prepare, which tries the settings on this run"
+    there = raw.rows.taken + raw.rows.available
+    if work.fan_in.next < there:
+        said = f"at event {work.fan_in.next} of {there}"
+        return State.WORKS, f"{said}; {held_up}" if held_up else said
+    if raw.stop is None:
+        return State.WORKS, "all events so far are computed; the run goes on"
+    return State.WORKS, "all events are computed; it ends"
+
+
+def _warnings(run: RunPipeline) -> Iterator[str]:
+    for change, reason in list(run.refusals.items()):
+        yield f"change {change} of the settings does not fit this run: {reason}"
+    if run.raw.reconfigured:
+        anew = ", ".join(sorted(run.raw.reconfigured))
+        yield f"{anew} was configured anew in mid-run; it goes on with the first configuration"
+    if run.raw.orphans:
+        yield f"{run.raw.orphans} documents name a descriptor or resource that never came"
+
+
+@dataclass(slots=True)
+class _Run:
+    start: Document
+    live: Mapping[str, Callable[[], Decision]] = field(default_factory=dict)
+    over: dict[str, Decision] = field(default_factory=dict)
+
+
+class Decisions:
+    """What the pipelines of one process make of the runs that came; bounded.
+
+    Parameters
+    ----------
+    most : int
+        Runs that are remembered when they are over.
+    """
+
+    def __init__(self, most: int = REMEMBERED) -> None:
+        self._most = most
+        self._runs: OrderedDict[str, _Run] = OrderedDict()  # in the order in which they came
+
+    def begin(self, start: Document, live: Mapping[str, Callable[[], Decision]]) -> None:
+        """Take a run that begins, and what tells of each pipeline while it goes on."""
+        self._runs[start["uid"]] = _Run(start, live)
+
+    def end(self, uid: str) -> None:
+        """Keep what became of a run that is over; the oldest of too many are forgotten."""
+        run = self._runs[uid]
+        run.over = {name: tell() for name, tell in run.live.items()}
+        run.live = {}
+        over = [known for known, other in self._runs.items() if not other.live]
+        for known in over[: max(0, len(over) - self._most)]:
+            del self._runs[known]
+
+    def start(self, uid: str) -> Document:
+        """Return the start document of a run that `find` has found."""
+        return self._runs[uid].start
+
+    def of(self, uid: str) -> list[Decision]:
+        """Return what each pipeline makes of a run that `find` has found. Any thread."""
+        run = self._runs[uid]
+        live = run.live  # first: what is live no more is over then
+        return list(run.over.values()) or [tell() for tell in live.values()]
+
+    def find(self, which: str) -> str:
+        """Return the uid of a run: by its beginning, or -1 for the newest, -2, ... Any thread.
+
+        Raises
+        ------
+        ValueError
+            If there is none, or more than one.
+        """
+        return chosen(which, list(self._runs))
+
+
+def chosen(which: str, uids: Iterable[str]) -> str:
+    """Return the one of `uids`, the newest last, that begins so, or is the n-th from the end (-n).
+
+    Raises
+    ------
+    ValueError
+        If there is none, or more than one.
+    """
+    known = list(uids)
+    if which.startswith("-") and which[1:].isdecimal():
+        back = int(which[1:])
+        if not 1 <= back <= len(known):
+            raise ValueError(f"there are {len(known)} runs, and none is {which}")
+        return known[-back]
+    found = [uid for uid in known if uid == which] or [u for u in known if u.startswith(which)]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} runs begin with {which!r}")
+    return found[0]
