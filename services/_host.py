@@ -24,13 +24,15 @@ It has not been ready then; what fails later is something else, whatever its sta
 """
 SUPERVISOR, PROCESS = "SUPERVISOR_SERVER_URL", "SUPERVISOR_PROCESS_NAME"
 """Environment variables by which supervisord tells its children who they are."""
+ENDS_WITH_PARENT = "P06BS_ENDS_WITH_PARENT"
+"""The environment variable by which another starter wants the same as supervisord."""
 LOG_FORM = "P06BS_LOG"
 """The environment variable that says ``json`` where logs are read by programs."""
 
 
 def run(file: Path, name: str) -> int:
     """Run the service `name` of a configuration file; return the status of the process."""
-    _follow_the_starter()
+    follow_the_starter()
     configure_logging(os.environ.get(LOG_FORM, "text"), name)
     ready = signalled = False
     try:
@@ -39,7 +41,8 @@ def run(file: Path, name: str) -> int:
         kind = config.find_kind(definition.kind)
         keys = configuration.bus.open_keys()
         with Membership(configuration.bus.topology, keys) as peers:
-            service = kind(name, definition, surroundings(configuration, peers, keys))
+            here = surroundings(configuration, peers, keys, file)
+            service = kind(name, definition, here)
 
             def leave(number: int, frame: FrameType | None) -> None:
                 nonlocal signalled
@@ -71,7 +74,10 @@ def run(file: Path, name: str) -> int:
 
 
 def surroundings(
-    configuration: config.Configuration, peers: Membership, keys: Keys | None = None
+    configuration: config.Configuration,
+    peers: Membership,
+    keys: Keys | None = None,
+    file: Path | None = None,
 ) -> Surroundings:
     """Return what a service finds around it.
 
@@ -88,7 +94,7 @@ def surroundings(
         known = peers.address_of("proxy", "outbound")
         return bus.outbound if known is None and configuration.proxy else known
 
-    return Surroundings(peers, bus.log, inbound, outbound, keys, bus.listen)
+    return Surroundings(peers, bus.log, inbound, outbound, keys, bus.listen, file)
 
 
 def configure_logging(form: str, name: str) -> None:
@@ -109,11 +115,11 @@ def configure_logging(form: str, name: str) -> None:
         logging.getLogger(library).setLevel(logging.WARNING)
 
 
-def _follow_the_starter() -> None:
+def follow_the_starter() -> None:
     """End when the supervisor dies, whatever kills it; take the signals that others blocked."""
     # The Tango Starter's children inherit its blocked signals.
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
-    if SUPERVISOR in os.environ:
+    if SUPERVISOR in os.environ or ENDS_WITH_PARENT in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() == 1:

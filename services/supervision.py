@@ -273,6 +273,26 @@ class Supervision:
         for name in chosen:
             self._call("startProcess", name, False)
 
+    def begin(self, name: str) -> None:
+        """Have one service started; returns at once.
+
+        Raises
+        ------
+        SupervisionError
+            If it runs, or is none of these.
+        """
+        self._tell("startProcess", name)
+
+    def end(self, name: str) -> None:
+        """Have one service ended in good order; returns at once.
+
+        Raises
+        ------
+        SupervisionError
+            If it does not run, or is none of these.
+        """
+        self._tell("stopProcess", name)
+
     def stop(self) -> dict[str, int]:
         """Stop all services and supervisord; return exit statuses of services, 0 for good order.
 
@@ -299,6 +319,14 @@ class Supervision:
     def lines(self) -> Lines:
         """Return what the services log from now on."""
         return Lines({name: self.logs / f"{name}.log" for name in self.definitions})
+
+    def _tell(self, method: str, name: str) -> None:
+        try:
+            self._call(method, name, False)
+        except xmlrpc.client.Fault as fault:
+            raise SupervisionError(fault.faultString) from None
+        except OSError as error:
+            raise SupervisionError(f"no services of {self.file} are up: {error}") from error
 
     def _matching(self, name: str) -> list[str]:
         names = list(self.statuses())

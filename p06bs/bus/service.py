@@ -44,6 +44,8 @@ class Surroundings:
         With which sockets bind and connect.
     listen : str
         Where to bind a socket whose address is registered.
+    file : Path or None
+        The configuration that describes it, if it is described by one.
     """
 
     peers: Membership
@@ -52,6 +54,7 @@ class Surroundings:
     outbound: Callable[[], str | None]
     keys: Keys | None = None
     listen: str = HERE
+    file: Path | None = None
 
 
 class Service(ABC, Generic[D]):
