@@ -5,6 +5,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -93,7 +94,7 @@ class Publisher(Closing):
         self._own_log = not isinstance(log, DocumentLog)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._lock = threading.RLock()
-        self._pending: deque[tuple[str, bytes | Packed, int]] = deque()  # name, document, bytes
+        self._pending: deque[tuple[Callable[[], object], int]] = deque()  # what to do, bytes
         self._pending_bytes = 0
         self._closing = threading.Event()
         self._retrying: threading.Thread | None = None
@@ -118,7 +119,8 @@ class Publisher(Closing):
     @property
     def pending(self) -> int:
         """Number of documents in memory that could not be logged yet."""
-        return len(self._pending)
+        with self._lock:
+            return sum(nbytes > 0 for _, nbytes in self._pending)
 
     def __call__(self, name: str, document: Mapping[str, Any] | Packed) -> None:
         """Log and publish a document; see `append`."""
@@ -148,6 +150,14 @@ class Publisher(Closing):
             except OSError as error:
                 self._keep(name, document, error)
                 return None
+
+    def release(self, run: str) -> None:
+        """Close the log of a run that is not written any further, when all of it is written."""
+        with self._lock:
+            if self._pending:
+                self._pending.append((partial(self.log.release, run), 0))
+            else:
+                self.log.release(run)
 
     def close(self) -> None:
         """Write and send what is left, then close; may be called twice.
@@ -200,23 +210,28 @@ class Publisher(Closing):
         self._socket.send(wire.message(self.prefix, name, appended))
         return appended
 
+    def _publish_kept(self, name: str, kept: bytes) -> Appended:
+        return self._publish(name, codec.unpack(kept))
+
     def _flush(self) -> None:
         while self._pending:
-            name, kept, _ = self._pending[0]
+            write, nbytes = self._pending[0]
             try:
-                self._publish(name, kept if isinstance(kept, Packed) else codec.unpack(kept))
+                write()
             except (LogError, TypeError):  # refused for good: it must not block those behind it
                 logger.exception("a document that waited in memory was refused")
-            self._pending_bytes -= self._pending.popleft()[-1]
+            self._pending.popleft()
+            self._pending_bytes -= nbytes
             if not self._pending:
                 logger.warning("%s can be written again", self.log.directory)
 
     def _keep(self, name: str, document: Mapping[str, Any] | Packed, error: OSError) -> None:
         if isinstance(document, Packed):
-            kept: bytes | Packed = document
+            write = partial(self._publish, name, document)
             nbytes = len(document.body) + document.nbytes
         else:
             kept = codec.pack(document)  # in band: the arrays may change meanwhile
+            write = partial(self._publish_kept, name, kept)
             nbytes = len(kept)
         if self._pending_bytes + nbytes > self.max_pending_bytes:
             raise LogWriteError(
@@ -224,7 +239,7 @@ class Publisher(Closing):
                 f"({self._pending_bytes} bytes) wait in memory already; free space first"
             ) from error
         first = not self._pending
-        self._pending.append((name, kept, nbytes))
+        self._pending.append((write, nbytes))
         self._pending_bytes += nbytes
         if first:
             logger.error(

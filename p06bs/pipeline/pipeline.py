@@ -550,7 +550,7 @@ class Pipelines:
         self._pools[name].remove(key_of(name, run.raw.uid, run.reprocessing))
         if run.derived is not None:
             self._working.discard(run.derived)
-            self.documents.release(run.derived)
+            self.publisher.release(run.derived)
 
     def _close(self) -> None:
         self.follower.close()
