@@ -9,7 +9,7 @@ import concurrent.futures
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Set
+from collections.abc import Collection, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 from p06bs.pipeline.needs import Needs, choose, gpus, offer_of
@@ -36,6 +36,9 @@ SETTINGS: Mapping[str, Any] = {
 
 PAUSE = 60.0
 """Longest pause, seconds, after workers that could not be started."""
+
+AGAIN = 30.0
+"""Seconds after which a unit that was to end, and is there yet, is told again."""
 
 MISSING = 8.0
 """Seconds after which local workers that are missing are not waited for any more."""
@@ -158,6 +161,7 @@ class Started(ABC):
         self._cluster: Any = None
         self._client: Any = None
         self._change: concurrent.futures.Future[None] | None = None
+        self._ending: dict[str, float] = {}  # unit that is to end -> when it was told
         self._joined: set[str] = set()  # units that have joined, as long as they are wished
         self._failures = 0  # changes and units in a row that came to nothing
         self._not_before = 0.0
@@ -184,10 +188,15 @@ class Started(ABC):
         self._wish = workers
 
     def tend(self) -> Mapping[str, str]:
+        settled = self._settled()
         there = {address: self.unit(name) for address, name in names(self._client).items()}
-        if self._settled() and time.monotonic() >= self._not_before:
-            self._mend(set(there.values()))
-        return there
+        joined = set(there.values())
+        if settled:
+            self._ending = {unit: told for unit, told in self._ending.items() if unit in joined}
+        if settled and time.monotonic() >= self._not_before:
+            self._mend(joined)
+        # No loop is to begin on a worker that joins in the moment in which it is given up.
+        return {address: unit for address, unit in there.items() if unit not in self._ending}
 
     def due(self) -> Collection[str]:
         return ()
@@ -208,24 +217,26 @@ class Started(ABC):
 
     def _mend(self, joined: set[str]) -> None:
         """Replace units that are lost, start those that are missing, take back surplus ones."""
-        units = {str(name) for name in self._cluster.worker_spec}
-        if joined & units - self._joined:
+        units = [str(name) for name in self._cluster.worker_spec]
+        if joined.intersection(units) - self._joined:
             self._failures = 0
-        self._joined = (self._joined | joined) & units
-        lost = set(self.lost(units, joined & units))
+        self._joined = (self._joined | joined).intersection(units)
+        lost = set(self.lost(units, joined.intersection(units)))
         if lost:
             told = ", ".join(sorted(lost))
             log.error("workers are missing: %s; others replace them%s", told, self.output)
         if lost - self._joined:
             self._failed()
-        excess = len(units - lost) - -(-self._wish // self.per_unit)
-        waiting = sorted(units - lost - joined)
-        surplus = set(waiting[-excess:]) if excess > 0 else set()
-        if lost or surplus or excess < 0:
-            self._begin(lost | surplus)
+        wished = -(-self._wish // self.per_unit)
+        left = [unit for unit in units if unit not in lost]
+        late = {u for u, told in self._ending.items() if time.monotonic() - told > AGAIN}
+        given_up = lost | late | surplus(left, joined, wished)
+        if given_up or len(left) < wished:
+            self._begin(given_up)
 
     def _begin(self, units: Set[str]) -> None:
         """Change what there is, in the cluster's event loop and one after the other."""
+        self._ending.update(dict.fromkeys(units, time.monotonic()))
         before = self._change
 
         async def change() -> None:
@@ -342,6 +353,23 @@ def cluster_of(
         What the workers of all pools on it must have.
     """
     return Local(workers, needs) if on == "local" else Existing(on, needs, among)
+
+
+def surplus(units: Sequence[str], joined: Set[str], wished: int) -> set[str]:
+    """Return the units to take back: those that have not joined, the last ones, if too many.
+
+    Parameters
+    ----------
+    units : sequence of str
+        In the order in which they were started.
+    joined : set of str
+        Those that are there; they are never taken back.
+    wished : int
+        How many units there should be.
+    """
+    waiting = [unit for unit in units if unit not in joined]
+    excess = max(0, len(units) - wished)
+    return set(waiting[max(0, len(waiting) - excess) :])
 
 
 def configure() -> None:
