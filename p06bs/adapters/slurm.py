@@ -127,7 +127,7 @@ class SlurmCluster(Started):
         queue = {job: rest for job, *rest in (line.split("|", 2) for line in answer.splitlines())}
         for job in jobs.values():
             state, reason = queue.get(job, (ENDED, ""))
-            if state == "PENDING" and self._told.get(job) != reason:
+            if state == "PENDING" and reason != "None" and self._told.get(job) != reason:
                 self._told[job] = reason
                 log.info("job %s waits: %s", job, reason)
         return {unit for unit, job in jobs.items() if queue.get(job, [ENDED])[0] == ENDED}
