@@ -110,6 +110,7 @@ def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(slurm, tmp_p
     assert "others replace them" in said[0]
 
 
+@pytest.mark.slow
 def test_jobs_are_added_and_drained_while_a_scan_runs(slurm, tmp_path):  # noqa: F811
     """Two workers a job: they come and go together."""
     pipeline = slow(0.005)
