@@ -59,8 +59,8 @@ def jobs_with(section: Slurm, needs: "Needs") -> Slurm:
     return Slurm.model_validate({**dict(section), **changes})
 
 
-def job_script(workers: Workers, listen: str = HERE) -> str:
-    """Return the script of the jobs of SLURM that are workers.
+def job_script(workers: Workers, listen: str = HERE, needs: "Needs | None" = None) -> str:
+    """Return the script of the jobs of SLURM that are workers; arguments as for `cluster`.
 
     Raises
     ------
@@ -71,7 +71,8 @@ def job_script(workers: Workers, listen: str = HERE) -> str:
         raise ConfigurationError(f'the workers are on "{workers.on}", not on "slurm"')
     from p06bs.adapters import slurm_jobs
 
-    return slurm_jobs.job_script(workers.slurm, scheduler_host(workers, listen))
+    section = workers.slurm if needs is None else jobs_with(workers.slurm, needs)
+    return slurm_jobs.job_script(section, scheduler_host(workers, listen))
 
 
 def scheduler_host(workers: Workers, listen: str) -> str:

@@ -301,6 +301,21 @@ def test_jobs_that_cannot_be_are_refused(run, tmp_path, line, said):
     assert said in errors
 
 
+def test_pipelines_with_other_needs_have_jobs_of_their_own(run, tmp_path):
+    file = configuration(tmp_path, "processes = 2", "cores = 2", 'memory = "1GiB"')
+    with file.open("a") as text:
+        text.write('[[pipelines]]\nmodality = "counters"\nname = "deep"\n')
+        text.write('gpus = 1\nmemory = "16GiB"\nenvironment = "/software/ptycho"\n')
+    status, scripts, _ = run("workers", "script", file)
+    assert status == 0
+    plain, deep = scripts.split("#!/usr/bin/env bash\n")[1:]
+    assert "--gres" not in plain
+    assert "#SBATCH --mem=1G\n" in plain
+    assert "#SBATCH --gres=gpu:2\n" in deep
+    assert "#SBATCH --mem=32G\n" in deep
+    assert "/software/ptycho/bin/python -m distributed.cli.dask_worker" in deep
+
+
 def test_workers_elsewhere_have_no_job_script(run, tmp_path):
     file = configuration(tmp_path)
     file.write_text(file.read_text().replace('"slurm"', '"local"', 1))

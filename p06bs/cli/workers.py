@@ -20,12 +20,19 @@ def script(
     file: Annotated[Path, typer.Argument(help="configuration (TOML)")],
     service: Annotated[str, typer.Argument(help="service whose workers they are")] = "pipelines",
 ) -> None:
-    """Print the script of the SLURM jobs in which a service's workers run; submit nothing."""
+    """Print the script of the SLURM jobs in which a service's workers run; submit nothing.
+
+    Where pipelines need different workers there is a script for each kind.
+    """
     from p06bs import config
     from p06bs.services._workers import job_script
+    from p06bs.services.pipelines import PipelinesDefinition, declared
 
     configuration = config.load(file)
-    workers = getattr(config.definition(configuration, service), "workers", None)
-    if not isinstance(workers, config.Workers):
+    definition = config.definition(configuration, service)
+    if not isinstance(definition, PipelinesDefinition):
         raise UsageError(f"service {service} has no workers")
-    print(job_script(workers, configuration.bus.listen), end="")
+    kinds = dict.fromkeys(declared(section).needs for section in definition.pipelines)
+    listen = configuration.bus.listen
+    scripts = [job_script(definition.workers, listen, needs) for needs in kinds]
+    print("\n".join(scripts), end="")
