@@ -3,6 +3,9 @@
 import json
 import resource
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from p06bs.model.modality import SettingsError
 from p06bs.model.revisions import recorded, settings_history
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
+from p06bs.pipeline.run import RunPipeline
 from p06bs.settings import PipelineSettings, Preset, PresetError, Presets, SettingsHistory
 from tests.documents import raw_run, rows_of
 from tests.online import Listener, assert_equal, beamline, proxy, running
@@ -168,22 +172,53 @@ test_a_torn_line_is_cut_off_and_a_damaged_one_left_out = pytest.mark.logs_errors
 )
 
 
+@contextmanager
+def no_room(path: Path) -> Iterator[None]:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
 def test_a_change_that_cannot_be_written_is_refused(tmp_path):
     with kept(tmp_path) as store:
         store.change({"factor": 3.0}, "Ada")
         path = tmp_path / "scale.jsonl"
         before = path.read_bytes()
-        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 10, limits[1]))  # no more room
-        try:
-            with pytest.raises(OSError, match=r"scale\.jsonl: no room"):
-                store.change({"factor": 4.0}, "Ada")
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        with no_room(path), pytest.raises(OSError, match=r"scale\.jsonl: no room"):
+            store.change({"factor": 4.0}, "Ada")
         assert store.in_force.settings.factor == 3.0
         assert path.read_bytes() == before
         store.change({"factor": 5.0}, "Ada")
         assert store.in_force.settings.factor == 5.0
+
+
+def test_a_run_begins_only_once_it_is_kept_with_which_settings(tmp_path):
+    """Else a restart might begin it again under others, which makes a second derived run."""
+    raw = raw_run({"x": np.arange(4.0)})
+    uid = raw[0][1]["uid"]
+    published: list[NamedDocument] = []
+    with kept(tmp_path) as store:
+        run = RunPipeline(
+            Scale(inputs={"x": "x"}),
+            raw[0][1],
+            lambda *document: published.append(document),
+            lambda derived: None,
+            lambda: 0.0,
+            began=partial(store.began, uid),
+        )
+        with no_room(tmp_path / "scale.jsonl"):
+            for name, document in raw:
+                run.add(name, document, (0, 1))
+            run.take_over()
+            assert "no room" in run.stands_by
+            assert published == []
+        run.take_over()
+        assert [name for name, _ in published] == ["start"]
+    with kept(tmp_path) as store:
+        assert store.derived_of(uid) == published[0][1]["uid"]
 
 
 def test_processes_that_host_one_pipeline_agree(tmp_path):

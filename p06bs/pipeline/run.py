@@ -74,8 +74,8 @@ class RunPipeline:
     left : str or None
         Why there is no derived run, or no end of it.
     stands_by : str
-        Who makes the derived run, while another process does: it is gone on with when that
-        ends. "" otherwise.
+        Why it has to wait before it begins: another process makes the derived run, or what it
+        begins with cannot be kept. "" otherwise.
     """
 
     def __init__(
@@ -192,8 +192,13 @@ class RunPipeline:
         self._start(self._asked[0], self._setups, self.raw.binding)
 
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
-        # Others that host this pipeline may have decided before, under other settings.
-        initial = self._began(initial, self.derived_run(initial, binding).uid)
+        try:
+            # Others that host this pipeline may have decided before, under other settings.
+            initial = self._began(initial, self.derived_run(initial, binding).uid)
+        except OSError as error:
+            self.stands_by = f"its settings cannot be kept: {error}"
+            self._warn("kept", f"{self.modality.name} waits: {self.stands_by}")
+            return
         self._asked, self._begun = [initial], True
         derived = self.derived_run(initial, binding)
         try:
@@ -239,7 +244,7 @@ class RunPipeline:
         self.advance()
 
     def take_over(self) -> None:
-        """Begin if nobody else makes the derived run any more; call it now and then."""
+        """Begin if what it stood by for is over; call it now and then."""
         if self.stands_by:
             self.stands_by = ""
             self.advance()

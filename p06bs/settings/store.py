@@ -180,13 +180,20 @@ class PipelineSettings(Closing):
         """Keep what a derived run begins with, so that a restart goes on with it.
 
         Return what it begins with: that, or what another process has kept before.
+
+        Raises
+        ------
+        OSError
+            If that cannot be written: begun now, it would be made twice after a restart.
         """
         with self._deciding():
             begun = self.history.begun_with(run)
             if begun is not None:
                 return begun
             own = not self._is_change(revision)
-            self._note(self.history.begin(run, derived, revision, own=own), sync=False)
+            entry = self.history.begin(run, derived, revision, own=own)
+            if entry is not None:
+                self._append(entry, sync=False)
             return revision
 
     def derived_of(self, run: str) -> str | None:
@@ -280,8 +287,8 @@ class PipelineSettings(Closing):
         """Close its file; may be called twice."""
         self._journal.close()
 
-    def _append(self, entry: Entry) -> None:
-        self._journal.append(entry)
+    def _append(self, entry: Entry, *, sync: bool = True) -> None:
+        self._journal.append(entry, sync=sync)
         self.history.take(entry)
 
     def _note(self, entry: Entry | None, *, sync: bool) -> None:
