@@ -466,14 +466,22 @@ def test_keys_with_which_nobody_can_bind(site, spoil, said):
 
 
 def test_a_certificate_that_is_none_is_left_out(site, keys, peer, tmp_path, caplog):
-    (site / "peers/odd.key").write_text("nothing")
-    (site / "peers/odd.key").chmod(0o600)
+    odd = site / "peers/odd.key"
+    odd.write_text("nothing")
+    odd.chmod(0o600)
+    late = Keys(certificates.add(site, "late"))
+    (site / "peers/late.key").chmod(0o666)
     with (
         door("proxy in", keys, tmp_path) as address,
         knocking("proxy in", address, peer) as knock,
     ):
         assert knock.let_in(20_000)
-    assert caplog.text.count("a certificate is left out") == 1
+        assert caplog.text.count("a certificate is left out") == 2
+        assert "only its owner may write it" in caplog.text
+        (site / "peers/late.key").chmod(0o600)
+        with knocking("proxy in", address, late) as added:
+            assert added.let_in(20_000)
+    assert caplog.text.count("late.key has mode") == 1
 
 
 def test_a_secret_shows_nowhere(site, keys, caplog):

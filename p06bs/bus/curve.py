@@ -137,6 +137,7 @@ class Peers:
         self._directory = directory
         self._seen: Any = None  # the directory as it was read; None if it cannot be now
         self._names: dict[bytes, str] = {}
+        self._bad: list[Path] = []
 
     def name_of(self, key: bytes) -> str | None:
         """Return whose key it is; None if nobody's who may connect."""
@@ -155,20 +156,22 @@ class Peers:
         try:
             certificates.check_directory(self._directory)
             paths = sorted(self._directory.glob("*.key"))
-            seen = (self._directory.stat().st_mtime_ns, paths)
+            seen = (self._directory.stat().st_mtime_ns, paths, _changes(self._bad))
         except (KeysError, OSError):
             self._seen = None
             raise
         if seen == self._seen:
             return {}
         names: dict[bytes, str] = {}
+        self._bad.clear()
         for path in paths:
             try:
                 names[certificates.public_key(path)] = path.stem
             except KeysError as error:
+                self._bad.append(path)
                 logger.warning("a certificate is left out: %s", error)
         gone = {key: name for key, name in self._names.items() if key not in names}
-        self._seen, self._names = seen, names
+        self._seen, self._names = (*seen[:2], _changes(self._bad)), names
         return gone
 
 
@@ -292,6 +295,11 @@ class Authenticator:
                 ", ".join(sorted(revoked.values())),
             )
             _end_connections(self._ends)
+
+
+def _changes(paths: list[Path]) -> list[int]:
+    """Return when files were changed last, their modes included, ns."""
+    return [path.stat().st_ctime_ns for path in paths if path.exists()]
 
 
 def _peer_at(descriptor: int) -> str:
