@@ -144,3 +144,27 @@ def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypa
         worker.resume()
         assert_equal(listener.wait(raw[0][1]["uid"], "scale"), modality, raw)
     assert 500 <= highest < 3000  # the bound, and one reading of the follower
+
+
+def test_a_sample_goes_on_after_a_restart_behind_its_last_event():
+    modality = Scale(inputs={"x": "x"})
+
+    def sampler(**earlier: Any) -> Sampler:
+        raw = RawRun(modality, SINGLE[0][1])
+        for document in SINGLE[1:-1]:
+            raw.add(*document)
+        made = Sampler(raw, Revision(0, modality.settings), size=4, brief=True, **earlier)
+        made.active = True
+        return made
+
+    first = sampler()
+    for _ in range(5):
+        first.boundary()
+        batch = first.batch(2)
+    assert batch is not None
+    second = sampler(skip=20, published=20, last=batch.rows.uids[-1])
+    second.boundary()
+    after = second.batch(2)
+    assert after is not None
+    assert after.rows.first == 20
+    assert after.rows.seq[0] == batch.rows.seq[-1] + 1
