@@ -3,12 +3,14 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 ARGS ?=
+N ?= 200
+SEED ?=
 # What some tests need beyond Python; without them these tests are skipped and say so.
-PACKAGES := acl chromium chromium-driver munge postgresql rsync slurm-client slurmctld slurmd sqlite3
+PACKAGES := acl chromium chromium-driver munge postgresql rsync slurm-client slurmctld slurmd sqlite3 tango-starter
 # Most tests wait for processes; more than four at a time would wait for each other.
 SPREAD := --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: env system demo test test-all bench lint docs clean help
+.PHONY: env system demo test test-all chaos bench lint docs clean help
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -33,6 +35,9 @@ test: env ## the tests
 
 test-all: env ## the slow tests too
 	$(BIN)/python -m pytest $(SPREAD) $(ARGS)
+
+chaos: env ## hit everything at random while scans run: make chaos N=1000 SEED=42
+	$(BIN)/python -m tests.chaos $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 lint: env ## ruff, mypy, import-linter
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """A trial: services, scans, faults by a schedule, and the verdict."""
 
 import json
+import random
 import re
 import shutil
 import socket
@@ -87,6 +88,8 @@ HANG = 120.0
 MISS = 60.0
 """Seconds that a step waits for what it is to hit."""
 LOGS_MIB = 384
+SAMPLE = 24
+"""How many runs the server is asked for."""
 
 
 class HangError(Exception):
@@ -438,13 +441,15 @@ class Trial:
             return {uid: [_name(*document) for document in log.read(uid)] for uid in log.runs()}
 
     def _compare_server(self, port: int) -> None:
-        """See that the server has every run whole, with a client of its own."""
+        """See that the server has some of the runs whole, with a client of its own."""
         from p06bs.recorded import RunError
         from p06bs.remote import Server
 
         key = (self.folder / "key").read_text().strip()
         until = time.monotonic() + HANG
-        waiting = self._logged()
+        logged = self._logged()
+        chosen = random.Random(self.report.seed).sample(sorted(logged), min(SAMPLE, len(logged)))
+        waiting = {uid: logged[uid] for uid in chosen}
         why: dict[str, str] = {}
         while waiting and time.monotonic() < until:
             with suppress(RunError, OSError), Server(f"http://127.0.0.1:{port}", key) as server:
