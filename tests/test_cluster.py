@@ -1,9 +1,13 @@
 """Sets of Dask workers: which units are taken back."""
 
+import threading
+import time
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs.pipeline.cluster import surplus
+from p06bs.pipeline.cluster import Local, surplus
 
 UNITS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=12)
 
@@ -19,3 +23,27 @@ def test_only_waiting_units_are_taken_back_the_last_first_and_no_more_than_neede
     left = len(units) - len(gone)
     assert left >= wished or not gone
     assert left <= wished or gone == set(waiting)
+
+
+@pytest.mark.logs_errors
+def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypatch):
+    monkeypatch.setattr("p06bs.pipeline.cluster.MISSING", 0.2)
+    cluster = Local(1)
+    client = cluster.open()
+    try:
+
+        def there() -> dict[str, str]:
+            until = time.monotonic() + 60
+            while not (found := dict(cluster.tend())):
+                assert time.monotonic() < until, "no worker joined"
+                threading.Event().wait(0.05)
+            return found
+
+        ((address, unit),) = there().items()
+        client.retire_workers([address], close_workers=True)
+        while address in cluster.tend():
+            threading.Event().wait(0.05)
+        ((_, other),) = there().items()
+        assert other != unit
+    finally:
+        cluster.close()

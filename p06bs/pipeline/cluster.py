@@ -6,6 +6,7 @@ others, for example jobs of SLURM.
 
 import asyncio
 import concurrent.futures
+import itertools
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -241,7 +242,7 @@ class Started(ABC):
 
         async def change() -> None:
             if before is not None:
-                await asyncio.wait([asyncio.wrap_future(before)])
+                await asyncio.gather(asyncio.wrap_future(before), return_exceptions=True)
             await self._correct(units)
 
         loop = self._cluster.loop.asyncio_loop
@@ -299,8 +300,13 @@ class Local(Started):
         base: Any = distributed.LocalCluster  # not annotated
         each = self.needs.gpus
 
+        numbers = itertools.count(self._wish)
+
         class Cluster(base):  # type: ignore[misc]
-            """Workers that see GPUs of their own."""
+            """Workers that see GPUs of their own; no name is given twice."""
+
+            def _new_worker_name(self, worker_number: int) -> int:
+                return next(numbers)
 
             def new_worker_spec(self) -> dict[Any, Any]:
                 ((name, spec),) = super().new_worker_spec().items()
