@@ -117,8 +117,8 @@ def configure_logging(form: str, name: str) -> None:
 
 def follow_the_starter() -> None:
     """End when the supervisor dies, whatever kills it; take the signals that others blocked."""
-    # The Tango Starter's children inherit its blocked signals.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
+    # The Tango Starter's children inherit its blocked signals, and their children would.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     if SUPERVISOR in os.environ or ENDS_WITH_PARENT in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)

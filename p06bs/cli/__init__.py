@@ -20,6 +20,7 @@ from p06bs.cli import (
     services,
     settings,
     sink,
+    tango,
     token,
     why,
     workers,
@@ -77,6 +78,7 @@ for command in (
 app.add_typer(archives, name="archive")
 app.add_typer(sink.app, name="sink")
 app.add_typer(workers.app, name="workers")
+app.add_typer(tango.app, name="tango")
 
 Debug = Annotated[bool, typer.Option("--debug", help="show tracebacks and debug messages")]
 

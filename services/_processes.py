@@ -1,0 +1,211 @@
+"""Who starts services for their Tango devices: supervisord, or the device server itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from p06bs.adapters.tango_condition import Phase, Process
+from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
+from p06bs.services.supervision import START_SECONDS, STOP_SECONDS, Status, Supervision
+
+FRESH_SECONDS = 0.5
+"""So old may be what is known of supervisord's services: many are asked for at the same time."""
+PHASES = {
+    "STOPPED": Phase.STOPPED,
+    "EXITED": Phase.STOPPED,  # in good order: of anything else it is started again
+    "STARTING": Phase.STARTING,
+    "RUNNING": Phase.STARTING,
+    "STOPPING": Phase.STOPPING,
+}
+MOST_PAUSE = 30.0
+"""Seconds between two starts of what ends again and again, at most."""
+
+
+class Supervised:
+    """The services of a configuration file as its supervisord runs them; none if it is not up.
+
+    Parameters
+    ----------
+    file : Path
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._supervision = Supervision(file)
+        self._lock = threading.Lock()
+        self._statuses: dict[str, Status] = {}
+        self._when = 0.0
+        self._again: set[str] = set()  # to be started when they have ended
+
+    def look(self, name: str) -> Process | None:
+        """Return how the process of a service is doing; carry on with what was begun."""
+        with self._lock:
+            if time.monotonic() - self._when > FRESH_SECONDS:
+                self._refresh()
+            status = self._statuses.get(name)
+            if status is None:
+                return None
+            phase = PHASES.get(status.state, Phase.FAILED)
+            if name in self._again and phase is Phase.STOPPED:
+                self._again.discard(name)
+                self._supervision.begin(name)
+                self._when = 0.0
+                return Process(Phase.STARTING)
+        if status.refused:
+            phase = Phase.FAILED
+        words = status.last_words if phase is Phase.FAILED else ""
+        return Process(phase, status.pid, words)
+
+    def start(self, name: str) -> None:
+        """Have a service started."""
+        self._supervision.begin(name)
+        self._forget(name)
+
+    def stop(self, name: str) -> None:
+        """Have a service ended in good order."""
+        self._supervision.end(name)
+        self._forget(name)
+
+    def restart(self, name: str) -> None:
+        """Have a service ended in good order, and started again."""
+        self._forget(name)
+        process = self.look(name)
+        if process is None or process.phase is Phase.STOPPED or not process.pid:
+            self._supervision.begin(name)
+            return
+        self._supervision.end(name)
+        with self._lock:
+            self._again.add(name)
+            self._when = 0.0
+
+    def _forget(self, name: str) -> None:
+        with self._lock:
+            self._again.discard(name)
+            self._when = 0.0
+
+    def _refresh(self) -> None:
+        try:
+            self._statuses = self._supervision.statuses()
+        except OSError:
+            self._statuses = {}
+        self._when = time.monotonic()
+
+
+class Child:
+    """One service as a child of this process, started again later and later when it dies.
+
+    Parameters
+    ----------
+    file : Path
+        The configuration.
+    name : str
+        The service.
+    """
+
+    def __init__(self, file: Path, name: str) -> None:
+        self._command = [sys.executable, "-m", "p06bs.services", str(file), name]
+        self._name = name
+        self._changed = threading.Condition()  # guards what follows
+        self._wanted = True
+        self._again = False  # ends, to be started again
+        self._closing = False
+        self._failed = False
+        self._words = ""
+        self._pid = 0
+        # A child that is to end with its parent ends with the thread that started it.
+        self._thread = threading.Thread(target=self._run, name="child", daemon=True)
+        self._thread.start()
+
+    def look(self, name: str) -> Process | None:
+        """Return how the process of the service is doing."""
+        if name != self._name:
+            return None
+        with self._changed:
+            if self._pid:
+                return Process(Phase.STOPPING if self._told else Phase.STARTING, self._pid)
+            if self._failed:
+                return Process(Phase.FAILED, 0, self._words)
+            return Process(Phase.STARTING if self._wanted else Phase.STOPPED)
+
+    def start(self, name: str) -> None:
+        """Have the service started."""
+        with self._changed:
+            if self._pid and not self._told:
+                raise RuntimeError(f"{name} runs already, as process {self._pid}")
+            self._again = bool(self._pid)
+            self._wanted = True
+            self._changed.notify_all()
+
+    def stop(self, name: str) -> None:
+        """Have the service ended in good order."""
+        with self._changed:
+            if not (self._pid or self._wanted):
+                raise RuntimeError(f"{name} does not run")
+            self._wanted = self._again = self._failed = False
+            self._changed.notify_all()
+
+    def restart(self, name: str) -> None:
+        """Have the service ended in good order, and started again."""
+        with self._changed:
+            self._again = bool(self._pid)
+            self._wanted = True
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """End the service in good order, and wait for it."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    @property
+    def _told(self) -> bool:
+        """Whether it was told to end."""
+        return self._closing or self._again or not self._wanted
+
+    def _run(self) -> None:
+        pause = 0.0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._wanted)
+                if self._closing:
+                    return
+                self._again = False
+            began = time.monotonic()
+            code = self._lasts()
+            with self._changed:
+                self._pid = 0
+                self._failed = False
+                if self._told:
+                    pause = 0.0
+                elif code in (0, REFUSED):  # somebody asked it to end, or nothing is won by a try
+                    self._wanted = False
+                    self._failed = code == REFUSED
+                    self._words = "it refuses what is configured; see its log"
+                else:
+                    short = time.monotonic() - began < START_SECONDS
+                    pause = min(MOST_PAUSE, max(1.0, 2 * pause)) if short else 0.0
+                    self._failed = short
+                    self._words = f"it ended with status {code}; see its log"
+                    self._changed.wait_for(lambda: self._told, pause)
+
+    def _lasts(self) -> int:
+        """Run it until it ends, or has to; return its status."""
+        environment = {**os.environ, ENDS_WITH_PARENT: "1"}
+        with subprocess.Popen(self._command, env=environment, process_group=0) as process:
+            with self._changed:
+                self._pid = process.pid
+            while process.poll() is None:
+                with self._changed:
+                    if not self._told:
+                        self._changed.wait(0.2)
+                        continue
+                process.terminate()
+                try:
+                    process.wait(STOP_SECONDS)
+                except subprocess.TimeoutExpired:
+                    os.killpg(process.pid, signal.SIGKILL)
+            return process.wait()
