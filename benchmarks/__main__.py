@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import archive, count, frames, gaps, latency, maps, pages, slurm, spectra, subscribe
+from benchmarks import (
+    archive,
+    count,
+    frames,
+    gaps,
+    latency,
+    maps,
+    pages,
+    slurm,
+    spectra,
+    subscribe,
+    topology,
+)
 
 BENCHMARKS = {
     "pages": pages,
@@ -18,6 +30,7 @@ BENCHMARKS = {
     "maps": maps,
     "archive": archive,
     "subscribe": subscribe,
+    "topology": topology,
 }
 
 

@@ -9,12 +9,13 @@ register, service              renewed / superseded, revision, ttl (s)
 renew, name, instance          renewed / unknown / superseded, revision
 runs, name, instance, [uid]    renewed / unknown / superseded, revision
 release, name, instance        ok, revision
-list                           listed, revision, settled, [service, ...]
+list, known revision or nil    listed, revision, settled, [service, ...]
+                               or nil for the services, if the revision is known
 anything else                  refused, what is wrong with it
 =============================  ==================================================
 """
 
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Annotated, Any
 
 import ormsgpack
@@ -25,6 +26,7 @@ from p06bs.bus.topology import Service, Topology
 
 LARGEST = 1 << 16
 """Bytes of a question."""
+FIELDS = tuple(field.name for field in fields(Service))
 MOST_RUNS = 100
 """So many runs of a service are told."""
 
@@ -76,7 +78,7 @@ def unpacked(data: bytes) -> list[Any]:
 
 def plain(service: Service) -> dict[str, Any]:
     """Return a service as it travels."""
-    return asdict(service)
+    return {name: getattr(service, name) for name in FIELDS}
 
 
 def parsed(said: Any) -> Service:
@@ -113,7 +115,8 @@ def answered(topology: Topology, question: list[Any], now: float) -> list[Any]:
         case ["release", str() as name, str() as instance]:
             topology.release(name, instance)
             return ["ok", topology.revision]
-        case ["list"]:
-            services = [plain(one) for one in topology.services]
+        case ["list", known]:
+            is_news = known != topology.revision
+            services = [plain(one) for one in topology.services] if is_news else None
             return ["listed", topology.revision, topology.settled(now), services]
     raise WireError(f"no question: {str(question[0])[:40]!r} with {len(question) - 1} arguments")

@@ -45,6 +45,7 @@ class Enrolment:
         self._due = 0.0  # when to register or renew
         self._look = 0.0  # when to ask for the list
         self._revision: int | None = None
+        self._there: tuple[Service, ...] = ()  # as last listed
         self._runs: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()  # runs, as the Topology Manager knows them
 
@@ -88,7 +89,7 @@ class Enrolment:
                 self._told = self._runs
         if now >= self._look:
             self._look = now + RETRY_SECONDS
-            asked.append(["list"])
+            asked.append(["list", self._revision if self.listed else None])
         return asked
 
     def release(self) -> list[list[Any]]:
@@ -108,7 +109,11 @@ class Enrolment:
         """
         match answer:
             case ["listed", int() as revision, bool() as settled, list() as said]:
-                self._list(revision, settled, [enquiry.parsed(one) for one in said], now)
+                self._there = tuple(enquiry.parsed(one) for one in said)
+                self._list(revision, settled)
+                return
+            case ["listed", int() as revision, bool() as settled, None]:
+                self._list(revision, settled)
                 return
             case [str() as status, int() as revision, int() | float() as ttl]:
                 self._interval = ttl / RENEWALS
@@ -128,11 +133,12 @@ class Enrolment:
         if status == Renewal.UNKNOWN:
             self._due = now
 
-    def _list(self, revision: int, settled: bool, services: list[Service], now: float) -> None:
-        known = {service.name: service for service in self.services}
-        listed = {service.name: service for service in services}
+    def _list(self, revision: int, settled: bool) -> None:
         self._revision, self.listed = revision, True
-        everybody = listed if settled else {**known, **listed}
-        self.services = tuple(everybody[name] for name in sorted(everybody))
+        if settled:
+            self.services = self._there
+        else:
+            everybody = {service.name: service for service in (*self.services, *self._there)}
+            self.services = tuple(everybody[name] for name in sorted(everybody))
         if settled and self._registered:
             self._look = float("inf")  # renewals say when the revision moves

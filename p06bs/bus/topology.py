@@ -75,14 +75,22 @@ class Topology:
 
     def __init__(self, ttl: float, now: float, revision: int = 0) -> None:
         self.ttl = ttl
-        self.revision = revision
+        self._revision = revision
+        self._services: tuple[Service, ...] | None = ()  # None if they are to be sorted anew
         self._settles = now + ttl
         self._leases: dict[str, _Lease] = {}  # the longest not renewed first
 
     @property
+    def revision(self) -> int:
+        """Moves when a service comes, goes or says something else of itself."""
+        return self._revision
+
+    @property
     def services(self) -> tuple[Service, ...]:
         """The services whose leases are in force, in the order of their names."""
-        return tuple(self._leases[name].service for name in sorted(self._leases))
+        if self._services is None:
+            self._services = tuple(self._leases[name].service for name in sorted(self._leases))
+        return self._services
 
     def settled(self, now: float) -> bool:
         """Return whether everybody has had the time to register since this began.
@@ -99,7 +107,7 @@ class Topology:
         self._leases.pop(service.name, None)
         self._leases[service.name] = _Lease(service, now + self.ttl)
         if former is None or former.service != service:
-            self.revision += 1
+            self._move()
         return Renewal.RENEWED
 
     def renew(self, name: str, instance: str, now: float) -> Renewal:
@@ -123,7 +131,7 @@ class Topology:
             return Renewal.SUPERSEDED
         if lease.service.runs != runs:
             lease.service = replace(lease.service, runs=runs)
-            self.revision += 1
+            self._move()
         return Renewal.RENEWED
 
     def release(self, name: str, instance: str) -> bool:
@@ -132,7 +140,7 @@ class Topology:
         if lease is None or lease.service.instance != instance:
             return False
         del self._leases[name]
-        self.revision += 1
+        self._move()
         return True
 
     def expire(self, now: float) -> list[Service]:
@@ -144,8 +152,13 @@ class Topology:
             ended.append(lease.service)
         for service in ended:
             del self._leases[service.name]
-        self.revision += len(ended)
+        if ended:
+            self._move()
         return ended
+
+    def _move(self) -> None:
+        self._revision += 1
+        self._services = None
 
     def __len__(self) -> int:
         return len(self._leases)
