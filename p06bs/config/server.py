@@ -98,6 +98,7 @@ class Limits(Section):
 class Server(Section):
     """The Tiled server."""
 
+    runs_on: str = Field("", description="host on which `p06bs up` starts it, and its ingestion")
     host: str = Field("127.0.0.1", description="address to listen on; loopback only")
     port: int = Field(8000, ge=0, le=65535)
     budget: Bytes | None = Field(

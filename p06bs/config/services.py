@@ -31,7 +31,7 @@ class Definition(Section):
     replicas: int = Field(
         1, ge=1, le=1000, description="so many of it, called NAME-1, NAME-2 and so on"
     )
-    runs_on: str = Field("", description="host on which `p06bs up` starts it; on all, if empty")
+    runs_on: str = Field("", description="host on which `p06bs up` starts it; on each, if empty")
     environment: dict[str, str] = Field(
         default_factory=dict, description="environment variables beside those of the starter"
     )
@@ -98,10 +98,17 @@ def definition(configuration: "Configuration", name: str) -> Definition:
 
 
 def of_this_host(found: Mapping[str, Definition]) -> dict[str, Definition]:
-    """Return the services that run on this host."""
-    full = socket.gethostname()
-    here = {"", full, full.partition(".")[0]}
-    return {name: definition for name, definition in found.items() if definition.runs_on in here}
+    """Return the services that run on this host, whether by its full or its short name."""
+    here = socket.gethostname().lower()
+
+    def is_here(host: str) -> bool:
+        name, _, domain = host.lower().partition(".")
+        mine, _, others = here.partition(".")
+        return name in ("", "localhost") or (
+            name == mine and (not domain or not others or domain == others)
+        )
+
+    return {name: one for name, one in found.items() if is_here(one.runs_on)}
 
 
 def _tables(configuration: "Configuration") -> dict[str, Mapping[str, Any]]:
@@ -142,6 +149,7 @@ def _short_form(configuration: "Configuration") -> dict[str, dict[str, Any]]:
                 **dict(server.archive),
                 "assets": server.assets,
                 "access": server.access,
+                "runs_on": server.runs_on,
             }
     if configuration.pipelines:
         tables["pipelines"] = {
