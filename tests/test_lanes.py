@@ -170,17 +170,18 @@ def test_a_worker_that_is_drained_in_its_sleep_joins_anew_and_ends(tmp_path, mon
     with serving(tmp_path, Deadly(inputs={"x": "x"}, seconds=0.02)) as served:
         address, epoch = served.pool.address, served.pool.epoch
         leases = served.pool.leases
-        with child(address, "sleeps", epoch) as sleeps, loop(address, "other", epoch):
-            served.until(lambda: "sleeps" in leases.workers and leases.load("sleeps") == 2)
+        with child(address, "sleeps", epoch) as sleeps:
+            served.until(lambda: leases.leased == 2)
             sleeps.send_signal(signal.SIGSTOP)
             served.pool.drain("sleeps")  # while it holds leases
-            served.until(lambda: "sleeps" not in leases.workers)
-            sleeps.send_signal(signal.SIGCONT)
-            served.until(lambda: sleeps.poll() is not None)
-            assert sleeps.stdout is not None
-            assert sleeps.stdout.read().strip() == "the pipeline stopped it"
-            served.finish()
-            served.pool.stop_workers(PATIENCE)
+            with loop(address, "other", epoch):
+                served.until(lambda: leases.workers == ("other",))
+                sleeps.send_signal(signal.SIGCONT)
+                served.until(lambda: sleeps.poll() is not None)
+                assert sleeps.stdout is not None
+                assert sleeps.stdout.read().strip() == "the pipeline stopped it"
+                served.finish()
+                served.pool.stop_workers(PATIENCE)
 
 
 def test_a_killed_worker_costs_nothing(tmp_path):

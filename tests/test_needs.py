@@ -84,8 +84,8 @@ def test_batches_go_to_workers_that_have_what_they_need_and_to_no_others(
                     listener.wait(again[0][1]["uid"], "scale")
                     rows = rows_of(listener.wait(again[0][1]["uid"], "where"), "pid")
                     assert {row[3] for row in rows} == {gpu.pid}
-                    workers = {m.name: m.read() for m in pipelines.measures()}["workers"]
-                    assert workers == {"workers": 1.0, "1 GPU": 1.0}
+                    joined = next(m for m in pipelines.measures() if m.name == "workers")
+                    until(lambda: joined.read() == {"workers": 1.0, "1 GPU": 1.0})
                 finally:
                     gpu.terminate()
 
