@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -43,6 +44,13 @@ max = 2
 modality = "tests.techniques:Scale"
 inputs = {{ x = "x" }}
 """
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """A short path: those of sockets may have 107 characters."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)
