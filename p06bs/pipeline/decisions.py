@@ -27,7 +27,7 @@ class State(StrEnum):
     """Another process makes the derived run; this one goes on with it when that ends."""
     DONE = "done"
     DONE_BEFORE = "done before"
-    """A process before this one has finished the derived run."""
+    """Another process has finished the derived run."""
     LEFT = "left"
     REFUSED = "refused"
     """The pipeline itself cannot be had as it is configured."""
@@ -122,7 +122,7 @@ def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
     if run.left is not None:
         return State.LEFT, run.left
     if run.was_done:
-        return State.DONE_BEFORE, "a process before this one has finished its derived run"
+        return State.DONE_BEFORE, "another process has finished its derived run"
     if run.stands_by:
         return State.STANDS_BY, run.stands_by
     if work is not None and work.ended:

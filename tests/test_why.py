@@ -1,0 +1,292 @@
+"""What pipelines make of runs, and why; who joins in mid-scan, and who stands by for another."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p06bs import Publisher
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.membership import Membership
+from p06bs.metadata import Analysis
+from p06bs.model.documents import NamedDocument
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.pipeline import Pipelines
+from p06bs.services.supervision import Supervision
+from tests.documents import raw_run, rows_of, write
+from tests.online import PATIENCE, Listener, assert_equal, proxy, running
+from tests.techniques import Scale
+
+REPOSITORY = Path(__file__).parents[1]
+BUS = """
+[bus]
+inbound = "ipc://{0}/in"
+outbound = "ipc://{0}/out"
+topology = "ipc://{0}/topology"
+log = "{0}/log"
+"""
+SCALE = """
+[services.scale]
+kind = "pipelines"
+replicas = {1}
+workers = {{ min = 1, max = 1 }}
+pipelines = [{{ modality = "tests.techniques:Scale", inputs = {{ x = "x" }} }}]
+"""
+LATE = """
+[services.late]
+kind = "pipelines"
+workers = {{ min = 1, max = 1 }}
+pipelines = [{{ modality = "doubled", inputs = {{ x = "x" }} }}]
+"""
+DOUBLED = """
+from tests.techniques import Scale
+
+
+class Doubled(Scale):
+    '''A modality that somebody installs while the services run.'''
+"""
+
+
+@pytest.fixture(autouse=True)
+def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(REPOSITORY), str(tmp_path / "site"))))
+    monkeypatch.setenv("P06BS_TOPOLOGY", f"ipc://{tmp_path}/topology")
+
+
+def written(folder: Path, *sections: str, replicas: int = 1) -> Path:
+    file = folder / "services.toml"
+    file.write_text("".join((BUS, *sections)).format(folder, replicas))
+    return file
+
+
+@contextmanager
+def services(file: Path) -> Iterator[Supervision]:
+    started = Supervision(file)
+    started.start()
+    try:
+        assert started.wait_ready()
+        yield started
+    finally:
+        codes = started.stop()
+    assert set(codes.values()) == {0}
+
+
+def wait(condition: Callable[[], Any]) -> Any:
+    until = time.monotonic() + PATIENCE
+    while not (found := condition()):
+        assert time.monotonic() < until
+        threading.Event().wait(0.1)
+    return found
+
+
+def p06bs(*words: object) -> Any:
+    command = [sys.executable, "-m", "p06bs.cli", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def why(*words: object) -> dict[str, dict[str, Any]]:
+    """Return what ``p06bs why`` says, by service and pipeline."""
+    done = p06bs("why", *words, "--json")
+    assert done.returncode == 0, done.stderr
+    return {f"{d['service']}/{d['pipeline']}": d for d in json.loads(done.stdout)["pipelines"]}
+
+
+def install(folder: Path) -> None:
+    """Install a package with a modality, as pip does."""
+    about = folder / "site" / "doubled-1.0.dist-info"
+    about.mkdir(parents=True)
+    (folder / "site" / "doubled.py").write_text(DOUBLED)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: doubled\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[p06bs.modalities]\ndoubled = doubled:Doubled\n")
+
+
+def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path):
+    file = written(tmp_path, SCALE)
+    raw = raw_run({"x": np.arange(60.0)}, page=10, scan_id=7, plan_name="count")
+    uid = raw[0][1]["uid"]
+    lacking = raw_run({"other": np.arange(3.0)}, analysis="all of them")
+    unwanted = raw_run({"x": np.arange(3.0)}, analysis={"skip": ["scale", "xrff"]})
+    waits = raw_run({"x": np.arange(3.0)}, aligned_streams=["primary", "frames"], stop=False)
+    with (
+        services(file) as started,
+        Publisher(f"ipc://{tmp_path}/in", tmp_path / "log") as publish,
+        Listener(f"ipc://{tmp_path}/out", tmp_path / "log") as listener,
+        Membership(f"ipc://{tmp_path}/topology") as peers,
+    ):
+        for documents in (lacking, unwanted, waits, raw[:4]):
+            for document in documents:
+                publish(*document)
+        listener.wait(uid, "scale", rows=20)
+        working = wait(lambda: next((one.runs for one in peers.services if uid in one.runs), None))
+        assert working == (waits[0][1]["uid"], uid)
+        assert uid[:8] in p06bs("ls").stdout.replace("\n", "")
+        found = why()["scale/scale"]  # the newest
+        assert (found["state"], found["events"], found["invalid"]) == ("works", 20, 0)
+        assert found["inputs"] == {"x": "primary/x"}
+        assert found["settings"]["change"] == 0
+        assert found["derived"] == listener.recorder.derived(uid)["scale"]
+        found = why(waits[0][1]["uid"])["scale/scale"]
+        assert (found["state"], found["computed"]) == ("waits", False)
+        assert "stream frames, which aligned_streams announces" in found["why"]
+        found = why(lacking[0][1]["uid"])["scale/scale"]
+        assert found["state"] == "left"
+        assert "bound to 'x', which is not there. The run has: primary/other" in found["why"]
+        said = p06bs("why", unwanted[0][1]["uid"][:13])
+        assert "scale left: the run does not want it: analysis.skip names 'scale'" in said.stdout
+        assert "analysis names xrff, which no pipeline here is called" in said.stderr
+        said = p06bs("why", lacking[0][1]["uid"])
+        assert "analysis is 'all of them'; it must be a dict" in said.stderr
+
+        # A package and a service come while the scan goes on; nothing else is started anew.
+        before = {name: status.pid for name, status in started.statuses().items()}
+        install(tmp_path)
+        written(tmp_path, SCALE, LATE)
+        assert p06bs("up", file).returncode == 0
+        after = {name: status.pid for name, status in started.statuses().items()}
+        assert before.items() <= after.items()
+        listener.wait(uid, "doubled", rows=20)
+        for document in raw[4:]:
+            publish(*document)
+        for name in ("scale", "doubled"):
+            online = listener.wait(uid, name)
+            assert_equal(online, Scale(inputs={"x": "x"}), raw) if name == "scale" else None
+            assert [row[1] for row in rows_of(online)] == list(range(1, 61))
+        done = wait(lambda: (f := why(uid)) and all(d["state"] == "done" for d in f.values()) and f)
+        assert set(done) == {"scale/scale", "late/doubled"}
+        assert {d["events"] for d in done.values()} == {60}
+    refused = p06bs("why", uid)
+    assert refused.returncode == 1
+    assert "no Topology Manager answers" in refused.stderr
+    assert "with --file FILE it is computed" in refused.stderr
+    # Nobody is up: the same, from the logs and the file.
+    for name, found in why(uid[:8], "-f", file).items():
+        assert (found["state"], found["events"], found["computed"]) == ("done", 60, True), name
+        assert found["derived"] == done[f"{found['pipeline'].replace('doubled', 'late')}/{found['pipeline']}"]["derived"]  # fmt: skip  # noqa: E501
+    assert why(unwanted[0][1]["uid"], "-f", file)["None/scale"]["state"] == "left"
+    assert "aligned_streams" in why(waits[0][1]["uid"], "-f", file)["None/scale"]["why"]
+    untouched = write(tmp_path / "log", raw_run({"x": np.arange(3.0)}))
+    found = why("-f", file, "-1")["None/scale"]
+    assert "one that did would take the run" in found["why"]
+    said = p06bs("why", untouched, "-f", file).stdout
+    assert "scale (Scale)" in said or "scale waits (computed now, not remembered)" in said
+    (tmp_path / "site" / "doubled.py").write_text("from nowhere import nothing\n")
+    found = why(untouched, "-f", file)["None/doubled"]
+    assert (found["state"], "nowhere" in found["why"]) == ("refused", True)
+
+
+def test_a_standby_goes_on_with_what_another_process_makes_that_is_killed(tmp_path):
+    file = written(tmp_path, SCALE, replicas=2)
+    raw = raw_run({"x": np.arange(400.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    with (
+        services(file) as started,
+        Publisher(f"ipc://{tmp_path}/in", tmp_path / "log") as publish,
+        Listener(f"ipc://{tmp_path}/out", tmp_path / "log") as listener,
+    ):
+        for document in raw[:12]:
+            publish(*document)
+        listener.wait(uid, "scale", rows=100)
+        said = wait(lambda: len(found := why(uid)) == 2 and found)
+        states = {name.partition("/")[0]: d["state"] for name, d in said.items()}
+        assert sorted(states.values()) == ["stands by", "works"]
+        (working,) = [name for name, state in states.items() if state == "works"]
+        (other,) = set(states) - {working}
+        killed = started.statuses()[working].pid
+        assert f"process {killed}" in said[f"{other}/scale"]["why"]
+        os.kill(killed, signal.SIGKILL)
+        for document in raw[12:]:
+            publish(*document)
+        online = listener.wait(uid, "scale")
+        wait(lambda: started.statuses()[working].pid not in (0, killed))
+        started.wait_ready()
+        assert why(uid)[f"{other}/scale"]["state"] == "done"
+    assert_equal(online, Scale(inputs={"x": "x"}), raw)
+    uids = [row[2] for row in rows_of(online)]
+    assert len(set(uids)) == len(uids) == 400
+    with DocumentLog(tmp_path / "log") as log:
+        derived = {uid for uid in log.runs() if uid != raw[0][1]["uid"]}
+    assert derived == {online[0][1]["uid"]}
+
+
+def test_of_two_pipelines_that_make_one_derived_run_the_second_stands_by(tmp_path):
+    """They have other names, and so no settings in common that would tell them of each other."""
+    raw = raw_run({"x": np.arange(300.0)}, page=10)
+    uid = raw[0][1]["uid"]
+
+    def pipelines(name: str) -> Pipelines:
+        pipeline = Pipeline(modality=Scale(inputs={"x": "x"}), name=name)
+        return Pipelines(*addresses, tmp_path / "log", [pipeline], workers=1)
+
+    def states(*hosts: Pipelines) -> list[str]:
+        return [host.why(uid)["pipelines"][0]["state"] for host in hosts]
+
+    with (
+        proxy(tmp_path) as addresses,
+        running(pipelines("one")) as one,
+        running(pipelines("other")) as other,
+        Publisher(addresses[0], tmp_path / "log") as publish,
+        Listener(addresses[1], tmp_path / "log") as listener,
+    ):
+        for document in raw[:12]:
+            publish(*document)
+        listener.wait(uid, "scale", rows=100)
+        wait(lambda: sorted(states(one, other)) == ["stands by", "works"])
+        working, standby = (one, other) if states(one) == ["works"] else (other, one)
+        working.stop()
+        wait(lambda: states(standby) == ["works"])
+        for document in raw[12:]:
+            publish(*document)
+        online = listener.wait(uid, "scale")
+    assert_equal(online, Scale(inputs={"x": "x"}), raw)
+    assert len(rows_of(online)) == 300
+
+
+def test_a_last_document_that_is_cut_off_is_no_part_of_what_was_left(tmp_path):
+    raw = raw_run({"x": np.arange(4000.0).reshape(4, 1000)}, page=2, stop=False)
+    uid = write(tmp_path, raw)
+    path = tmp_path / f"{uid}.doclog"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1  # in the array of the last page
+    path.write_bytes(content)
+    seen: list[NamedDocument] = []
+    with DocumentLog(tmp_path) as log:
+        log.claim(uid, lambda *document: seen.append(document))
+    assert [name for name, _ in seen] == ["start", "descriptor", "event_page"]
+
+
+@given(st.recursive(st.none() | st.text() | st.integers(), lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["pipelines", "skip", "x"]) , inner)))  # fmt: skip  # noqa: E501
+def test_whatever_a_run_says_of_its_analysis_it_is_understood_or_said(said):
+    wanted = Analysis.of({"analysis": said})
+    assert isinstance(wanted.refusal("a", "b"), str)
+    usable = said is None or (
+        isinstance(said, dict)
+        and said.keys() <= {"pipelines", "skip"}
+        and all(
+            isinstance(v, str) or (isinstance(v, list) and all(isinstance(n, str) for n in v))
+            for v in said.values()
+        )
+    )
+    assert bool(wanted.problems) != usable
+
+
+def test_a_run_names_pipelines_or_modalities():
+    only = Analysis.of({"analysis": {"pipelines": ["xrf", "map2"]}})
+    assert (
+        only.refusal("xrf", "xrf") == only.refusal("map2", "xrd") == only.refusal("a", "xrf") == ""
+    )
+    assert "analysis.pipelines names xrf, map2" in only.refusal("map1", "xrd")
+    assert "names none" in Analysis.of({"analysis": {"pipelines": []}}).refusal("a", "b")
+    assert "skip names 'xrd'" in Analysis.of({"analysis": {"skip": "xrd"}}).refusal("map1", "xrd")
