@@ -226,3 +226,21 @@ def test_a_prepare_that_kills_its_workers_ends_the_derived_run(lanes):
         lanes.pool.gone(name)  # what the engine says of a worker that has left
     assert lanes.published[-1][1]["exit_status"] == "fail"
     assert "died while it made the modality ready" in lanes.published[-1][1]["reason"]
+
+
+def test_live_batches_go_before_what_is_computed_again(lanes):
+    again = RunPipeline(
+        Scale(inputs={"x": "x"}, factor=3.0),
+        lanes.raw[0][1],
+        lambda name, document: None,
+        lambda derived: None,
+        lambda: 0.0,
+        reprocessing=1,
+    )
+    for name, document in lanes.raw:
+        again.add(name, document, (0, 1))
+    lanes.pool.add(f"{RUN}#1", again)
+    first = lanes.batch(lanes.worker("one"))
+    assert first[1] == f"{RUN}/0"
+    second = lanes.batch(lanes.worker("another"))
+    assert second[1] == f"{RUN}#1/0"
