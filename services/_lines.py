@@ -1,8 +1,12 @@
 """What services log, as it comes."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+TAIL = 1 << 14
+"""Bytes at the end of a log in which its last line is looked for."""
 
 
 class Lines:
@@ -38,6 +42,18 @@ def readable(line: str) -> str:
     except (ValueError, TypeError, KeyError):
         return line
     return "\n".join([text, *filter(None, [said.get("exc_info")])])
+
+
+def last_words(path: Path) -> str:
+    """Return what was logged last, in one line: of an error, what it says."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    words = readable(next((line for line in reversed(lines) if line.strip()), "")).splitlines()
+    return ": ".join(dict.fromkeys([*words[:1], *words[-1:]]))
 
 
 def _size(path: Path) -> int:

@@ -4,122 +4,52 @@ supervisord restarts what dies, later and later, and keeps a log of each service
 when whoever started it ends; `Supervision` finds it again by the file's path.
 """
 
+import fcntl
 import hashlib
 import os
 import re
-import shlex
-import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from supervisor.xmlrpc import SupervisorTransport
 
 from p06bs import config
 from p06bs.bus.membership import Membership
-from p06bs.services._host import LOG_FORM, REFUSED
-from p06bs.services._lines import Lines, readable
+from p06bs.services._lines import Lines
+from p06bs.services._rivals import refuse
+from p06bs.services._supervisord_conf import START_SECONDS, Program
+from p06bs.services.supervisord import (
+    GoneError,
+    Status,
+    SupervisionError,
+    Supervisord,
+)
 
-START_SECONDS = 10
-"""What ends sooner is started again later and later; what ends after it, at once."""
-STOP_SECONDS = 20
-"""What has not ended so long after SIGTERM is killed."""
+__all__ = [
+    "START_SECONDS",
+    "GoneError",
+    "Status",
+    "StoppedError",
+    "Supervision",
+    "SupervisionError",
+]
+
 FIRST = ("topology", "proxy")
 """Kinds that start before the others, and stop after them."""
-LOG_BYTES = 10_000_000
-LOG_FILES = 3
-
-
-HEAD = f"""\
-[unix_http_server]
-file=%(here)s/socket
-chmod=0700
-
-[supervisord]
-logfile=%(ENV_P06BS_LOGS)s/supervisord.log
-logfile_maxbytes={LOG_BYTES}
-logfile_backups={LOG_FILES}
-pidfile=%(here)s/pid
-childlogdir=%(ENV_P06BS_LOGS)s
-silent=true
-
-[rpcinterface:supervisor]
-supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
-"""
-# What may hold any character comes by the environment: this format has no way to quote it.
-PROGRAM = f"""
-[program:{{name}}]
-command=%(ENV_P06BS_PYTHON)s -m p06bs.services %(ENV_P06BS_FILE)s {{name}}
-priority={{priority}}
-environment={{environment}}
-autorestart=unexpected
-exitcodes=0
-startsecs={START_SECONDS}
-startretries=1000000
-stopwaitsecs={STOP_SECONDS}
-killasgroup=true
-redirect_stderr=true
-stdout_logfile=%(ENV_P06BS_LOGS)s/{{name}}.log
-stdout_logfile_maxbytes={LOG_BYTES}
-stdout_logfile_backups={LOG_FILES}
-"""
+STOP_SECONDS = 20.0
+"""What has not ended so long after SIGTERM is killed; a little later where there are many."""
+LOOK_SECONDS = 0.2
+"""Interval at which is asked what has become ready, or has ended."""
 
 
 class StoppedError(Exception):
     """Somebody wanted things to end before they were done."""
 
 
-class SupervisionError(RuntimeError):
-    """Services cannot be started, or did not come up; says which and why."""
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What supervisord knows of a service.
-
-    Attributes
-    ----------
-    name : str
-    state : str
-        supervisord's: STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED or FATAL.
-    pid : int
-        0 if it does not run.
-    code : int
-        Exit status of its last process.
-    log : Path
-    """
-
-    name: str
-    state: str
-    pid: int
-    code: int
-    log: Path
-
-    @property
-    def refused(self) -> bool:
-        """Whether it has ended because it cannot use what is configured."""
-        return self.state == "STOPPED" and self.code == REFUSED
-
-    @property
-    def last_words(self) -> str:
-        """The last line that it logged."""
-        try:
-            lines = self.log.read_text(errors="replace").splitlines()
-        except OSError:
-            return ""
-        return readable(next((line for line in reversed(lines) if line.strip()), ""))
-
-
 class Supervision:
-    """The supervisord of one configuration file.
+    """The services of one configuration file on this host.
 
     Parameters
     ----------
@@ -137,19 +67,27 @@ class Supervision:
     def __init__(self, file: Path, logs: Path | None = None) -> None:
         self.file = file.resolve()
         self.configuration = config.load(file)
-        self.definitions = config.of_this_host(config.definitions(self.configuration))
+        everywhere = config.definitions(self.configuration)
+        here = config.of_this_host(everywhere)
+        self.definitions = dict(sorted(here.items(), key=lambda item: _turn(item[1].kind)))
+        self._hosts = sorted({one.runs_on for one in everywhere.values()} - {""})
         self.logs = (logs or self.configuration.bus.log.parent / "services").absolute()
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
-        self.directory = _runtime() / digest
-        self._process: subprocess.Popen[bytes] | None = None  # where this object started it
+        self._supervisord = Supervisord(digest, self.logs)
+        self._stop_seconds = STOP_SECONDS + len(self.definitions) / 4
+
+    @property
+    def status(self) -> int | None:
+        """Exit status of the supervisord that was started here; None if it runs."""
+        return self._supervisord.status
 
     def is_up(self) -> bool:
         """Return whether a supervisord has the file's services."""
-        try:
-            self._call("getState")
-        except OSError:
-            return False
-        return True
+        return self._supervisord.is_up()
+
+    def statuses(self) -> dict[str, Status]:
+        """Return what supervisord knows of each service."""
+        return self._supervisord.statuses()
 
     def start(self) -> None:
         """Start supervisord, and with it the services; returns when it answers.
@@ -157,71 +95,40 @@ class Supervision:
         Raises
         ------
         SupervisionError
-            If the services are up already, or supervisord does not start; says why.
+            If the services are up already, others have their names or their Topology Manager's
+            address, or supervisord does not start; says why.
         """
-        if self.is_up():
-            raise SupervisionError(f"the services of {self.file} are up already; see p06bs ls")
-        if not self.definitions:
-            raise SupervisionError(f"{self.file} describes no service for this host")
-        self._forget()  # a supervisord that was killed
-        self.directory.mkdir(mode=0o700, parents=True)
-        self.logs.mkdir(parents=True, exist_ok=True)
-        self._write()
-        said = self.directory / "said"
-        with said.open("wb") as output:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self._file],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C is for who started it, who stops it in order
-                env={
-                    **os.environ,
-                    LOG_FORM: "json",
-                    "PYTHONUNBUFFERED": "1",
-                    "P06BS_PYTHON": shlex.quote(sys.executable),
-                    "P06BS_FILE": shlex.quote(str(self.file)),
-                    "P06BS_LOGS": str(self.logs),
-                },
-            )
-        while not self.is_up():
-            if self._process.poll() is not None:
-                words = said.read_text(errors="replace").strip()
-                self._forget()
-                raise SupervisionError(f"supervisord ends: {words}")
-            time.sleep(0.05)
+        with self._alone():
+            if self.is_up():
+                raise SupervisionError(f"the services of {self.file} are up already; see p06bs ls")
+            if not self.definitions:
+                raise SupervisionError(
+                    f"{self.file} describes no service for this host, {socket.gethostname()}, "
+                    f"but for {', '.join(self._hosts) or 'none'}"
+                )
+            refuse(self.configuration.bus, self.definitions)
+            self._supervisord.start(self.file, self._programs(), self._stop_seconds)
 
     def reload(self) -> tuple[list[str], list[str]]:
         """Start what the file describes anew or otherwise, and stop what it does not any more.
 
         What did not change goes on. Returns the names of what was started, and stopped.
         """
-        self._write()
-        added, changed, removed = self._call("reloadConfig")[0]
-        for name in [*removed, *changed]:
-            self._call("stopProcessGroup", name)
-            self._call("removeProcessGroup", name)
-        for name in [*added, *changed]:
-            self._call("addProcessGroup", name)
-        return [*added, *changed], [*removed, *changed]
-
-    def statuses(self) -> dict[str, Status]:
-        """Return what supervisord knows of each service."""
-        return {
-            one["name"]: Status(
-                one["name"],
-                one["statename"],
-                one["pid"],
-                one["exitstatus"],
-                Path(one["stdout_logfile"]),
-            )
-            for one in self._call("getAllProcessInfo")
-        }
+        with self._alone():
+            ask = self._supervisord.ask
+            self._supervisord.write(self._programs(), self._stop_seconds)
+            added, changed, removed = ask("reloadConfig")[0]
+            for name in [*removed, *changed]:
+                ask("stopProcessGroup", name)
+                ask("removeProcessGroup", name)
+            for name in [*added, *changed]:
+                ask("addProcessGroup", name)
+            return [*added, *changed], [*removed, *changed]
 
     def wait_ready(
         self,
         stopping: Callable[[], bool] = lambda: False,
-        progress: Callable[[int, int], None] = lambda ready, all: None,
+        progress: Callable[[Sequence[Status], int], None] = lambda late, all: None,
     ) -> bool:
         """Wait until every service is registered; return False if `stopping` became true before.
 
@@ -229,7 +136,7 @@ class Supervision:
         ----------
         stopping : callable
         progress : callable
-            Told how many are ready, of how many.
+            Told again and again which are not ready, and how many there are.
 
         Raises
         ------
@@ -245,7 +152,7 @@ class Supervision:
                 there = {(one.name, one.pid) for one in peers.services if one.host == host}
                 statuses = self.statuses()
                 late = [s for s in statuses.values() if (s.name, s.pid) not in there]
-                progress(len(statuses) - len(late), len(statuses))
+                progress(late, len(statuses))
                 if not late:
                     return True
                 for status in late:
@@ -255,9 +162,11 @@ class Supervision:
                             f"{status.last_words}"
                         )
                 if time.monotonic() > until:
+                    if not peers.listed:
+                        raise SupervisionError(f"no Topology Manager answers at {bus.topology}")
                     names = ", ".join(f"{s.name} ({s.last_words})" for s in late)
                     raise SupervisionError(f"not ready in {seconds:g} s: {names}")
-                time.sleep(0.1)
+                time.sleep(LOOK_SECONDS)
         return False
 
     def restart(self, names: Iterable[str]) -> None:
@@ -268,10 +177,12 @@ class Supervision:
         SupervisionError
             If there is none of a name.
         """
-        chosen = list(dict.fromkeys(one for name in names for one in self._matching(name)))
-        self._stop(chosen)
-        for name in chosen:
-            self._call("startProcess", name, False)
+        statuses = self.statuses()
+        chosen = {one for name in names for one in _matching(name, list(statuses))}
+        ordered = [name for name in self._ordered(statuses) if name in chosen]
+        self._stop_in_order(ordered)
+        for name in ordered:
+            self._supervisord.ask("startProcess", name, False)
 
     def begin(self, name: str) -> None:
         """Have one service started; returns at once.
@@ -296,20 +207,15 @@ class Supervision:
     def stop(self) -> dict[str, int]:
         """Stop all services and supervisord; return exit statuses of services, 0 for good order.
 
-        Those that others need end last.
+        Those that others need end last. Returns nothing if somebody else has stopped them.
         """
-        kinds = {name: definition.kind for name, definition in self.definitions.items()}
-        names = list(self.statuses())
-        last = [name for name in names if kinds.get(name) in FIRST]
-        killed = self._stop([name for name in names if name not in last])
-        for name in reversed(last):
-            killed += self._stop([name])
-        statuses = self.statuses()
-        pid = self._call("getPID")
-        self._call("shutdown")
-        while self._process is None and _runs(pid):
-            time.sleep(0.02)
-        self._forget()
+        with self._alone():
+            if not self.is_up():
+                self._supervisord.forget()
+                return {}
+            killed = self._stop_in_order(self._ordered(self.statuses()))
+            statuses = self.statuses()
+            self._supervisord.shut_down()
         # Killed by SIGTERM itself: it was just started and had no handler for it yet.
         return {
             name: 0 if status.code == -1 and name not in killed else status.code
@@ -322,107 +228,66 @@ class Supervision:
 
     def _tell(self, method: str, name: str) -> None:
         try:
-            self._call(method, name, False)
+            self._supervisord.ask(method, name, False)
         except xmlrpc.client.Fault as fault:
             raise SupervisionError(fault.faultString) from None
-        except OSError as error:
-            raise SupervisionError(f"no services of {self.file} are up: {error}") from error
 
-    def _matching(self, name: str) -> list[str]:
-        names = list(self.statuses())
-        found = [
-            one for one in names if one == name or re.fullmatch(rf"{re.escape(name)}-\d+", one)
-        ]
-        if not found:
-            raise SupervisionError(f"there is no service {name!r}; there are {', '.join(names)}")
-        return found
+    def _ordered(self, names: Iterable[str]) -> list[str]:
+        """Return names, those that others need first; some may be of an older file."""
+        kinds = {name: one.kind for name, one in self.definitions.items()}
+        return sorted(names, key=lambda name: _turn(kinds.get(name, "")))
 
-    def _stop(self, names: list[str]) -> list[str]:
+    def _stop_in_order(self, ordered: Sequence[str]) -> list[str]:
+        """Stop services, the last ones first; return those that had to be killed."""
+        kinds = {name: one.kind for name, one in self.definitions.items()}
+        killed: list[str] = []
+        for kind in ("", *reversed(FIRST)):
+            killed += self._stop(
+                [n for n in ordered if (kinds.get(n) if kinds.get(n) in FIRST else "") == kind]
+            )
+        return killed
+
+    def _stop(self, names: Sequence[str]) -> list[str]:
         """Stop services at the same time; return those that had to be killed."""
         began = time.monotonic()
         for name in names:
-            try:
-                self._call("stopProcess", name, False)
-            except xmlrpc.client.Fault:  # it does not run
-                continue
-        waiting = set(names)
+            with suppress(xmlrpc.client.Fault):  # it does not run
+                self._supervisord.ask("stopProcess", name, False)
+        waiting, killed = set(names), set[str]()
         while waiting:
             statuses = self.statuses()
-            ended = {n for n in waiting if statuses[n].state in ("STOPPED", "EXITED", "FATAL")}
-            waiting -= ended
-            if time.monotonic() - began >= STOP_SECONDS:
-                return sorted(waiting | ended)
+            if time.monotonic() - began >= self._stop_seconds:
+                killed |= waiting
+            waiting = {n for n in waiting if n in statuses and not statuses[n].ended}
             if waiting:
                 time.sleep(0.05)
-        return []
+        return sorted(killed)
 
-    @property
-    def _file(self) -> str:
-        return str(self.directory / "supervisord.conf")
+    def _programs(self) -> list[Program]:
+        return [
+            # A service whose table changed is another one.
+            Program(name, {**one.environment, "P06BS_DEFINITION": _digest(one)})
+            for name, one in self.definitions.items()
+        ]
 
-    @property
-    def _socket(self) -> str:
-        return str(self.directory / "socket")
-
-    def _call(self, method: str, *arguments: Any) -> Any:
-        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
-        try:
-            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-            return getattr(proxy.supervisor, method)(*arguments)
-        finally:
-            transport.close()
-
-    def _write(self) -> None:
-        ordered = sorted(
-            self.definitions.items(),
-            key=lambda item: FIRST.index(item[1].kind) if item[1].kind in FIRST else len(FIRST),
-        )
-        text = HEAD + "".join(
-            PROGRAM.format(
-                name=name,
-                priority=number,
-                environment=",".join(
-                    f"{key}={_quoted(value)}"
-                    for key, value in {
-                        **definition.environment,
-                        # A service whose table changed is another one.
-                        "P06BS_DEFINITION": _digest(definition),
-                    }.items()
-                ),
-            )
-            for number, (name, definition) in enumerate(ordered)
-        )
-        Path(self._file).write_text(text, encoding="utf-8")
-
-    def _forget(self) -> None:
-        """Remove what a supervisord leaves that ends, or was killed."""
-        if self._process is not None:
-            self._process.wait()
-            self._process = None
-        shutil.rmtree(self.directory, ignore_errors=True)
-        with suppress(OSError):  # others' services
-            self.directory.parent.rmdir()
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep others from starting or stopping the same services meanwhile."""
+        with self.file.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
 
-def _quoted(value: str) -> str:
-    """Return a value as supervisord's configuration wants it."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
-    return f'"{escaped}"'
+def _turn(kind: str) -> int:
+    return FIRST.index(kind) if kind in FIRST else len(FIRST)
+
+
+def _matching(name: str, names: Sequence[str]) -> list[str]:
+    found = [one for one in names if one == name or re.fullmatch(rf"{re.escape(name)}-\d+", one)]
+    if not found:
+        raise SupervisionError(f"there is no service {name!r}; there are {', '.join(names)}")
+    return found
 
 
 def _digest(definition: config.Definition) -> str:
     return hashlib.sha256(definition.model_dump_json().encode()).hexdigest()[:16]
-
-
-def _runtime() -> Path:
-    """Return the directory of this user's sockets."""
-    base = os.environ.get("XDG_RUNTIME_DIR")
-    return Path(base) / "p06bs" if base else Path(tempfile.gettempdir()) / f"p06bs-{os.getuid()}"
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True

@@ -224,7 +224,7 @@ def test_a_service_of_an_unknown_kind_is_refused_before_anything_starts(tmp_path
     file = written(tmp_path, '[services.a]\nkind = "b"\n')
     up = p06bs("up", file)
     assert up.returncode == 1
-    assert "no service of kind 'b'; there are archive, pipelines" in up.stderr
+    assert "no service of kind 'b'; there are archive, example" in up.stderr
 
 
 def test_the_examples_of_the_project_describe_services(monkeypatch):

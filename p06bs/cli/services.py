@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,14 +13,28 @@ from rich.table import Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.keys import KEYS_VARIABLE
-from p06bs.cli.terminal import AsJson, console, progress_bar, remark, stoppable
+from p06bs.cli.terminal import AsJson, console, progress_bar, remark, remarks, stoppable
 
 if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
     from p06bs.bus.topology import Service
-    from p06bs.services.supervision import Supervision
+    from p06bs.services.supervision import Status, Supervision
+
+SHOWN = 3
+"""So many names of services that are waited for."""
 
 File = Annotated[Path, typer.Argument(help="configuration, for example services/sim.toml")]
+
+
+def complete_service(context: typer.Context, beginning: str) -> list[str]:
+    """Return the names of services in the file that is on the command line already."""
+    from p06bs import config
+
+    try:
+        found = config.definitions(config.load(context.params["file"]))
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [name for name in found if name.startswith(beginning)]
 
 
 def up(
@@ -32,7 +47,7 @@ def up(
         Path | None, typer.Option(help="directory of the services' logs; services beside the log")
     ] = None,
 ) -> None:
-    """Start the services of a configuration file; Ctrl-C or p06bs down stops them.
+    """Start this host's services of a configuration file; Ctrl-C or p06bs down stops them.
 
     Where they are up already, what the file describes anew or otherwise is started, and what it
     does not any more is stopped.
@@ -44,33 +59,34 @@ def up(
         _reload(services)
         return
     lines = services.lines()
+    width = max(map(len, services.definitions), default=0)
+
+    def show() -> None:
+        for name, line in lines:
+            print(f"{name:>{width}} | {line}", flush=True)
+
+    stays = killed = False
+    codes: dict[str, int] = {}
     with stoppable() as stopping:
-        stays = False
+        services.start()
         try:
-            services.start()
-            with progress_bar() as progress:
-                task = progress.add_task("services", total=None)
-                ready = services.wait_ready(
-                    stopping, lambda n, all: progress.update(task, completed=n, total=all)
-                )
-            if ready:
-                _say(services)
+            if _wait(services, stopping):
                 if detach:
-                    remark(f"all services are up; p06bs down {file} stops them")
                     stays = True
+                    remark(f"{len(services.definitions)} services are up; p06bs down stops them")
                     return
                 print("all services are up; Ctrl-C stops them", flush=True)
             while not stopping() and services.is_up():
-                for name, line in lines:
-                    print(f"{name:>9} | {line}", flush=True)
+                show()
                 time.sleep(0.2)
+            killed = not stopping() and services.status != 0
         finally:
-            codes = {} if stays or not services.is_up() else services.stop()
-            for name, line in lines:
-                print(f"{name:>9} | {line}", flush=True)
-    bad = {name: code for name, code in codes.items() if code}
-    if bad:
-        raise UsageError(f"services ended with {bad}")
+            if not stays:
+                codes = _stop(services)
+                show()
+    if killed:
+        raise UsageError("supervisord was killed, and the services ended with it")
+    _complain(codes)
 
 
 def down(file: File) -> None:
@@ -81,11 +97,8 @@ def down(file: File) -> None:
     if not services.is_up():
         remark(f"no services of {file} are up")
         return
-    with console.status("stopping services"):
-        codes = services.stop()
-    bad = {name: code for name, code in codes.items() if code}
-    if bad:
-        raise UsageError(f"services ended with {bad}")
+    codes = _stop(services)
+    _complain(codes)
     remark(f"{len(codes)} services have ended")
 
 
@@ -93,7 +106,10 @@ def restart(
     file: File,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="services; all replicas of one that has some; all, if none is named"),
+        typer.Argument(
+            help="services; all replicas of one that has some; all, if none is named",
+            autocompletion=complete_service,
+        ),
     ] = None,
 ) -> None:
     """Stop services in good order, and start them again."""
@@ -102,9 +118,10 @@ def restart(
     services = Supervision(file)
     if not services.is_up():
         raise UsageError(f"no services of {file} are up; p06bs up {file} starts them")
-    services.restart(names or list(services.definitions))
-    with stoppable() as stopping, console.status("starting services"):
-        services.wait_ready(stopping)
+    with stoppable() as stopping:
+        with remarks.status("stopping services"):
+            services.restart(names or list(services.statuses()))
+        _wait(services, stopping)
 
 
 def ls(
@@ -159,18 +176,46 @@ def bus_keys(file: Path | None) -> "Keys | None":
 
 
 def _reload(services: "Supervision") -> None:
-    started, stopped = services.reload()
-    with stoppable() as stopping, console.status("starting services"):
-        services.wait_ready(stopping)
+    with stoppable() as stopping:
+        with remarks.status("starting services"):
+            started, stopped = services.reload()
+        _wait(services, stopping)
     remark(
         f"services were up; started {', '.join(started) or 'none'}, "
         f"stopped {', '.join(stopped) or 'none'}"
     )
 
 
-def _say(services: "Supervision") -> None:
-    for name, status in services.statuses().items():
-        print(f"{name:>9} : process {status.pid}")
+def _wait(services: "Supervision", stopping: Callable[[], bool]) -> bool:
+    """Wait until all are ready, and show for which; say of each that fails why, once."""
+    said: set[str] = set()
+    with progress_bar() as progress:
+        task = progress.add_task("services", total=None)
+
+        def show(late: "Sequence[Status]", all: int) -> None:
+            names = ", ".join(status.name for status in late[:SHOWN])
+            more = f" and {len(late) - SHOWN} more" if len(late) > SHOWN else ""
+            text = f"waiting for {names}{more}" if late else "services"
+            progress.update(task, description=text, completed=all - len(late), total=all)
+            for status in late:
+                if status.state == "BACKOFF" and status.name not in said:
+                    said.add(status.name)
+                    remark(f"{status.name} does not start yet: {status.last_words}")
+
+        return services.wait_ready(stopping, show)
+
+
+def _stop(services: "Supervision") -> dict[str, int]:
+    with remarks.status("stopping services"):
+        return services.stop()
+
+
+def _complain(codes: dict[str, int]) -> None:
+    bad = [f"{name} ({code})" for name, code in codes.items() if code]
+    if bad:
+        raise UsageError(
+            f"did not end in good order, with statuses: {', '.join(bad)}; see the logs"
+        )
 
 
 def _plain(service: "Service") -> dict[str, Any]:

@@ -1,0 +1,32 @@
+"""Where the sockets of a user's supervisors are."""
+
+import os
+import tempfile
+from pathlib import Path
+
+LONGEST_SOCKET = 90
+"""Bytes of a socket's path: the kernel's limit is 107, and supervisord binds a longer one first."""
+
+
+def runtime_directory(name: str) -> Path:
+    """Return a directory of this user by its name: in $XDG_RUNTIME_DIR, if a socket fits there."""
+    ours = f"p06bs-{os.getuid()}"
+    bases = [Path(tempfile.gettempdir()) / ours, Path("/tmp") / ours]
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        bases.insert(0, Path(runtime) / "p06bs")
+    fitting = [b for b in bases if len(os.fsencode(b / name / "socket")) <= LONGEST_SOCKET]
+    return (fitting or bases[-1:])[0] / name
+
+
+def make_base(base: Path) -> None:
+    """Make the directory that they are in, for this user alone.
+
+    Raises
+    ------
+    PermissionError
+        If somebody else has one there.
+    """
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    about = base.lstat()
+    if base.is_symlink() or about.st_uid != os.getuid() or about.st_mode & 0o022:
+        raise PermissionError(f"{base} is not ours, or others may write there: remove it")

@@ -1,0 +1,205 @@
+"""supervisord, which starts services again when they die: how to start, ask and end it.
+
+It is found by its socket, in a directory of the user who started it.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+import xmlrpc.client
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from p06bs.services._host import LOG_FORM, REFUSED
+from p06bs.services._lines import last_words
+from p06bs.services._runtime import make_base, runtime_directory
+from p06bs.services._supervisord_conf import Program, configuration
+
+
+class SupervisionError(RuntimeError):
+    """Services cannot be started, or did not come up; says which and why."""
+
+
+class GoneError(SupervisionError, ConnectionError):
+    """supervisord does not answer: it has ended, or was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What supervisord knows of a service.
+
+    Attributes
+    ----------
+    name : str
+    state : str
+        supervisord's: STARTING, RUNNING, BACKOFF, STOPPING, STOPPED, EXITED or FATAL.
+    pid : int
+        0 if it does not run.
+    code : int
+        Exit status of its last process; -1 if a signal ended it.
+    log : Path
+    """
+
+    name: str
+    state: str
+    pid: int
+    code: int
+    log: Path
+
+    @property
+    def ended(self) -> bool:
+        """Whether it runs no more, and is not started again."""
+        return self.state in ("STOPPED", "EXITED", "FATAL")
+
+    @property
+    def refused(self) -> bool:
+        """Whether it has ended because it cannot use what is configured."""
+        return self.state == "STOPPED" and self.code == REFUSED
+
+    @property
+    def last_words(self) -> str:
+        """What it logged last, in one line."""
+        return last_words(self.log)
+
+
+class Supervisord:
+    """One supervisord, here or started by somebody else.
+
+    Parameters
+    ----------
+    name : str
+        Of its directory among those of the user.
+    logs : Path
+        Directory of the services' logs.
+    """
+
+    def __init__(self, name: str, logs: Path) -> None:
+        self.directory = runtime_directory(name)
+        self.logs = logs
+        self._process: subprocess.Popen[bytes] | None = None  # where this object started it
+
+    @property
+    def status(self) -> int | None:
+        """Exit status of the one that this object started; None if it runs, or is another's."""
+        return None if self._process is None else self._process.poll()
+
+    def is_up(self) -> bool:
+        """Return whether it answers."""
+        try:
+            self.ask("getState")
+        except GoneError:
+            return False
+        return True
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """Call one of its methods; see http://supervisord.org/api.html.
+
+        Raises
+        ------
+        GoneError
+            If it does not answer.
+        xmlrpc.client.Fault
+            If it refuses.
+        """
+        transport = SupervisorTransport(None, None, f"unix://{self.directory / 'socket'}")
+        try:
+            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
+            return getattr(proxy.supervisor, method)(*arguments)
+        except OSError as error:
+            raise GoneError(
+                "supervisord has ended: somebody has stopped it, or killed it"
+            ) from error
+        finally:
+            transport.close()
+
+    def statuses(self) -> dict[str, Status]:
+        """Return what it knows of each service."""
+        return {
+            one["name"]: Status(
+                one["name"],
+                one["statename"],
+                one["pid"],
+                one["exitstatus"],
+                Path(one["stdout_logfile"]),
+            )
+            for one in self.ask("getAllProcessInfo")
+        }
+
+    def start(self, file: Path, programs: Iterable[Program], stop_seconds: float) -> None:
+        """Start it, and with it the programs; return when it answers.
+
+        Raises
+        ------
+        SupervisionError
+            If it does not start; says why.
+        """
+        self.forget()  # one that was killed
+        make_base(self.directory.parent)
+        self.directory.mkdir(mode=0o700)
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.write(programs, stop_seconds)
+        said = self.directory / "said"
+        with said.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self._file],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C is for who started it, who stops it in order
+                env={
+                    **os.environ,
+                    LOG_FORM: "json",
+                    "PYTHONUNBUFFERED": "1",
+                    "P06BS_PYTHON": shlex.quote(sys.executable),
+                    "P06BS_FILE": shlex.quote(str(file)),
+                    "P06BS_LOGS": str(self.logs),
+                },
+            )
+        while not self.is_up():
+            if self._process.poll() is not None:
+                words = said.read_text(errors="replace").strip()
+                self.forget()
+                raise SupervisionError(f"supervisord ends: {words}")
+            time.sleep(0.05)
+
+    def write(self, programs: Iterable[Program], stop_seconds: float) -> None:
+        """Write its configuration; programs start in their order."""
+        text = configuration(programs, stop_seconds)
+        Path(self._file).write_text(text, encoding="utf-8")
+
+    def shut_down(self) -> None:
+        """End it, and wait until it has ended."""
+        pid = self.ask("getPID")
+        self.ask("shutdown")
+        while self._process is None and _runs(pid):
+            time.sleep(0.02)
+        self.forget()
+
+    def forget(self) -> None:
+        """Remove what one leaves that has ended, or was killed."""
+        if self._process is not None:
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self.directory, ignore_errors=True)
+        with suppress(OSError):  # others' services
+            self.directory.parent.rmdir()
+
+    @property
+    def _file(self) -> str:
+        return str(self.directory / "supervisord.conf")
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
