@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import psutil
-import pytest
 
 STARTER = Path("/usr/lib/tango/Starter")
 SECONDS = 60.0
@@ -21,27 +21,34 @@ LOOPBACK = ("-ORBendPoint", "giop:tcp:127.0.0.1:0")
 
 
 @contextmanager
-def database(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def database() -> Iterator[str]:
     """Run a database in a process of its own, in memory; give its host:port."""
     from databaseds.fixtures import run_pytango_db
 
     programs = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    monkeypatch.setenv("PATH", programs)
-    running = run_pytango_db()
-    host = next(running)
-    try:
-        yield host
-    finally:
-        next(running, None)
+    with mock.patch.dict(os.environ, {"PATH": programs}):
+        running = run_pytango_db()
+        host = next(running)
+        try:
+            yield host
+        finally:
+            next(running, None)
 
 
-def device(name: str) -> Any:
+def known(host: str) -> Any:
+    """Return a client of a database. What $TANGO_HOST says counts once in a process."""
+    import tango
+
+    return tango.Database(*host.split(":"))
+
+
+def device(host: str, name: str) -> Any:
     """Return a client of a device, once it answers."""
     import tango
 
     def answers() -> Any:
         try:
-            client = tango.DeviceProxy(name)
+            client = tango.DeviceProxy(f"tango://{host}/{name}")
             client.ping()
         except tango.DevFailed:
             return None
@@ -89,23 +96,22 @@ class Events:
 
 
 @contextmanager
-def starter(directory: Path, logs: Path) -> Iterator[Any]:
+def starter(host: str, directory: Path, logs: Path) -> Iterator[Any]:
     """Run Debian's Starter; give a client of its device."""
     import tango
 
-    host = socket.gethostname().partition(".")[0]
+    here = socket.gethostname().partition(".")[0]
     about = tango.DbDevInfo()
-    about.name, about._class, about.server = f"tango/admin/{host}", "Starter", f"Starter/{host}"
-    known = tango.Database()
-    known.add_device(about)
+    about.name, about._class, about.server = f"tango/admin/{here}", "Starter", f"Starter/{here}"
+    known(host).add_device(about)
     logs.mkdir()
     properties = {"StartDsPath": [str(directory)], "LogFileHome": [str(logs)]}
-    known.put_device_property(about.name, properties)
+    known(host).put_device_property(about.name, properties)
     with (logs / "starter").open("wb") as said:
-        process = subprocess.Popen([STARTER, host, *LOOPBACK], stdout=said, stderr=said)
+        process = subprocess.Popen([STARTER, here, *LOOPBACK], stdout=said, stderr=said)
     try:
         wait(lambda: b"Ready to accept" in (logs / "starter").read_bytes())
-        client = device(about.name)
+        client = device(host, about.name)
         client.set_timeout_millis(int(SECONDS * 1000))
         yield client
     finally:

@@ -111,6 +111,7 @@ class P06bsService(Device):
 
     def _attribute(self, spec: Attribute) -> Any:
         element = ELEMENTS[spec.kind]
+        form = {"format": "%.9g"} if element is float else {}  # Tango's own has two decimals
         written = {"fset": self._write} if spec.setting else {}
         return attribute(
             name=spec.name,
@@ -119,6 +120,7 @@ class P06bsService(Device):
             doc=spec.description,
             unit=spec.unit,
             fget=self._read,
+            **form,
             **written,
         )
 
