@@ -12,6 +12,7 @@ from types import FrameType
 from p06bs.bus.curve import Keys
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
+from p06bs.bus.membership import Membership
 from p06bs.bus.metrics import Metrics
 from p06bs.bus.sockets import Address
 from p06bs.config import Server
@@ -21,6 +22,7 @@ from p06bs.server.files.incoming import sweep_incoming
 from p06bs.server.files.roots import roots_of
 from p06bs.server.health import Check
 from p06bs.server.loopback import LoopbackServer
+from p06bs.server.services import Peers
 from p06bs.server.sink.feed import Feed, Placed
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.warm import warm_up
@@ -48,6 +50,7 @@ def serve(
     ready: Callable[[str], None],
     verbose: bool = False,
     keys: Keys | None = None,
+    peers: Membership | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT comes.
 
@@ -65,7 +68,9 @@ def serve(
     verbose : bool
         Log requests, too.
     keys : Keys, optional
-        With which to connect to the proxy.
+        With which to connect to the proxy, and to other services.
+    peers : Membership, optional
+        The services that it shows.
 
     Raises
     ------
@@ -108,6 +113,7 @@ def serve(
                 filled=filled,
                 metrics=server.metrics,
                 response=server.limits.response,
+                peers=None if peers is None else Peers(peers, keys),
             ),
         )
         http = LoopbackServer(

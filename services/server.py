@@ -54,7 +54,14 @@ class ServerService(Service[ServerDefinition]):
             ready()
 
         here = self.here
-        serve(here.outbound, here.log, self.definition, ready=serving, keys=here.keys)
+        serve(
+            here.outbound,
+            here.log,
+            self.definition,
+            ready=serving,
+            keys=here.keys,
+            peers=here.peers,
+        )
 
     def stop(self) -> None:
         """End by the signal that everything in a server is ready for."""

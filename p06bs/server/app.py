@@ -22,6 +22,8 @@ from p06bs.server.gate.routes import Routes
 from p06bs.server.health import Check, health_routes
 from p06bs.server.login import browser
 from p06bs.server.login.authentication import Door, single_user
+from p06bs.server.services import ROUTES as SERVICES_ROUTES
+from p06bs.server.services import Peers, services_router
 from p06bs.server.sink.sink import Change, Sink
 from p06bs.server.sink_routes import ROUTES as SINK_ROUTES
 from p06bs.server.sink_routes import sink_router
@@ -56,6 +58,8 @@ class Operation:
         Prometheus metrics at ``/api/v1/metrics``.
     response : int
         Bytes that one request may read, of any tree and in any format.
+    peers : Peers, optional
+        The services that it shows.
     """
 
     alive: Mapping[str, Check] = field(default_factory=dict)
@@ -63,6 +67,7 @@ class Operation:
     filled: Callable[[], bool] = lambda: True
     metrics: bool = True
     response: int = RESPONSE_LIMIT
+    peers: Peers | None = None
 
 
 GUARD = Guard()
@@ -152,7 +157,8 @@ def build_app(
         ready["tokens"] = keys.answers
     app.include_router(health_routes(operation.alive, ready))
     app.include_router(sink_router(sink))
-    routes = [*SINK_ROUTES]
+    app.include_router(services_router(operation.peers, metrics=operation.metrics))
+    routes = [*SINK_ROUTES, *SERVICES_ROUTES]
     if log is not None:
         app.include_router(storing_router(log))
         routes += STORING_ROUTES
