@@ -3,6 +3,7 @@
 import threading
 import time
 
+import dask
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -47,3 +48,26 @@ def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypa
         assert other != unit
     finally:
         cluster.close()
+
+
+@pytest.mark.logs_errors
+def test_a_local_worker_that_is_killed_while_it_starts_is_replaced(tmp_path):
+    preload = tmp_path / "dies_first.py"
+    preload.write_text(
+        "import os, pathlib, signal\n"
+        f"mark = pathlib.Path({str(tmp_path / 'died')!r})\n"
+        "if not mark.exists():\n"
+        "    mark.touch()\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    cluster = Local(1)
+    try:
+        with dask.config.set({"distributed.worker.preload": [str(preload)]}):
+            cluster.open()
+            until = time.monotonic() + 60
+            while not cluster.tend():
+                assert time.monotonic() < until, "no worker joined"
+                threading.Event().wait(0.05)
+    finally:
+        cluster.close()
+    assert (tmp_path / "died").exists()

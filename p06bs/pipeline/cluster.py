@@ -300,7 +300,7 @@ class Local(Started):
         base: Any = distributed.LocalCluster  # not annotated
         each = self.needs.gpus
 
-        numbers = itertools.count(self._wish)
+        numbers = itertools.count()
 
         class Cluster(base):  # type: ignore[misc]
             """Workers that see GPUs of their own; no name is given twice."""
@@ -322,7 +322,7 @@ class Local(Started):
                 return {name: {**spec, "options": {**spec["options"], "env": env}}}
 
         return Cluster(
-            n_workers=0 if each else self._wish,  # those that are missing are started
+            n_workers=0,  # those that are missing are started; one that dies then is no error here
             memory_limit=self.needs.memory or "auto",
             threads_per_worker=1,
             processes=True,
