@@ -13,7 +13,7 @@ from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.curve import Keys
 from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
-from p06bs.pipeline import cluster
+from p06bs.pipeline import client
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Found:
         self._missing = False
 
     def open(self) -> "Found":
-        cluster.configure()
+        client.configure()
         return self
 
     def submit(self, *call: Any, **options: Any) -> Any:
@@ -111,7 +111,7 @@ class Found:
         try:
             if self._client.status != "running":
                 raise OSError(f"the connection is {self._client.status}")
-            return {address: address for address in cluster.names(self._client)}
+            return {address: address for address in client.names(self._client)}
         except (OSError, TimeoutError) as error:
             log.warning("the Dask scheduler is gone: %s", error)
             self.close()
@@ -125,7 +125,7 @@ class Found:
 
     def restart(self, workers: Collection[str]) -> None:
         if self._client is not None:
-            cluster.restart(self._client, workers)
+            client.restart(self._client, workers)
 
     def close(self) -> None:
         if self._client is not None:

@@ -60,10 +60,10 @@ class SchedulerService(Service[SchedulerDefinition]):
     async def _schedule(self, ready: Callable[[], None]) -> None:
         from distributed import Scheduler
 
-        from p06bs.pipeline import cluster
+        from p06bs.pipeline import client
         from p06bs.services import _dask
 
-        cluster.configure()
+        client.configure()
         make: Any = Scheduler
         async with make(
             host="127.0.0.1" if self._local else None,

@@ -47,9 +47,9 @@ class WorkerService(Service[WorkerDefinition]):
 
     def run(self, ready: Callable[[], None]) -> None:
         """Work until it is told to stop."""
-        from p06bs.pipeline import cluster
+        from p06bs.pipeline import client
 
-        cluster.configure()
+        client.configure()
         ready()
         asyncio.run(self._work())
 

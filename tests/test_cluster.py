@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs.pipeline.cluster import Local, surplus
+from p06bs.pipeline.local import Local
+from p06bs.pipeline.started import surplus
 
 UNITS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=12)
 

@@ -24,7 +24,7 @@ from p06bs.adapters.slurm_jobs import (
 )
 from p06bs.config.base import ConfigurationError
 from p06bs.config.slurm import Slurm
-from p06bs.pipeline.cluster import Started, last_line
+from p06bs.pipeline.started import Started, last_line
 
 log = logging.getLogger(__name__)
 

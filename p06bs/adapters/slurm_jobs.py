@@ -20,7 +20,7 @@ from typing import Any
 
 from p06bs.config.base import ConfigurationError
 from p06bs.config.slurm import Slurm
-from p06bs.pipeline.cluster import ENVIRON, SETTINGS
+from p06bs.pipeline.client import ENVIRON, SETTINGS
 
 PATIENCE = 15
 """Seconds for a command of SLURM. They retry for minutes while slurmctld is away."""

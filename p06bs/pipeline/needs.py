@@ -48,6 +48,10 @@ class Needs:
         )
 
 
+ANYTHING = Needs()
+"""What a pipeline needs that does not say so."""
+
+
 def choose(offer: Needs, needs: Collection[Needs]) -> Needs | None:
     """Return for which of several needs a worker is; None if it meets none.
 

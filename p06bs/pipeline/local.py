@@ -1,0 +1,77 @@
+"""Worker processes of this host."""
+
+import itertools
+import logging
+import time
+from collections.abc import Collection
+from typing import Any
+
+from p06bs.pipeline.needs import ANYTHING, Needs, gpus
+from p06bs.pipeline.started import Started
+
+MISSING = 8.0
+"""Seconds after which local workers that are missing are not waited for any more."""
+
+
+class Local(Started):
+    """Worker processes of this host.
+
+    A nanny restarts a worker that dies. One that was told to stop, or could not start its
+    worker again, is done, and the cluster goes on counting it.
+    """
+
+    def __init__(self, workers: int, needs: Needs = ANYTHING) -> None:
+        super().__init__(workers)
+        self.needs = needs
+        self._short_since: float | None = None  # when workers began to be missing
+
+    def make(self) -> Any:
+        import distributed
+
+        base: Any = distributed.LocalCluster  # not annotated
+        each = self.needs.gpus
+
+        numbers = itertools.count()
+
+        class Cluster(base):  # type: ignore[misc]
+            """Workers that see GPUs of their own; no name is given twice."""
+
+            def _new_worker_name(self, worker_number: int) -> int:
+                return next(numbers)
+
+            def new_worker_spec(self) -> dict[Any, Any]:
+                ((name, spec),) = super().new_worker_spec().items()
+                if not each:
+                    return {name: spec}
+                used = {
+                    gpu
+                    for other in self.worker_spec.values()
+                    for gpu in other["options"]["env"]["CUDA_VISIBLE_DEVICES"].split(",")
+                }
+                mine = ",".join([gpu for gpu in gpus() if gpu not in used][:each])
+                env = {**(spec["options"].get("env") or {}), "CUDA_VISIBLE_DEVICES": mine}
+                return {name: {**spec, "options": {**spec["options"], "env": env}}}
+
+        return Cluster(
+            n_workers=0,  # those that are missing are started; one that dies then is no error here
+            memory_limit=self.needs.memory or "auto",
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address="127.0.0.1:0",  # a port of its own: 8787 may be taken
+            scheduler_kwargs={"dashboard": False},
+            silence_logs=logging.CRITICAL,
+        )
+
+    def lost(self, units: Collection[str], joined: Collection[str]) -> Collection[str]:
+        now = time.monotonic()
+        missing = set(units) - set(joined)
+        if not missing:
+            self._short_since = None
+            return ()
+        if self._short_since is None:
+            self._short_since = now
+        if now - self._short_since < MISSING:
+            return ()
+        self._short_since = None
+        return missing
