@@ -29,7 +29,7 @@ def test_only_waiting_units_are_taken_back_the_last_first_and_no_more_than_neede
 
 @pytest.mark.logs_errors
 def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypatch):
-    monkeypatch.setattr("p06bs.pipeline.cluster.MISSING", 0.2)
+    monkeypatch.setattr("p06bs.pipeline.local.MISSING", 0.2)
     cluster = Local(1)
     client = cluster.open()
     try:
