@@ -67,7 +67,7 @@ class PipelinesService(Service[PipelinesDefinition]):
     def verbs(self) -> Mapping[str, Callable[..., Any]]:
         """Say what becomes of runs; show and change settings; list and keep presets."""
         return {
-            "why": self._pipelines.why,
+            "why": self._pipelines.decisions.why,
             "settings": self._pipelines.settings,
             "change": self._pipelines.change,
             "presets": self._pipelines.presets,

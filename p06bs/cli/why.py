@@ -138,6 +138,7 @@ def _compute(run: str, file: Path, log: Path | None, answers: _Answers) -> None:
     """Add what pipelines of a file would do that no service answered for."""
     from p06bs import config
     from p06bs.bus.log import DocumentLog
+    from p06bs.bus.reader import LogError
     from p06bs.pipeline.decisions import Decision, State
     from p06bs.pipeline.foreseen import find_raw, foresee
     from p06bs.services.pipelines import PipelinesDefinition, declared
@@ -160,7 +161,7 @@ def _compute(run: str, file: Path, log: Path | None, answers: _Answers) -> None:
         try:
             uid = answers.run.get("run") or find_raw(documents, run)
             start = next(documents.entries(uid)).document
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, LogError) as error:
             answers.remarks.append(f"in {directory}: {error}")
             return
         keys = ("scan_id", "plan_name", "time", "analysis")

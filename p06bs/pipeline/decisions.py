@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from p06bs.metadata import ANALYSIS
 from p06bs.model.binding import Binding
 from p06bs.model.documents import Document
 from p06bs.model.revisions import Revision
@@ -150,6 +151,9 @@ def _warnings(run: RunPipeline) -> Iterator[str]:
         yield f"{run.raw.orphans} documents name a descriptor or resource that never came"
 
 
+Foresee = Callable[[str], tuple[Document, list[Decision]]]
+
+
 @dataclass(slots=True)
 class _Run:
     start: Document
@@ -162,13 +166,43 @@ class Decisions:
 
     Parameters
     ----------
+    foresee : callable
+        Returns the start document of a run that is not remembered, by what `why` is asked for,
+        and what the pipelines would make of it.
     most : int
         Runs that are remembered when they are over.
     """
 
-    def __init__(self, most: int = REMEMBERED) -> None:
+    def __init__(self, foresee: Foresee, most: int = REMEMBERED) -> None:
+        self._foresee = foresee
         self._most = most
         self._runs: OrderedDict[str, _Run] = OrderedDict()  # in the order in which they came
+
+    def why(self, run: str = "-1") -> dict[str, Any]:
+        """Return what each pipeline makes of a raw run, and why. Any thread.
+
+        Of a run that is not remembered it is computed from the run's log.
+
+        Parameters
+        ----------
+        run : str
+            Its uid or the beginning of that; -1 is the newest, -2 the one before.
+
+        Raises
+        ------
+        ValueError
+            If no run, or more than one, is called so.
+        LogError, OSError
+            If the log of a run that is not remembered cannot be read.
+        """
+        try:
+            uid = chosen(run, list(self._runs))
+        except ValueError:
+            start, decisions = self._foresee(run)
+        else:
+            start, decisions = self._runs[uid].start, self._of(uid)
+        about = {key: start.get(key) for key in ("scan_id", "plan_name", "time", ANALYSIS)}
+        return {"run": start["uid"], **about, "pipelines": [each.plain() for each in decisions]}
 
     def begin(self, start: Document, live: Mapping[str, Callable[[], Decision]]) -> None:
         """Take a run that begins, and what tells of each pipeline while it goes on."""
@@ -183,25 +217,10 @@ class Decisions:
         for known in over[: max(0, len(over) - self._most)]:
             del self._runs[known]
 
-    def start(self, uid: str) -> Document:
-        """Return the start document of a run that `find` has found."""
-        return self._runs[uid].start
-
-    def of(self, uid: str) -> list[Decision]:
-        """Return what each pipeline makes of a run that `find` has found. Any thread."""
+    def _of(self, uid: str) -> list[Decision]:
         run = self._runs[uid]
         live = run.live  # first: what is live no more is over then
         return list(run.over.values()) or [tell() for tell in live.values()]
-
-    def find(self, which: str) -> str:
-        """Return the uid of a run: by its beginning, or -1 for the newest, -2, ... Any thread.
-
-        Raises
-        ------
-        ValueError
-            If there is none, or more than one.
-        """
-        return chosen(which, list(self._runs))
 
 
 def chosen(which: str, uids: Iterable[str]) -> str:

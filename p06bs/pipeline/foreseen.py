@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from p06bs.bus.log import DocumentLog
@@ -63,6 +63,23 @@ def _start(documents: DocumentLog, uid: str) -> Document:
     if first is None:
         raise LogError(f"the log of run {uid} is empty so far")
     return first.document
+
+
+def foresee_all(
+    pipelines: Sequence[Pipeline], documents: DocumentLog, settings: Path, which: str
+) -> tuple[Document, list[Decision]]:
+    """Return the start document of a raw run, and what hosted pipelines would make of it.
+
+    Raises
+    ------
+    ValueError
+        If there is no such run, or more than one.
+    LogError, OSError
+        If its log cannot be read.
+    """
+    uid = find_raw(documents, which)
+    found = [foresee(each, documents, uid, settings, hosted=True) for each in pipelines]
+    return _start(documents, uid), found
 
 
 def foresee(

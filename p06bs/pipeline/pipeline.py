@@ -28,7 +28,7 @@ from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.bus.sockets import HERE, Address
-from p06bs.metadata import ANALYSIS, Analysis
+from p06bs.metadata import Analysis
 from p06bs.model.compute import Setup
 from p06bs.model.derived import PREVIEW, DerivedRun
 from p06bs.model.documents import Document, is_derived
@@ -41,6 +41,7 @@ from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import Earlier, EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
+from p06bs.pipeline.foreseen import foresee_all
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.measures import measures
 from p06bs.pipeline.needs import Needs, local_limits
@@ -106,6 +107,8 @@ class Pipelines:
 
     Attributes
     ----------
+    decisions : Decisions
+        What is made of each raw run, and why.
     works_on : callable
         Told the uids of the raw runs that are worked on, whenever these are others.
 
@@ -181,7 +184,11 @@ class Pipelines:
         )
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
-        self.decisions = Decisions()
+        self.decisions = Decisions(
+            partial(
+                foresee_all, self.pipelines, self.documents, self.documents.directory / SETTINGS
+            )
+        )
         self.works_on: Callable[[tuple[str, ...]], None] = lambda runs: None
         self._told: tuple[str, ...] = ()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -347,27 +354,6 @@ class Pipelines:
         """
         return str(self.adjustments[of].save(preset, beamtime_id=beamtime_id, sample=sample))
 
-    def why(self, run: str = "-1") -> dict[str, Any]:
-        """Return what each pipeline makes of a raw run, and why. Any thread.
-
-        Parameters
-        ----------
-        run : str
-            Its uid or the beginning of that; -1 is the newest, -2 the one before.
-
-        Raises
-        ------
-        ValueError
-            If none, or more than one, of the runs that are remembered is called so.
-        """
-        uid = self.decisions.find(run)
-        start = self.decisions.start(uid)
-        return {
-            "run": uid,
-            **{key: start.get(key) for key in ("scan_id", "plan_name", "time", ANALYSIS)},
-            "pipelines": [each.plain() for each in self.decisions.of(uid)],
-        }
-
     def _going(self, name: str) -> list[tuple[str, RunPipeline]]:
         """Return the runs that a pipeline works on as they come."""
         live = [(uid, runs[name]) for uid, runs in list(self._runs.items()) if name in runs]
@@ -528,9 +514,6 @@ class Pipelines:
         for previews in self._previews.values():
             for preview in previews.values():
                 self._guarded(preview.sample, preview.sample.take_over)
-        for name in self.adjustments.names:
-            for _, again in self.reprocessing.going(name):
-                self._guarded(again, again.take_over)
 
     def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
         try:
