@@ -19,7 +19,7 @@ from p06bs import config
 from p06bs.bus.membership import Membership
 from p06bs.services._lines import Lines
 from p06bs.services._rivals import refuse
-from p06bs.services._supervisord_conf import START_SECONDS, Program
+from p06bs.services._supervisord_conf import START_SECONDS, STOP_SECONDS, Program
 from p06bs.services.supervisord import (
     GoneError,
     Status,
@@ -29,6 +29,7 @@ from p06bs.services.supervisord import (
 
 __all__ = [
     "START_SECONDS",
+    "STOP_SECONDS",
     "GoneError",
     "Status",
     "StoppedError",
@@ -38,8 +39,6 @@ __all__ = [
 
 FIRST = ("topology", "proxy")
 """Kinds that start before the others, and stop after them."""
-STOP_SECONDS = 20.0
-"""What has not ended so long after SIGTERM is killed; a little later where there are many."""
 LOOK_SECONDS = 0.2
 """Interval at which is asked what has become ready, or has ended."""
 
@@ -74,7 +73,6 @@ class Supervision:
         self.logs = (logs or self.configuration.bus.log.parent / "services").absolute()
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
         self._supervisord = Supervisord(digest, self.logs)
-        self._stop_seconds = STOP_SECONDS + len(self.definitions) / 4
 
     @property
     def status(self) -> int | None:
@@ -107,7 +105,7 @@ class Supervision:
                     f"but for {', '.join(self._hosts) or 'none'}"
                 )
             refuse(self.configuration.bus, self.definitions)
-            self._supervisord.start(self.file, self._programs(), self._stop_seconds)
+            self._supervisord.start(self.file, self._programs())
 
     def reload(self) -> tuple[list[str], list[str]]:
         """Start what the file describes anew or otherwise, and stop what it does not any more.
@@ -116,7 +114,7 @@ class Supervision:
         """
         with self._alone():
             ask = self._supervisord.ask
-            self._supervisord.write(self._programs(), self._stop_seconds)
+            self._supervisord.write(self._programs())
             added, changed, removed = ask("reloadConfig")[0]
             for name in [*removed, *changed]:
                 ask("stopProcessGroup", name)
@@ -256,7 +254,7 @@ class Supervision:
         waiting, killed = set(names), set[str]()
         while waiting:
             statuses = self.statuses()
-            if time.monotonic() - began >= self._stop_seconds:
+            if time.monotonic() - began >= STOP_SECONDS:
                 killed |= waiting
             waiting = {n for n in waiting if n in statuses and not statuses[n].ended}
             if waiting:
@@ -266,7 +264,7 @@ class Supervision:
     def _programs(self) -> list[Program]:
         return [
             # A service whose table changed is another one.
-            Program(name, {**one.environment, "P06BS_DEFINITION": _digest(one)})
+            Program(name, _turn(one.kind), {**one.environment, "P06BS_DEFINITION": _digest(one)})
             for name, one in self.definitions.items()
         ]
 

@@ -114,9 +114,7 @@ class Supervisord:
             proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
         except OSError as error:
-            raise GoneError(
-                "supervisord has ended: somebody has stopped it, or killed it"
-            ) from error
+            raise GoneError("supervisord has ended: somebody stopped it, or killed it") from error
         finally:
             transport.close()
 
@@ -133,7 +131,7 @@ class Supervisord:
             for one in self.ask("getAllProcessInfo")
         }
 
-    def start(self, file: Path, programs: Iterable[Program], stop_seconds: float) -> None:
+    def start(self, file: Path, programs: Iterable[Program]) -> None:
         """Start it, and with it the programs; return when it answers.
 
         Raises
@@ -145,7 +143,7 @@ class Supervisord:
         make_base(self.directory.parent)
         self.directory.mkdir(mode=0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
-        self.write(programs, stop_seconds)
+        self.write(programs)
         said = self.directory / "said"
         with said.open("wb") as output:
             self._process = subprocess.Popen(
@@ -170,9 +168,9 @@ class Supervisord:
                 raise SupervisionError(f"supervisord ends: {words}")
             time.sleep(0.05)
 
-    def write(self, programs: Iterable[Program], stop_seconds: float) -> None:
-        """Write its configuration; programs start in their order."""
-        text = configuration(programs, stop_seconds)
+    def write(self, programs: Iterable[Program]) -> None:
+        """Write its configuration."""
+        text = configuration(programs)
         Path(self._file).write_text(text, encoding="utf-8")
 
     def shut_down(self) -> None:
@@ -198,8 +196,9 @@ class Supervisord:
 
 
 def _runs(pid: int) -> bool:
+    """Return whether a process has not ended, even if its parent does not know yet."""
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
         return False
-    return True
+    return state != "Z"

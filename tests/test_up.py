@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import psutil
 import pytest
@@ -225,9 +224,3 @@ def test_a_service_of_an_unknown_kind_is_refused_before_anything_starts(tmp_path
     up = p06bs("up", file)
     assert up.returncode == 1
     assert "no service of kind 'b'; there are archive, example" in up.stderr
-
-
-def test_the_examples_of_the_project_describe_services(monkeypatch):
-    for name in ("sim", "p06"):
-        services = Supervision(Path(__file__).parents[1] / "services" / f"{name}.toml")
-        assert {"topology", "proxy", "server"} <= set(services.definitions)
