@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 
@@ -16,8 +16,8 @@ import psutil
 from p06bs.services.supervision import Supervision
 from tests.chaos.schedule import Step
 
-POOLS = ("pipelines", "frames")
-"""Services that have workers."""
+POOLS = ("pipelines", "frames-1", "frames-2")
+"""Services that have workers; the last two host the same pipelines."""
 
 
 class MissedError(Exception):
@@ -82,15 +82,22 @@ class Faults:
             if not workers:
                 raise MissedError("there is no worker")
             return workers[int(step.pick * len(workers))]
-        return self._process(step.target)
+        return self._process(self._name(step))
+
+    def pool(self, step: Step) -> str:
+        """Return which of `POOLS` a step hits; "" if none."""
+        victim = self.victim(step)
+        return next(
+            (p for p in POOLS if victim == self._running(p) or victim in self.workers(p)), ""
+        )
 
     def workers(self, pool: str) -> list[psutil.Process]:
         """Return the worker processes of a service, oldest first."""
-        try:
-            children = self._process(pool).children()
+        process = self._running(pool)
+        with suppress(psutil.Error):
+            children = [] if process is None else process.children()
             return sorted((c for c in children if _is_worker(c)), key=lambda c: c.pid)
-        except (MissedError, psutil.Error):
-            return []
+        return []
 
     def undo(self, now: float = float("inf")) -> None:
         """Undo what has lasted long enough."""
@@ -100,12 +107,23 @@ class Faults:
     def _later(self, seconds: float, action: Callable[[], None]) -> None:
         heapq.heappush(self._undo, (time.monotonic() + seconds, next(self._tie), action))
 
+    def _name(self, step: Step) -> str:
+        """Return which service a step means, where there are several alike."""
+        names = sorted(self._services.definitions)
+        alike = [n for n in names if n == step.target or n.rpartition("-")[0] == step.target]
+        return alike[int(step.pick * len(alike))]
+
     def _process(self, name: str) -> psutil.Process:
+        process = self._running(name)
+        if process is None:
+            raise MissedError(f"{name} does not run")
+        return process
+
+    def _running(self, name: str) -> psutil.Process | None:
         pid = self._services.statuses()[name].pid
-        try:
-            return psutil.Process(pid) if pid else _missed(name)
-        except psutil.NoSuchProcess:
-            return _missed(name)
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(pid) if pid else None
+        return None
 
     def _take_port(self, step: Step) -> str:
         """Kill a service, and listen on its port before it is back; answer nobody."""
@@ -119,10 +137,6 @@ class Faults:
             raise MissedError(f"port {port} cannot be taken: {error}") from error
         self._later(step.seconds, stranger.close)
         return f"port {port}"
-
-
-def _missed(name: str) -> psutil.Process:
-    raise MissedError(f"{name} does not run")
 
 
 def _thaw(process: psutil.Process) -> None:

@@ -30,6 +30,9 @@ FAULTS: dict[tuple[str, str], int] = {
 SECONDS = {"kill": (0.0, 0.0), "freeze": (0.2, 6.0), "fill": (0.3, 4.0), "take port": (0.5, 4.0)}
 """How long they last."""
 
+LONG = (21.0, 28.0)
+"""How long some processes are stopped: silent workers are replaced meanwhile."""
+
 CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "scale": ({"factor": 3.0}, {"factor": 5.0}, {"square": True}, {"square": False}),
     "total": ({"factor": 2.0}, {"factor": 1.0}, {"square": True}, {"square": False}),
@@ -100,7 +103,8 @@ def schedule(seed: int, faults: int, gap: float, without: Collection[str] = ()) 
     dice.shuffle(chosen)
     steps: list[Step] = []
     for kind, target in chosen:
-        lasts = round(dice.uniform(*SECONDS[kind]), 2)
+        long = kind == "freeze" and dice.random() < 0.1
+        lasts = round(dice.uniform(*(LONG if long else SECONDS[kind])), 2)
         wait = round(dice.uniform(0.0, 2.0 * gap), 2)
         steps.append(Step(wait, kind, target, lasts, round(dice.random(), 3)))
         steps += _meanwhile(dice)

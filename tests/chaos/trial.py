@@ -71,6 +71,7 @@ modality = "counters"
 
 [services.frames]
 kind = "pipelines"
+replicas = 2
 workers = {{ min = 0, max = 2 }}
 [[services.frames.pipelines]]
 modality = "tests.techniques:Brightness"
@@ -346,14 +347,9 @@ class Trial:
 
     def _at_work(self, step: Step) -> bool:
         """Return whether batches are leased to workers that a kill concerns."""
-        if step.target not in (*POOLS, "worker"):
-            return False
-        pools = POOLS if step.target == "worker" else (step.target,)
         with suppress(MissedError, psutil.Error):
-            if step.target == "worker":
-                victim = self._faults.victim(step)
-                pools = tuple(p for p in POOLS if victim in self._faults.workers(p))
-            return any(self._queued(pool) for pool in pools)
+            pool = self._faults.pool(step)
+            return bool(pool and self._queued(pool))
         return False
 
     def _queued(self, pool: str) -> float:
