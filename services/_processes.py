@@ -6,11 +6,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from p06bs.adapters.tango_condition import Phase, Process
 from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
-from p06bs.services.supervision import START_SECONDS, STOP_SECONDS, Status, Supervision
+from p06bs.services.supervision import START_SECONDS, STOP_SECONDS, GoneError, Status, Supervision
 
 FRESH_SECONDS = 0.5
 """So old may be what is known of supervisord's services: many are asked for at the same time."""
@@ -34,6 +35,7 @@ class Supervised:
     """
 
     def __init__(self, file: Path) -> None:
+        self._file = file
         self._supervision = Supervision(file)
         self._lock = threading.Lock()
         self._statuses: dict[str, Status] = {}
@@ -61,12 +63,12 @@ class Supervised:
 
     def start(self, name: str) -> None:
         """Have a service started."""
-        self._supervision.begin(name)
+        self._tell(self._supervision.begin, name)
         self._forget(name)
 
     def stop(self, name: str) -> None:
         """Have a service ended in good order."""
-        self._supervision.end(name)
+        self._tell(self._supervision.end, name)
         self._forget(name)
 
     def restart(self, name: str) -> None:
@@ -74,12 +76,20 @@ class Supervised:
         self._forget(name)
         process = self.look(name)
         if process is None or process.phase is Phase.STOPPED or not process.pid:
-            self._supervision.begin(name)
+            self._tell(self._supervision.begin, name)
             return
-        self._supervision.end(name)
+        self._tell(self._supervision.end, name)
         with self._lock:
             self._again.add(name)
             self._when = 0.0
+
+    def _tell(self, action: Callable[[str], None], name: str) -> None:
+        try:
+            action(name)
+        except GoneError:
+            raise RuntimeError(
+                f"nobody on this host starts {name}: p06bs up {self._file} would"
+            ) from None
 
     def _forget(self, name: str) -> None:
         with self._lock:
@@ -89,7 +99,7 @@ class Supervised:
     def _refresh(self) -> None:
         try:
             self._statuses = self._supervision.statuses()
-        except OSError:
+        except GoneError:
             self._statuses = {}
         self._when = time.monotonic()
 

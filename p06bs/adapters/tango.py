@@ -180,7 +180,7 @@ def serve(
         If the database does not answer, or another server has one of the devices.
     """
     # Clients listen, too, and this process is one of the database before it is a server.
-    os.environ["ORBendPoint"] = f"giop:tcp:{address}:0"
+    os.environ["ORBendPoint"] = f"giop:tcp:{address}:0"  # noqa: SIM112
     register(server, devices)
     P06bsService.watches = watches
     try:

@@ -98,7 +98,8 @@ class Watch:
         self._keys = keys
         self._interval = interval
         self._condition = Condition()
-        self._lock = threading.Lock()  # guards the condition and the report
+        self._reached: Service | None = None  # the service, if it is there
+        self._lock = threading.Lock()  # guards these, and the report
         self._looked = threading.Event()
         self._wake = threading.Event()
         self._closing = False
@@ -166,9 +167,10 @@ class Watch:
         RefusedError, RuntimeError, TimeoutError
             If it is refused, or nobody is there; says why.
         """
-        service = self._service()
+        with self._lock:
+            service = self._reached
         if service is None:
-            raise RuntimeError(f"{self.name} is not registered; {attribute.name} stays as it is")
+            raise RuntimeError(f"{attribute.name} cannot be changed: {self.report.status}")
         of, wanted = attribute.pipeline, {attribute.setting: attribute.meant(value)}
         record = self._ask(service, "change", of=of, values=wanted, by=by)
         changed = tango_attributes.settings({of: record})
@@ -208,9 +210,12 @@ class Watch:
         process = self._seen()
         health: Any = None
         values: dict[Attribute, Any] = {}
-        if service is not None and (process is None or process.pid == service.pid):
-            health, values = self._answers(service)
+        here = service is not None and process is not None and process.pid == service.pid
+        reached = service if here or process is None else None
+        if reached is not None:
+            health, values = self._answers(reached)
         with self._lock:
+            self._reached = reached
             sight = Sight(self._peers.listed, service, process, health)
             state, status = self._condition.judge(sight)
             # What was there stays, without a value: clients keep what they subscribed to.
