@@ -22,6 +22,7 @@ from p06bs.cli import (
     sink,
     tango,
     token,
+    units,
     why,
     workers,
 )
@@ -36,6 +37,7 @@ app.command()(services.up)
 app.command()(services.down)
 app.command()(services.restart)
 app.command()(services.ls)
+app.command()(units.units)
 app.command()(settings.settings)
 app.command(context_settings={"ignore_unknown_options": True})(why.why)  # -1 is a run
 app.command()(demo.demo)
