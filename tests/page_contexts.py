@@ -192,12 +192,43 @@ def log_format() -> Iterator[Given]:
     assert "event" in heard
 
 
+@contextmanager
+def use_from_tango() -> Iterator[Given]:
+    """A Tango database, and pipelines whose device is there."""
+    import os
+
+    from p06bs.services.supervision import Supervision
+    from tests import tango_site
+
+    os.environ["XDG_RUNTIME_DIR"] = os.path.abspath("run")
+    bus = "".join(f'{name} = "ipc://{name}"\n' for name in ("inbound", "outbound", "topology"))
+    file = Path("services.toml")
+    file.write_text(
+        f'[bus]\n{bus}log = "log"\n[services.tango]\ninterval = 0.3\n[workers]\nmin = 0\nmax = 1\n'
+        '[[pipelines]]\nmodality = "xrf"\n'
+        'settings = { elements = ["Fe"], incident_energy = 17.5 }\n'
+    )
+    names: Names = {}
+    with tango_site.database() as host:
+        services = Supervision(file)
+        services.start()
+        try:
+            services.wait_ready()
+            device = tango_site.device(host, "p06/bs/pipelines")
+            tango_site.wait(lambda: str(device.state()) == "ON")
+            yield names, {}
+            assert device.read_attribute("xrf_noise").value == 0.07
+        finally:
+            services.stop()
+
+
 CONTEXTS: dict[str, Callable[[], AbstractContextManager[Given]]] = {
     "README.md": readme,
     "docs/tutorials/first-scan.md": first_scan,
     "docs/how-to/bind-inputs.md": bind_inputs,
     "docs/how-to/process-recorded-runs.md": process_recorded_runs,
     "docs/how-to/run-the-services.md": run_the_services,
+    "docs/how-to/use-from-tango.md": use_from_tango,
     "docs/how-to/write-a-modality.md": write_a_modality,
     "docs/reference/nexus.md": nexus,
     "docs/reference/xrf.md": xrf,

@@ -140,6 +140,7 @@ def test_a_service_is_a_device_with_commands_state_settings_and_metrics(database
     assert data[1]["changed_by"] == f"Tango client, process {os.getpid()} on {socket.gethostname()}"
 
 
+@pytest.mark.slow
 def test_commands_start_stop_and_restart_a_service(database, tmp_path):
     import tango
 
