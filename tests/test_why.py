@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -97,11 +98,16 @@ def p06bs(*words: object) -> Any:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def why(*words: object) -> dict[str, dict[str, Any]]:
+@pytest.fixture
+def why(run: Any) -> Callable[..., dict[str, dict[str, Any]]]:
     """Return what ``p06bs why`` says, by service and pipeline."""
-    done = p06bs("why", *words, "--json")
-    assert done.returncode == 0, done.stderr
-    return {f"{d['service']}/{d['pipeline']}": d for d in json.loads(done.stdout)["pipelines"]}
+
+    def asked(*words: object) -> dict[str, dict[str, Any]]:
+        status, said, errors = run("why", *words, "--json")
+        assert status == 0, errors
+        return {f"{d['service']}/{d['pipeline']}": d for d in json.loads(said)["pipelines"]}
+
+    return asked
 
 
 def install(folder: Path) -> None:
@@ -113,7 +119,7 @@ def install(folder: Path) -> None:
     (about / "entry_points.txt").write_text("[p06bs.modalities]\ndoubled = doubled:Doubled\n")
 
 
-def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path):
+def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path, run, why):
     file = written(tmp_path, SCALE)
     raw = raw_run({"x": np.arange(60.0)}, page=10, scan_id=7, plan_name="count")
     uid = raw[0][1]["uid"]
@@ -132,7 +138,7 @@ def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path):
         listener.wait(uid, "scale", rows=20)
         working = wait(lambda: next((one.runs for one in peers.services if uid in one.runs), None))
         assert working == (waits[0][1]["uid"], uid)
-        assert uid[:8] in p06bs("ls").stdout.replace("\n", "")
+        assert uid in json.loads(run("ls", "--json")[1])[1]["runs"]
         found = why()["scale/scale"]  # the newest
         assert (found["state"], found["events"], found["invalid"]) == ("works", 20, 0)
         assert found["inputs"] == {"x": "primary/x"}
@@ -144,11 +150,11 @@ def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path):
         found = why(lacking[0][1]["uid"])["scale/scale"]
         assert found["state"] == "left"
         assert "bound to 'x', which is not there. The run has: primary/other" in found["why"]
-        said = p06bs("why", unwanted[0][1]["uid"][:13])
-        assert "scale left: the run does not want it: analysis.skip names 'scale'" in said.stdout
-        assert "analysis names xrff, which no pipeline here is called" in said.stderr
-        said = p06bs("why", lacking[0][1]["uid"])
-        assert "analysis is 'all of them'; it must be a dict" in said.stderr
+        _, said, remarks = run("why", unwanted[0][1]["uid"][:13])
+        assert "scale left: the run does not want it: analysis.skip names 'scale'" in said
+        assert "analysis names xrff, which no pipeline here is called" in remarks
+        _, _, remarks = run("why", lacking[0][1]["uid"])
+        assert "analysis is 'all of them'; it must be a dict" in remarks
 
         # A package and a service come while the scan goes on; nothing else is started anew.
         before = {name: status.pid for name, status in started.statuses().items()}
@@ -167,28 +173,27 @@ def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path):
         done = wait(lambda: (f := why(uid)) and all(d["state"] == "done" for d in f.values()) and f)
         assert set(done) == {"scale/scale", "late/doubled"}
         assert {d["events"] for d in done.values()} == {60}
-    refused = p06bs("why", uid)
-    assert refused.returncode == 1
-    assert "no Topology Manager answers" in refused.stderr
-    assert "with --file FILE it is computed" in refused.stderr
+    status, _, refused = run("why", uid)
+    assert status == 1
+    assert "no Topology Manager answers" in refused
+    assert "with --file FILE it is computed" in refused
     # Nobody is up: the same, from the logs and the file.
-    derived = {found["pipeline"]: found["derived"] for found in done.values()}
-    computed = why(uid[:8], "-f", file).values()
-    assert {found["pipeline"]: found["derived"] for found in computed} == derived
-    assert {(f["state"], f["events"], f["computed"]) for f in computed} == {("done", 60, True)}
+    written(tmp_path, SCALE)
+    (computed,) = why(uid[:8], "-f", file).values()
+    assert (computed["state"], computed["events"], computed["computed"]) == ("done", 60, True)
+    assert computed["derived"] == done["scale/scale"]["derived"]
     assert why(unwanted[0][1]["uid"], "-f", file)["None/scale"]["state"] == "left"
     assert "aligned_streams" in why(waits[0][1]["uid"], "-f", file)["None/scale"]["why"]
-    untouched = write(tmp_path / "log", raw_run({"x": np.arange(3.0)}))
-    found = why("-f", file, "-1")["None/scale"]
-    assert "one that did would take the run" in found["why"]
-    said = p06bs("why", untouched, "-f", file).stdout
-    assert "scale waits (computed now, not remembered): no service that is up hosts it" in said
+    write(tmp_path / "log", raw_run({"x": np.arange(3.0)}))
+    written(tmp_path, SCALE, LATE)
     (tmp_path / "site" / "doubled.py").write_text("from nowhere import nothing\n")
-    found = why(untouched, "-f", file)["None/doubled"]
-    assert (found["state"], "nowhere" in found["why"]) == ("refused", True)
+    said = p06bs("why", "-1", "-f", file).stdout
+    assert "scale waits (computed now, not remembered): no service that is up hosts it" in said
+    assert re.search(r"doubled refused \(computed now, not remembered\): .*nowhere", said)
 
 
-def test_a_standby_goes_on_with_what_another_process_makes_that_is_killed(tmp_path):
+@pytest.mark.slow
+def test_a_standby_goes_on_with_what_another_process_makes_that_is_killed(tmp_path, why):
     file = written(tmp_path, SCALE, replicas=2)
     raw = raw_run({"x": np.arange(400.0)}, page=10)
     uid = raw[0][1]["uid"]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SECONDS = 5.0
 """How long the Topology Manager, or a service, is waited for."""
+SHORT_SECONDS = 1.5
+"""The same for the Topology Manager where all can be computed without it."""
 COLOURS = {
     "works": "green",
     "done": "green",
@@ -98,7 +100,7 @@ def _asked(run: str, file: Path | None, topology: str | None) -> _Answers:
     answers = _Answers()
     address, keys = topology_address(file, topology), bus_keys(file)
     with Membership(address, keys) as peers:
-        if not peers.wait_listed(SECONDS):
+        if not peers.wait_listed(SECONDS if file is None else SHORT_SECONDS):
             answers.remarks.append(f"no Topology Manager answers at {address}")
             return answers
         hosts = [one for one in peers.services if one.kind == "pipelines"]
