@@ -26,7 +26,7 @@ SUPERVISOR, PROCESS = "SUPERVISOR_SERVER_URL", "SUPERVISOR_PROCESS_NAME"
 """Environment variables by which supervisord tells its children who they are."""
 ENDS_WITH_PARENT = "P06BS_ENDS_WITH_PARENT"
 """The environment variable by which another starter wants the same as supervisord."""
-LOG_FORM = "P06BS_LOG"
+LOG_FORM = "P06BS_LOG_FORM"
 """The environment variable that says ``json`` where logs are read by programs."""
 
 

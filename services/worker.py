@@ -22,6 +22,7 @@ LOOK_SECONDS = 0.5
 class WorkerDefinition(config.Definition):
     """The table of Dask workers: write ``replicas`` for several."""
 
+    gpus: int = Field(0, ge=0, description="GPUs that it has, for pipelines that need some")
     memory: Bytes | None = Field(
         None, description="bytes of memory after which it is started anew; unbounded if absent"
     )
@@ -72,6 +73,8 @@ class WorkerService(Service[WorkerDefinition]):
         """Have a worker at a scheduler until that goes, or this service is to stop."""
         from distributed import Nanny, Status
 
+        from p06bs.pipeline.needs import GPU
+
         make: Any = Nanny
         async with make(
             address,
@@ -79,6 +82,7 @@ class WorkerService(Service[WorkerDefinition]):
             nthreads=1,
             host="127.0.0.1" if is_local(self.here.listen) else None,
             security=secured,
+            resources={GPU: self.definition.gpus} if self.definition.gpus else None,
             memory_limit=self.definition.memory or 0,
             death_timeout=30,
         ) as nanny:

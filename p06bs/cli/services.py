@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -147,9 +148,9 @@ def ls(
         if as_json:
             print(json.dumps([_plain(one) for one in peers.services], indent=2))
         elif watch:
-            with Live(_table(peers.services), console=console, auto_refresh=False) as live:
+            with Live(console=console, auto_refresh=False) as live:
                 while not stopping():
-                    live.update(_table(peers.services), refresh=True)
+                    live.update(_table(peers.services, fold=True), refresh=True)
                     time.sleep(0.5)
         else:
             console.print(_table(peers.services))
@@ -224,19 +225,34 @@ def _plain(service: "Service") -> dict[str, Any]:
     return asdict(service)
 
 
-def _table(services: "tuple[Service, ...]") -> Table:
+def _table(services: "tuple[Service, ...]", *, fold: bool = False) -> Table:
+    """Return a table of services; those that differ by their number alone in one row, if folded."""
+    rows: dict[Any, list[Service]] = {}
+    for one in sorted(services, key=lambda one: _natural(one.name)):
+        base, _, number = one.name.rpartition("-")
+        alike = fold and base and number.isdecimal()
+        rows.setdefault((base, one.kind, one.host) if alike else one.name, []).append(one)
     table = Table("name", "kind", "host", "pid", "addresses", "offers", "runs", "version")
-    for one in services:
+    for row in rows.values():
+        one, last = row[0], row[-1]
+        several = len(row) > 1
         found = {what: where for what, where in one.addresses.items() if what != "control"}
+        runs = dict.fromkeys(uid[:8] for each in row for uid in each.runs)
         table.add_row(
-            one.name,
+            f"{one.name} … {last.name.rpartition('-')[2]}" if several else one.name,
             one.kind,
             one.host,
-            str(one.pid),
-            "\n".join(f"{what} {where}" for what, where in found.items()),
-            ", ".join(one.offers),
-            ", ".join(uid[:8] for uid in one.runs),
+            f"{len(row)} processes" if several else str(one.pid),
+            "" if several else "\n".join(f"{what} {where}" for what, where in found.items()),
+            ", ".join(dict.fromkeys(name for each in row for name in each.offers)),
+            ", ".join(runs),
             one.version,
         )
     table.caption = f"{len(services)} services"
     return table
+
+
+def _natural(name: str) -> list[tuple[str, int]]:
+    """Return by what names are sorted: worker-2 comes before worker-10."""
+    parts = re.split(r"(\d+)", name)
+    return [(part, 0) if not part.isdecimal() else ("", int(part)) for part in parts]
