@@ -134,6 +134,10 @@ def test_a_service_is_a_device_with_commands_state_settings_and_metrics(database
         assert device.read_attribute("scale_factor").value == 3.0
         for events in (state, factor, archived):
             events.close()
+        services.restart(["tango"])
+        assert services.wait_ready()
+        wait(lambda: "scale_factor" in attributes(database, "pipelines"))
+        assert "scale_factor" not in attributes(database, "topology")
     assert_equal(online, Scale(inputs={"x": "x"}), raw)
     data = [data for _, data in descriptors(online, "scale")]
     assert [one["first_row"] for one in data] == [0, 30]
@@ -171,6 +175,10 @@ def test_commands_start_stop_and_restart_a_service(database, tmp_path):
         assert device.state() == on
         assert device.read_attribute("scale_factor").value == 3.0
         state.close()
+
+
+def attributes(database: str, name: str) -> list[str]:
+    return list(tango_site.device(database, f"p06/bs/{name}").get_attribute_list())
 
 
 def metric(device: Any, name: str) -> float:

@@ -12,6 +12,8 @@ from tango.server import Device, attribute, command, device_property, run
 from p06bs.adapters.tango_attributes import ELEMENTS, LONGEST, Attribute, legible
 from p06bs.adapters.tango_watch import Report, Watch
 
+OWN = ("State", "Status")
+"""Attributes that every device has."""
 STOP_SECONDS = 0.2
 """Interval at which the server looks whether it is to end."""
 
@@ -38,6 +40,7 @@ class P06bsService(Device):
     def __init__(self, *arguments: Any) -> None:
         self._watch: Watch
         self._begun = False
+        self._inherits = True
         self._offered: dict[str, Attribute] = {}
         self._values: dict[str, Any] = {}
         super().__init__(*arguments)
@@ -48,8 +51,9 @@ class P06bsService(Device):
         if self.Service not in self.watches:
             _fail("NoService", f"no service {self.Service!r}; there are {', '.join(self.watches)}")
         self._watch = self.watches[self.Service]
-        for name in ("State", "Status"):
+        for name in OWN:
             self._tell_of(name)
+        self._disinherit()
         self._show(self._watch.report)
         self._watch.tell = self._take
         self._begun = True
@@ -80,6 +84,7 @@ class P06bsService(Device):
         """Take a report from the thread that watches."""
         with tango.AutoTangoMonitor(self):
             if self._watch.tell == self._take:
+                self._disinherit()
                 self._show(report)
 
     def _show(self, report: Report) -> None:
@@ -95,6 +100,19 @@ class P06bsService(Device):
             if spec.name not in self._values or not _same(self._values[spec.name], value):
                 self._values[spec.name] = value
                 self._push(spec.name, *self._reading(spec.name))
+
+    def _disinherit(self) -> None:
+        """Remove what other devices have: Tango gives a new one all attributes of its class."""
+        if not self._inherits:
+            return
+        names = [one.get_name() for one in self.get_device_attr().get_attribute_list()]
+        try:
+            for name in names:
+                if name not in OWN and name not in self._offered:
+                    self.remove_attribute(name)
+        except tango.DevFailed:
+            return  # DevRestart: a device that is not listed yet cannot; it can when it is told
+        self._inherits = False
 
     def _offer(self, values: Mapping[Attribute, Any]) -> None:
         wanted = {spec.name: spec for spec in values}
