@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -86,7 +87,10 @@ class TangoService(Service[TangoDefinition]):
         found = config.of_this_host(config.definitions(config.load(self._file)))
         others = {name: one for name, one in found.items() if name != self.name}
         processes = Supervised(self._file)
-        _serve(self.name, self.definition, self.here, others, processes, self._stop, ready)
+        # One that only looks hears sooner who has come and gone than one that is registered.
+        with Membership(self.here.peers.address, self.here.keys) as peers:
+            here = replace(self.here, peers=peers)
+            _serve(self.name, self.definition, here, others, processes, self._stop, ready)
 
     def stop(self) -> None:
         """End `run`."""

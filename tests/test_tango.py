@@ -191,7 +191,8 @@ def test_what_nobody_supervises_is_stopped_by_itself(database, tmp_path):
     """Services that were started by hand have devices, too; whoever started them starts them."""
     import tango
 
-    file = written(tmp_path)
+    file = written(tmp_path, '[services.topology]\naddress = "ipc://{0}/topology"\nttl = 2.0\n')
+    file.write_text("topology = false\n" + file.read_text())
     command = [sys.executable, "-m", "p06bs.services", str(file)]
     running = {n: subprocess.Popen([*command, n]) for n in ("topology", "proxy", "tango")}
     try:

@@ -198,11 +198,14 @@ class Watch:
         with EnsureOmniThread():  # events are pushed from here
             while not self._closing:
                 self._wake.clear()
-                report = self._look()
-                with self._lock:
-                    self.report = report
+                try:
+                    report = self._look()
+                    with self._lock:
+                        self.report = report
+                    self.tell(report)
+                except Exception:  # whatever one look meets, the next may not
+                    logger.exception("%s cannot be shown", self.name)
                 self._looked.set()
-                self.tell(report)
                 self._wake.wait(self._interval)
 
     def _look(self) -> Report:
