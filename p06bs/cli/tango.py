@@ -11,13 +11,15 @@ from p06bs.cli.terminal import remark
 
 SCRIPT = """\
 #!{python}
-\"\"\"Run a service of {file!a} with its Tango device: {server} NAME. By p06bs tango script.\"\"\"
+\"\"\"Run a service with its Tango device: {server} NAME. Written by p06bs tango script.\"\"\"
 
+import os
 import sys
 from pathlib import Path
 
 from p06bs.services.tango import run_with_device
 
+os.chdir({here!a})  # where relative paths of the configuration begin
 sys.exit(run_with_device(Path({file!a}), sys.argv[1]))
 """
 
@@ -47,7 +49,9 @@ def script(
         raise UsageError(f"a script cannot begin with #!{sys.executable}: it has a space")
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / SERVER
-    text = SCRIPT.format(python=sys.executable, file=str(file.resolve()), server=SERVER)
+    text = SCRIPT.format(
+        python=sys.executable, file=str(file.resolve()), here=str(Path.cwd()), server=SERVER
+    )
     path.write_text(text, encoding="utf-8")
     path.chmod(0o755)
     remark(f"wrote {path}; the Starter's servers are {SERVER}/NAME")
