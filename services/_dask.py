@@ -14,6 +14,7 @@ from p06bs.bus.curve import Keys
 from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
 from p06bs.pipeline import client
+from p06bs.pipeline.needs import Needs, offer_of
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +65,42 @@ def found(peers: Membership, keys: Keys | None) -> Place | None:
             if not address.startswith("tls://"):
                 return address, None
             try:
-                return address, security(ask(service.addresses["control"], CREDENTIALS, keys=keys))
+                control = service.addresses["control"]
+                return address, security(ask(control, CREDENTIALS, seconds=2.0, keys=keys))
             except (TimeoutError, RefusedError, WireError) as error:
                 log.warning("%s does not give its keys: %s", service.name, error)
     return None
+
+
+class Task:
+    """A Dask future, which can also be let go when its scheduler is gone."""
+
+    def __init__(self, connection: Any, future: Any) -> None:
+        self._connection = connection
+        self._future = future
+
+    @property
+    def status(self) -> str:
+        return str(self._future.status)
+
+    def done(self) -> bool:
+        return bool(self._future.done())
+
+    def exception(self) -> BaseException | None:
+        found: BaseException | None = self._future.exception() if self._connected else None
+        return found
+
+    def cancel(self, *, force: bool) -> None:
+        if self._connected:
+            self._future.cancel(force=force)
+
+    def release(self) -> None:
+        if self._connected:
+            self._future.release()
+
+    @property
+    def _connected(self) -> bool:
+        return bool(self._connection.status == "running")
 
 
 class Found:
@@ -80,24 +113,29 @@ class Found:
     ----------
     find : callable
         See `Find`.
+    needs : Needs, optional
+        What workers must have; others are left alone.
     """
 
     scales = False
     prompt = False
 
-    def __init__(self, find: Find) -> None:
+    def __init__(self, find: Find, needs: Needs | None = None) -> None:
         self._find = find
+        self._needs = needs or Needs()
         self._client: Any = None
         self._look_at = 0.0
         self._missing = False
 
     def open(self) -> "Found":
         client.configure()
+        # That the scheduler went is said here; Dask shows tracebacks of it.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         return self
 
-    def submit(self, *call: Any, **options: Any) -> Any:
+    def submit(self, *call: Any, **options: Any) -> "Task":
         """Submit a task to the scheduler that is there at present."""
-        return self._client.submit(*call, **options)
+        return Task(self._client, self._client.submit(*call, **options))
 
     def scale(self, workers: int) -> None:
         """Do nothing: there are as many workers as services of that kind."""
@@ -111,7 +149,8 @@ class Found:
         try:
             if self._client.status != "running":
                 raise OSError(f"the connection is {self._client.status}")
-            return {address: address for address in client.names(self._client)}
+            workers = self._client.scheduler_info(n_workers=-1)["workers"]
+            return {a: a for a, worker in workers.items() if self._needs.met_by(offer_of(worker))}
         except (OSError, TimeoutError) as error:
             log.warning("the Dask scheduler is gone: %s", error)
             self.close()

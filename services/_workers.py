@@ -39,7 +39,7 @@ def cluster(
     if workers.on == "scheduler":
         from p06bs.services._dask import Found
 
-        return Found(find)
+        return Found(find, needs)
     if workers.on != "slurm":
         return workers.on
     from p06bs.adapters.slurm import SlurmCluster

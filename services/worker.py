@@ -17,6 +17,8 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.5
 """Interval at which a scheduler is looked for, and the worker is looked after."""
+LOOPS = 32
+"""So many processes of pipelines have a loop on it, which is a Dask task that does not end."""
 
 
 class WorkerDefinition(config.Definition):
@@ -29,7 +31,7 @@ class WorkerDefinition(config.Definition):
 
 
 class WorkerService(Service[WorkerDefinition]):
-    """A worker with one thread, and the nanny that replaces its process when it dies.
+    """A worker process, and the nanny that replaces its process when it dies.
 
     It is of use, and registered, also while there is no scheduler: it joins the next one.
     """
@@ -79,7 +81,7 @@ class WorkerService(Service[WorkerDefinition]):
         async with make(
             address,
             name=self.name,
-            nthreads=1,
+            nthreads=LOOPS,
             host="127.0.0.1" if is_local(self.here.listen) else None,
             security=secured,
             resources={GPU: self.definition.gpus} if self.definition.gpus else None,

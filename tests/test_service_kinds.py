@@ -37,6 +37,14 @@ directory = "{0}/nexus"
 kind = "pipelines"
 workers.on = "scheduler"
 pipelines = [{{ modality = "tests.techniques:Scale", inputs = {{ x = "x" }} }}]
+[services.doubling]
+kind = "pipelines"
+workers.on = "scheduler"
+[[services.doubling.pipelines]]
+modality = "tests.techniques:Scale"
+name = "doubling"
+inputs = {{ x = "x" }}
+settings = {{ factor = 3.0 }}
 """
 LAPTOP = """
 [bus]
@@ -100,10 +108,11 @@ def test_workers_and_pipelines_find_the_scheduler_wherever_it_is_and_again_when_
                 publish(name, document)
             assert_equal(listener.wait(uid, "scale"), Scale(inputs={"x": "x"}), raw)
             files = tmp_path / "nexus"
-            wait(lambda: len(list(files.glob("*.nxs"))) == 2)
+            wait(lambda: len(list(files.glob("*.nxs"))) == 3)  # the raw run and two derived ones
     finally:
         codes = services.stop()
     assert set(codes.values()) == {0}
+    assert "no workers can be placed" not in (services.logs / "scaling.log").read_text()
     assert not list(files.glob(".*.part"))
     with h5py.File(files / f"{uid}.nxs") as written:
         assert written["entry/bluesky/streams/primary/data/x"].shape == (200,)
