@@ -33,6 +33,9 @@ SECONDS = {"kill": (0.0, 0.0), "freeze": (0.2, 6.0), "fill": (0.3, 4.0), "take p
 LONG = (21.0, 28.0)
 """How long some processes are stopped: silent workers are replaced meanwhile."""
 
+WORKING = ("worker", "pipelines", "frames")
+"""What computes."""
+
 CHANGES: dict[str, tuple[dict[str, Any], ...]] = {
     "scale": ({"factor": 3.0}, {"factor": 5.0}, {"square": True}, {"square": False}),
     "total": ({"factor": 2.0}, {"factor": 1.0}, {"square": True}, {"square": False}),
@@ -66,6 +69,8 @@ class Step:
         Settings.
     reprocess : bool
         Whether the events so far are computed again.
+    at_work : bool
+        Whether what is hit had better have batches to compute just then.
     """
 
     after: float
@@ -75,6 +80,7 @@ class Step:
     pick: float = 0.0
     values: dict[str, Any] | None = None
     reprocess: bool = False
+    at_work: bool = False
 
     @property
     def fault(self) -> tuple[str, str]:
@@ -106,7 +112,9 @@ def schedule(seed: int, faults: int, gap: float, without: Collection[str] = ()) 
         long = kind == "freeze" and dice.random() < 0.1
         lasts = round(dice.uniform(*(LONG if long else SECONDS[kind])), 2)
         wait = round(dice.uniform(0.0, 2.0 * gap), 2)
-        steps.append(Step(wait, kind, target, lasts, round(dice.random(), 3)))
+        at_work = target in WORKING and kind == "kill" and dice.random() < 0.5
+        pick = round(dice.random(), 3)
+        steps.append(Step(wait, kind, target, lasts, pick, at_work=at_work))
         steps += _meanwhile(dice)
     return steps
 

@@ -7,8 +7,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -23,10 +24,9 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.membership import Membership
 from p06bs.bus.reader import LogError
 from p06bs.model.documents import is_derived
-from p06bs.services._recorder import Recorder
 from p06bs.services.supervision import Supervision
 from tests.chaos.faults import POOLS, Faults, MissedError, small_disk
-from tests.chaos.schedule import FAULTS, Step, schedule
+from tests.chaos.schedule import FAULTS, WORKING, Step, schedule
 from tests.chaos.verdict import EXPECTED
 
 REPOSITORY = Path(__file__).parents[2]
@@ -84,10 +84,15 @@ modality = "region_sums"
 settings.regions = {{ Fe_K = [518, 558], Cu_K = [1665, 1735] }}
 """
 
+Name = tuple[str, str]
+"""What a document is, and its uid, or those of its events."""
+
 HANG = 120.0
 """Seconds without any progress after which it is a hang."""
 MISS = 60.0
 """Seconds that a step waits for what it is to hit."""
+WORK = 5.0
+"""Seconds that a step waits until what it is to hit has something to do."""
 LOGS_MIB = 384
 SAMPLE = 24
 """How many runs the server is asked for."""
@@ -207,6 +212,30 @@ class Logs:
         return uid in self._ended
 
 
+class Followed:
+    """Which documents a follower gets, by run, as it gets them."""
+
+    def __init__(self, follower: Follower) -> None:
+        self.runs: defaultdict[str, list[Name]] = defaultdict(list)
+        self._follower = follower
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="followed")
+
+    def __enter__(self) -> "Followed":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closing.set()
+        self._thread.join()
+        self._follower.close()
+
+    def _follow(self) -> None:
+        while not self._closing.is_set():
+            for entry in self._follower.entries(0.2):
+                self.runs[entry.run].append(_name(entry.name, entry.document))
+
+
 class Trial:
     """Services that are hit while scans run.
 
@@ -250,9 +279,8 @@ class Trial:
         return self.report
 
     def _run(self) -> None:
-        ports = dict(
-            zip(("inbound", "outbound", "topology", "server"), _free_ports(4), strict=True)
-        )
+        names = ("inbound", "outbound", "topology", "server")
+        ports = dict(zip(names, _free_ports(len(names)), strict=True))
         file = self.folder / "services.toml"
         file.write_text(CONFIGURATION.format(folder=self.folder, **ports))
         self._services = Supervision(file, self.folder / "services")
@@ -264,8 +292,8 @@ class Trial:
         try:
             self._services.wait_ready()
             self._lap("ready")
-            recorder = Recorder(Follower(bus.outbound, bus.log))
-            with Membership(bus.topology) as peers, recorder, self._scans(bus) as scans:
+            followed = Followed(Follower(bus.outbound, bus.log))
+            with Membership(bus.topology) as peers, followed, self._scans(bus) as scans:
                 self._scanning = scans
                 self._peers = peers
                 try:
@@ -273,7 +301,7 @@ class Trial:
                     self._lap("faults")
                     self._finish(scans)
                     self._lap("end")
-                    self._compare_follower(recorder)
+                    self._compare_follower(followed)
                     self._compare_server(ports["server"])
                     self._lap("server")
                 except HangError as error:
@@ -329,17 +357,20 @@ class Trial:
         if step.kind in ("pause", "suspend"):
             self._tell(f"{step.kind} {step.seconds}")
             return ""
-        at_work = step.kind == "kill" and self._at_work(step)
-        until = time.monotonic() + MISS
+        began = time.monotonic()
         while True:
+            at_work = step.kind == "kill" and self._at_work(step)
+            waited = time.monotonic() - began
+            if step.at_work and not at_work and waited < WORK:
+                self._pass(0.1)
+                continue
             try:
                 said = self._faults.do(step)
             except (MissedError, psutil.NoSuchProcess) as error:
-                if time.monotonic() > until:
+                if waited > MISS:
                     self.report.missed[f"{step.kind} {step.target}"] += 1
                     return f"missed: {error}"
                 self._pass(0.1)
-                at_work = step.kind == "kill" and self._at_work(step)
             else:
                 self.report.done[f"{step.kind} {step.target}"] += 1
                 self.report.at_work += at_work
@@ -347,6 +378,8 @@ class Trial:
 
     def _at_work(self, step: Step) -> bool:
         """Return whether batches are leased to workers that a kill concerns."""
+        if step.target not in WORKING:
+            return False
         with suppress(MissedError, psutil.Error):
             pool = self._faults.pool(step)
             return bool(pool and self._queued(pool))
@@ -354,7 +387,7 @@ class Trial:
 
     def _queued(self, pool: str) -> float:
         """Return how many events wait for workers, or are with them, while there are some."""
-        text = self._ask(pool, "metrics", 0.5)
+        text = self._ask(pool, "metrics", 2.0)
         if not isinstance(text, str):
             return 0.0
         workers, queued = (
@@ -419,19 +452,20 @@ class Trial:
             watchdog.look((self._logs.sizes(), left), time.monotonic())
             time.sleep(0.2)
 
-    def _compare_follower(self, recorder: Recorder) -> None:
+    def _compare_follower(self, followed: Followed) -> None:
         """See that a follower got what is in the logs, each document once and in order."""
         logged = self._logged()
-        recorder.wait(lambda: _followed(recorder) == logged, HANG)
-        followed = _followed(recorder)
+        until = time.monotonic() + HANG
+        while followed.runs != logged and time.monotonic() < until:
+            time.sleep(0.1)
         self.report.problems += [
-            f"a follower got {len(followed.get(uid, ()))} documents of {uid}, or others than the "
+            f"a follower got {len(followed.runs[uid])} documents of {uid}, or others than the "
             f"{len(names)} that were logged"
             for uid, names in logged.items()
-            if followed.get(uid) != names
+            if followed.runs[uid] != names
         ]
 
-    def _logged(self) -> dict[str, list[tuple[str, str]]]:
+    def _logged(self) -> dict[str, list[Name]]:
         """Return the names of all documents, by run."""
         with DocumentLog(self._services.configuration.bus.log) as log:
             return {uid: [_name(*document) for document in log.read(uid)] for uid in log.runs()}
@@ -501,19 +535,12 @@ class Trial:
         self._began = now
 
 
-def _followed(recorder: Recorder) -> dict[str, list[tuple[str, str]]]:
-    return {
-        uid: [_name(*document) for document in record.documents]
-        for uid, record in list(recorder.runs.items())
-    }
-
-
-def _name(name: str, document: dict[str, Any]) -> tuple[str, str]:
+def _name(name: str, document: dict[str, Any]) -> Name:
     uid = document["uid"]
     return name, uid if isinstance(uid, str) else ",".join(uid)
 
 
-def _counted(names: list[tuple[str, str]]) -> dict[str, int]:
+def _counted(names: list[Name]) -> dict[str, int]:
     """Return how many documents of each kind there are, events by their number."""
     found: Counter[str] = Counter()
     for name, uid in names:
