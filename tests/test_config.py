@@ -6,7 +6,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from p06bs import Modality, config
+from p06bs import config
 from p06bs.bus import certificates
 from p06bs.callbacks.xrf import RegionSums
 from p06bs.config import ConfigurationError
@@ -26,14 +26,6 @@ def test_an_empty_file_is_a_proxy_and_nothing_else(tmp_path):
     assert found.server is None
     assert found.pipelines == ()
     assert found.bus.inbound.startswith("tcp://127.0.0.1:")
-
-
-@pytest.mark.parametrize("name", ["sim", "p06"])
-def test_the_files_that_are_shipped_make_their_modalities(name):
-    found = config.load(REPOSITORY / f"services/{name}.toml")
-    assert found.pipelines
-    for section in found.pipelines:
-        assert isinstance(section.make(), Modality)
 
 
 def test_everything_that_may_be_said(tmp_path):
