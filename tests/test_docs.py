@@ -179,10 +179,14 @@ def check_command(words: list[str], *, named_only: bool = False) -> None:
         parse(rest, named_only=named_only)
     elif program == "make":
         target, *assigned = rest
-        assert re.search(rf"(?m)^{target}:", (REPOSITORY / "Makefile").read_text()), words
+        makefile = (REPOSITORY / "Makefile").read_text()
+        assert re.search(rf"(?m)^{target}:", makefile), words
         for text in assigned:
-            assert target == "demo"
-            parse(["demo", *plain(text.removeprefix("ARGS="))])
+            variable, _, value = text.partition("=")
+            assert re.search(rf"(?m)^{variable} \?=", makefile), words
+            if variable == "ARGS":
+                assert target == "demo"
+                parse(["demo", *plain(value)])
     elif words[:2] == ["python", "-m"]:
         unknown = {w for w in words if w.startswith("--")} - options_of(words[2])
         assert not unknown, f"{words[2]} has no {unknown}"
