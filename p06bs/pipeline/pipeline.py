@@ -13,7 +13,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,30 +25,20 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
-from p06bs.bus.reader import Entry, LogError
 from p06bs.bus.sockets import HERE, Address
-from p06bs.metadata import Analysis
-from p06bs.model.compute import Setup
-from p06bs.model.derived import PREVIEW, DerivedRun
-from p06bs.model.documents import Document, is_derived
 from p06bs.model.modality import Modality
 from p06bs.model.reference import reference_to
 from p06bs.pipeline.adjustments import Adjustments
-from p06bs.pipeline.again import Reprocessing
 from p06bs.pipeline.cluster import Cluster
-from p06bs.pipeline.decisions import Decision, Decisions, decision
+from p06bs.pipeline.decisions import Decisions
 from p06bs.pipeline.declared import Pipeline, refuse_twins
-from p06bs.pipeline.earlier import Earlier, EarlierRuns
+from p06bs.pipeline.earlier import EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.foreseen import foresee_all
-from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.measures import measures
 from p06bs.pipeline.needs import Needs, local_limits
-from p06bs.pipeline.preview import Preview
-from p06bs.pipeline.run import RunPipeline
-from p06bs.pipeline.setups import fulfil
+from p06bs.pipeline.under_way import UnderWay
 from p06bs.pipeline.worker import warm_up
-from p06bs.settings import Again
 from p06bs.settings.history import plain
 
 log = logging.getLogger(__name__)
@@ -63,11 +52,6 @@ SETTINGS = "settings"
 """Directory of the settings in that of the logs."""
 FINISH = 2.0
 """Seconds for workers to return what they have at the end; a restart computes what is missing."""
-
-
-def key_of(name: str, run: str, reprocessing: int) -> str:
-    """Return the key of a run in the pool."""
-    return f"{name}:{run}" + (f"#{reprocessing}" if reprocessing else "")
 
 
 class Pipelines:
@@ -165,7 +149,6 @@ class Pipelines:
             )
             for needs in among
         }
-        self._pools = {p.name: self.pools[p.needs].pool for p in self.pipelines}
         self.elastic = next(iter(self.pools.values()))  # of the first pipeline; often there is one
         self.pool = self.elastic.pool
         self.publisher = Publisher(inbound, self.documents, keys=keys)
@@ -182,8 +165,6 @@ class Pipelines:
             arrays=False,  # workers read them
             keys=keys,
         )
-        self._runs: dict[str, dict[str, RunPipeline]] = {}
-        self._previews: dict[str, dict[str, Preview]] = {}
         self.decisions = Decisions(
             partial(
                 foresee_all, self.pipelines, self.documents, self.documents.directory / SETTINGS
@@ -192,9 +173,13 @@ class Pipelines:
         self.works_on: Callable[[tuple[str, ...]], None] = lambda runs: None
         self._told: tuple[str, ...] = ()
         self._requests: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._working: set[str] = set()  # uids of the derived runs that are being made
-        self.reprocessing = Reprocessing(
-            self.adjustments, self.documents, self._begin, self._let_go
+        self.under_way = UnderWay(
+            self.adjustments,
+            self.documents,
+            self.publisher,
+            {p.name: self.pools[p.needs] for p in self.pipelines},
+            self.decisions,
+            self._later,
         )
         self._stop = threading.Event()
 
@@ -219,7 +204,7 @@ class Pipelines:
                 each.engine.start()
             warm_up(type(p.modality) for p in self.pipelines)
             for name in self.adjustments.names:
-                self.reprocessing.take(name)
+                self.under_way.reprocessing.take(name)
             while not self._stop.is_set():
                 full = sum(each.pool.backlog for each in self.pools.values()) >= BACKLOG
                 if not busy:
@@ -227,7 +212,7 @@ class Pipelines:
                 busy = sum(each.pool.receive() for each in self.pools.values()) > 0
                 for entry in () if full else self.follower.entries(0):
                     busy = True
-                    self._take(entry)
+                    self.under_way.take(entry)
                 while not self._requests.empty():
                     self._requests.get()()
                 now = time.monotonic()
@@ -236,13 +221,13 @@ class Pipelines:
                     for each in self.pools.values():
                         each.tick(now, time.time())
                     for name in self.adjustments.look():
-                        self._revise(name)
-                    self._thin()
-                    self._take_over()
-                self.reprocessing.go_on(self._runs)
+                        self.under_way.revise(name)
+                    self.under_way.thin()
+                    self.under_way.take_over()
+                self.under_way.go_on()
                 for each in self.pools.values():
                     each.pool.lease()
-                self._tidy()
+                self.under_way.tidy()
                 self._tell()
                 if waiting and any(each.ready for each in self.pools.values()):
                     waiting = False
@@ -273,7 +258,7 @@ class Pipelines:
         names = self.adjustments.names if of is None else [of]
         return {
             name: self.adjustments.record(
-                name, [*self._going(name), *self.reprocessing.going(name)]
+                name, [*self.under_way.going(name), *self.under_way.reprocessing.going(name)]
             )
             for name in names
         }
@@ -314,11 +299,11 @@ class Pipelines:
         """
         runs: list[str] = []
         if reprocess:
-            live = [uid for uid, run in self._going(of) if run.left is None]
+            live = [uid for uid, run in self.under_way.going(of) if run.left is None]
             last = self.adjustments[of].last_run
             runs = live or ([last] if last else [])
         self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
-        self._later(partial(self._revise, of))
+        self._later(partial(self.under_way.revise, of))
         return self.settings(of)[of]
 
     def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
@@ -354,186 +339,15 @@ class Pipelines:
         """
         return str(self.adjustments[of].save(preset, beamtime_id=beamtime_id, sample=sample))
 
-    def _going(self, name: str) -> list[tuple[str, RunPipeline]]:
-        """Return the runs that a pipeline works on as they come."""
-        live = [(uid, runs[name]) for uid, runs in list(self._runs.items()) if name in runs]
-        return [(uid, run) for uid, run in live if not run.over]
-
     def _later(self, action: Callable[[], None]) -> None:
         self._requests.put(action)
 
-    def _revise(self, name: str) -> None:
-        store = self.adjustments[name]
-        for _, run in self._going(name):
-            revision = store.revised(run.asked)
-            if revision.change > run.asked.change and revision.change not in run.refusals:
-                run.revise(revision)
-        self.reprocessing.take(name)
-
-    def _advance(self, run: RunPipeline) -> None:
-        self._guarded(run, run.advance)
-
-    def _take(self, entry: Entry) -> None:
-        if entry.name == "start":
-            if is_derived(entry.document):
-                return  # derived runs feed no pipeline yet
-            self._runs[entry.run] = self._begin_all(entry.document)
-            self._previews[entry.run] = {
-                p.name: Preview(
-                    self._runs[entry.run][p.name],
-                    self._begin(p, entry.document, preview=True),
-                    lambda uid: self.documents.path(uid).exists(),
-                )
-                for p in self.pipelines
-                if p.overload == "thin"
-            }
-        where = (entry.offset, entry.nbytes)
-        when = time_of(entry.document, time.time())
-        for name, run in self._runs.get(entry.run, {}).items():
-            self._add(run, entry, where)
-            if name in self._previews.get(entry.run, {}):
-                self._add(self._previews[entry.run][name].sample, entry, where)
-            self._pools[name].arrived(key_of(name, entry.run, 0), when)
-
-    def _begin_all(self, start: Document) -> dict[str, RunPipeline]:
-        """Begin with a raw run in each pipeline that it wants."""
-        runs = {p.name: self._begin(p, start) for p in self.pipelines}
-        wanted = Analysis.of(start)
-        for problem in wanted.problems:
-            log.warning("run %s: %s; that is not followed", start["uid"], problem)
-        for name, run in runs.items():
-            run.left = wanted.refusal(name, run.modality.name) or None
-        self.decisions.begin(
-            start, {name: partial(self._decide, name, run) for name, run in runs.items()}
-        )
-        return runs
-
-    def _decide(self, name: str, run: RunPipeline) -> Decision:
-        pool = self.pools[self.adjustments.pipelines[name].needs]
-        return decision(name, run, pool.held_up(key_of(name, run.raw.uid, 0)))
-
-    def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
-        try:
-            run.add(entry.name, entry.document, where)
-        except LogError as error:
-            run.abandon(f"its derived run cannot be written: {error}")
-        except Exception as error:  # whatever a document holds, the other runs go on
-            run.refuse(entry.name, error)
-            log.debug("run %s", entry.run, exc_info=True)
-
-    def _thin(self) -> None:
-        """Let previews begin and pause as the load of their pipelines is."""
-        for previews in self._previews.values():
-            for name, preview in previews.items():
-                try:
-                    key = key_of(name, preview.whole.raw.uid, 0)
-                    preview.tick(self._pools[name].seconds(key))
-                except Exception as error:  # one run must not end the others
-                    preview.sample.abandon(f"{type(error).__name__}: {error}")
-
-    def _begin(
-        self,
-        pipeline: Pipeline,
-        start: Document,
-        again: Again | None = None,
-        *,
-        preview: bool = False,
-    ) -> RunPipeline:
-        def submit(make: Callable[[], Setup]) -> "Future[Setup]":
-            future: Future[Setup] = Future()
-            # A daemon: however long an author's prepare takes, the process can end.
-            threading.Thread(
-                target=fulfil, args=(future, make), name="prepare", daemon=True
-            ).start()
-            future.add_done_callback(lambda _: self._requests.put(partial(self._advance, run)))
-            return future
-
-        name, uid = pipeline.name, start["uid"]
-        store = self.adjustments[name]
-        make = partial(
-            RunPipeline,
-            pipeline.modality,
-            start,
-            self.publisher,
-            self._look_back,
-            time.time,
-            size=pipeline.batch_size,
-            submit=submit,
-            judged=partial(self.adjustments.judged, name, uid),
-        )
-        if preview:
-            run = make(reprocessing=PREVIEW, judged=lambda revision, problem: None)
-        elif again is None:
-            run = make(
-                candidates=self.adjustments.candidates(name, start),
-                begun=store.derived_of(uid) is not None,
-                began=partial(store.began, uid),
-                newest=partial(store.newest_for, uid),
-            )
-        else:
-            run = make(candidates=[again.revision], reprocessing=again.number, rows=again.rows)
-        self._pools[name].add(key_of(name, uid, run.reprocessing), run)
-        return run
-
-    def _look_back(self, derived: DerivedRun) -> Earlier | None:
-        """Be the writer of a derived run; return what an earlier process has written of it.
-
-        Raises
-        ------
-        LogLockedError
-            If another process writes it.
-        LogError
-            If another pipeline of this process makes it, or the log is damaged.
-        """
-        if derived.uid in self._working:
-            raise LogError(f"another pipeline of this process makes derived run {derived.uid}")
-        path = self.documents.path(derived.uid)
-        last = self.documents.ends(derived.uid)[1] if path.exists() else None
-        earlier = Earlier(ended=last is not None and last.name == "stop")
-        if not earlier.ended:
-            self.documents.claim(derived.uid, earlier.take)  # reads it once
-        self._working.add(derived.uid)
-        return earlier if earlier.start or earlier.ended else None
-
-    def _tidy(self) -> None:
-        """Let go of runs that are over in every pipeline."""
-        for uid, runs in list(self._runs.items()):
-            samples = {name: p.sample for name, p in self._previews.get(uid, {}).items()}
-            if all(run.over for run in (*runs.values(), *samples.values())):
-                for name, run in (*runs.items(), *samples.items()):
-                    self._let_go(name, run)
-                self.decisions.end(uid)
-                del self._runs[uid]
-                self._previews.pop(uid, None)
-
-    def _take_over(self) -> None:
-        """Go on with what other processes made that have ended."""
-        for runs in list(self._runs.values()):
-            for run in runs.values():
-                self._guarded(run, run.take_over)
-        for previews in self._previews.values():
-            for preview in previews.values():
-                self._guarded(preview.sample, preview.sample.take_over)
-
-    def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # one run must not end the others
-            run.abandon(f"{type(error).__name__}: {error}")
-
     def _tell(self) -> None:
         """Tell which raw runs are worked on, when that changed."""
-        again = (uid for name in self.adjustments.names for uid, _ in self.reprocessing.going(name))
-        runs = tuple(dict.fromkeys((*self._runs, *again)))
+        runs = self.under_way.uids
         if runs != self._told:
             self._told = runs
             self.works_on(runs)
-
-    def _let_go(self, name: str, run: RunPipeline) -> None:
-        self._pools[name].remove(key_of(name, run.raw.uid, run.reprocessing))
-        if run.derived is not None:
-            self._working.discard(run.derived)
-            self.publisher.release(run.derived)
 
     def _close(self) -> None:
         self.follower.close()

@@ -1,0 +1,257 @@
+"""The raw runs that the pipelines of one process work on, from their first document to the last."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from functools import partial
+
+from p06bs.bus.log import DocumentLog
+from p06bs.bus.publish import Publisher
+from p06bs.bus.reader import Entry, LogError
+from p06bs.metadata import Analysis
+from p06bs.model.compute import Setup
+from p06bs.model.derived import PREVIEW, DerivedRun
+from p06bs.model.documents import Document, is_derived
+from p06bs.pipeline.adjustments import Adjustments
+from p06bs.pipeline.again import Reprocessing
+from p06bs.pipeline.decisions import Decision, Decisions, decision
+from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.earlier import Earlier
+from p06bs.pipeline.elastic import ElasticPool
+from p06bs.pipeline.lag import time_of
+from p06bs.pipeline.preview import Preview
+from p06bs.pipeline.run import RunPipeline
+from p06bs.pipeline.setups import fulfil
+from p06bs.settings import Again
+
+log = logging.getLogger(__name__)
+
+
+def key_of(name: str, run: str, reprocessing: int) -> str:
+    """Return the key of a run in the pool."""
+    return f"{name}:{run}" + (f"#{reprocessing}" if reprocessing else "")
+
+
+class UnderWay:
+    """Begin with raw runs in each pipeline, feed them, and let go of them in the end.
+
+    One run, and one pipeline, never ends the others. Not thread-safe but for `going`.
+
+    Parameters
+    ----------
+    adjustments : Adjustments
+        The settings of the pipelines.
+    documents : DocumentLog
+    publisher : Publisher
+        Takes the documents of the derived runs.
+    pools : mapping of str to ElasticPool
+        By the name of the pipeline.
+    decisions : Decisions
+        Told of each run, and what is made of it.
+    later : callable
+        Has something done soon by the thread that calls everything here. Any thread.
+    """
+
+    def __init__(
+        self,
+        adjustments: Adjustments,
+        documents: DocumentLog,
+        publisher: Publisher,
+        pools: Mapping[str, ElasticPool],
+        decisions: Decisions,
+        later: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self.adjustments = adjustments
+        self.documents = documents
+        self.publisher = publisher
+        self.decisions = decisions
+        self.reprocessing = Reprocessing(adjustments, documents, self._begin, self._let_go)
+        self._pools = pools
+        self._later = later
+        self._runs: dict[str, dict[str, RunPipeline]] = {}
+        self._previews: dict[str, dict[str, Preview]] = {}
+        self._working: set[str] = set()  # uids of the derived runs that are being made
+
+    @property
+    def uids(self) -> tuple[str, ...]:
+        """Uids of the raw runs that are worked on."""
+        again = (uid for name in self.adjustments.names for uid, _ in self.reprocessing.going(name))
+        return tuple(dict.fromkeys((*self._runs, *again)))
+
+    def going(self, name: str) -> list[tuple[str, RunPipeline]]:
+        """Return the runs that a pipeline works on as they come. Any thread."""
+        live = [(uid, runs[name]) for uid, runs in list(self._runs.items()) if name in runs]
+        return [(uid, run) for uid, run in live if not run.over]
+
+    def revise(self, name: str) -> None:
+        """Put the settings of a pipeline that are in force now into its runs."""
+        store = self.adjustments[name]
+        for _, run in self.going(name):
+            revision = store.revised(run.asked)
+            if revision.change > run.asked.change and revision.change not in run.refusals:
+                run.revise(revision)
+        self.reprocessing.take(name)
+
+    def _advance(self, run: RunPipeline) -> None:
+        self._guarded(run, run.advance)
+
+    def take(self, entry: Entry) -> None:
+        """Take a document of a raw run."""
+        if entry.name == "start":
+            if is_derived(entry.document):
+                return  # derived runs feed no pipeline yet
+            self._runs[entry.run] = self._begin_all(entry.document)
+            self._previews[entry.run] = {
+                p.name: Preview(
+                    self._runs[entry.run][p.name],
+                    self._begin(p, entry.document, preview=True),
+                    lambda uid: self.documents.path(uid).exists(),
+                )
+                for p in self.adjustments.pipelines.values()
+                if p.overload == "thin"
+            }
+        where = (entry.offset, entry.nbytes)
+        when = time_of(entry.document, time.time())
+        for name, run in self._runs.get(entry.run, {}).items():
+            self._add(run, entry, where)
+            if name in self._previews.get(entry.run, {}):
+                self._add(self._previews[entry.run][name].sample, entry, where)
+            self._pools[name].pool.arrived(key_of(name, entry.run, 0), when)
+
+    def _begin_all(self, start: Document) -> dict[str, RunPipeline]:
+        """Begin with a raw run in each pipeline that it wants."""
+        runs = {p.name: self._begin(p, start) for p in self.adjustments.pipelines.values()}
+        wanted = Analysis.of(start)
+        for problem in wanted.problems:
+            log.warning("run %s: %s; that is not followed", start["uid"], problem)
+        for name, run in runs.items():
+            run.left = wanted.refusal(name, run.modality.name) or None
+        self.decisions.begin(
+            start, {name: partial(self._decide, name, run) for name, run in runs.items()}
+        )
+        return runs
+
+    def _decide(self, name: str, run: RunPipeline) -> Decision:
+        held_up = self._pools[name].held_up(key_of(name, run.raw.uid, 0))
+        return decision(name, run, held_up)
+
+    def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
+        try:
+            run.add(entry.name, entry.document, where)
+        except LogError as error:
+            run.abandon(f"its derived run cannot be written: {error}")
+        except Exception as error:  # whatever a document holds, the other runs go on
+            run.refuse(entry.name, error)
+            log.debug("run %s", entry.run, exc_info=True)
+
+    def go_on(self) -> None:
+        """Do a little of what is to be computed again."""
+        self.reprocessing.go_on(self._runs)
+
+    def thin(self) -> None:
+        """Let previews begin and pause as the load of their pipelines is."""
+        for previews in self._previews.values():
+            for name, preview in previews.items():
+                try:
+                    key = key_of(name, preview.whole.raw.uid, 0)
+                    preview.tick(self._pools[name].pool.seconds(key))
+                except Exception as error:  # one run must not end the others
+                    preview.sample.abandon(f"{type(error).__name__}: {error}")
+
+    def _begin(
+        self,
+        pipeline: Pipeline,
+        start: Document,
+        again: Again | None = None,
+        *,
+        preview: bool = False,
+    ) -> RunPipeline:
+        def submit(make: Callable[[], Setup]) -> "Future[Setup]":
+            future: Future[Setup] = Future()
+            # A daemon: however long an author's prepare takes, the process can end.
+            threading.Thread(
+                target=fulfil, args=(future, make), name="prepare", daemon=True
+            ).start()
+            future.add_done_callback(lambda _: self._later(partial(self._advance, run)))
+            return future
+
+        name, uid = pipeline.name, start["uid"]
+        store = self.adjustments[name]
+        make = partial(
+            RunPipeline,
+            pipeline.modality,
+            start,
+            self.publisher,
+            self._look_back,
+            time.time,
+            size=pipeline.batch_size,
+            submit=submit,
+            judged=partial(self.adjustments.judged, name, uid),
+        )
+        if preview:
+            run = make(reprocessing=PREVIEW, judged=lambda revision, problem: None)
+        elif again is None:
+            run = make(
+                candidates=self.adjustments.candidates(name, start),
+                begun=store.derived_of(uid) is not None,
+                began=partial(store.began, uid),
+                newest=partial(store.newest_for, uid),
+            )
+        else:
+            run = make(candidates=[again.revision], reprocessing=again.number, rows=again.rows)
+        self._pools[name].pool.add(key_of(name, uid, run.reprocessing), run)
+        return run
+
+    def _look_back(self, derived: DerivedRun) -> Earlier | None:
+        """Be the writer of a derived run; return what an earlier process has written of it.
+
+        Raises
+        ------
+        LogLockedError
+            If another process writes it.
+        LogError
+            If another pipeline of this process makes it, or the log is damaged.
+        """
+        if derived.uid in self._working:
+            raise LogError(f"another pipeline of this process makes derived run {derived.uid}")
+        path = self.documents.path(derived.uid)
+        last = self.documents.ends(derived.uid)[1] if path.exists() else None
+        earlier = Earlier(ended=last is not None and last.name == "stop")
+        if not earlier.ended:
+            self.documents.claim(derived.uid, earlier.take)  # reads it once
+        self._working.add(derived.uid)
+        return earlier if earlier.start or earlier.ended else None
+
+    def tidy(self) -> None:
+        """Let go of runs that are over in every pipeline."""
+        for uid, runs in list(self._runs.items()):
+            samples = {name: p.sample for name, p in self._previews.get(uid, {}).items()}
+            if all(run.over for run in (*runs.values(), *samples.values())):
+                for name, run in (*runs.items(), *samples.items()):
+                    self._let_go(name, run)
+                self.decisions.end(uid)
+                del self._runs[uid]
+                self._previews.pop(uid, None)
+
+    def take_over(self) -> None:
+        """Go on with what other processes made that have ended."""
+        for runs in list(self._runs.values()):
+            for run in runs.values():
+                self._guarded(run, run.take_over)
+        for previews in self._previews.values():
+            for preview in previews.values():
+                self._guarded(preview.sample, preview.sample.take_over)
+
+    def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except Exception as error:  # one run must not end the others
+            run.abandon(f"{type(error).__name__}: {error}")
+
+    def _let_go(self, name: str, run: RunPipeline) -> None:
+        self._pools[name].pool.remove(key_of(name, run.raw.uid, run.reprocessing))
+        if run.derived is not None:
+            self._working.discard(run.derived)
+            self.publisher.release(run.derived)
