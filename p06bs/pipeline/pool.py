@@ -14,7 +14,7 @@ import zmq
 from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.bus.sockets import bind
+from p06bs.bus.sockets import HERE, bind
 from p06bs.model.derived import PREVIEW
 from p06bs.pipeline import lane
 from p06bs.pipeline.briefing import Briefing
@@ -42,9 +42,6 @@ PREPARE = 1800.0
 
 MUTE = 20.0
 """Seconds after which a worker that fell silent is replaced: it may never speak again."""
-
-ANYWHERE_HERE = "tcp://127.0.0.1:*"
-"""Where the lane is by default: only workers on this host reach it."""
 
 BatchKey = tuple[str, int]  # key of the run in its pipeline, batch number
 
@@ -74,7 +71,7 @@ class Pool:
         documents: DocumentLog,
         deadline: float,
         *,
-        address: str = ANYWHERE_HERE,
+        address: str = HERE,
         keys: Keys | None = None,
     ) -> None:
         self.epoch = uuid.uuid4().hex
