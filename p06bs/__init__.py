@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
     from p06bs.bus.follow import Follower
     from p06bs.bus.log import DocumentLog
+    from p06bs.bus.membership import Membership
     from p06bs.bus.publish import Publisher
     from p06bs.model.modality import Input, Modality, ModalitySettings, Output
     from p06bs.pipeline.inline import callback, process
@@ -20,6 +21,7 @@ __all__ = [
     "Follower",
     "Input",
     "Keys",
+    "Membership",
     "Modality",
     "ModalitySettings",
     "Output",
@@ -33,6 +35,7 @@ _HOME = {
     "Follower": "p06bs.bus.follow",
     "Input": "p06bs.model.modality",
     "Keys": "p06bs.bus.curve",
+    "Membership": "p06bs.bus.membership",
     "Modality": "p06bs.model.modality",
     "ModalitySettings": "p06bs.model.modality",
     "Output": "p06bs.model.modality",

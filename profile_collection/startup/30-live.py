@@ -5,7 +5,7 @@ import atexit
 from bluesky.callbacks.best_effort import BestEffortCallback
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from p06bs import Keys, Publisher
+from p06bs import Keys, Membership, Publisher
 
 
 class FlyProgress:
@@ -39,11 +39,16 @@ RE.subscribe(FlyProgress(best_effort))
 
 # Log, then publish. Without a proxy it says so and goes on: the log has everything.
 try:
-    publisher = Publisher(PROXY, LOG, run_engine=RE, keys=Keys(KEYS) if KEYS else None)
+    keys = Keys(KEYS) if KEYS else None
+    peers = Membership(TOPOLOGY, keys)
+    peers.wait_listed(1.0)
+    proxy = PROXY or (lambda: peers.address_of("proxy", "inbound"))
+    publisher = Publisher(proxy, LOG, run_engine=RE, keys=keys)
 except (OSError, ValueError) as problem:
     print(f"Scans are neither recorded nor published: {problem}")
 else:
     RE.subscribe(publisher)
+    atexit.register(peers.close)
     atexit.register(publisher.close)
 
 print(f"RE, fly_map(), panda and xspress3 are there; data in {DATA}, documents in {LOG}.")
