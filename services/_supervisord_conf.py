@@ -27,12 +27,13 @@ silent=true
 supervisor.rpcinterface_factory = supervisor.rpcinterface:make_main_rpcinterface
 """
 # What may hold any character comes by the environment: this format has no way to quote it.
-# Names of logs are expanded twice.
+# Names of logs are expanded twice. Nothing starts by itself: who starts services says which.
 PROGRAM = f"""
 [program:{{name}}]
 command=%(ENV_P06BS_PYTHON)s -m p06bs.services %(ENV_P06BS_FILE)s {{name}}
 priority={{priority}}
 environment={{environment}}
+autostart=false
 autorestart=unexpected
 exitcodes=0
 startsecs={START_SECONDS}

@@ -87,14 +87,19 @@ class Supervision:
         """Return what supervisord knows of each service."""
         return self._supervisord.statuses()
 
-    def start(self) -> None:
-        """Start supervisord, and with it the services; returns when it answers.
+    def start(self, names: Iterable[str] = ()) -> list[str]:
+        """Start supervisord and services; return which, at once.
+
+        Parameters
+        ----------
+        names : iterable of str
+            All replicas of one that has some; all services, if none is named.
 
         Raises
         ------
         SupervisionError
-            If the services are up already, others have their names or their Topology Manager's
-            address, or supervisord does not start; says why.
+            If the services are up already, or there is none of a name; if others have their
+            names or their Topology Manager's address, or supervisord does not start; says why.
         """
         with self._alone():
             if self.is_up():
@@ -104,15 +109,35 @@ class Supervision:
                     f"{self.file} describes no service for this host, {socket.gethostname()}, "
                     f"but for {', '.join(self._hosts) or 'none'}"
                 )
+            chosen = self._chosen(names, self.definitions)
             refuse(self.configuration.bus, self.definitions)
             self._supervisord.start(self.file, self._programs())
+            self._begin(chosen)
+            return chosen
 
-    def reload(self) -> tuple[list[str], list[str]]:
-        """Start what the file describes anew or otherwise, and stop what it does not any more.
+    def reload(self, names: Iterable[str] = ()) -> tuple[list[str], list[str]]:
+        """Start what is new in the file, or does not run; stop what the file has no more.
 
-        What did not change goes on. Returns the names of what was started, and stopped.
+        What runs and did not change goes on.
+
+        Parameters
+        ----------
+        names : iterable of str
+            Start only these; all replicas of one that has some.
+
+        Returns
+        -------
+        list of str, list of str
+            What was started, and what was stopped.
+
+        Raises
+        ------
+        SupervisionError
+            If there is none of a name.
         """
         with self._alone():
+            chosen = self._chosen(names, self.definitions)
+            before = {n for n, status in self.statuses().items() if not status.ended}
             ask = self._supervisord.ask
             self._supervisord.write(self._programs())
             added, changed, removed = ask("reloadConfig")[0]
@@ -121,26 +146,34 @@ class Supervision:
                 ask("removeProcessGroup", name)
             for name in [*added, *changed]:
                 ask("addProcessGroup", name)
-            return [*added, *changed], [*removed, *changed]
+            stopped = before.intersection((*removed, *changed))
+            again = {name for name in self.definitions if name in stopped}
+            begun = [n for n in self.definitions if n in again or (n in chosen and n not in before)]
+            self._begin(begun)
+            return begun, sorted(stopped)
 
     def wait_ready(
         self,
         stopping: Callable[[], bool] = lambda: False,
         progress: Callable[[Sequence[Status], int], None] = lambda late, all: None,
+        names: Iterable[str] = (),
     ) -> bool:
-        """Wait until every service is registered; return False if `stopping` became true before.
+        """Wait until services are registered; return False if `stopping` became true before.
 
         Parameters
         ----------
         stopping : callable
         progress : callable
             Told again and again which are not ready, and how many there are.
+        names : iterable of str
+            Which to wait for; all, if none is named.
 
         Raises
         ------
         SupervisionError
             If one ends for good, or is not ready in time; says what it said last.
         """
+        names = set(names)
         seconds = 60.0 + 2.0 * len(self.definitions)
         until = time.monotonic() + seconds
         host = socket.gethostname()
@@ -148,9 +181,9 @@ class Supervision:
         with Membership(bus.topology, bus.open_keys()) as peers:
             while not stopping():
                 there = {(one.name, one.pid) for one in peers.services if one.host == host}
-                statuses = self.statuses()
-                late = [s for s in statuses.values() if (s.name, s.pid) not in there]
-                progress(late, len(statuses))
+                wanted = [s for s in self.statuses().values() if not names or s.name in names]
+                late = [s for s in wanted if (s.name, s.pid) not in there]
+                progress(late, len(wanted))
                 if not late:
                     return True
                 for status in late:
@@ -167,20 +200,35 @@ class Supervision:
                 time.sleep(LOOK_SECONDS)
         return False
 
-    def restart(self, names: Iterable[str]) -> None:
-        """Stop services in good order and start them again; all replicas of one that has some.
+    def restart(self, names: Iterable[str] = ()) -> list[str]:
+        """Stop services in good order and start them again; return which.
+
+        Parameters
+        ----------
+        names : iterable of str
+            All replicas of one that has some; all services, if none is named.
 
         Raises
         ------
         SupervisionError
             If there is none of a name.
         """
-        statuses = self.statuses()
-        chosen = {one for name in names for one in _matching(name, list(statuses))}
-        ordered = [name for name in self._ordered(statuses) if name in chosen]
-        self._stop_in_order(ordered)
-        for name in ordered:
-            self._supervisord.ask("startProcess", name, False)
+        chosen = self._chosen(names, self.statuses())
+        self._stop_in_order(chosen)
+        self._begin(chosen)
+        return chosen
+
+    def halt(self, names: Iterable[str]) -> list[str]:
+        """Stop some services in good order, and leave the others; return which.
+
+        Raises
+        ------
+        SupervisionError
+            If there is none of a name.
+        """
+        chosen = self._chosen(names, self.statuses())
+        self._stop_in_order(chosen)
+        return chosen
 
     def begin(self, name: str) -> None:
         """Have one service started; returns at once.
@@ -223,6 +271,17 @@ class Supervision:
     def lines(self) -> Lines:
         """Return what the services log from now on."""
         return Lines({name: self.logs / f"{name}.log" for name in self.definitions})
+
+    def _begin(self, names: Iterable[str]) -> None:
+        for name in names:
+            with suppress(xmlrpc.client.Fault):  # it runs, or cannot be started now: it is tried
+                self._supervisord.ask("startProcess", name, False)
+
+    def _chosen(self, names: Iterable[str], known: Iterable[str]) -> list[str]:
+        """Return those of the known services that are named, those that others need first."""
+        there = list(known)
+        chosen = {one for name in names for one in _matching(name, there)} or set(there)
+        return [name for name in self._ordered(there) if name in chosen]
 
     def _tell(self, method: str, name: str) -> None:
         try:

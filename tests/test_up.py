@@ -26,6 +26,13 @@ outbound = "ipc://{0}/out"
 topology = "ipc://{0}/topology"
 log = "{0}/log"
 """
+EXAMPLES = """
+[services.one]
+kind = "example"
+[services.many]
+kind = "example"
+replicas = 2
+"""
 ARCHIVE = """
 [server]
 port = 0
@@ -79,6 +86,27 @@ def test_up_ls_restart_and_down_leave_nothing_behind(tmp_path):
     assert not list((tmp_path / "run").rglob("*"))
     assert p06bs("ls", file).returncode == 1
     assert p06bs("down", file).returncode == 0
+
+
+def test_some_services_are_stopped_and_started_by_name(tmp_path):
+    file = written(tmp_path, EXAMPLES)
+
+    def there():
+        return {one["name"] for one in json.loads(p06bs("ls", file, "--json").stdout)}
+
+    try:
+        assert p06bs("up", "-d", file, "topology", "one").returncode == 0
+        assert there() == {"topology", "one"}
+        assert p06bs("up", file, "nobody").returncode == 1
+        assert "started many-1, many-2" in p06bs("up", file, "many").stderr.replace("\n", " ")
+        assert there() == {"topology", "one", "many-1", "many-2"}
+        assert p06bs("down", file, "one", "many-2").returncode == 0
+        assert there() == {"topology", "many-1"}
+        assert p06bs("restart", file, "many-1").returncode == 0  # waits for nobody else
+        assert p06bs("up", file).returncode == 0
+        assert there() == {"topology", "proxy", "one", "many-1", "many-2"}
+    finally:
+        p06bs("down", file)
 
 
 def test_what_is_killed_is_back_and_registered(tmp_path):

@@ -38,8 +38,18 @@ def complete_service(context: typer.Context, beginning: str) -> list[str]:
     return [name for name in found if name.startswith(beginning)]
 
 
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="services; all replicas of one that has some; all, if none is named",
+        autocompletion=complete_service,
+    ),
+]
+
+
 def up(
     file: File,
+    names: Names = None,
     *,
     detach: Annotated[
         bool, typer.Option("--detach", "-d", help="return once all are ready; p06bs down ends them")
@@ -50,14 +60,14 @@ def up(
 ) -> None:
     """Start this host's services of a configuration file; Ctrl-C or p06bs down stops them.
 
-    Where they are up already, what the file describes anew or otherwise is started, and what it
-    does not any more is stopped.
+    Where they are up already, what does not run or is new in the file is started, and what the
+    file has no more is stopped.
     """
     from p06bs.services.supervision import Supervision
 
     services = Supervision(file, logs)
     if services.is_up():
-        _reload(services)
+        _reload(services, names or ())
         return
     lines = services.lines()
     width = max(map(len, services.definitions), default=0)
@@ -69,12 +79,12 @@ def up(
     stays = killed = False
     codes: dict[str, int] = {}
     with stoppable() as stopping:
-        services.start()
+        started = services.start(names or ())
         try:
-            if _wait(services, stopping):
+            if _wait(services, stopping, started):
                 if detach:
                     stays = True
-                    remark(f"{len(services.definitions)} services are up; p06bs down stops them")
+                    remark(f"{len(started)} services are up; p06bs down stops them")
                     return
                 print("all services are up; Ctrl-C stops them", flush=True)
             while not stopping() and services.is_up():
@@ -90,7 +100,7 @@ def up(
     _complain(codes)
 
 
-def down(file: File) -> None:
+def down(file: File, names: Names = None) -> None:
     """Stop the services of a configuration file, those that others need last."""
     from p06bs.services.supervision import Supervision
 
@@ -98,21 +108,16 @@ def down(file: File) -> None:
     if not services.is_up():
         remark(f"no services of {file} are up")
         return
+    if names:
+        with remarks.status("stopping services"):
+            remark(f"{', '.join(services.halt(names))} ended; the others go on")
+        return
     codes = _stop(services)
     _complain(codes)
     remark(f"{len(codes)} services have ended")
 
 
-def restart(
-    file: File,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(
-            help="services; all replicas of one that has some; all, if none is named",
-            autocompletion=complete_service,
-        ),
-    ] = None,
-) -> None:
+def restart(file: File, names: Names = None) -> None:
     """Stop services in good order, and start them again."""
     from p06bs.services.supervision import Supervision
 
@@ -121,8 +126,8 @@ def restart(
         raise UsageError(f"no services of {file} are up; p06bs up {file} starts them")
     with stoppable() as stopping:
         with remarks.status("stopping services"):
-            services.restart(names or list(services.statuses()))
-        _wait(services, stopping)
+            restarted = services.restart(names or ())
+        _wait(services, stopping, restarted)
 
 
 def ls(
@@ -176,19 +181,20 @@ def bus_keys(file: Path | None) -> "Keys | None":
     return Keys(directory) if directory else None
 
 
-def _reload(services: "Supervision") -> None:
+def _reload(services: "Supervision", names: Sequence[str]) -> None:
     with stoppable() as stopping:
         with remarks.status("starting services"):
-            started, stopped = services.reload()
-        _wait(services, stopping)
+            started, stopped = services.reload(names)
+        if started:
+            _wait(services, stopping, started)
     remark(
         f"services were up; started {', '.join(started) or 'none'}, "
         f"stopped {', '.join(stopped) or 'none'}"
     )
 
 
-def _wait(services: "Supervision", stopping: Callable[[], bool]) -> bool:
-    """Wait until all are ready, and show for which; say of each that fails why, once."""
+def _wait(services: "Supervision", stopping: Callable[[], bool], names: Sequence[str]) -> bool:
+    """Wait until services are ready, and show for which; say of each that fails why, once."""
     said: set[str] = set()
     with progress_bar() as progress:
         task = progress.add_task("services", total=None)
@@ -203,7 +209,7 @@ def _wait(services: "Supervision", stopping: Callable[[], bool]) -> bool:
                     said.add(status.name)
                     remark(f"{status.name} does not start yet: {status.last_words}")
 
-        return services.wait_ready(stopping, show)
+        return services.wait_ready(stopping, show, names)
 
 
 def _stop(services: "Supervision") -> dict[str, int]:
