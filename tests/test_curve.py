@@ -14,10 +14,11 @@ import zmq
 from bluesky.callbacks import zmq as stock
 from zmq.utils.monitor import recv_monitor_message
 
-from p06bs.bus import certificates, curve
+from p06bs.bus import authenticator, certificates, curve
+from p06bs.bus.authenticator import NO_KEY, UNKNOWN_KEY, WRONG_BUS
 from p06bs.bus.certificates import KeysError
 from p06bs.bus.control import Control
-from p06bs.bus.curve import NO_KEY, UNKNOWN_KEY, WRONG_BUS, Keys
+from p06bs.bus.curve import Keys
 from p06bs.bus.follow import Follower
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
@@ -36,7 +37,7 @@ LOOPBACK = "tcp://127.0.0.1:*"
 def soon(monkeypatch):
     """Peers that were refused come again soon, and revocations are seen soon."""
     monkeypatch.setattr(curve, "HANDSHAKE_MS", 1000)
-    monkeypatch.setattr(curve, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(authenticator, "LOOK_SECONDS", 0.1)
 
 
 @pytest.fixture
@@ -278,6 +279,20 @@ def test_nobody_new_is_let_in_while_the_peers_cannot_be_read(site, keys, peer, t
             assert new.let_in(20_000)
         wait(lambda: "other may no longer connect" in caplog.text)
     assert caplog.text.count("until this is mended") == 1
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_nobody_is_let_in_when_nobody_is_left_to_ask_who_may(site, peer, tmp_path):
+    theirs, _ = stranger("never added", site, tmp_path / "stranger")
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
+        socket.linger = 0
+        address = bind(socket, LOOPBACK, Keys(site))
+        with context.socket(zmq.REQ) as nonsense:  # of this process: no question of libzmq
+            nonsense.connect("inproc://zeromq.zap.01")
+            nonsense.send(b"")
+            wait(lambda: "authenticator" not in {t.name for t in threading.enumerate()})
+        with knocking("control", address, theirs) as knock, knocking("control", address, peer):
+            assert not knock.let_in(2_000)
 
 
 # ---------------------------------------------------------------- other hosts, stock clients
