@@ -130,6 +130,7 @@ def test_who_waits_in_vain_is_told_what_is_there():
         [enquiry.packed(1, "register", {"name": "x"})],
         [enquiry.packed(1, "register", {**enquiry.plain(service("x")), "name": "a b"})],
         [enquiry.packed(1, "register", {**enquiry.plain(service("x")), "more": 1})],
+        [enquiry.packed(1, "register", {**enquiry.plain(service("x")), "pid": "9" * 30})],
         [enquiry.packed(1, "renew", 1, 2)],
         [enquiry.packed(1, {}, [])],
         [enquiry.packed(1, None)],

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-import ormsgpack
 import zmq
 
 from p06bs.bus import enquiry
@@ -107,11 +106,12 @@ class Control(Closing):
             number, verb, arguments = enquiry.unpacked(data)
             return enquiry.packed(number, "ok", self._do(verb, arguments))
         except Exception as error:  # whatever was asked or went wrong, others ask on
-            text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
-            if not isinstance(error, ValueError | KeyError | WireError):
+            text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
+            if not isinstance(error, ValueError | KeyError):
                 logger.warning("a question cannot be answered", exc_info=True)
                 text = f"{type(error).__name__}: {text}"
-            return enquiry.packed(number, "refused", text[:10_000])
+            said = text[:10_000].encode(errors="replace").decode()  # names of files may be no text
+            return enquiry.packed(number, "refused", said)
 
     def _do(self, verb: Any, arguments: Any) -> Any:
         if verb not in self._verbs:
@@ -149,6 +149,8 @@ def ask(
     ------
     RefusedError
         If it refuses; says why.
+    WireError
+        If what it answers is no answer.
     TimeoutError
         If it does not answer in time.
     ValueError
@@ -162,9 +164,25 @@ def ask(
         if not socket.poll(int(seconds * 1000)):
             raise TimeoutError(f"no answer from {address} to {verb} in {seconds:g} s")
         try:
-            _, status, result = ormsgpack.unpackb(socket.recv())
-        except ValueError as error:
+            return result_of(socket.recv())
+        except WireError as error:
             raise WireError(f"{address} gives no answer to {verb}: {error}") from error
+
+
+def result_of(answer: bytes) -> Any:
+    """Return what a service answers.
+
+    Raises
+    ------
+    RefusedError
+        If it refuses; says why.
+    WireError
+        If it is no answer.
+    """
+    message = enquiry.unpacked(answer)
+    if len(message) != 3:
+        raise WireError(f"an answer has three parts, not {len(message)}")
+    _, status, result = message
     if status != "ok":
         raise RefusedError(str(result))
     return result

@@ -27,6 +27,8 @@ from p06bs.bus.topology import Service, Topology
 LARGEST = 1 << 16
 """Bytes of a question."""
 FIELDS = tuple(field.name for field in fields(Service))
+LARGEST_PID = 1 << 22
+"""Linux has no larger ones; MessagePack could not carry any number."""
 MOST_RUNS = 100
 """So many runs of a service are told."""
 
@@ -43,7 +45,7 @@ class Registration(BaseModel):
     kind: Name
     instance: Annotated[str, StringConstraints(min_length=1, max_length=64)]
     host: Text
-    pid: int = Field(ge=1)
+    pid: int = Field(ge=1, le=LARGEST_PID)
     addresses: dict[Name, Text] = Field(default_factory=dict, max_length=20)
     version: Text = ""
     offers: tuple[Text, ...] = Field((), max_length=100)

@@ -7,7 +7,7 @@ from typing import Any
 import zmq
 
 from p06bs.bus import enquiry
-from p06bs.bus.control import LARGEST_ANSWER, RefusedError
+from p06bs.bus.control import LARGEST_ANSWER, result_of
 from p06bs.bus.curve import Keys
 from p06bs.bus.sockets import connect
 
@@ -40,11 +40,11 @@ def ask_all(
     with zmq.Context() as context:
         try:
             for name, address in addresses.items():
-                socket = context.socket(zmq.DEALER)
-                asked[socket] = name
-                socket.set(zmq.LINGER, 0)
-                socket.set(zmq.MAXMSGSIZE, LARGEST_ANSWER)
                 try:
+                    socket = context.socket(zmq.DEALER)  # a process may have so many
+                    asked[socket] = name
+                    socket.set(zmq.LINGER, 0)
+                    socket.set(zmq.MAXMSGSIZE, LARGEST_ANSWER)
                     connect(socket, address, keys)
                     socket.send(enquiry.packed(1, verb, {}))
                 except (ValueError, zmq.ZMQError) as error:
@@ -64,7 +64,6 @@ def ask_all(
 
 def _answer(data: bytes) -> Any:
     try:
-        _, status, result = enquiry.unpacked(data)
+        return result_of(data)
     except ValueError as error:
         return error
-    return result if status == "ok" else RefusedError(str(result))

@@ -1,7 +1,7 @@
 """Who is there: the services that are registered, how they are, and what they measure."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -123,9 +123,12 @@ def _alone(router: APIRouter) -> None:
 
 
 def _health(said: Any) -> dict[str, Any]:
-    if isinstance(said, Mapping):
-        return {"healthy": bool(said.get("healthy")), "failed": list(said.get("failed", ()))}
-    return {"healthy": False, "failed": [str(said)]}
+    match said:
+        case {"healthy": bool() as healthy, "failed": list() as failed}:
+            return {"healthy": healthy, "failed": [str(one) for one in failed]}
+        case Exception():
+            return {"healthy": False, "failed": [str(said)]}
+    return {"healthy": False, "failed": ["its answer is none"]}
 
 
 def _merged(said: Iterable[tuple[dict[str, Any], Any]]) -> bytes:
