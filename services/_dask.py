@@ -1,7 +1,7 @@
 """A Dask scheduler that is a service, and those who find it through the Topology Manager.
 
-Beyond one host everything speaks TLS. The scheduler makes the keys at each start, and gives
-them to who asks its control, which only authorised peers of the bus can.
+Where the bus has keys everything speaks TLS. The scheduler makes the keys at each start, and
+gives them to who asks its control, which only authorised peers of the bus can.
 """
 
 import logging
@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from p06bs.bus.control import RefusedError, ask
+from p06bs.bus.control import ask
 from p06bs.bus.curve import Keys
-from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
+from p06bs.bus.sockets import is_local
 from p06bs.pipeline import client
 from p06bs.pipeline.needs import Needs, offer_of
 
@@ -25,6 +25,8 @@ Find = Callable[[], Place | None]
 
 KIND, ADDRESS, CREDENTIALS = "scheduler", "dask", "credentials"
 """Kind of the service, under which address it is found, and the verb that gives the keys."""
+HTTP = "127.0.0.1:0"
+"""Where Dask's web pages are, which have no TLS; it takes all interfaces where nobody says."""
 ROLES = ("scheduler", "worker", "client")
 RETRY_SECONDS = 2.0
 """Interval at which a scheduler that is away is looked for."""
@@ -58,16 +60,20 @@ def security(credentials: Mapping[str, str]) -> Any:
 
 
 def found(peers: Membership, keys: Keys | None) -> Place | None:
-    """Return the place of the scheduler that is registered; None while none answers."""
+    """Return the place of the scheduler that is registered; None while none answers.
+
+    Who runs a scheduler can run any code at its clients: without keys it must be on this host,
+    and with them it must have them.
+    """
     for service in peers.services:
-        if service.kind == KIND and ADDRESS in service.addresses:
-            address = service.addresses[ADDRESS]
-            if not address.startswith("tls://"):
-                return address, None
+        address = service.addresses.get(ADDRESS, "") if service.kind == KIND else ""
+        if keys is None and is_local(address):
+            return address, None
+        if keys is not None and address.startswith("tls://"):
             try:
                 control = service.addresses["control"]
                 return address, security(ask(control, CREDENTIALS, seconds=2.0, keys=keys))
-            except (TimeoutError, RefusedError, WireError) as error:
+            except (TimeoutError, ValueError, KeyError) as error:
                 log.warning("%s does not give its keys: %s", service.name, error)
     return None
 

@@ -56,6 +56,7 @@ class NexusService(Service[NexusDefinition]):
         self._seen: dict[str, Found] = {}  # logs without a stop document, as they were
         self._counts: Counter[str] = Counter(written=0, refused=0)
         self._late: set[str] = set()  # runs that the disk refused: others go first
+        self._unreadable: set[str] = set()
         self._waiting = 0
 
     @property
@@ -121,6 +122,12 @@ class NexusService(Service[NexusDefinition]):
             except (LogError, ValueError) as error:
                 self._refuse(found, error)
                 continue
+            except OSError as error:  # others are written meanwhile
+                if found.run not in self._unreadable:
+                    log.warning("the log of run %s cannot be read yet: %s", found.run, error)
+                self._unreadable.add(found.run)
+                continue
+            self._unreadable.discard(found.run)
             if first is None or last is None or last.name != "stop":
                 self._seen[found.run] = found
             elif self.definition.runs in ("all", _kind(first.document)):

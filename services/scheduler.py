@@ -29,7 +29,7 @@ class SchedulerService(Service[SchedulerDefinition]):
 
         super().__init__(name, definition, here)
         self._local = is_local(here.listen)
-        self._credentials = {} if self._local else _dask.make_credentials()
+        self._credentials = {} if here.keys is None else _dask.make_credentials()
         self._address = ""
         self._workers = 0
         self._stop = threading.Event()
@@ -68,9 +68,10 @@ class SchedulerService(Service[SchedulerDefinition]):
         async with make(
             host="127.0.0.1" if self._local else None,
             port=self.definition.port,
-            protocol="tcp://" if self._local else "tls://",
+            protocol="tls://" if self._credentials else "tcp://",
             security=_dask.security(self._credentials),
             dashboard=False,
+            dashboard_address=_dask.HTTP,
         ) as scheduler:
             self._address = scheduler.address
             ready()

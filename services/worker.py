@@ -76,6 +76,7 @@ class WorkerService(Service[WorkerDefinition]):
         from distributed import Nanny, Status
 
         from p06bs.pipeline.needs import GPU
+        from p06bs.services import _dask
 
         make: Any = Nanny
         async with make(
@@ -87,12 +88,15 @@ class WorkerService(Service[WorkerDefinition]):
             resources={GPU: self.definition.gpus} if self.definition.gpus else None,
             memory_limit=self.definition.memory or 0,
             death_timeout=30,
+            dashboard_address=_dask.HTTP,
         ) as nanny:
             log.info("joined the scheduler at %s", address)
             self._joined = True
-            while nanny.status == Status.running and not await self._stopped():
-                pass
-        self._joined = False
+            try:
+                while nanny.status == Status.running and not await self._stopped():
+                    pass
+            finally:
+                self._joined = False
 
     async def _stopped(self) -> bool:
         return await asyncio.to_thread(self._stop.wait, LOOK_SECONDS)

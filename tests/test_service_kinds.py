@@ -7,13 +7,17 @@ import threading
 import time
 
 import h5py
+import psutil
 import pytest
 
-from p06bs.bus import certificates
+from p06bs.bus import certificates, topology
 from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.curve import Keys
 from p06bs.bus.membership import Membership
 from p06bs.bus.publish import Publisher
+from p06bs.bus.reader import SUFFIX
+from p06bs.bus.topology_manager import TopologyManager
+from p06bs.services import _dask
 from p06bs.services.supervision import Supervision
 from tests.documents import raw_run, write
 from tests.online import Listener, assert_equal
@@ -21,6 +25,7 @@ from tests.techniques import Scale
 from tests.test_curve import own_address
 
 PATIENCE = 120.0
+WITH_DASK = ("scheduler", "worker")
 SITE = """
 [bus]
 keys = "{0}/keys"
@@ -77,6 +82,49 @@ def free_ports(number):
     return ports
 
 
+def listening(pids):
+    """Return where processes and their children listen, but for the loopback interface."""
+    parents = [psutil.Process(pid) for pid in pids]
+    family = parents + [child for one in parents for child in one.children(recursive=True)]
+    ends = {c.laddr for p in family for c in p.net_connections("inet") if c.status == "LISTEN"}
+    return [end for end in ends if end.ip != "127.0.0.1"]
+
+
+def speaks_http(port):
+    with socket.create_connection((own_address(), port), timeout=PATIENCE) as connection:
+        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n" + bytes(64))
+        try:
+            return connection.recv(5) == b"HTTP/"
+        except ConnectionResetError:
+            return False
+
+
+@pytest.mark.parametrize(
+    "addresses",
+    [
+        {"dask": "tcp://192.0.2.1:1"},
+        {"dask": "tcp://127.0.0.1:1", "control": "ipc:///nowhere"},
+        {"dask": "tls://127.0.0.1:1"},
+        {"dask": "tls://127.0.0.1:1", "control": "nowhere"},
+        {"http": "http://127.0.0.1"},
+    ],
+)
+def test_nobody_joins_a_scheduler_that_does_not_show_the_keys(tmp_path, addresses):
+    certificates.create(tmp_path / "keys")
+    keys = Keys(tmp_path / "keys")
+    with TopologyManager(f"ipc://{tmp_path}/topology", keys=keys) as manager:
+        serving = threading.Thread(target=manager.serve)
+        serving.start()
+        with Membership(manager.address, keys) as peers:
+            peers.enrol(topology.Service("odd", "scheduler", "1", "here", 1, addresses))
+            wait(lambda: peers.services)
+            assert _dask.found(peers, keys) is None
+            local = addresses.get("dask") == "tcp://127.0.0.1:1"
+            assert (_dask.found(peers, None) is not None) is local
+        manager.stop()
+        serving.join()
+
+
 @pytest.mark.slow
 def test_workers_and_pipelines_find_the_scheduler_wherever_it_is_and_again_when_it_was_killed(
     tmp_path,
@@ -107,6 +155,8 @@ def test_workers_and_pipelines_find_the_scheduler_wherever_it_is_and_again_when_
                     os.kill(services.statuses()["scheduler"].pid, signal.SIGKILL)
                 publish(name, document)
             assert_equal(listener.wait(uid, "scale"), Scale(inputs={"x": "x"}), raw)
+            dask = [s.pid for name, s in services.statuses().items() if name.startswith(WITH_DASK)]
+            assert not [end for end in listening(dask) if speaks_http(end.port)]
             files = tmp_path / "nexus"
             wait(lambda: len(list(files.glob("*.nxs"))) == 3)  # the raw run and two derived ones
     finally:
@@ -123,6 +173,7 @@ def test_one_nexus_file_of_each_run_that_ends_also_of_those_before_and_after_a_k
     file.write_text(LAPTOP.format(tmp_path))
     before = [write(tmp_path / "log", raw_run({"x": range(3)})) for _ in range(3)]
     unfinished = write(tmp_path / "log", raw_run({"x": range(3)})[:-1])
+    (tmp_path / "log" / f"unreadable{SUFFIX}").mkdir()  # the others are written all the same
     files = tmp_path / "files" / "nexus"
     files.mkdir(parents=True)
     (files / f".{before[0]}.nxs.0123456789ab.part").touch()  # of one that was killed
@@ -145,6 +196,7 @@ def test_one_nexus_file_of_each_run_that_ends_also_of_those_before_and_after_a_k
             assert 'p06bs_nexus_runs_total{what="written"} 1.0' in ask(control, "metrics")
         assert written() == {*before, after}
         assert unfinished not in written()
+        assert (services.logs / "nexus.log").read_text().count("cannot be read yet") == 2  # a life
         assert not list(files.glob(".*.part"))
     finally:
         assert set(services.stop().values()) == {0}

@@ -46,8 +46,9 @@ class Keys:
         from distributed.security import Security
 
         prefix = f"keys-{socket.gethostname()}-"
-        for other in parent.glob(f"{prefix}*"):
-            if not _runs(int(other.name.removeprefix(prefix).partition("-")[0])):
+        ours = re.compile(re.escape(prefix) + r"(\d+)-[^-]+")  # not those of a host HERE-1
+        for other in parent.glob("keys-*"):
+            if (found := ours.fullmatch(other.name)) and not _runs(int(found[1])):
                 shutil.rmtree(other, ignore_errors=True)
         made = cls(Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent)))
         security: Any = Security
@@ -92,7 +93,6 @@ def require() -> Any:
         If it is not installed.
     """
     try:
-        import cryptography  # noqa: F401
         import dask_jobqueue.slurm
     except ImportError as error:
         raise ConfigurationError(
