@@ -22,10 +22,12 @@ REFUSED = 2
 
 It has not been ready then; what fails later is something else, whatever its status.
 """
-SUPERVISOR, PROCESS = "SUPERVISOR_SERVER_URL", "SUPERVISOR_PROCESS_NAME"
-"""Environment variables by which supervisord tells its children who they are."""
+SUPERVISOR = "P06BS_SUPERVISOR"
+"""The environment variable that says where our supervisord is asked; there may be others."""
+PROCESS = "SUPERVISOR_PROCESS_NAME"
+"""The environment variable by which supervisord tells its children who they are."""
 ENDS_WITH_PARENT = "P06BS_ENDS_WITH_PARENT"
-"""The environment variable by which another starter wants the same as supervisord."""
+"""The environment variable by which who starts a service wants it to end, too."""
 LOG_FORM = "P06BS_LOG_FORM"
 """The environment variable that says ``json`` where logs are read by programs."""
 
@@ -119,7 +121,7 @@ def follow_the_starter() -> None:
     """End when the supervisor dies, whatever kills it; take the signals that others blocked."""
     # The Tango Starter's children inherit its blocked signals, and their children would.
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    if SUPERVISOR in os.environ or ENDS_WITH_PARENT in os.environ:
+    if ENDS_WITH_PARENT in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
         if os.getppid() == 1:

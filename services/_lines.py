@@ -25,9 +25,12 @@ class Lines:
                 self._read[name], self._rest[name] = 0, b""
             if size == self._read[name]:
                 continue
-            with path.open("rb") as file:
-                file.seek(self._read[name])
-                data = file.read()
+            try:
+                with path.open("rb") as file:
+                    file.seek(self._read[name])
+                    data = file.read()
+            except OSError:  # it is being replaced: the next look finds another
+                continue
             self._read[name] += len(data)
             *lines, self._rest[name] = (self._rest[name] + data).split(b"\n")
             for line in lines:

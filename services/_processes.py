@@ -6,12 +6,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from p06bs.adapters.tango_condition import Phase, Process
 from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
-from p06bs.services.supervision import START_SECONDS, STOP_SECONDS, GoneError, Status, Supervision
+from p06bs.services._supervisord_conf import START_SECONDS, STOP_SECONDS
+from p06bs.services.supervision import Supervision
+from p06bs.services.supervisord import GoneError, Status
 
 FRESH_SECONDS = 0.5
 """So old may be what is known of supervisord's services: many are asked for at the same time."""
@@ -113,9 +115,12 @@ class Child:
         The configuration.
     name : str
         The service.
+    environment : mapping of str to str
+        Environment variables beside those of this process.
     """
 
-    def __init__(self, file: Path, name: str) -> None:
+    def __init__(self, file: Path, name: str, environment: Mapping[str, str]) -> None:
+        self._environment = {**environment, ENDS_WITH_PARENT: "1"}
         self._command = [sys.executable, "-m", "p06bs.services", str(file), name]
         self._name = name
         self._changed = threading.Condition()  # guards what follows
@@ -204,7 +209,7 @@ class Child:
 
     def _lasts(self) -> int:
         """Run it until it ends, or has to; return its status."""
-        environment = {**os.environ, ENDS_WITH_PARENT: "1"}
+        environment = {**os.environ, **self._environment}
         with subprocess.Popen(self._command, env=environment, process_group=0) as process:
             with self._changed:
                 self._pid = process.pid

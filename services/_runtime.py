@@ -1,7 +1,10 @@
-"""Where the sockets of a user's supervisors are."""
+"""Where the sockets of a user's supervisors are, and who may make and remove them."""
 
+import fcntl
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 LONGEST_SOCKET = 90
@@ -30,3 +33,42 @@ def make_base(base: Path) -> None:
     about = base.lstat()
     if base.is_symlink() or about.st_uid != os.getuid() or about.st_mode & 0o022:
         raise PermissionError(f"{base} is not ours, or others may write there: remove it")
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep others from making or removing one of these directories meanwhile, on this host.
+
+    Raises
+    ------
+    PermissionError
+        If somebody else has the directory that they are in.
+    """
+    path = directory.with_suffix(".lock")
+    lock = _locked(path)
+    while not _is_still(lock, path):  # who had it has removed it
+        os.close(lock)
+        lock = _locked(path)
+    try:
+        yield
+    finally:
+        path.unlink()
+        os.close(lock)
+        with suppress(OSError):  # others' directories
+            path.parent.rmdir()
+
+
+def _locked(path: Path) -> int:
+    while True:
+        make_base(path.parent)
+        with suppress(FileNotFoundError):  # it was removed right now
+            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            return lock
+
+
+def _is_still(lock: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), path.stat())
+    except FileNotFoundError:
+        return False

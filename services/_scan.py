@@ -15,11 +15,14 @@ from p06bs import Follower, Publisher
 from p06bs.config import Bus
 from p06bs.model.documents import Document
 from p06bs.services._recorder import Recorder
-from p06bs.services.supervision import StoppedError
 from p06bs.sim.beamline import Beamline
 
 PATIENCE = 60.0
 """Seconds to wait for the derived runs after the scan has ended."""
+
+
+class StoppedError(Exception):
+    """Somebody wanted the demo to end before it was done."""
 
 
 def scan(

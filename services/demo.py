@@ -16,9 +16,9 @@ from rich.text import Text
 from p06bs import config
 from p06bs.services._heatmap import Map, show_pairs
 from p06bs.services._judge import judge
-from p06bs.services._scan import scan
+from p06bs.services._scan import StoppedError, scan
 from p06bs.services._truth import Truth
-from p06bs.services.supervision import StoppedError, Supervision
+from p06bs.services.supervision import Supervision
 from p06bs.sim import spectra
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.phantom import Phantom

@@ -54,14 +54,18 @@ class ServerService(Service[ServerDefinition]):
             ready()
 
         here = self.here
-        serve(
-            here.outbound,
-            here.log,
-            self.definition,
-            ready=serving,
-            keys=here.keys,
-            peers=here.peers,
-        )
+        try:
+            serve(
+                here.outbound,
+                here.log,
+                self.definition,
+                ready=serving,
+                keys=here.keys,
+                peers=here.peers,
+            )
+        except SystemExit as end:  # by the signal: whoever hosts it goes on to its own end
+            if end.code:
+                raise
 
     def stop(self) -> None:
         """End by the signal that everything in a server is ready for."""

@@ -4,47 +4,27 @@ supervisord restarts what dies, later and later, and keeps a log of each service
 when whoever started it ends; `Supervision` finds it again by the file's path.
 """
 
-import fcntl
 import hashlib
 import os
 import re
 import socket
 import time
 import xmlrpc.client
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from p06bs import config
 from p06bs.bus.membership import Membership
 from p06bs.services._lines import Lines
+from p06bs.services._order import LAST, turn
 from p06bs.services._rivals import refuse
-from p06bs.services._supervisord_conf import START_SECONDS, STOP_SECONDS, Program
-from p06bs.services.supervisord import (
-    GoneError,
-    Status,
-    SupervisionError,
-    Supervisord,
-)
+from p06bs.services._runtime import alone
+from p06bs.services._supervisord_conf import Program
+from p06bs.services.supervisord import Status, SupervisionError, Supervisord
 
-__all__ = [
-    "START_SECONDS",
-    "STOP_SECONDS",
-    "GoneError",
-    "Status",
-    "StoppedError",
-    "Supervision",
-    "SupervisionError",
-]
-
-FIRST = ("topology", "proxy")
-"""Kinds that start before the others, and stop after them."""
 LOOK_SECONDS = 0.2
 """Interval at which is asked what has become ready, or has ended."""
-
-
-class StoppedError(Exception):
-    """Somebody wanted things to end before they were done."""
 
 
 class Supervision:
@@ -68,7 +48,7 @@ class Supervision:
         self.configuration = config.load(file)
         everywhere = config.definitions(self.configuration)
         here = config.of_this_host(everywhere)
-        self.definitions = dict(sorted(here.items(), key=lambda item: _turn(item[1].kind)))
+        self.definitions = dict(sorted(here.items(), key=lambda item: turn(item[1].kind)))
         self._hosts = sorted({one.runs_on for one in everywhere.values()} - {""})
         self.logs = (logs or self.configuration.bus.log.parent / "services").absolute()
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
@@ -112,7 +92,7 @@ class Supervision:
             chosen = self._chosen(names, self.definitions)
             refuse(self.configuration.bus, self.definitions)
             self._supervisord.start(self.file, self._programs())
-            self._begin(chosen)
+            self._supervisord.begin(chosen)
             return chosen
 
     def reload(self, names: Iterable[str] = ()) -> tuple[list[str], list[str]]:
@@ -149,7 +129,7 @@ class Supervision:
             stopped = before.intersection((*removed, *changed))
             again = {name for name in self.definitions if name in stopped}
             begun = [n for n in self.definitions if n in again or (n in chosen and n not in before)]
-            self._begin(begun)
+            self._supervisord.begin(begun)
             return begun, sorted(stopped)
 
     def wait_ready(
@@ -173,7 +153,7 @@ class Supervision:
         SupervisionError
             If one ends for good, or is not ready in time; says what it said last.
         """
-        names = set(names)
+        asked = set(names)
         seconds = 60.0 + 2.0 * len(self.definitions)
         until = time.monotonic() + seconds
         host = socket.gethostname()
@@ -181,7 +161,7 @@ class Supervision:
         with Membership(bus.topology, bus.open_keys()) as peers:
             while not stopping():
                 there = {(one.name, one.pid) for one in peers.services if one.host == host}
-                wanted = [s for s in self.statuses().values() if not names or s.name in names]
+                wanted = [s for s in self.statuses().values() if not asked or s.name in asked]
                 late = [s for s in wanted if (s.name, s.pid) not in there]
                 progress(late, len(wanted))
                 if not late:
@@ -195,8 +175,8 @@ class Supervision:
                 if time.monotonic() > until:
                     if not peers.listed:
                         raise SupervisionError(f"no Topology Manager answers at {bus.topology}")
-                    names = ", ".join(f"{s.name} ({s.last_words})" for s in late)
-                    raise SupervisionError(f"not ready in {seconds:g} s: {names}")
+                    missing = ", ".join(f"{s.name} ({s.last_words})" for s in late)
+                    raise SupervisionError(f"not ready in {seconds:g} s: {missing}")
                 time.sleep(LOOK_SECONDS)
         return False
 
@@ -215,7 +195,7 @@ class Supervision:
         """
         chosen = self._chosen(names, self.statuses())
         self._stop_in_order(chosen)
-        self._begin(chosen)
+        self._supervisord.begin(chosen)
         return chosen
 
     def halt(self, names: Iterable[str]) -> list[str]:
@@ -272,11 +252,6 @@ class Supervision:
         """Return what the services log from now on."""
         return Lines({name: self.logs / f"{name}.log" for name in self.definitions})
 
-    def _begin(self, names: Iterable[str]) -> None:
-        for name in names:
-            with suppress(xmlrpc.client.Fault):  # it runs, or cannot be started now: it is tried
-                self._supervisord.ask("startProcess", name, False)
-
     def _chosen(self, names: Iterable[str], known: Iterable[str]) -> list[str]:
         """Return those of the known services that are named, those that others need first."""
         there = list(known)
@@ -292,51 +267,27 @@ class Supervision:
     def _ordered(self, names: Iterable[str]) -> list[str]:
         """Return names, those that others need first; some may be of an older file."""
         kinds = {name: one.kind for name, one in self.definitions.items()}
-        return sorted(names, key=lambda name: _turn(kinds.get(name, "")))
+        return sorted(names, key=lambda name: turn(kinds.get(name, "")))
 
-    def _stop_in_order(self, ordered: Sequence[str]) -> list[str]:
+    def _stop_in_order(self, ordered: Sequence[str]) -> set[str]:
         """Stop services, the last ones first; return those that had to be killed."""
         kinds = {name: one.kind for name, one in self.definitions.items()}
-        killed: list[str] = []
-        for kind in ("", *reversed(FIRST)):
-            killed += self._stop(
-                [n for n in ordered if (kinds.get(n) if kinds.get(n) in FIRST else "") == kind]
-            )
+        killed: set[str] = set()
+        for now in reversed(range(LAST + 1)):
+            names = [name for name in ordered if turn(kinds.get(name, "")) == now]
+            killed |= self._supervisord.end(names)
         return killed
-
-    def _stop(self, names: Sequence[str]) -> list[str]:
-        """Stop services at the same time; return those that had to be killed."""
-        began = time.monotonic()
-        for name in names:
-            with suppress(xmlrpc.client.Fault):  # it does not run
-                self._supervisord.ask("stopProcess", name, False)
-        waiting, killed = set(names), set[str]()
-        while waiting:
-            statuses = self.statuses()
-            if time.monotonic() - began >= STOP_SECONDS:
-                killed |= waiting
-            waiting = {n for n in waiting if n in statuses and not statuses[n].ended}
-            if waiting:
-                time.sleep(0.05)
-        return sorted(killed)
 
     def _programs(self) -> list[Program]:
         return [
             # A service whose table changed is another one.
-            Program(name, _turn(one.kind), {**one.environment, "P06BS_DEFINITION": _digest(one)})
+            Program(name, turn(one.kind), {**one.environment, "P06BS_DEFINITION": _digest(one)})
             for name, one in self.definitions.items()
         ]
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
+    def _alone(self) -> AbstractContextManager[None]:
         """Keep others from starting or stopping the same services meanwhile."""
-        with self.file.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            yield
-
-
-def _turn(kind: str) -> int:
-    return FIRST.index(kind) if kind in FIRST else len(FIRST)
+        return alone(self._supervisord.directory)
 
 
 def _matching(name: str, names: Sequence[str]) -> list[str]:

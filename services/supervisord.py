@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import xmlrpc.client
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +18,10 @@ from typing import Any
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from p06bs.services._host import LOG_FORM, REFUSED
+from p06bs.services._host import ENDS_WITH_PARENT, LOG_FORM, REFUSED, SUPERVISOR
 from p06bs.services._lines import last_words
-from p06bs.services._runtime import make_base, runtime_directory
-from p06bs.services._supervisord_conf import Program, configuration
+from p06bs.services._runtime import runtime_directory
+from p06bs.services._supervisord_conf import STOP_SECONDS, Program, configuration
 
 
 class SupervisionError(RuntimeError):
@@ -71,7 +71,7 @@ class Status:
 
 
 class Supervisord:
-    """One supervisord, here or started by somebody else.
+    """One supervisord, here or started by somebody else; see `_runtime.alone`.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class Supervisord:
         xmlrpc.client.Fault
             If it refuses.
         """
-        transport = SupervisorTransport(None, None, f"unix://{self.directory / 'socket'}")
+        transport = SupervisorTransport(None, None, self._url)
         try:
             proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
             return getattr(proxy.supervisor, method)(*arguments)
@@ -131,6 +131,28 @@ class Supervisord:
             for one in self.ask("getAllProcessInfo")
         }
 
+    def begin(self, names: Iterable[str]) -> None:
+        """Start services that do not run."""
+        for name in names:
+            with suppress(xmlrpc.client.Fault):  # it runs, or cannot be started now: it is tried
+                self.ask("startProcess", name, False)
+
+    def end(self, names: Collection[str]) -> set[str]:
+        """Stop services at the same time, and wait for them; return those that were killed."""
+        began = time.monotonic()
+        for name in names:
+            with suppress(xmlrpc.client.Fault):  # it does not run
+                self.ask("stopProcess", name, False)
+        waiting, killed = set(names), set[str]()
+        while waiting:
+            statuses = self.statuses()
+            if time.monotonic() - began >= STOP_SECONDS:
+                killed |= waiting
+            waiting = {n for n in waiting if n in statuses and not statuses[n].ended}
+            if waiting:
+                time.sleep(0.05)
+        return killed
+
     def start(self, file: Path, programs: Iterable[Program]) -> None:
         """Start it, and with it the programs; return when it answers.
 
@@ -140,7 +162,6 @@ class Supervisord:
             If it does not start; says why.
         """
         self.forget()  # one that was killed
-        make_base(self.directory.parent)
         self.directory.mkdir(mode=0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
         self.write(programs)
@@ -155,6 +176,8 @@ class Supervisord:
                 env={
                     **os.environ,
                     LOG_FORM: "json",
+                    ENDS_WITH_PARENT: "1",
+                    SUPERVISOR: self._url,
                     "PYTHONUNBUFFERED": "1",
                     "P06BS_PYTHON": shlex.quote(sys.executable),
                     "P06BS_FILE": shlex.quote(str(file)),
@@ -187,8 +210,10 @@ class Supervisord:
             self._process.wait()
             self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
-        with suppress(OSError):  # others' services
-            self.directory.parent.rmdir()
+
+    @property
+    def _url(self) -> str:
+        return f"unix://{self.directory / 'socket'}"
 
     @property
     def _file(self) -> str:

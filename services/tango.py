@@ -139,7 +139,7 @@ def run_with_device(file: Path, name: str) -> int:
         keys = configuration.bus.open_keys()
         with (
             Membership(configuration.bus.topology, keys) as peers,
-            closing(Child(file, name)) as child,
+            closing(Child(file, name, described.environment)) as child,
         ):
             here = _host.surroundings(configuration, peers, keys, file)
             definition = _of_the_file(configuration)

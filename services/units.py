@@ -7,10 +7,9 @@ from pathlib import Path
 
 from p06bs import config
 from p06bs.services._host import REFUSED
+from p06bs.services._order import FIRST, turn
 from p06bs.services._supervisord_conf import STOP_SECONDS
 
-FIRST = ("topology", "proxy")
-"""Kinds after which the others start, and before which these stop."""
 STEPS_SINCE = 254
 """systemd that can start what fails again and again later and later."""
 TARGET = "p06bs.target"
@@ -46,7 +45,7 @@ def units(
     made: dict[str, str] = {}
     for name, one in definitions.items():
         template, argument = _template(name, one)
-        after = [u for u, kind in first.items() if _turn(kind) < _turn(one.kind)]
+        after = [u for u, kind in first.items() if turn(kind) < turn(one.kind)]
         sections = {
             "Unit": [
                 f"Description=p06bs service {argument}",
@@ -131,10 +130,6 @@ def _environment(one: config.Definition) -> Iterator[tuple[str, str]]:
 def _text(mark: str, sections: Mapping[str, list[str]]) -> str:
     parts = ["\n".join([f"[{name}]", *lines]) for name, lines in sections.items()]
     return mark + "\n" + "\n\n".join(parts) + "\n"
-
-
-def _turn(kind: str) -> int:
-    return FIRST.index(kind) if kind in FIRST else len(FIRST)
 
 
 def _escaped(text: str) -> str:

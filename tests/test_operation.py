@@ -25,7 +25,7 @@ from p06bs.config.server import Authentication
 from p06bs.server.gate.gate import Gate
 from p06bs.server.health import CHECK_SECONDS
 from p06bs.server.loopback import LAST_SECONDS, SHUTDOWN_SECONDS, LoopbackServer
-from p06bs.services.supervision import STOP_SECONDS
+from p06bs.services._supervisord_conf import STOP_SECONDS
 from tests.archives import running_postgres  # noqa: F401
 from tests.doors import KEY, Gated
 from tests.live_runs import add_page, begin

@@ -16,7 +16,8 @@ import psutil
 import pytest
 
 from p06bs import Publisher
-from p06bs.services.supervision import Supervision, SupervisionError
+from p06bs.services.supervision import Supervision
+from p06bs.services.supervisord import SupervisionError
 from tests import tango_site
 from tests.documents import raw_run
 from tests.online import Listener, assert_equal
@@ -261,7 +262,7 @@ def started(database: str, folder: Path) -> Iterator[tuple[Any, Any, Events, Pat
     file = written(
         folder,
         f'[services.{topology}]\nkind = "topology"\naddress = "ipc://{{0}}/topology"\n'
-        f'[services.{proxy}]\nkind = "proxy"\n'
+        f'[services.{proxy}]\nkind = "proxy"\nenvironment.PLACE = "here"\n'
         'inbound = "ipc://{0}/in"\noutbound = "ipc://{0}/out"\n',
     )
     file.write_text("topology = false\nproxy = false\n" + file.read_text())
@@ -291,6 +292,7 @@ def test_the_starter_starts_and_stops_services(database, tmp_path):
         server = next(p for p in processes(file, proxy) if "/ds/p06bs" in p.cmdline()[1])
         assert tango_site.listening(server.pid) == {"127.0.0.1"}
         (child,) = server.children()
+        assert child.environ()["PLACE"] == "here"
         for process in (server, child):
             assert not blocked(process.pid) & {signal.SIGTERM, signal.SIGINT}
         child.kill()

@@ -1,5 +1,6 @@
 """``p06bs up`` and what it starts: services that are found, restarted and stopped together."""
 
+import fcntl
 import json
 import os
 import signal
@@ -16,7 +17,8 @@ from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.membership import Membership
 from p06bs.server.archive.storage import StorageLock
 from p06bs.services._host import REFUSED
-from p06bs.services.supervision import Supervision, SupervisionError
+from p06bs.services.supervision import Supervision
+from p06bs.services.supervisord import SupervisionError
 
 PATIENCE = 120.0
 BUS = """
@@ -33,14 +35,19 @@ kind = "example"
 kind = "example"
 replicas = 2
 """
-ARCHIVE = """
+SERVER = """
 [server]
 port = 0
 api_key_file = "{0}/key"
+"""
+ARCHIVE = (
+    SERVER
+    + """
 [server.archive]
 database = "sqlite:///{0}/archive.db"
 storage = "{0}/archive"
 """
+)
 
 
 def wait(condition):
@@ -124,7 +131,7 @@ def test_what_is_killed_is_back_and_registered(tmp_path):
 
 
 def test_services_answer_for_themselves(tmp_path):
-    services = Supervision(written(tmp_path))
+    services = Supervision(written(tmp_path, SERVER))
     services.start()
     try:
         services.wait_ready()
@@ -138,8 +145,10 @@ def test_services_answer_for_themselves(tmp_path):
             ask(control, "dance")
         with pytest.raises(RefusedError, match="health: got an unexpected keyword argument"):
             ask(control, "health", loud=True)
-        ask(control, "stop")
-        wait(lambda: services.statuses()["proxy"].state == "STOPPED")
+        for name in ("proxy", "server"):
+            with Membership(services.configuration.bus.topology) as peers:
+                ask(peers.wait_for(name, "control", PATIENCE), "stop")
+            wait(lambda name=name: services.statuses()[name].state == "STOPPED")
     finally:
         services.stop()
 
@@ -155,6 +164,30 @@ def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
         wait(lambda: services.statuses()["archive"].refused)
     finally:
         assert services.stop()["archive"] == REFUSED
+
+
+def test_another_host_that_sees_the_file_is_not_waited_for(tmp_path):
+    file = written(tmp_path)
+    with file.open("r+") as elsewhere:
+        fcntl.flock(elsewhere, fcntl.LOCK_EX)
+        assert Supervision(file).stop() == {}
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_a_service_asks_no_supervisor_that_did_not_start_it(tmp_path, monkeypatch):
+    """Such as one that runs the terminal in which somebody tries a service."""
+    file = written(tmp_path, "[services.archive]\nstorage = '{0}'\ndatabase = 'sqlite:///{0}/a'\n")
+    file.write_text(file.read_text().replace("sqlite:///", "oracle:///"))
+    monkeypatch.setenv("SUPERVISOR_SERVER_URL", f"unix://{tmp_path}/other")
+    monkeypatch.setenv("SUPERVISOR_PROCESS_NAME", "terminal")
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(f"{tmp_path}/other")
+        other.listen()
+        command = [sys.executable, "-m", "p06bs.services", str(file), "archive"]
+        assert subprocess.run(command, check=False, timeout=PATIENCE).returncode == REFUSED
+        other.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            other.accept()
 
 
 def test_an_ingestion_begins_when_another_one_has_ended(tmp_path):
@@ -182,7 +215,10 @@ def test_services_end_with_a_supervisor_that_is_killed(tmp_path):
     assert not services.is_up()
     services.start()  # what it left does not matter
     services.wait_ready()
-    services.stop()
+    psutil.Process(services.statuses()["proxy"].pid).parent().kill()
+    wait(lambda: not services.is_up())
+    assert p06bs("down", services.file).returncode == 0
+    assert not list((tmp_path / "run").rglob("*"))
 
 
 def test_a_file_that_changed_changes_what_runs(tmp_path):

@@ -14,7 +14,8 @@ import pytest
 
 from p06bs import config
 from p06bs.bus.membership import Membership
-from p06bs.services.supervision import Supervision, SupervisionError
+from p06bs.services.supervision import Supervision
+from p06bs.services.supervisord import SupervisionError
 
 PATIENCE = 400.0
 BUS = """

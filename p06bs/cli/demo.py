@@ -23,8 +23,8 @@ def demo(
     workers: Annotated[int, typer.Option(min=1, help="worker processes")] = 2,
 ) -> None:
     """Scan a simulated sample, and see its maps come while it is scanned."""
+    from p06bs.services._scan import StoppedError
     from p06bs.services.demo import Demo, run
-    from p06bs.services.supervision import StoppedError
 
     job = Demo(
         out=out.absolute(),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from p06bs.cli.errors import UsageError
@@ -19,12 +20,23 @@ from p06bs.cli.terminal import AsJson, console, progress_bar, remark, remarks, s
 if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
     from p06bs.bus.topology import Service
-    from p06bs.services.supervision import Status, Supervision
+    from p06bs.services.supervision import Supervision
+    from p06bs.services.supervisord import Status
 
+TOPOLOGY = "P06BS_TOPOLOGY"
 SHOWN = 3
 """So many names of services that are waited for."""
 
 File = Annotated[Path, typer.Argument(help="configuration, for example services/sim.toml")]
+
+
+TopologyAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--topology",
+        help=f"address of the Topology Manager; without FILE that of ${TOPOLOGY} by default",
+    ),
+]
 
 
 def complete_service(context: typer.Context, beginning: str) -> list[str]:
@@ -106,6 +118,7 @@ def down(file: File, names: Names = None) -> None:
 
     services = Supervision(file)
     if not services.is_up():
+        services.stop()  # what one leaves that was killed
         remark(f"no services of {file} are up")
         return
     if names:
@@ -136,10 +149,7 @@ def ls(
         typer.Argument(help="configuration; its [bus] says where the Topology Manager is"),
     ] = None,
     *,
-    topology: Annotated[
-        str | None,
-        typer.Option(help="address of the Topology Manager", envvar="P06BS_TOPOLOGY"),
-    ] = None,
+    topology: TopologyAddress = None,
     watch: Annotated[bool, typer.Option("--watch", "-w", help="show it until Ctrl-C")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -162,12 +172,14 @@ def ls(
 
 
 def topology_address(file: Path | None, address: str | None) -> str:
-    """Return where the Topology Manager is: as given, as a file says, or its usual place."""
+    """Return where the Topology Manager is: as given, as a file or $P06BS_TOPOLOGY says."""
     from p06bs import config
 
     if address is not None:
         return address
-    return (config.Configuration() if file is None else config.load(file)).bus.topology
+    if file is not None:
+        return config.load(file).bus.topology
+    return os.environ.get(TOPOLOGY) or config.Configuration().bus.topology
 
 
 def bus_keys(file: Path | None) -> "Keys | None":
@@ -244,7 +256,7 @@ def _table(services: "tuple[Service, ...]", *, fold: bool = False) -> Table:
         several = len(row) > 1
         found = {what: where for what, where in one.addresses.items() if what != "control"}
         runs = dict.fromkeys(uid[:8] for each in row for uid in each.runs)
-        table.add_row(
+        cells = (
             f"{one.name} … {last.name.rpartition('-')[2]}" if several else one.name,
             one.kind,
             one.host,
@@ -254,6 +266,7 @@ def _table(services: "tuple[Service, ...]", *, fold: bool = False) -> Table:
             ", ".join(runs),
             one.version,
         )
+        table.add_row(*map(escape, cells))
     table.caption = f"{len(services)} services"
     return table
 

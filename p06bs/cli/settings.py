@@ -2,7 +2,6 @@
 
 import getpass
 import json
-import os
 import socket
 import time
 from collections.abc import Iterator
@@ -15,14 +14,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import bus_keys, topology_address
+from p06bs.cli.services import TopologyAddress, bus_keys, topology_address
 from p06bs.cli.terminal import SHOWN, AsJson, console
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
 
-TOPOLOGY = "P06BS_TOPOLOGY"
-"""The environment variable that says where the Topology Manager is."""
 SECONDS = 5.0
 """How long the Topology Manager, or a service, is waited for."""
 HOLDS_SECONDS = 3.0
@@ -70,8 +67,8 @@ class _Pipelines:
 
 def _completing(context: typer.Context) -> _Pipelines:
     """Return the pipelines for a command line that is not finished."""
-    topology = context.params.get("topology") or os.environ.get(TOPOLOGY)
-    return _Pipelines(context.params.get("file") or None, topology)
+    given = context.params
+    return _Pipelines(given.get("file") or None, given.get("topology") or None)
 
 
 def _complete_pipeline(context: typer.Context, incomplete: str) -> Iterator[str]:
@@ -130,10 +127,7 @@ def settings(
             "--file", "-f", help="configuration; its [bus] says where the Topology Manager is"
         ),
     ] = None,
-    topology: Annotated[
-        str | None,
-        typer.Option(help="address of the Topology Manager", envvar=TOPOLOGY),
-    ] = None,
+    topology: TopologyAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Show the settings of pipelines, and change them while they run.

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import bus_keys, topology_address
+from p06bs.cli.services import TopologyAddress, bus_keys, topology_address
 from p06bs.cli.terminal import SHOWN, AsJson, console, remark
 
 if TYPE_CHECKING:
@@ -62,10 +62,7 @@ def why(
     log: Annotated[
         Path | None, typer.Option(help="directory of logs; that of the configuration by default")
     ] = None,
-    topology: Annotated[
-        str | None,
-        typer.Option(help="address of the Topology Manager", envvar="P06BS_TOPOLOGY"),
-    ] = None,
+    topology: TopologyAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Say what each pipeline makes of a run, and why it takes or leaves it.
