@@ -75,6 +75,8 @@ class Proxy:
         try:
             zmq.proxy(self._frontend, self._backend)
         except zmq.ContextTerminated:
+            pass
+        finally:
             self._close()
 
     def stop(self) -> None:

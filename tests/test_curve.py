@@ -529,6 +529,11 @@ def test_the_commands(run, tmp_path):
     status, _, err = run("keys", "revoke", "maxwell", "--keys", site)
     assert status == 1
     assert "no peer 'maxwell'; there are services" in err
+    (site / "issued/maxwell").mkdir()  # the command was killed
+    assert "keys revoke maxwell ends it" in run("keys", "add", "maxwell", "--keys", site)[2]
+    assert run("keys", "revoke", "maxwell", "--keys", site)[0] == 0
+    for name in ("../peers", "..", ""):
+        assert run("keys", "revoke", name, "--keys", site)[0] == 1
     assert "cannot be revoked" in run("keys", "revoke", "services", "--keys", site)[2]
     assert run("keys", "add", "maxwell", "--keys", site)[0] == 0
     status, _, err = run("keys", "list", "--keys", site / "issued/maxwell")

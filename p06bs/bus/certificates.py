@@ -111,9 +111,10 @@ def revoke(directory: Path, name: str) -> None:
             "create, and new keys for each peer"
         )
     known = names(directory)
-    if name not in known:
+    # One whose making was cut short has a directory already, and no certificate.
+    if name not in {*known, *(path.name for path in (directory / ISSUED).glob("*"))}:
         raise KeysError(f"{directory} has no peer {name!r}; there are {', '.join(known)}")
-    (directory / PEERS / f"{name}.key").unlink()
+    (directory / PEERS / f"{name}.key").unlink(missing_ok=True)
     if (directory / ISSUED / name).is_dir():
         shutil.rmtree(directory / ISSUED / name)
 
