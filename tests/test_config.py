@@ -239,10 +239,14 @@ def test_several_users_need_to_know_who_may_see_what(tmp_path):
     assert found.server.access.rights == "kernel"
 
 
-@pytest.mark.parametrize("uri", ["mysql://localhost/x", "catalog.db", "sqlite://"])
+@pytest.mark.parametrize(
+    "uri",
+    ["mysql://localhost/x", "catalog.db", "sqlite://", "postgres://a:quiet@b/c", "password=quiet"],
+)
 def test_databases_that_are_not_tested_are_refused(tmp_path, uri):
-    with pytest.raises(ConfigurationError, match="sqlite:///PATH"):
+    with pytest.raises(ConfigurationError, match="sqlite:///PATH") as refused:
         load(tmp_path, f'[server.archive]\ndatabase = "{uri}"\n')
+    assert "quiet" not in str(refused.value)
 
 
 def test_options_win_over_a_section_also_one_with_keys():

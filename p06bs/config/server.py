@@ -13,7 +13,8 @@ def _database(uri: str) -> str:
     """Accept SQLAlchemy's names of the two databases that are tested."""
     scheme, separator, rest = uri.partition("://")
     if not separator or scheme not in ("sqlite", "postgresql") or not rest:
-        raise ValueError(f"{uri!r} is neither sqlite:///PATH nor postgresql://USER@HOST/NAME")
+        begins = f", and begins with {scheme}://" if separator else ""  # a password may follow
+        raise ValueError(f"is neither sqlite:///PATH nor postgresql://USER@HOST/NAME{begins}")
     return uri
 
 
