@@ -47,6 +47,8 @@ def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypa
             threading.Event().wait(0.05)
         ((_, other),) = there().items()
         assert other != unit
+        # What else in this process uses Dask goes on as it was, a Tiled client, for example.
+        assert dask.config.get("scheduler", None) is None
     finally:
         cluster.close()
 

@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from p06bs.bus import certificates
 from p06bs.cli.terminal import AsJson, remark
 
 KEYS_VARIABLE = "P06BS_KEYS"
@@ -19,6 +18,8 @@ DEFAULT = Path("/etc/p06bs/keys")
 
 def complete_peer(ctx: typer.Context, incomplete: str) -> list[str]:
     """Return the names of peers that may connect."""
+    from p06bs.bus import certificates
+
     try:
         known = certificates.names(ctx.params.get("keys") or DEFAULT)
     except (ValueError, OSError):
@@ -31,6 +32,8 @@ Peer = Annotated[str, typer.Argument(help="name of the peer", autocompletion=com
 
 def create(keys: KeysDirectory = DEFAULT) -> None:
     """Make the keys of a site: those of the bus, and those with which its services connect."""
+    from p06bs.bus import certificates
+
     certificates.create(keys)
     print(
         f"keys of the bus made in {keys}\n"
@@ -47,6 +50,8 @@ def add(
     keys: KeysDirectory = DEFAULT,
 ) -> None:
     """Make the keys of a peer that only connects; it is let in at once."""
+    from p06bs.bus import certificates
+
     issued = certificates.add(keys, name)
     print(
         f"{name} may connect with the keys in {issued}\n"
@@ -58,6 +63,8 @@ def add(
 
 def list_keys(keys: KeysDirectory = DEFAULT, as_json: AsJson = False) -> None:
     """List who may connect."""
+    from p06bs.bus import certificates
+
     known = certificates.names(keys)
     if as_json:
         public = {
@@ -72,6 +79,8 @@ def list_keys(keys: KeysDirectory = DEFAULT, as_json: AsJson = False) -> None:
 
 def revoke(name: Peer, keys: KeysDirectory = DEFAULT) -> None:
     """Let a peer in no more; its connections end within seconds."""
+    from p06bs.bus import certificates
+
     certificates.revoke(keys, name)
     print(f"revoked {name}")
     remark(f"hosts with a copy of {keys} let it in until the copy is renewed")

@@ -33,11 +33,14 @@ def configure() -> None:
 
 
 def connect(cluster: Any) -> Any:
-    """Return a Dask client of a cluster or a scheduler's address."""
+    """Return a Dask client of a cluster or a scheduler's address.
+
+    It is nobody's default: what else in this process uses Dask computes as it always has.
+    """
     import distributed
 
     client: Any = distributed.Client  # not annotated
-    return client(cluster)
+    return client(cluster, set_as_default=False)
 
 
 def names(client: Any) -> dict[str, str]:
