@@ -4,8 +4,11 @@ import ctypes
 import importlib.metadata
 import logging
 import os
+import queue
 import signal
 import sys
+import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -36,7 +39,7 @@ def run(file: Path, name: str) -> int:
     """Run the service `name` of a configuration file; return the status of the process."""
     follow_the_starter()
     configure_logging(os.environ.get(LOG_FORM, "text"), name)
-    ready = signalled = False
+    ready = False
     try:
         configuration = config.load(file)
         definition = config.definition(configuration, name)
@@ -46,13 +49,7 @@ def run(file: Path, name: str) -> int:
             here = surroundings(configuration, peers, keys, file)
             service = kind(name, definition, here)
 
-            def leave(number: int, frame: FrameType | None) -> None:
-                nonlocal signalled
-                signalled = True
-                service.stop()
-
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, leave)
+            signalled = on_signals(service.stop)
 
             def say() -> None:
                 nonlocal ready
@@ -61,7 +58,7 @@ def run(file: Path, name: str) -> int:
                 logger.info("%s ready: %s", name, where or "at work")
 
             host(service, definition.kind, importlib.metadata.version("p06bs"), say)
-            if not signalled:
+            if not signalled():
                 _ask_for_no_other_try()  # it was told to end, or a newer one has its name
             return REFUSED if peers.superseded else 0
     except (ValueError, ModuleNotFoundError) as error:
@@ -73,6 +70,29 @@ def run(file: Path, name: str) -> int:
     except (OSError, RuntimeError) as error:
         logger.error("%s", error, exc_info=ready)
         return 1
+
+
+def on_signals(action: Callable[[], None]) -> Callable[[], bool]:
+    """Have SIGTERM and SIGINT call `action`; return what says whether one came.
+
+    It is called in a thread of its own: what a signal interrupts may hold a lock that `action`
+    needs, be it that of an event.
+    """
+    came: queue.SimpleQueue[int] = queue.SimpleQueue()  # its put may interrupt anything
+    numbers: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        numbers.append(number)
+        came.put(number)
+
+    def act() -> None:
+        while came.get():
+            action()
+
+    threading.Thread(target=act, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, note)
+    return lambda: bool(numbers)
 
 
 def surroundings(

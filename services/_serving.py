@@ -1,13 +1,11 @@
 """Serve: the sink fed from the bus, the offline DB, and the gate before both."""
 
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import FrameType
 
 from p06bs.bus.curve import Keys
 from p06bs.bus.follow import Follower
@@ -52,7 +50,7 @@ def serve(
     keys: Keys | None = None,
     peers: Membership | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT comes.
+    """Serve until SIGTERM or SIGINT comes; before it serves, they are its caller's.
 
     Parameters
     ----------
@@ -124,8 +122,6 @@ def serve(
             log_level="debug" if verbose else "warning",
             access_log=verbose,
         )
-        signal.signal(signal.SIGTERM, _leave)
-        signal.signal(signal.SIGINT, _leave)
 
         def stop() -> None:
             failed.set()
@@ -141,8 +137,3 @@ def serve(
         http.serve_forever()
     if failed.is_set():
         raise SystemExit(1)  # the feed has shown why
-
-
-def _leave(number: int, frame: FrameType | None) -> None:
-    """End the process in good order; while requests are served uvicorn takes the signals first."""
-    raise SystemExit(0)

@@ -5,7 +5,6 @@ time and started again; one archive has one.
 """
 
 import logging
-import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from pydantic import Field
 from p06bs import config
 from p06bs.bus.service import Service, Surroundings
 from p06bs.config.server import Access, Archive
-from p06bs.services._host import REFUSED
+from p06bs.services._host import REFUSED, on_signals
 
 if TYPE_CHECKING:
     from p06bs.server.files.roots import FileRoots
@@ -77,8 +76,7 @@ def run(
     )
     redact.install()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    on_signals(stop.set)
     try:
         configuration = config.load(file)
         documents = configuration.bus.log

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -42,6 +43,19 @@ class ServerService(Service[ServerDefinition]):
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve until the signal comes."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, leave)
+        try:
+            self._serve(ready)
+        except SystemExit as end:  # by the signal: whoever hosts it goes on to its own end
+            if end.code:
+                raise
+
+    def stop(self) -> None:
+        """End by the signal that everything in a server is ready for."""
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _serve(self, ready: Callable[[], None]) -> None:
         from p06bs.server.gate import redact
         from p06bs.server.sink.allocation import return_freed_memory
         from p06bs.services._serving import serve
@@ -54,22 +68,19 @@ class ServerService(Service[ServerDefinition]):
             ready()
 
         here = self.here
-        try:
-            serve(
-                here.outbound,
-                here.log,
-                self.definition,
-                ready=serving,
-                keys=here.keys,
-                peers=here.peers,
-            )
-        except SystemExit as end:  # by the signal: whoever hosts it goes on to its own end
-            if end.code:
-                raise
+        serve(
+            here.outbound,
+            here.log,
+            self.definition,
+            ready=serving,
+            keys=here.keys,
+            peers=here.peers,
+        )
 
-    def stop(self) -> None:
-        """End by the signal that everything in a server is ready for."""
-        os.kill(os.getpid(), signal.SIGTERM)
+
+def leave(number: int, frame: FrameType | None) -> None:
+    """End the process in good order; while requests are served uvicorn takes the signals first."""
+    raise SystemExit(0)
 
 
 def run(
@@ -99,6 +110,8 @@ def run(
     from p06bs.server.sink.allocation import return_freed_memory
     from p06bs.services._serving import serve
 
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, leave)
     return_freed_memory()
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,

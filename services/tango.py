@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -122,12 +121,7 @@ def run_with_device(file: Path, name: str) -> int:
     _host.follow_the_starter()
     _host.configure_logging("text", name)
     stop = threading.Event()
-
-    def leave(number: int, frame: FrameType | None) -> None:
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, leave)
+    _host.on_signals(stop.set)
     try:
         configuration = config.load(file)
         described = config.definition(configuration, name)

@@ -219,6 +219,7 @@ def test_services_end_with_a_supervisor_that_is_killed(tmp_path):
     wait(lambda: not services.is_up())
     assert p06bs("down", services.file).returncode == 0
     assert not list((tmp_path / "run").rglob("*"))
+    services.stop()
 
 
 def test_a_file_that_changed_changes_what_runs(tmp_path):

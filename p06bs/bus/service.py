@@ -120,7 +120,7 @@ class Service(ABC, Generic[D]):
 
     @abstractmethod
     def stop(self) -> None:
-        """Have `run` end soon and in good order: from any thread, or a signal handler."""
+        """Have `run` end soon and in good order: called from other threads, perhaps twice."""
 
 
 def host(

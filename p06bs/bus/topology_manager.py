@@ -100,7 +100,7 @@ class TopologyManager(Closing):
                         logger.warning("%s on %s is silent", service.name, service.host)
 
     def stop(self) -> None:
-        """End `serve` soon; from any thread, or a signal handler."""
+        """End `serve` soon; from any thread."""
         if not self._closing.is_set():
             self._closing.set()
             os.eventfd_write(self._wake, 1)
