@@ -11,7 +11,7 @@ from p06bs.model.revisions import Revision
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.run import RunPipeline
 from p06bs.settings import PipelineSettings
-from p06bs.settings.history import plain
+from p06bs.settings.values import plain
 
 
 class Adjustments(Closing):
@@ -36,6 +36,7 @@ class Adjustments(Closing):
         self._stores: dict[str, PipelineSettings] = {}
         # What was tried on a run and fits. It is not tried again on each later run.
         self._fit: set[tuple[str, str]] = set()
+        self._seen: dict[str, int] = {}  # the change in force when `look` was called last
         try:
             for pipeline in pipelines:
                 self._stores[pipeline.name] = PipelineSettings(
@@ -58,11 +59,14 @@ class Adjustments(Closing):
         return self._stores[name]
 
     def look(self) -> list[str]:
-        """Take what other processes have decided; return the pipelines whose settings are new."""
-        before = {name: store.in_force.change for name, store in self._stores.items()}
+        """Take what other processes have decided; return the pipelines whose settings are new.
+
+        New is what the last call did not see, whoever has heard of it since.
+        """
         for store in self._stores.values():
             store.look()
-        return [name for name, old in before.items() if self[name].in_force.change != old]
+        before, self._seen = self._seen, {n: s.in_force.change for n, s in self._stores.items()}
+        return [name for name, now in self._seen.items() if before.get(name) != now]
 
     def candidates(self, name: str, start: Document) -> list[Revision]:
         """Return what a run may begin with, the best first, the last one safe."""

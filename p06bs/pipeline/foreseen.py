@@ -17,7 +17,7 @@ from p06bs.model.run import RawRun
 from p06bs.pipeline.decisions import Decision, State, chosen, fed, told
 from p06bs.pipeline.declared import Pipeline
 from p06bs.settings.history import SettingsHistory
-from p06bs.settings.store import journal_of
+from p06bs.settings.journal import journal_of
 
 log = logging.getLogger(__name__)
 

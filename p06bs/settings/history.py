@@ -16,71 +16,23 @@ entry                        means
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from p06bs.model.documents import settings_digest, settings_json
-from p06bs.model.modality import Modality, ModalitySettings, SettingsError
+from p06bs.model.documents import settings_digest
+from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.revisions import Revision
+from p06bs.settings.again import Again, Entry
+from p06bs.settings.values import merged, plain
 
 log = logging.getLogger(__name__)
 
 FILE = "configuration file"
 """Who changed the settings, where they were edited in the configuration file."""
-
-Entry = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Again:
-    """Rows of a run that are to be computed again.
-
-    Attributes
-    ----------
-    run : str
-        Uid of the raw run.
-    revision : Revision
-        The settings.
-    number : int
-        Number of the reprocessing of that run, from 1.
-    rows : int or None
-        How many rows from the first on; None for all of them.
-    resolved : bool
-        Whether `rows` is known already.
-    """
-
-    run: str
-    revision: Revision
-    number: int
-    rows: int | None = None
-    resolved: bool = False
-
-
-def plain(settings: ModalitySettings) -> dict[str, Any]:
-    """Return settings as JSON holds them."""
-    found: dict[str, Any] = json.loads(settings_json(settings))
-    return found
-
-
-def merged(settings: ModalitySettings, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with values over them; ``outer.inner`` names one entry of a mapping.
-
-    Raises
-    ------
-    SettingsError
-        If what a name leads through is no mapping.
-    """
-    made = plain(settings)
-    for key, value in values.items():
-        *outer, last = key.split(".")
-        at = made
-        for step in outer:
-            at = at.setdefault(step, {}) if isinstance(at, dict) else at
-        if not isinstance(at, dict):
-            raise SettingsError(f"{key}: {'.'.join(outer)} is {at!r}, which has no entries")
-        at[last] = value
-    return made
+REMEMBERED = 10_000
+"""Newest runs of which it is known what they began with."""
 
 
 class SettingsHistory:
@@ -94,7 +46,8 @@ class SettingsHistory:
 
     def __init__(self, modality: Modality) -> None:
         self.modality = modality
-        self._changes: dict[int, Revision] = {}  # by number; those that can be in force
+        self._known: dict[int, Revision] = {}  # by number; also those that were withdrawn
+        self._changes: dict[int, Revision] = {}  # those that can be in force
         self._values: dict[int, Mapping[str, Any]] = {}
         self._asked: dict[int, Sequence[str]] = {}  # runs to compute again, by change
         self._latest = -1
@@ -123,6 +76,8 @@ class SettingsHistory:
             self._done.add((int(entry["done"]), str(entry["run"])))
         else:
             self._runs[str(entry["run"])] = entry
+            if len(self._runs) > REMEMBERED:
+                del self._runs[next(iter(self._runs))]
 
     def _take_change(self, entry: Entry) -> None:
         number = int(entry["change"])
@@ -135,7 +90,7 @@ class SettingsHistory:
         except SettingsError as error:
             log.warning("change %d is out of force: %s", number, error)
             return
-        self._changes[number] = Revision(
+        self._known[number] = self._changes[number] = Revision(
             0,
             settings,
             changed_by=str(entry["by"]),
@@ -193,19 +148,28 @@ class SettingsHistory:
         begun = self.begun_with(run)
         if begun is None or not self._is_own(run):
             return self.in_force
-        for number in sorted(self._changes):
-            if number > begun.change:
-                begun = self.changed(begun, number)
-        return begun
+        return self._with_changes(begun)
 
-    def revised(self, asked: Revision) -> Revision:
-        """Return what settings that a run has, or was to have, become with the last change."""
-        known = self._changes.get(asked.change)
+    def revised(self, asked: Revision, refused: Collection[int] = ()) -> Revision:
+        """Return what settings that a run has, or was to have, become with the changes since.
+
+        Those that the run has `refused` are left out of a preset's.
+        """
+        known = self._known.get(asked.change)
         if known is None or known.settings == asked.settings:
             return self.in_force
-        return self.changed(asked, max(self._changes))
+        return self._with_changes(asked, refused)
 
-    def changed(self, begun: Revision, number: int) -> Revision:
+    def _with_changes(
+        self, own: Revision, refused: Collection[int] = (), last: float = math.inf
+    ) -> Revision:
+        """Return a run's own settings with the changes since."""
+        for number in sorted(self._changes):
+            if own.change < number <= last and number not in refused:
+                own = self._changed(own, number)
+        return own
+
+    def _changed(self, begun: Revision, number: int) -> Revision:
         """Return a run's own settings after a change; as they are if it does not fit them."""
         change = self._changes[number]
         if not self._values[number]:  # an edited file says nothing of a preset's runs
@@ -233,9 +197,7 @@ class SettingsHistory:
                 settings = self._changes[change]
                 begun = self.begun_with(run)
                 if begun is not None and self._is_own(run):
-                    for each in sorted(n for n in self._changes if begun.change < n <= change):
-                        begun = self.changed(begun, each)
-                    settings = begun
+                    settings = self._with_changes(begun, last=change)
                 yield Again(
                     run, settings, numbers[run], self._again.get(key), resolved=key in self._again
                 )
@@ -313,11 +275,3 @@ class SettingsHistory:
             "preset": revision.preset,
             "own": own,
         }
-
-    def resolve(self, again: Again, rows: int | None) -> Entry:
-        """Return the entry that says how many rows are to be computed again."""
-        return {"again": again.revision.change, "run": again.run, "rows": rows}
-
-    def finish(self, again: Again, why: str = "") -> Entry:
-        """Return the entry that a run needs not be computed again any more."""
-        return {"done": again.revision.change, "run": again.run, "why": why}

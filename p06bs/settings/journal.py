@@ -8,10 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from p06bs.bus.closing import Closing
 
 log = logging.getLogger(__name__)
+
+
+def journal_of(directory: Path, name: str) -> Path:
+    """Return the file that keeps the settings of a pipeline, which may be called anything."""
+    # No separators, and no leading dot.
+    return directory / f"{quote(name, safe='').replace('.', '%2E')}.jsonl"
 
 
 class Journal(Closing):
@@ -43,16 +50,31 @@ class Journal(Closing):
             os.close(directory)
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from appending: what `news` returned is all that there is."""
-        fcntl.flock(self._fd, fcntl.LOCK_EX)
+    def locked(self, *, wait: bool = True) -> Iterator[bool]:
+        """Keep other processes from appending: what `news` returned is all that there is.
+
+        Without `wait` it yields False, and is not locked, if another process has it.
+        """
         try:
-            yield
+            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    @property
+    def grew(self) -> bool:
+        """Whether there is more than `news` has returned, be it unfinished."""
+        return os.fstat(self._fd).st_size > self._at
+
     def news(self) -> list[dict[str, Any]]:
-        """Return the entries that were appended since the last call."""
+        """Return the entries that were appended since the last call.
+
+        Call it while `locked`: another process takes back what it cannot write to the end.
+        """
         size = os.fstat(self._fd).st_size
         if size <= self._at:
             return []
@@ -74,7 +96,7 @@ class Journal(Closing):
     def append(self, entry: dict[str, Any], *, sync: bool = True) -> None:
         """Append an entry; with `sync` it survives a power failure, too.
 
-        Call it while `locked`, after `news`.
+        Call it while `locked`, behind `news`.
 
         Raises
         ------

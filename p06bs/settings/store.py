@@ -9,28 +9,22 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from p06bs.bus.closing import Closing
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.revisions import Revision
-from p06bs.settings.history import Again, Entry, SettingsHistory, merged, plain
-from p06bs.settings.journal import Journal
+from p06bs.settings.again import Again, Entry
+from p06bs.settings.history import SettingsHistory
+from p06bs.settings.journal import Journal, journal_of
 from p06bs.settings.presets import Preset, Presets
+from p06bs.settings.values import merged, plain
 
 log = logging.getLogger(__name__)
-
-
-def journal_of(directory: Path, name: str) -> Path:
-    """Return the file that keeps the settings of a pipeline, which may be called anything."""
-    # No separators, and no leading dot.
-    return directory / f"{quote(name, safe='').replace('.', '%2E')}.jsonl"
 
 
 class PipelineSettings(Closing):
@@ -94,9 +88,15 @@ class PipelineSettings(Closing):
                 log.error("%s: an entry is left out: %r", self._journal.path, error)
 
     def look(self) -> None:
-        """Take what other processes have decided."""
+        """Take what other processes have decided; later, if one is at it. Never waits for one."""
         with self._lock:
-            self._take_news()
+            self._look()
+
+    def _look(self) -> None:
+        if self._journal.grew:
+            with self._journal.locked(wait=False) as mine:
+                if mine:
+                    self._take_news()
 
     @property
     def in_force(self) -> Revision:
@@ -144,7 +144,7 @@ class PipelineSettings(Closing):
         """
         with self._deciding():
             if self._is_change(revision):
-                self._note(self.history.withdraw(revision.change, reason, run), sync=True)
+                self._note(self.history.withdraw(revision.change, reason, run))
 
     def candidates(self, start: Document) -> list[Revision]:
         """Return the settings that a run may begin with, the best first.
@@ -152,11 +152,11 @@ class PipelineSettings(Closing):
         What it has begun with in an earlier process; else its preset, if there is one,
         the settings in force, and those before them.
         """
-        with self._lock:
-            self._take_news()
+        with self._deciding():
             begun = self.history.begun_with(start["uid"])
-            if begun is not None:
-                return [begun]
+        if begun is not None:
+            return [begun]
+        with self._lock:
             own = self._own(start)
             return [*([own] if own else []), *self.history.candidates]
 
@@ -201,10 +201,13 @@ class PipelineSettings(Closing):
         with self._lock:
             return self.history.derived_of(run)
 
-    def revised(self, asked: Revision) -> Revision:
-        """Return what settings that a run has, or was to have, become with the last change."""
+    def revised(self, asked: Revision, refused: Collection[int] = ()) -> Revision:
+        """Return what settings that a run has, or was to have, become with the changes since.
+
+        Those that the run has `refused` are left out of a preset's.
+        """
         with self._lock:
-            return self.history.revised(asked)
+            return self.history.revised(asked, refused)
 
     def _is_change(self, revision: Revision) -> bool:
         """Return whether settings are those of a change, and not of a preset over it."""
@@ -237,25 +240,21 @@ class PipelineSettings(Closing):
     def resolved(self, again: Again) -> Again | None:
         """Return what is to be computed again, if it is known how many rows; else None."""
         with self._lock:
-            self._take_news()
-            return next(
-                (
-                    a
-                    for a in self.history.again()
-                    if a.resolved and a == replace(again, rows=a.rows, resolved=True)
-                ),
-                None,
+            self._look()
+            same = (
+                a for a in self.history.again() if (a.run, a.number) == (again.run, again.number)
             )
+            return next((a for a in same if a.resolved), None)
 
     def resolve(self, again: Again, rows: int | None) -> None:
         """Keep how many rows are to be computed again."""
         with self._deciding():
-            self._note(self.history.resolve(again, rows), sync=True)
+            self._note(again.resolve(rows))
 
     def finish(self, again: Again, why: str = "") -> None:
         """Keep that a run needs not be computed again any more."""
         with self._deciding():
-            self._note(self.history.finish(again, why), sync=True)
+            self._note(again.finish(why))
 
     def save(self, name: str, *, beamtime_id: str = "", sample: str = "") -> Path:
         """Keep the settings in force as a preset; return its file.
@@ -285,18 +284,19 @@ class PipelineSettings(Closing):
 
     def close(self) -> None:
         """Close its file; may be called twice."""
-        self._journal.close()
+        with self._lock:  # a change may be on its way from another thread
+            self._journal.close()
 
     def _append(self, entry: Entry, *, sync: bool = True) -> None:
         self._journal.append(entry, sync=sync)
         self.history.take(entry)
 
-    def _note(self, entry: Entry | None, *, sync: bool) -> None:
+    def _note(self, entry: Entry | None) -> None:
         """Keep what happened to a run; if that cannot be written it is known here at least."""
         if entry is None:
             return
         try:
-            self._journal.append(entry, sync=sync)
+            self._journal.append(entry)
         except OSError as error:
             log.error("%s: %s", self.name, error)
         self.history.take(entry)
