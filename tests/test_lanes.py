@@ -42,7 +42,7 @@ class Lane:
         self.documents = DocumentLog(folder)
         self.pool = Pool(self.context, self.documents, 1.0)
         self.run = RunPipeline(modality, raw[0][1], self.emit, lambda _: None, time.time, size=size)
-        self.pool.add("one", self.run)
+        self.pool.load.add("one", self.run)
         for name, document in raw:
             at = self.documents.append(name, document)
             self.run.add(name, document, (at.offset, at.nbytes))

@@ -134,7 +134,7 @@ def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypa
 
         def look() -> bool:
             nonlocal highest
-            highest = max(highest, pipelines.pool.backlog)
+            highest = max(highest, pipelines.pool.load.backlog)
             return True
 
         for document in raw:

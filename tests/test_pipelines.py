@@ -53,12 +53,12 @@ def test_settings_change_at_an_exact_event(tmp_path):
             publish(*document)
         listener.wait(uid, "scale", rows=50)
         with pytest.raises(ValueError, match="limit"):
-            pipelines.revise("scale", {"limit": -1.0})
-        pipelines.revise("scale", {"factor": 3.0}, changed_by="Ada")
+            pipelines.change("scale", {"limit": -1.0})
+        pipelines.change("scale", {"factor": 3.0}, "Ada")
         for document in raw[12:25]:
             publish(*document)
         listener.wait(uid, "scale", rows=180)
-        pipelines.revise("scale", {"square": True})
+        pipelines.change("scale", {"square": True})
         for document in raw[25:]:
             publish(*document)
         online = listener.wait(uid, "scale")
@@ -79,7 +79,7 @@ def test_settings_that_do_not_fit_the_run_are_refused_and_the_old_ones_stay(tmp_
         for document in raw[:4]:
             publish(*document)
         listener.wait(uid, "fussy", rows=20)
-        pipelines.revise("fussy", {"start": -1.0})
+        pipelines.change("fussy", {"start": -1.0})
         while "keeps its settings: cannot start at -1" not in caplog.text:
             assert pipelines.pool.leases.workers  # it goes on
         for document in raw[4:]:

@@ -41,7 +41,7 @@ class Lane:
         )
         for name, document in self.raw:
             self.run.add(name, document, (0, 1))
-        self.pool.add(RUN, self.run)
+        self.pool.load.add(RUN, self.run)
 
     def worker(self, name: str) -> "zmq.Socket[bytes]":
         socket = self.context.socket(zmq.DEALER)
@@ -239,7 +239,7 @@ def test_live_batches_go_before_what_is_computed_again(lanes):
     )
     for name, document in lanes.raw:
         again.add(name, document, (0, 1))
-    lanes.pool.add(f"{RUN}#1", again)
+    lanes.pool.load.add(f"{RUN}#1", again)
     first = lanes.batch(lanes.worker("one"))
     assert first[1] == f"{RUN}/0"
     second = lanes.batch(lanes.worker("another"))

@@ -19,9 +19,10 @@ from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
 from p06bs.model.page import compose_page
 from p06bs.model.revisions import Revision, settings_history
+from p06bs.pipeline.batch import Batch, batch_size
 from p06bs.pipeline.earlier import Earlier
+from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.leases import Leases
-from p06bs.pipeline.master import Batch, batch_size
 from p06bs.pipeline.run import RunPipeline
 from tests.documents import acquisition, raw_run, rows_of, validate
 from tests.techniques import Fussy, Histogram, Scale, Total
@@ -55,10 +56,12 @@ class World:
             lambda derived: earlier,
             lambda: self.now,
             size=self.size,
-            candidates=self.initial,
-            begun=bool(self.initial),
-            began=self.keep,
-            newest=lambda: self.newest,
+            keeper=Keeper(
+                self.initial,
+                begun=bool(self.initial),
+                began=self.keep,
+                newest=lambda: self.newest,
+            ),
         )
 
     def keep(self, revision: Revision, derived: str) -> Revision:
@@ -408,8 +411,10 @@ def test_a_run_begins_with_the_newest_settings_that_fit_it():
         lambda n, d: log.append((n, d)),
         lambda derived: None,
         lambda: 0.0,
-        candidates=[*reversed(asked), Revision(0, Fussy.validate({}))],
-        judged=lambda revision, problem: unfit.append(revision) if problem else None,
+        keeper=Keeper(
+            [*reversed(asked), Revision(0, Fussy.validate({}))],
+            judged=lambda revision, problem: unfit.append(revision) if problem else None,
+        ),
     )
     for name, document in raw:
         run.add(name, document, document)

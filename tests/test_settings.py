@@ -1,6 +1,7 @@
 """Settings on the fly: which are in force, since when, for which run; over restarts and kills."""
 
 import json
+import os
 import resource
 import threading
 from collections.abc import Iterator
@@ -14,14 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs import Publisher, process
+from p06bs import DocumentLog, Publisher, process
 from p06bs.model.documents import NamedDocument
 from p06bs.model.modality import SettingsError
-from p06bs.model.revisions import recorded, settings_history
+from p06bs.model.revisions import Revision, recorded, settings_history
+from p06bs.pipeline import feeding
+from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.earlier import Earlier
+from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.pipeline import Pipelines
 from p06bs.pipeline.run import RunPipeline
-from p06bs.settings import PipelineSettings, Preset, PresetError, Presets, SettingsHistory
+from p06bs.settings import (
+    PipelineSettings,
+    Preset,
+    PresetError,
+    Presets,
+    SettingsHistory,
+    history,
+)
 from tests.documents import raw_run, rows_of
 from tests.online import Listener, assert_equal, beamline, proxy, running
 from tests.techniques import Fussy, Histogram, Scale, Total
@@ -149,6 +161,33 @@ def test_settings_edited_in_the_file_are_newer_than_those_changed_before(tmp_pat
         assert store.in_force.settings.factor == 5.0
 
 
+def test_a_run_with_a_preset_gets_all_changes_since():
+    history = SettingsHistory(Scale(factor=5.0))
+    history.take(history.open(0.0))
+    settings = Scale.validate({"factor": 8.0})
+    change(history, limit=7.0)
+    change(history, square=True)
+    now = history.revised(Revision(0, settings, "preset leaf", 1.0, 0, "leaf"))
+    assert (now.settings.factor, now.settings.limit, now.settings.square) == (8.0, 7.0, True)
+    assert (now.change, now.preset) == (2, "leaf")
+    now = history.revised(Revision(0, settings, "preset leaf", 1.0, 0, "leaf"), refused=[1])
+    assert (now.settings.factor, now.settings.limit, now.settings.square) == (8.0, 1e9, True)
+    # The change that the preset was laid over fits another run not.
+    begun = Revision(0, settings, "preset leaf", 1.0, 2, "leaf")
+    history.take(history.withdraw(2, "no", "run"))
+    change(history, limit=9.0)
+    now = history.revised(begun)
+    assert (now.settings.factor, now.settings.limit) == (8.0, 9.0)
+
+
+def test_only_the_newest_runs_are_remembered(monkeypatch):
+    monkeypatch.setattr(history, "REMEMBERED", 3)
+    known = SettingsHistory(Scale())
+    for number in range(5):
+        known.take(known.begin(f"r{number}", f"d{number}", known.in_force, own=False))
+    assert [known.derived_of(f"r{number}") for number in range(5)] == [None, None, "d2", "d3", "d4"]
+
+
 # The file
 
 
@@ -207,7 +246,7 @@ def test_a_run_begins_only_once_it_is_kept_with_which_settings(tmp_path):
             lambda *document: published.append(document),
             lambda derived: None,
             lambda: 0.0,
-            began=partial(store.began, uid),
+            keeper=Keeper(began=partial(store.began, uid)),
         )
         with no_room(tmp_path / "scale.jsonl"):
             for name, document in raw:
@@ -234,6 +273,36 @@ def test_processes_that_host_one_pipeline_agree(tmp_path):
         assert other.began("run", second, "another") == first
         assert other.derived_of("run") == "derived"
         assert other.candidates(start) == [first]
+
+
+def test_what_cannot_be_written_to_the_end_is_known_to_nobody(tmp_path, monkeypatch):
+    with kept(tmp_path) as one, kept(tmp_path) as other:
+        one.change({"factor": 3.0}, "Ada")
+
+        def full(fd: int) -> None:
+            other.look()
+            raise OSError("no room")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", full)
+            with pytest.raises(OSError, match="no room"):
+                one.change({"factor": 4.0}, "Ada")
+        other.look()
+        assert other.in_force == one.in_force
+        one.change({"limit": 5.0}, "Ada")
+        other.look()
+        assert other.in_force == one.in_force
+        assert other.in_force.settings.factor == 3.0
+
+
+def test_what_another_process_decides_is_told_though_it_was_heard_of_before(tmp_path):
+    pipelines = [Pipeline(modality=Scale())]
+    with Adjustments(tmp_path, pipelines) as mine, Adjustments(tmp_path, pipelines) as other:
+        mine.look()
+        other.change("scale", {"factor": 3.0}, "Ada")
+        mine.candidates("scale", {"uid": "run"})  # a run begins, and all is read
+        assert mine.look() == ["scale"]
+        assert mine.look() == []
 
 
 @pytest.mark.parametrize("name", ["a/b", "..", "", "µ xrf"])
@@ -539,6 +608,68 @@ def test_what_is_computed_again_is_so_once_over_a_restart(tmp_path):
     assert [r[3] for r in rows_of(again, "y")] == [r[3] for r in rows_of(reference, "y")]
     assert "rows" not in again[0][1]["process"]
     assert len(list((tmp_path / "log").glob("*.doclog"))) == 3
+
+
+@pytest.mark.logs_errors
+def test_a_document_that_cannot_be_used_is_left_out_when_it_is_computed_again(tmp_path):
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(40.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    with beamline(tmp_path, [modality]) as (pipelines, publish, listener):
+        for document in (*raw[:3], ("event_page", {**raw[3][1], "uid": ["other"]}), *raw[3:]):
+            publish(*document)
+        listener.wait(uid, "scale")
+        pipelines.change("scale", {"factor": 3.0}, "Ada", reprocess=True)
+        assert listener.recorder.wait(
+            lambda: any(n == "stop" for n, _ in second(listener, uid)), 60
+        )
+        assert len(rows_of(second(listener, uid))) == 40
+
+
+def test_events_before_a_change_are_all_that_an_earlier_process_has_published():
+    """They are read part by part after a restart; how many there are is not known before."""
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(300.0)}, page=10)
+    made = process(modality, raw[:12])
+    newest = Revision(0, Scale.validate({"factor": 3.0}), change=1)
+    run = RunPipeline(
+        modality,
+        raw[0][1],
+        lambda name, document: None,
+        lambda derived: Earlier.read(made[:-1]),
+        lambda: 0.0,
+        keeper=Keeper([Revision(0, modality.settings)], begun=True, newest=lambda: newest),
+    )
+    counted = []
+    for name, document in raw[:12]:
+        run.add(name, document, (0, 1))
+        if run.work is not None:
+            assert run.work.next_batch(1) is None
+            counted.append(run.work.first_row(1))
+    assert counted == [None] * 9 + [100]
+
+
+def test_what_is_not_computed_yet_waits_in_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "AHEAD", 100)
+    monkeypatch.setattr(feeding, "AT_ONCE", 1)
+    modality = Scale(inputs={"x": "x"})
+    raw = raw_run({"x": np.arange(5000.0)}, page=1)
+    with DocumentLog(tmp_path) as log:
+        for document in raw:
+            log.append(*document)
+        run = RunPipeline(
+            modality, raw[0][1], lambda name, document: None, lambda derived: None, lambda: 0.0
+        )
+        feed = feeding.Feeding(log.reader(raw[0][1]["uid"]))
+        taken = 0
+        while run.raw.stop is None:
+            while entries := feed.entries(run):
+                for entry in entries:
+                    run.add(entry.name, entry.document, (entry.offset, entry.nbytes))
+            assert run.raw.rows is not None
+            assert run.raw.stop is not None or 100 <= run.raw.rows.available < 1000
+            taken += len(run.raw.rows.take(5000) or ())
+    assert taken == 5000
 
 
 def test_settings_may_be_asked_and_changed_from_other_threads(tmp_path):

@@ -253,9 +253,15 @@ def test_of_two_pipelines_that_make_one_derived_run_the_second_stands_by(tmp_pat
         listener.wait(uid, "scale", rows=100)
         wait(lambda: sorted(states(one, other)) == ["stands by", "works"])
         working, standby = (one, other) if states(one) == ["works"] else (other, one)
+        for document in raw[12:20]:
+            publish(*document)
+        listener.wait(uid, "scale", rows=180)
+        (name,) = standby.adjustments.names
+        (_, waiting), *_ = standby.under_way.going(name)
+        assert waiting.raw.rows.available <= 100  # the others' names wait in the log
         working.stop()
         wait(lambda: states(standby) == ["works"])
-        for document in raw[12:]:
+        for document in raw[20:]:
             publish(*document)
         online = listener.wait(uid, "scale")
     assert_equal(online, Scale(inputs={"x": "x"}), raw)

@@ -126,7 +126,7 @@ def test_pipelines_that_stop_hand_back_what_they_have(tmp_path):
         until(lambda: not processes())
         assert loops(pipelines) == ()  # each has said goodbye
         assert pipelines.pool.leases.leased == 0
-        assert pipelines.pool.tallies["deadly"].retries == 0
+        assert pipelines.pool.load.tallies["deadly"].retries == 0
         with running(Pipelines(*addresses(tmp_path), tmp_path / "log", [pipeline], workers=2)):
             assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
 

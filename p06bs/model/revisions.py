@@ -44,6 +44,16 @@ class Revision:
         return settings_digest(self.settings)
 
 
+@dataclass(frozen=True, slots=True)
+class Since:
+    """From which row of a derived run on settings are in force, and in which stream."""
+
+    revision: Revision
+    row: int
+    raw_uid: str
+    stream: str
+
+
 def configuration(
     revision: Revision, *, first: int, raw_uid: str, version: str, now: float
 ) -> dict[str, Any]:

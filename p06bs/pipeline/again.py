@@ -6,20 +6,19 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from p06bs.bus.log import DocumentLog
-from p06bs.bus.reader import LogError, RunReader
+from p06bs.bus.reader import LogError
 from p06bs.model.documents import Document, is_snapshots
 from p06bs.model.revisions import recorded
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.feeding import Feeding
 from p06bs.pipeline.run import RunPipeline
 from p06bs.settings import Again, PipelineSettings
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 1 << 16
-"""Bytes of a raw run's log that are read in one turn."""
-LOOK = 0.5
-"""Seconds after which an end that was reached is looked at again."""
+ASK = 0.05
+"""Seconds after which it is asked again where the new settings begin."""
 
 Make = Callable[[Document, Again], RunPipeline]
 
@@ -56,27 +55,28 @@ class Reprocess:
         self.pipeline: RunPipeline | None = None
         self.over = False
         self._resolved, self._rows = again.resolved, again.rows
-        self._reader: RunReader = documents.reader(again.run, arrays=False)  # workers read them
-        self._look_at = 0.0
+        self._feeding = Feeding(documents.reader(again.run, arrays=False))  # workers read them
+        self._ask_at = 0.0
 
     def go_on(self, live: RunPipeline | None) -> None:
         """Do a little; `live` is the pipeline that works on the raw run now, if any does."""
-        if self.over or time.monotonic() < self._look_at:
-            return
         try:
             if not self._resolved:
                 self._resolve(live)
             elif self._rows == 0:
                 self._finish("there were no events yet")
-            elif self.pipeline is None or not self.pipeline.over:
+            elif self.pipeline is None or self.pipeline.raw.stop is None:
                 self._feed()
-            else:
+            if self.pipeline is not None and self.pipeline.over:
                 self._finish(self.pipeline.left or "")
         except (OSError, LogError) as error:
             self._finish(f"its log cannot be read: {error}")
 
     def _resolve(self, live: RunPipeline | None) -> None:
         """Find out how many rows there were before the new settings."""
+        if time.monotonic() < self._ask_at:
+            return
+        self._ask_at = time.monotonic() + ASK
         change = self.again.revision.change
         kept = self.store.resolved(self.again)
         if kept is not None:  # by another process that hosts the pipeline
@@ -93,8 +93,6 @@ class Reprocess:
         if known:
             self.store.resolve(self.again, rows)
             self._resolved, self._rows = True, rows
-        else:
-            self._look_at = time.monotonic() + LOOK / 10
 
     def _recorded(self, change: int) -> tuple[int | None, bool]:
         """Return how many rows a derived run that has ended has before a change; None is all."""
@@ -112,20 +110,17 @@ class Reprocess:
         return None, True
 
     def _feed(self) -> None:
-        if self.pipeline is not None:
-            self.pipeline.take_over()
-        entries = self._reader.read(AT_ONCE)
-        for entry in entries:
+        for entry in self._feeding.entries(self.pipeline):
             if self.pipeline is None:
                 self.pipeline = self.make(entry.document, self.again_with_rows)
             self.pipeline.add(entry.name, entry.document, (entry.offset, entry.nbytes))
             rows = self.pipeline.raw.rows
             if rows is not None and rows.full and self.pipeline.raw.stop is None:
                 self.pipeline.add("stop", _end(self.again.run), None)
-        if not entries:
-            self._look_at = time.monotonic() + LOOK
-            if self.pipeline is None and not self._reader.path.exists():
-                self._finish("its log is not there")
+            if self.pipeline.raw.stop is not None:
+                return
+        if self.pipeline is None and not self.documents.path(self.again.run).exists():
+            self._finish("its log is not there")
 
     @property
     def again_with_rows(self) -> Again:
@@ -179,6 +174,12 @@ class Reprocessing:
         """Return the runs that a pipeline computes again. Any thread."""
         jobs = [job for key, job in list(self._jobs.items()) if key[0] == name]
         return [(job.again.run, job.pipeline) for job in jobs if job.pipeline is not None]
+
+    def take_over(self) -> None:
+        """Go on with what other processes made that have ended."""
+        for job in self._jobs.values():
+            if job.pipeline is not None:
+                job.pipeline.attempt(job.pipeline.take_over)
 
     def go_on(self, live: Mapping[str, Mapping[str, RunPipeline]]) -> None:
         """Do a little; `live` has what is computed as it comes, by raw run and pipeline."""

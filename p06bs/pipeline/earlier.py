@@ -1,5 +1,6 @@
 """What pipeline processes that have ended left in the logs: derived runs, whole or unfinished."""
 
+import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -8,6 +9,8 @@ from dataclasses import dataclass, field
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import Entry, LogError
 from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
+from p06bs.model.modality import Modality
+from p06bs.model.revisions import Revision, recorded
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,29 @@ class Earlier:
     def reasons(self) -> list[str]:
         """Why each row is invalid; "" for valid ones."""
         return [reason for _, reasons in self.pages for reason in reasons]
+
+    def revisions(self, modality: Modality) -> dict[str, tuple[Revision, int, str]]:
+        """Return what its descriptors record: by their uids the settings, and the first row and
+        raw event that they are in force for.
+
+        Raises
+        ------
+        SettingsError
+            If the modality refuses them now.
+        """
+        found: dict[str, tuple[Revision, int, str]] = {}
+        for document in self.descriptors:
+            data = recorded(document, modality.name)
+            revision = Revision(
+                data["revision"],
+                modality.validate(json.loads(data["settings"])),
+                data["changed_by"],
+                data["changed_at"],
+                data.get("change", 0),  # logs of earlier versions have none, and no presets
+                data.get("preset", ""),
+            )
+            found[document["uid"]] = (revision, data["first_row"], data["first_raw_uid"])
+        return found
 
     @classmethod
     def read(cls, documents: Iterable[NamedDocument]) -> "Earlier | None":

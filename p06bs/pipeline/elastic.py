@@ -12,9 +12,10 @@ from p06bs.bus.curve import Keys
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.sockets import HERE
 from p06bs.pipeline.cluster import Cluster, cluster_of
+from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.measures import Meter
-from p06bs.pipeline.needs import Needs
+from p06bs.pipeline.needs import Needs, local_limits
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.scaling import Scaling, drain_order
 
@@ -118,18 +119,20 @@ class ElasticPool:
         if self.engine.failure is not None:
             raise RuntimeError("no workers can be placed") from self.engine.failure
         self.pool.expire()
+        load = self.pool.load
+        demand = load.demand()
         if self.engine.cluster.scales:
-            computed = sum(tally.seconds for tally in self.pool.tallies.values())
-            wanted = self.scaling.decide(self.pool.demand(), computed, now)
+            computed = sum(tally.seconds for tally in load.tallies.values())
+            wanted = self.scaling.decide(demand, computed, now)
             self.engine.scale(wanted, drain_order(self.pool.leases.loads()))
         there = len(self.pool.leases.workers)
         wanted = self.scaling.wanted if self.engine.cluster.scales else self.engine.workers
-        self._complain(there, now)
-        self.meter.take(self.pool.readings(wall), there, wanted, now)
+        self._complain(there, demand.queued, now)
+        self.meter.take(load.readings(wall), there, wanted, now)
 
-    def _complain(self, there: int, now: float) -> None:
+    def _complain(self, there: int, queued: int, now: float) -> None:
         """Say so once if there is work, but for long no worker that will do."""
-        if there or not self.pool.backlog or not self.engine.opened:
+        if there or not queued or not self.engine.opened:
             self._alone_since, self._told = None, False
         elif self._alone_since is None:
             self._alone_since = now
@@ -147,3 +150,30 @@ class ElasticPool:
         self.pool.stop_workers(seconds)
         self.engine.close()
         self.pool.close()
+
+
+def placed(
+    pipelines: Sequence[Pipeline],
+    workers: tuple[int, int],
+    on: str | Cluster | Callable[[Needs], str | Cluster],
+) -> dict[Needs, tuple[str | Cluster, tuple[int, int]]]:
+    """Return for each of the pipelines' needs where its workers are, and how few and many.
+
+    Raises
+    ------
+    ValueError
+        If this host has not what a pipeline needs of local workers, or a cluster is given for
+        pipelines with different needs.
+    """
+    among = list(dict.fromkeys(p.needs for p in pipelines))
+    if len(among) > 1 and not isinstance(on, str) and not callable(on):
+        raise ValueError("pipelines with different needs cannot share the workers of a cluster")
+    places = {needs: on(needs) if callable(on) else on for needs in among}
+    limits = dict.fromkeys(among, workers)
+    for pipeline in pipelines:
+        if places[pipeline.needs] == "local":
+            try:
+                limits[pipeline.needs] = local_limits(pipeline.needs, limits[pipeline.needs])
+            except ValueError as error:
+                raise ValueError(f"pipeline {pipeline.name}: {error}") from None
+    return {needs: (places[needs], limits[needs]) for needs in among}

@@ -70,8 +70,11 @@ class FanIn:
 
     @property
     def next(self) -> int:
-        """The first row that is not emitted yet."""
-        return self._held[0][0].first if self._held else self._order.next
+        """The first row that is not emitted yet. Any thread."""
+        try:
+            return self._held[0][0].first
+        except IndexError:
+            return self._order.next
 
     @property
     def waiting(self) -> int:

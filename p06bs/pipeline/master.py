@@ -6,63 +6,21 @@ backlog costs a few bytes per event.
 
 import heapq
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from p06bs.bus.reader import LogError
-from p06bs.model.documents import Document
 from p06bs.model.revisions import Revision
-from p06bs.model.rows import Taken, cut
+from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
+from p06bs.pipeline.batch import LARGEST, WORTH, Batch, batch_size, halves
 
-LARGEST = 1024
-"""Most events of a batch."""
 AHEAD = 32
 """Largest batches that may be handed out beyond the first row that is still missing."""
 DEATHS = 4
 """Workers that a batch may cost before it is halved."""
 SILENCES = 2
 """Workers that may fall silent over a batch before it is to blame."""
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Consecutive rows of one run under one revision of the settings, by name."""
-
-    number: int
-    revision: int
-    rows: Taken
-
-    def resources(self, known: Mapping[str, Document]) -> dict[str, Document]:
-        """Return the stream resources that the batch's frames lie in."""
-        names = {
-            s.where for spans in self.rows.spans.values() for s in spans if isinstance(s.where, str)
-        }
-        return {name: known[name] for name in names if name in known}
-
-
-WORTH = 0.005
-"""Seconds of computing that are worth a batch of its own."""
-
-
-def batch_size(
-    available: int, workers: int, largest: int = LARGEST, row_seconds: float = WORTH
-) -> int:
-    """Return the batch size for a backlog: a power of two from 1 to `largest`.
-
-    Twice as many batches as workers, so that the last ones end together; small
-    batches while the pipeline keeps up, which is what makes it prompt. But what is
-    computed in no time is not cut: reading a page twice, and two more messages,
-    would cost more.
-
-    Parameters
-    ----------
-    row_seconds : float
-        How long one row takes, s.
-    """
-    share = max(available // max(1, 2 * workers), int(WORTH / max(row_seconds, 1e-9)))
-    limit = 1 << (largest.bit_length() - 1)
-    return min(limit, 1 << max(0, share.bit_length() - 1))
 
 
 class Master:
@@ -116,7 +74,7 @@ class Master:
         self._pending: Revision | None = None
         self._known = dict(sorted((known or {}).items()))
         self._skip = skip
-        self._published = published
+        self.published = published
         self._last = last
         self._made = 0
         self._out: dict[int, Batch] = {}
@@ -167,7 +125,7 @@ class Master:
         if known is not None:
             self.revision = known
             self._recorded = True
-        if self._pending is not None and not self._known and rows.taken >= self._published:
+        if self._pending is not None and not self._known and rows.taken >= self.published:
             number = self.revision.number + 1
             self.revision, self._pending = replace(self._pending, number=number), None
         elif self._recorded:
@@ -211,7 +169,7 @@ class Master:
         backlog = 0 if self.brief else rows.available
         adapted = batch_size(backlog, workers, self.largest, self._row_seconds)
         size = min(self.size or adapted, self.largest)
-        ahead = [row - rows.taken for row in (*self._known, self._published) if row > rows.taken]
+        ahead = [row - rows.taken for row in (*self._known, self.published) if row > rows.taken]
         taken = rows.take(min([size, *ahead]))
         if taken is None:
             return None
@@ -307,10 +265,3 @@ class Master:
         """Rows that wait for a worker or are with one."""
         rows = self.raw.rows
         return (rows.available if rows else 0) + sum(len(b.rows) for b in self._out.values())
-
-
-def halves(rows: Taken) -> Iterator[Taken]:
-    """Yield the two halves of a batch's rows."""
-    middle = len(rows) // 2
-    yield cut(rows, 0, middle)
-    yield cut(rows, middle, len(rows))

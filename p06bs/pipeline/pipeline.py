@@ -33,13 +33,12 @@ from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.decisions import Decisions
 from p06bs.pipeline.declared import Pipeline, refuse_twins
 from p06bs.pipeline.earlier import EarlierRuns
-from p06bs.pipeline.elastic import ElasticPool
+from p06bs.pipeline.elastic import ElasticPool, placed
 from p06bs.pipeline.foreseen import foresee_all
 from p06bs.pipeline.measures import measures
-from p06bs.pipeline.needs import Needs, local_limits
+from p06bs.pipeline.needs import Needs
 from p06bs.pipeline.under_way import UnderWay
 from p06bs.pipeline.worker import warm_up
-from p06bs.settings.history import plain
 
 log = logging.getLogger(__name__)
 
@@ -116,17 +115,8 @@ class Pipelines:
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
         refuse_twins(self.pipelines)
-        among = list(dict.fromkeys(p.needs for p in self.pipelines))
-        places = {needs: on(needs) if callable(on) else on for needs in among}
-        if len(among) > 1 and not isinstance(on, str) and not callable(on):
-            raise ValueError("pipelines with different needs cannot share the workers of a cluster")
-        limits = dict.fromkeys(among, (workers, workers) if isinstance(workers, int) else workers)
-        for pipeline in self.pipelines:
-            if places[pipeline.needs] == "local":
-                try:
-                    limits[pipeline.needs] = local_limits(pipeline.needs, limits[pipeline.needs])
-                except ValueError as error:
-                    raise ValueError(f"pipeline {pipeline.name}: {error}") from None
+        limits = (workers, workers) if isinstance(workers, int) else workers
+        places = placed(self.pipelines, limits, on)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
@@ -136,10 +126,10 @@ class Pipelines:
                 self._context,
                 self.documents,
                 needs=needs,
-                among=among,
+                among=list(places),
                 pipelines=[p.name for p in self.pipelines if p.needs == needs],
-                workers=limits[needs],
-                on=places[needs],
+                workers=limits,
+                on=place,
                 deadline=deadline,
                 modalities=[reference_to(p.modality) for p in self.pipelines if p.needs == needs],
                 later=self._later,
@@ -147,7 +137,7 @@ class Pipelines:
                 listen=listen,
                 worker_keys=worker_keys,
             )
-            for needs in among
+            for needs, (place, limits) in places.items()
         }
         self.elastic = next(iter(self.pools.values()))  # of the first pipeline; often there is one
         self.pool = self.elastic.pool
@@ -206,7 +196,7 @@ class Pipelines:
             for name in self.adjustments.names:
                 self.under_way.reprocessing.take(name)
             while not self._stop.is_set():
-                full = sum(each.pool.backlog for each in self.pools.values()) >= BACKLOG
+                full = sum(each.pool.load.backlog for each in self.pools.values()) >= BACKLOG
                 if not busy:
                     (workers if full else poller).poll(20)
                 busy = sum(each.pool.receive() for each in self.pools.values()) > 0
@@ -305,17 +295,6 @@ class Pipelines:
         self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
         self._later(partial(self.under_way.revise, of))
         return self.settings(of)[of]
-
-    def revise(self, pipeline: str, settings: Mapping[str, Any], changed_by: str = "") -> None:
-        """Change all settings of a pipeline: those that are not given become the default.
-
-        Raises
-        ------
-        ValueError
-            As `change`.
-        """
-        modality = self.adjustments[pipeline].modality
-        self.change(pipeline, plain(modality.validate(settings)), changed_by)
 
     def presets(self, of: str) -> list[dict[str, Any]]:
         """Return the presets of a pipeline, those that cannot be used with the ``problem``.

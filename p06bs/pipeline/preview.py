@@ -68,7 +68,8 @@ class Preview:
         work = sample.going
         if work is None or not isinstance(work.master, Sampler):
             return
-        if whole.asked.change > sample.asked.change:
+        change = whole.asked.change
+        if change > sample.asked.change and change not in sample.refusals:
             sample.revise(whole.asked)
         work.master.active = active
         work.master.seen = max(work.master.seen, self._passed)

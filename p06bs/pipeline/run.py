@@ -1,7 +1,7 @@
 """One raw run in one pipeline: raw documents in, and what becomes of them out of `Work`."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from p06bs.bus.codec import Packed
@@ -15,10 +15,11 @@ from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Emit
+from p06bs.pipeline.keeper import ALONE, Keeper
 from p06bs.pipeline.master import Master
 from p06bs.pipeline.sampler import Sampler
 from p06bs.pipeline.setups import Setups, Submit, at_once
-from p06bs.pipeline.work import Judged, Work
+from p06bs.pipeline.work import Work
 
 log = logging.getLogger(__name__)
 
@@ -45,18 +46,8 @@ class RunPipeline:
         Fixed batch size; by default it follows the backlog.
     submit : callable
         Makes setups, where this need not wait for them; call `advance` when one is made.
-    candidates : sequence of Revision
-        Settings to begin with, the best first; the modality's own by default. The first
-        that fits the run holds. The last one is not tried before.
-    begun : bool
-        An earlier process has begun the derived run, with the one candidate.
-    began : callable
-        Told of those, and of the derived run's uid, before it begins; returns the settings
-        that it begins with, if that was decided before.
-    newest : callable
-        Says which settings a run that an earlier process has begun is to have by now.
-    judged : callable
-        Told of settings that were tried on this run.
+    keeper : Keeper
+        Of the settings; by default the modality's own are all that there are.
     reprocessing : int
         Number of the derived run; 0 is the one that is made while the raw run goes on. Others
         are made in small batches. `PREVIEW` is made of some of them, when it is released.
@@ -88,11 +79,7 @@ class RunPipeline:
         *,
         size: int | None = None,
         submit: Submit = at_once,
-        candidates: Sequence[Revision] = (),
-        begun: bool = False,
-        began: Callable[[Revision, str], Revision] = lambda revision, derived: revision,
-        newest: Callable[[], Revision | None] = lambda: None,
-        judged: Judged = lambda revision, problem: None,
+        keeper: Keeper = ALONE,
         reprocessing: int = 0,
         rows: int | None = None,
     ) -> None:
@@ -111,13 +98,11 @@ class RunPipeline:
         self.stands_by = ""
         self.was_done = False  # an earlier process has finished the derived run
         self._setups: Setups | None = None
-        self._asked = list(candidates) or [Revision(0, modality.settings)]
-        self._begun = begun
-        self._began = began
-        self._newest = newest
-        self._judged = judged
+        self._keeper = keeper
+        self._asked = list(keeper.candidates) or [Revision(0, modality.settings)]
+        self._begun = keeper.begun
         self.refusals: dict[int, str] = {}  # number of a change -> why this run refuses it
-        self._warned: set[str] = set()  # what was said once
+        self._said: set[str] = set()  # kinds of what was said once
 
     @property
     def over(self) -> bool:
@@ -131,7 +116,7 @@ class RunPipeline:
         return None if self.over else self.work
 
     def add(self, name: str, document: Document, where: Any) -> None:
-        """Take a raw document; `where` is its frame in the log."""
+        """Take a raw document; `where` is its frame in the log. What cannot be used is left out."""
         if self.over:
             return
         try:
@@ -140,34 +125,28 @@ class RunPipeline:
             self.left = str(reason)
             log.info("run %s: %s", self.raw.uid, reason)
             return
+        except Exception as error:  # whatever it holds, those behind it are taken
+            self._leave_out(name, error)
         while self.raw.refused:
-            self.refuse(*self.raw.refused.pop())
+            self._leave_out(*self.raw.refused.pop())
         if self.raw.problem:
-            self._warn("binding", f"so far {self.raw.problem}")
+            self._say_once(logging.INFO, "binding", f"so far {self.raw.problem}")
         if self.raw.reconfigured:
             anew = ", ".join(sorted(self.raw.reconfigured))
-            name = self.modality.name
-            self._warn("device", f"{anew} was configured anew; {name} goes on with the first")
+            said = f"{anew} was configured anew; {self.modality.name} goes on with the first"
+            self._say_once(logging.WARNING, "device", said)
         if self.work is None or self.raw.stop is not None:
-            self.advance()
+            self.attempt(self.advance)
 
-    def _warn(self, kind: str, text: str) -> None:
-        if kind not in self._warned:
-            self._warned.add(kind)
-            log.warning("run %s: %s", self.raw.uid, text)
+    def _leave_out(self, name: str, error: Exception) -> None:
+        log.debug("run %s", self.raw.uid, exc_info=error)
+        said = f"{self.modality.name} leaves out a document ({name}), which cannot be used"
+        self._say_once(logging.ERROR, "document", f"{said}: {type(error).__name__}: {error}")
 
-    def refuse(self, name: str, error: Exception) -> None:
-        """Leave out a document that cannot be used; the first one is told."""
-        if "document" not in self._warned:
-            self._warned.add("document")
-            log.error(
-                "run %s: %s leaves out a document (%s), which cannot be used: %s: %s",
-                self.raw.uid,
-                self.modality.name,
-                name,
-                type(error).__name__,
-                error,
-            )
+    def _say_once(self, level: int, kind: str, text: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            log.log(level, "run %s: %s", self.raw.uid, text)
 
     def _begin(self) -> None:
         """Begin under the first of the candidates that fits; later, if one is being tried."""
@@ -180,7 +159,7 @@ class RunPipeline:
                 return
             problem = trial.exception()
             if problem is None:
-                self._judged(self._asked[0], "")
+                self._keeper.judged(self._asked[0], "")
                 break
             log.error(
                 "run %s: %s does not begin with settings that do not fit it: %s",
@@ -194,10 +173,11 @@ class RunPipeline:
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
         try:
             # Others that host this pipeline may have decided before, under other settings.
-            initial = self._began(initial, self.derived_run(initial, binding).uid)
+            initial = self._keeper.began(initial, self.derived_run(initial, binding).uid)
         except OSError as error:
             self.stands_by = f"its settings cannot be kept: {error}"
-            self._warn("kept", f"{self.modality.name} waits: {self.stands_by}")
+            said = f"{self.modality.name} waits: {self.stands_by}"
+            self._say_once(logging.WARNING, "kept", said)
             return
         self._asked, self._begun = [initial], True
         derived = self.derived_run(initial, binding)
@@ -205,10 +185,9 @@ class RunPipeline:
             earlier = self.look_back(derived)
         except LogLockedError as error:
             self.stands_by = str(error)
-            if "standby" not in self._warned:
-                self._warned.add("standby")
-                log.info("run %s: %s stands by: %s", self.raw.uid, self.modality.name, error)
+            self._say_once(logging.INFO, "standby", f"{self.modality.name} stands by: {error}")
             return
+        self.stands_by = ""
         self.derived = derived.uid
         if earlier is not None and earlier.ended:
             self.was_done = True
@@ -226,7 +205,7 @@ class RunPipeline:
         )
         if earlier is None:
             self.work.start()
-        newest = self._newest()
+        newest = self._keeper.newest()
         if newest is not None and newest.change > self.change:
             self.revise(newest)
 
@@ -246,7 +225,7 @@ class RunPipeline:
     def take_over(self) -> None:
         """Begin if what it stood by for is over; call it now and then."""
         if self.stands_by:
-            self.stands_by = ""
+            self._try_to_begin()
             self.advance()
 
     @property
@@ -270,7 +249,7 @@ class RunPipeline:
         if problem:
             self._asked = [asked for asked in self._asked if asked is not revision]
             self.refusals[revision.change] = problem
-        self._judged(revision, problem)
+        self._keeper.judged(revision, problem)
 
     def _emit(self, name: str, document: Document | Packed) -> None:
         self.emit(name, document)
@@ -289,16 +268,30 @@ class RunPipeline:
 
     def advance(self) -> None:
         """Go on with what waited for a setup, or for the end of the raw run."""
-        ready = self.raw.rows is not None and not self.held and not self.stands_by
-        if self.work is None and ready and not self.over:
-            try:
-                self._begin()
-            except LogError:
-                raise
-            except Exception as error:  # an author's code may raise anything
-                self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
+        if not self.stands_by:
+            self._try_to_begin()
         if self.going is not None:
             self.going.go_on()
+
+    def _try_to_begin(self) -> None:
+        if self.work is not None or self.raw.rows is None or self.held or self.over:
+            return
+        try:
+            self._begin()
+        except LogError:
+            raise
+        except Exception as error:  # an author's code may raise anything
+            self.abandon(f"it cannot begin: {type(error).__name__}: {error}")
+
+    def attempt(self, action: Callable[[], None]) -> None:
+        """Do something for this run; if that fails, the run is left, and others go on."""
+        try:
+            action()
+        except LogError as error:
+            self.abandon(f"its derived run cannot be written: {error}")
+        except Exception as error:
+            log.debug("run %s", self.raw.uid, exc_info=True)
+            self.abandon(f"{type(error).__name__}: {error}")
 
     def abandon(self, reason: str) -> None:
         """Leave the run as it is, because its derived run cannot be written."""

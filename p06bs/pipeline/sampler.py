@@ -8,7 +8,8 @@ import math
 from typing import Any
 
 from p06bs.model.revisions import Revision
-from p06bs.pipeline.master import Batch, Master
+from p06bs.pipeline.batch import Batch
+from p06bs.pipeline.master import Master
 
 SHOWN_WITHIN = 1.0
 """Seconds of computing that are spread over what waits."""

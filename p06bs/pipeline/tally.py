@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from p06bs.pipeline.master import WORTH
+from p06bs.pipeline.batch import WORTH
 
 
 @dataclass

@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
@@ -20,6 +21,8 @@ from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.elastic import ElasticPool
+from p06bs.pipeline.feeding import Feeding
+from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.preview import Preview
 from p06bs.pipeline.run import RunPipeline
@@ -72,6 +75,8 @@ class UnderWay:
         self._later = later
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
+        # Of those that stand by, or did: their names wait in the log, not in memory.
+        self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
         self._working: set[str] = set()  # uids of the derived runs that are being made
 
     @property
@@ -89,13 +94,10 @@ class UnderWay:
         """Put the settings of a pipeline that are in force now into its runs."""
         store = self.adjustments[name]
         for _, run in self.going(name):
-            revision = store.revised(run.asked)
+            revision = store.revised(run.asked, run.refusals)
             if revision.change > run.asked.change and revision.change not in run.refusals:
-                run.revise(revision)
+                run.attempt(partial(run.revise, revision))
         self.reprocessing.take(name)
-
-    def _advance(self, run: RunPipeline) -> None:
-        self._guarded(run, run.advance)
 
     def take(self, entry: Entry) -> None:
         """Take a document of a raw run."""
@@ -112,13 +114,25 @@ class UnderWay:
                 for p in self.adjustments.pipelines.values()
                 if p.overload == "thin"
             }
-        where = (entry.offset, entry.nbytes)
-        when = time_of(entry.document, time.time())
+        from_log = self._from_log.get(entry.run, {})
         for name, run in self._runs.get(entry.run, {}).items():
-            self._add(run, entry, where)
-            if name in self._previews.get(entry.run, {}):
-                self._add(self._previews[entry.run][name].sample, entry, where)
-            self._pools[name].pool.arrived(key_of(name, entry.run, 0), when)
+            if name in from_log:
+                from_log[name].wake()
+                continue
+            self._feed(name, run, entry)
+            if run.stands_by:
+                reader = self.documents.reader(entry.run, arrays=False)
+                reader.advance(entry)
+                self._from_log[entry.run][name] = Feeding(reader)
+
+    def _feed(self, name: str, run: RunPipeline, entry: Entry) -> None:
+        where = (entry.offset, entry.nbytes)
+        run.add(entry.name, entry.document, where)
+        preview = self._previews.get(entry.run, {}).get(name)
+        if preview is not None:
+            preview.sample.add(entry.name, entry.document, where)
+        when = time_of(entry.document, time.time())
+        self._pools[name].pool.load.arrived(key_of(name, entry.run, 0), when)
 
     def _begin_all(self, start: Document) -> dict[str, RunPipeline]:
         """Begin with a raw run in each pipeline that it wants."""
@@ -137,28 +151,28 @@ class UnderWay:
         held_up = self._pools[name].held_up(key_of(name, run.raw.uid, 0))
         return decision(name, run, held_up)
 
-    def _add(self, run: RunPipeline, entry: Entry, where: tuple[int, int]) -> None:
-        try:
-            run.add(entry.name, entry.document, where)
-        except LogError as error:
-            run.abandon(f"its derived run cannot be written: {error}")
-        except Exception as error:  # whatever a document holds, the other runs go on
-            run.refuse(entry.name, error)
-            log.debug("run %s", entry.run, exc_info=True)
-
     def go_on(self) -> None:
-        """Do a little of what is to be computed again."""
+        """Do a little of what waits in logs: what others left, and what is computed again."""
+        for uid, feedings in self._from_log.items():
+            for name, feeding in feedings.items():
+                run = self._runs[uid][name]
+                try:
+                    entries = feeding.entries(run)
+                except (OSError, LogError) as error:
+                    run.abandon(f"its raw run cannot be read: {error}")
+                    continue
+                for entry in entries:
+                    self._feed(name, run, entry)
         self.reprocessing.go_on(self._runs)
 
     def thin(self) -> None:
         """Let previews begin and pause as the load of their pipelines is."""
         for previews in self._previews.values():
             for name, preview in previews.items():
-                try:
-                    key = key_of(name, preview.whole.raw.uid, 0)
-                    preview.tick(self._pools[name].pool.seconds(key))
-                except Exception as error:  # one run must not end the others
-                    preview.sample.abandon(f"{type(error).__name__}: {error}")
+                pool = self._pools[name].pool
+                workers = len(pool.leases.workers)
+                seconds = pool.load.seconds(key_of(name, preview.whole.raw.uid, 0), workers)
+                preview.sample.attempt(partial(preview.tick, seconds))
 
     def _begin(
         self,
@@ -174,7 +188,7 @@ class UnderWay:
             threading.Thread(
                 target=fulfil, args=(future, make), name="prepare", daemon=True
             ).start()
-            future.add_done_callback(lambda _: self._later(partial(self._advance, run)))
+            future.add_done_callback(lambda _: self._later(partial(run.attempt, run.advance)))
             return future
 
         name, uid = pipeline.name, start["uid"]
@@ -188,20 +202,23 @@ class UnderWay:
             time.time,
             size=pipeline.batch_size,
             submit=submit,
-            judged=partial(self.adjustments.judged, name, uid),
         )
+        judged = partial(self.adjustments.judged, name, uid)
         if preview:
-            run = make(reprocessing=PREVIEW, judged=lambda revision, problem: None)
+            run = make(reprocessing=PREVIEW)
         elif again is None:
-            run = make(
-                candidates=self.adjustments.candidates(name, start),
+            keeper = Keeper(
+                self.adjustments.candidates(name, start),
                 begun=store.derived_of(uid) is not None,
                 began=partial(store.began, uid),
                 newest=partial(store.newest_for, uid),
+                judged=judged,
             )
+            run = make(keeper=keeper)
         else:
-            run = make(candidates=[again.revision], reprocessing=again.number, rows=again.rows)
-        self._pools[name].pool.add(key_of(name, uid, run.reprocessing), run)
+            keeper = Keeper([again.revision], judged=judged)
+            run = make(keeper=keeper, reprocessing=again.number, rows=again.rows)
+        self._pools[name].pool.load.add(key_of(name, uid, run.reprocessing), run)
         return run
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
@@ -234,21 +251,17 @@ class UnderWay:
                 self.decisions.end(uid)
                 del self._runs[uid]
                 self._previews.pop(uid, None)
+                self._from_log.pop(uid, None)
 
     def take_over(self) -> None:
         """Go on with what other processes made that have ended."""
         for runs in list(self._runs.values()):
             for run in runs.values():
-                self._guarded(run, run.take_over)
+                run.attempt(run.take_over)
         for previews in self._previews.values():
             for preview in previews.values():
-                self._guarded(preview.sample, preview.sample.take_over)
-
-    def _guarded(self, run: RunPipeline, action: Callable[[], None]) -> None:
-        try:
-            action()
-        except Exception as error:  # one run must not end the others
-            run.abandon(f"{type(error).__name__}: {error}")
+                preview.sample.attempt(preview.sample.take_over)
+        self.reprocessing.take_over()
 
     def _let_go(self, name: str, run: RunPipeline) -> None:
         self._pools[name].pool.remove(key_of(name, run.raw.uid, run.reprocessing))

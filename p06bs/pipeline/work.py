@@ -4,10 +4,8 @@ Decisions only, from the moment on when the inputs are bound; sockets, files and
 are in `pool` and `pipeline`.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,31 +15,20 @@ from p06bs.model.derived import DerivedRun, Page
 from p06bs.model.documents import NamedDocument
 from p06bs.model.modality import Output
 from p06bs.model.results import Results
-from p06bs.model.revisions import Revision, recorded
+from p06bs.model.revisions import Revision, Since
 from p06bs.model.run import RawRun
+from p06bs.pipeline.batch import LARGEST, Batch
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Composed, Emit, FanIn
-from p06bs.pipeline.master import LARGEST, Batch, Master
+from p06bs.pipeline.keeper import Judged, ignore
+from p06bs.pipeline.master import Master
 from p06bs.pipeline.refold import Refold
 from p06bs.pipeline.setups import SetupError, Setups
 
 log = logging.getLogger(__name__)
 
-Judged = Callable[[Revision, str], None]
-"""Told of settings that were tried on a run, and why they do not fit it; "" if they do."""
-
 REFUSALS = 3
 """Workers that a modality may fail to get ready on before its derived run ends."""
-
-
-@dataclass(frozen=True, slots=True)
-class Since:
-    """From which row of a derived run on settings are in force, and in which stream."""
-
-    revision: Revision
-    row: int
-    raw_uid: str
-    stream: str
 
 
 class Work:
@@ -85,7 +72,7 @@ class Work:
         *,
         size: int | None = None,
         earlier: Earlier | None = None,
-        judged: Judged = lambda revision, problem: None,
+        judged: Judged = ignore,
         brief: bool = False,
         master: type[Master] = Master,
     ) -> None:
@@ -98,7 +85,7 @@ class Work:
         self.ended = False
         self.failure = ""
         self._refold: Refold | None = None
-        known = {} if earlier is None else self._recorded(earlier)
+        known = {} if earlier is None else earlier.revisions(self.modality)
         self.derived = derived
         streams = {uid: self._readopt(*known[uid]) for uid in known}
         self._results: Results | None = None
@@ -132,22 +119,6 @@ class Work:
             last=None if earlier is None else earlier.last_raw_uid,
             brief=brief,
         )
-
-    def _recorded(self, earlier: Earlier) -> dict[str, tuple[Revision, int, str]]:
-        """Return the revisions that an earlier process has recorded, and their first events."""
-        found: dict[str, tuple[Revision, int, str]] = {}
-        for document in earlier.descriptors:
-            data = recorded(document, self.modality.name)
-            revision = Revision(
-                data["revision"],
-                self.modality.validate(json.loads(data["settings"])),
-                data["changed_by"],
-                data["changed_at"],
-                data.get("change", 0),  # logs of earlier versions have none, and no presets
-                data.get("preset", ""),
-            )
-            found[document["uid"]] = (revision, data["first_row"], data["first_raw_uid"])
-        return found
 
     def _readopt(self, revision: Revision, first: int, raw_uid: str) -> str:
         """Take a recorded revision as it is; return the stream that it belongs to."""
@@ -209,7 +180,8 @@ class Work:
         if rows is None or rows.available or self.fan_in.next < rows.taken:
             return None
         # What is published stays so, also over a restart: it begins behind that.
-        return rows.taken if self.master.pending_change >= change else None
+        is_next = rows.taken >= self.master.published and self.master.pending_change >= change
+        return rows.taken if is_next else None
 
     def result(self, number: int, result: Result) -> None:
         """Take a batch's result; one that came before is dropped.
