@@ -198,6 +198,7 @@ def test_memory_is_bounded_by_the_budget(tmp_path, what, budget, keys, read):
     what(tmp_path, budget, keys, read, 3.0)
 
 
+@pytest.mark.slow
 def test_run_read_last_survives_those_untouched_and_a_restart_holds_the_newest(tmp_path):
     budget = 20_000_000
     with measured(tmp_path, budget) as (server, publish):

@@ -52,6 +52,7 @@ def test_what_dask_says_of_a_worker_is_what_it_offers():
     assert offer_of({"resources": {}, "memory_limit": None}) == Needs()
 
 
+@pytest.mark.slow
 @pytest.mark.logs_errors
 def test_batches_go_to_workers_that_have_what_they_need_and_to_no_others(
     tmp_path, monkeypatch, caplog

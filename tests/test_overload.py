@@ -32,6 +32,7 @@ def previews(listener: Any, raw: str) -> list[list[NamedDocument]]:
     ]
 
 
+@pytest.mark.slow
 def test_a_preview_goes_before_while_workers_cannot_keep_up(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     modality = Deadly(inputs={"x": "x"}, seconds=0.006)

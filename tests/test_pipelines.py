@@ -191,6 +191,7 @@ batch_size = 7
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_anything_is_killed(tmp_path, unused_port):
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))
@@ -239,6 +240,7 @@ def unused_port() -> int:
         return port
 
 
+@pytest.mark.slow
 def test_up_stops_everything_on_sigterm(tmp_path, unused_port):
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(folder=tmp_path, port=unused_port))

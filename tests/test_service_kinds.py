@@ -168,6 +168,7 @@ def test_workers_and_pipelines_find_the_scheduler_wherever_it_is_and_again_when_
         assert written["entry/bluesky/streams/primary/data/x"].shape == (200,)
 
 
+@pytest.mark.slow
 def test_one_nexus_file_of_each_run_that_ends_also_of_those_before_and_after_a_kill(tmp_path):
     file = tmp_path / "services.toml"
     file.write_text(LAPTOP.format(tmp_path))

@@ -188,6 +188,7 @@ def metric(device: Any, name: str) -> float:
     return 0.0 if value is None else float(value)
 
 
+@pytest.mark.slow
 def test_what_nobody_supervises_is_stopped_by_itself(database, tmp_path):
     """Services that were started by hand have devices, too; whoever started them starts them."""
     import tango
@@ -285,6 +286,7 @@ def started(database: str, folder: Path) -> Iterator[tuple[Any, Any, Events, Pat
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not tango_site.STARTER.exists(), reason="no Starter; see make system")
 def test_the_starter_starts_and_stops_services(database, tmp_path):
     on, fault, off = states("ON", "FAULT", "OFF")

@@ -190,6 +190,7 @@ def test_a_service_asks_no_supervisor_that_did_not_start_it(tmp_path, monkeypatc
             other.accept()
 
 
+@pytest.mark.slow
 def test_an_ingestion_begins_when_another_one_has_ended(tmp_path):
     """Such as one that somebody started by hand while the services were started anew."""
     services = Supervision(written(tmp_path, ARCHIVE))

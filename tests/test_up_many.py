@@ -80,6 +80,7 @@ def test_many_services_of_one_file_register_are_listed_and_stop_together(tmp_pat
     assert not list((tmp_path / "run").rglob("*"))
 
 
+@pytest.mark.slow
 def test_all_are_restarted_in_good_order(tmp_path):
     services = Supervision(written(tmp_path, MANY.format(2)))
     services.start()
@@ -149,6 +150,7 @@ def test_a_second_file_does_not_take_the_services_of_the_first(tmp_path):
         assert set(first.stop().values()) == {0}
 
 
+@pytest.mark.slow
 def test_services_can_be_started_twice_at_once_and_stopped_while_they_start(tmp_path):
     # It never becomes ready: the socket of its proxy cannot be made.
     more = f'[services.stuck]\nkind = "proxy"\ninbound = "ipc://{tmp_path}/no/in"\n'

@@ -119,6 +119,7 @@ def install(folder: Path) -> None:
     (about / "entry_points.txt").write_text("[p06bs.modalities]\ndoubled = doubled:Doubled\n")
 
 
+@pytest.mark.slow
 def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path, run, why):
     file = written(tmp_path, SCALE)
     raw = raw_run({"x": np.arange(60.0)}, page=10, scan_id=7, plan_name="count")

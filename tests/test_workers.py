@@ -49,6 +49,7 @@ def processes() -> list[psutil.Process]:
     return found
 
 
+@pytest.mark.slow
 def test_workers_come_with_the_load_and_go_after_it(tmp_path):
     pipeline = slow(0.006)
     raw = raw_run({"x": np.arange(1200.0)}, page=5)
