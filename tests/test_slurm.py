@@ -70,8 +70,11 @@ def processes(folder: Path) -> list[psutil.Process]:
 
 
 @pytest.mark.logs_errors
-def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(  # noqa: F811
-    slurm, tmp_path, caplog, monkeypatch
+def test_a_cancelled_job_is_replaced_and_nothing_is_lost_or_doubled(
+    slurm,  # noqa: F811
+    tmp_path,
+    caplog,
+    monkeypatch,
 ):
     # Jobs get the environment of who submits them, and a nanny of an earlier test sets this.
     monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
