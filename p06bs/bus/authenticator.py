@@ -65,7 +65,7 @@ def let_in(socket: "zmq.Socket[Any]", peers: Path, refuse: Refuse) -> None:
         if authenticator is None:
             authenticator = Authenticator(context, peers, refuse)
             _authenticators[context.underlying] = authenticator
-    # libzmq lets everybody in where nobody answers, unless a domain is enforced.
+    # Without an enforced domain libzmq may let everybody in where nobody answers.
     socket.set(zmq.ZAP_DOMAIN, DOMAIN)
     socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)
     authenticator.watch(socket)
