@@ -53,6 +53,18 @@ class PipelinesService(Service[PipelinesDefinition]):
             worker_keys=definition.workers.keys,
         )
 
+    @classmethod
+    def check(cls, definition: PipelinesDefinition) -> None:
+        """Refuse modalities that there are not, and settings that they refuse."""
+        wrong: list[str] = []
+        for section in definition.pipelines:
+            try:
+                declared(section)
+            except ValueError as error:
+                wrong.append(str(error))
+        if wrong:
+            raise config.ConfigurationError("; ".join(wrong))
+
     @property
     def offers(self) -> tuple[str, ...]:
         """Names of the pipelines."""

@@ -77,6 +77,8 @@ class Supervision:
 
         Raises
         ------
+        ConfigurationError
+            If a service could not use what is configured; names each.
         SupervisionError
             If the services are up already, or there is none of a name; if others have their
             names or their Topology Manager's address, or supervisord does not start; says why.
@@ -90,6 +92,7 @@ class Supervision:
                     f"but for {', '.join(self._hosts) or 'none'}"
                 )
             chosen = self._chosen(names, self.definitions)
+            self._check()
             refuse(self.configuration.bus, self.definitions)
             self._supervisord.start(self.file, self._programs())
             self._supervisord.begin(chosen)
@@ -112,11 +115,14 @@ class Supervision:
 
         Raises
         ------
+        ConfigurationError
+            If a service could not use what is configured; names each.
         SupervisionError
             If there is none of a name.
         """
         with self._alone():
             chosen = self._chosen(names, self.definitions)
+            self._check()
             before = {n for n, status in self.statuses().items() if not status.ended}
             ask = self._supervisord.ask
             self._supervisord.write(self._programs())
@@ -251,6 +257,17 @@ class Supervision:
     def lines(self) -> Lines:
         """Return what the services log from now on."""
         return Lines({name: self.logs / f"{name}.log" for name in self.definitions})
+
+    def _check(self) -> None:
+        """Refuse what no service could use, while nothing has been started."""
+        wrong: list[str] = []
+        for name, definition in self.definitions.items():
+            try:
+                config.find_kind(definition.kind).check(definition)
+            except ValueError as error:
+                wrong.append(f"{name}: {error}")
+        if wrong:
+            raise config.ConfigurationError("; ".join(wrong))
 
     def _chosen(self, names: Iterable[str], known: Iterable[str]) -> list[str]:
         """Return those of the known services that are named, those that others need first."""

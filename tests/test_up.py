@@ -285,8 +285,16 @@ def test_up_in_the_foreground_shows_logs_and_ends_with_a_signal(tmp_path):
     assert not list((tmp_path / "run").rglob("*"))
 
 
-def test_a_service_of_an_unknown_kind_is_refused_before_anything_starts(tmp_path):
-    file = written(tmp_path, '[services.a]\nkind = "b"\n')
+def test_what_no_service_can_use_is_refused_before_anything_starts(tmp_path):
+    file = written(tmp_path, '[[pipelines]]\nmodality = "countres"\n')
     up = p06bs("up", file)
     assert up.returncode == 1
+    assert up.stderr == (
+        "p06bs: pipelines: no modality 'countres'; installed are counters, region_sums, xrf\n"
+    )
+    assert not (tmp_path / "services").exists()
+    file = written(tmp_path, '[services.a]\nkind = "b"\n[services.proxy2]\nkind = "proxy"\nx = 1\n')
+    up = p06bs("up", file)
+    assert up.returncode == 1
+    assert "services.proxy2: x: " in up.stderr
     assert "no service of kind 'b'; there are archive, example" in up.stderr

@@ -86,6 +86,16 @@ class Service(ABC, Generic[D]):
         self.definition = definition
         self.here = here
 
+    @classmethod
+    def check(cls, definition: D) -> None:
+        """Refuse what the model of the table cannot see, before any service is started.
+
+        Raises
+        ------
+        ValueError
+            If what is configured cannot be used; says what.
+        """
+
     @property
     def addresses(self) -> Mapping[str, str]:
         """Where others reach it, by what they find there; known once it is ready."""

@@ -70,12 +70,19 @@ def definitions(configuration: "Configuration") -> dict[str, Definition]:
         If one has an unknown kind, or may not say what it says; names each field.
     """
     found: dict[str, Definition] = {}
+    wrong: list[str] = []
     for name, table in _tables(configuration).items():
-        definition = _checked(configuration, name, table)
+        try:
+            definition = _checked(configuration, name, table)
+        except ConfigurationError as error:
+            wrong.append(str(error))
+            continue
         for one in _names(name, definition.replicas):
             if one in found:
-                raise ConfigurationError(f"two services are called {one}")
+                wrong.append(f"two services are called {one}")
             found[one] = definition
+    if wrong:
+        raise ConfigurationError("; ".join(wrong))
     return found
 
 
@@ -125,8 +132,11 @@ def _names(name: str, replicas: int) -> list[str]:
 
 
 def _checked(configuration: "Configuration", name: str, table: Mapping[str, Any]) -> Definition:
-    kind = table.get("kind", name)
-    model = find_kind(str(kind)).Definition
+    kind = str(table.get("kind", name))
+    try:
+        model = find_kind(kind).Definition
+    except ConfigurationError as error:
+        raise ConfigurationError(f"services.{name}: {error}") from error
     context = {"keys": configuration.bus.keys}  # addresses depend on it
     try:
         definition: Definition = model.model_validate({**table, "kind": kind}, context=context)

@@ -125,7 +125,17 @@ class Adjustments(Closing):
 
     def record(self, name: str, runs: Iterable[tuple[str, RunPipeline]]) -> dict[str, Any]:
         """Return what is in force, and from where on in the runs that go on."""
-        return {**self[name].record(), "runs": [state(uid, run) for uid, run in runs]}
+        states = [
+            state(uid, run, run.asked if run.reprocessing else self.wanted(name, run))
+            for uid, run in runs
+        ]
+        return {**self[name].record(), "runs": states}
+
+    def wanted(self, name: str, run: RunPipeline) -> Revision:
+        """Return the settings that a run is to have, with the changes since it began."""
+        newest = self[name].revised(run.asked, run.refusals)
+        known = newest.change <= run.asked.change or newest.change in run.refusals
+        return run.asked if known else newest
 
     def close(self) -> None:
         """Close the files; may be called twice."""
@@ -138,9 +148,8 @@ class Adjustments(Closing):
         return tuple(self._stores)
 
 
-def state(uid: str, run: RunPipeline) -> dict[str, Any]:
-    """Return the settings that one run has, and from which event on."""
-    asked = run.asked
+def state(uid: str, run: RunPipeline, asked: Revision) -> dict[str, Any]:
+    """Return the settings that one run has or is to have, and from which event on."""
     found: dict[str, Any] = {
         "run": uid,
         "scan_id": run.raw.start.get("scan_id"),

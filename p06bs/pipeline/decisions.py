@@ -50,7 +50,7 @@ class Decision:
         Input -> ``stream/data key`` that feeds it; empty until that is known.
     settings : mapping
         ``change``, ``preset``, ``digest`` and ``changed_by`` of the settings that hold, or
-        are to hold.
+        are to hold from one of the next events on.
     events, invalid : int
         Rows of the derived run so far, and how many of them are invalid.
     warnings : tuple of str
@@ -95,7 +95,7 @@ def decision(pipeline: str, run: RunPipeline, held_up: str = "") -> Decision:
         why,
         run.derived,
         fed(binding),
-        told(run.initial) if binding is not None else {},
+        told(run.asked) if binding is not None else {},
         0 if work is None else work.fan_in.next,
         0 if work is None else work.derived.invalid,
         tuple(_warnings(run)),

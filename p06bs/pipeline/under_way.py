@@ -92,10 +92,9 @@ class UnderWay:
 
     def revise(self, name: str) -> None:
         """Put the settings of a pipeline that are in force now into its runs."""
-        store = self.adjustments[name]
         for _, run in self.going(name):
-            revision = store.revised(run.asked, run.refusals)
-            if revision.change > run.asked.change and revision.change not in run.refusals:
+            revision = self.adjustments.wanted(name, run)
+            if revision is not run.asked:
                 run.attempt(partial(run.revise, revision))
         self.reprocessing.take(name)
 
