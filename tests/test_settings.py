@@ -426,6 +426,8 @@ def test_changes_in_mid_scan_over_a_restart(tmp_path):
             assert record["changed_by"] == "Ada"
             assert record["values"]["factor"] == 3.0
             assert record["schema"]["properties"]["limit"]["exclusiveMinimum"] == 0
+            (waiting,) = record["runs"]  # for the next event
+            assert (waiting["change"], waiting["state"]) == (1, "waiting")
             for document in raw[12:15]:
                 publish(*document)
             listener.wait(uid, "scale", rows=130)
