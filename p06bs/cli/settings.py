@@ -4,7 +4,7 @@ import getpass
 import json
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -170,7 +170,10 @@ def settings(
     while any(r["state"] == "waiting" for r in record["runs"]) and time.monotonic() < until:
         time.sleep(0.1)
         record = found.ask("settings", pipeline)[pipeline]
-    print(json.dumps({pipeline: record}, indent=2)) if as_json else _show(pipeline, record)
+    if as_json:
+        print(json.dumps({pipeline: record}, indent=2))
+    else:
+        _show(pipeline, record, {key.partition(".")[0] for key in values})
 
 
 def _show_all(records: dict[str, Any]) -> None:
@@ -188,12 +191,15 @@ def _show_all(records: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _show(name: str, record: dict[str, Any]) -> None:
+def _show(name: str, record: dict[str, Any], changed_fields: Collection[str] = ()) -> None:
+    """Print the settings of a pipeline, those that were changed just now if any were."""
     from p06bs.model.ranges import allowed
 
     fields = record["schema"].get("properties", {})
     table = Table("setting", "value", "unit", "allowed", "description")
     for field, value in record["values"].items():
+        if changed_fields and field not in changed_fields:
+            continue
         about = fields.get(field, {})
         table.add_row(
             escape(field),
