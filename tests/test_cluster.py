@@ -5,6 +5,7 @@ import time
 
 import dask
 import pytest
+from distributed import Client, Security
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,6 +54,7 @@ def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypa
         cluster.close()
 
 
+@pytest.mark.slow
 @pytest.mark.logs_errors
 def test_a_local_worker_that_is_killed_while_it_starts_is_replaced(tmp_path):
     preload = tmp_path / "dies_first.py"
@@ -74,3 +76,16 @@ def test_a_local_worker_that_is_killed_while_it_starts_is_replaced(tmp_path):
     finally:
         cluster.close()
     assert (tmp_path / "died").exists()
+
+
+def test_other_users_of_this_host_cannot_join_local_workers():
+    cluster = Local(1)
+    try:
+        scheduler = cluster.open().scheduler.address
+        assert scheduler.startswith("tls://127.0.0.1:")
+        for stranger in (Security.temporary(), None):
+            address = scheduler if stranger else scheduler.replace("tls://", "tcp://")
+            with pytest.raises((OSError, RuntimeError)):
+                Client(address, security=stranger, timeout=2, set_as_default=False)
+    finally:
+        cluster.close()

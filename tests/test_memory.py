@@ -185,6 +185,7 @@ def maps_larger_than_the_budget(tmp_path, budget, keys, read, times, readers=3):
         server.check()
 
 
+@pytest.mark.slow
 def test_run_larger_than_the_budget_stays_within_it_and_readable(tmp_path):
     run_larger_than_the_budget(tmp_path, 64_000_000, IMAGES, read_image, 1.3, readers=1)
 

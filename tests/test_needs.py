@@ -91,6 +91,7 @@ def test_batches_go_to_workers_that_have_what_they_need_and_to_no_others(
                     gpu.terminate()
 
 
+@pytest.mark.slow
 def test_local_workers_have_gpus_of_their_own(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     pipeline = Pipeline(modality=Where(inputs={"x": "x"}), batch_size=1, needs=WITH_GPU)

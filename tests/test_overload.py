@@ -122,6 +122,7 @@ def test_a_sample_is_in_order_and_never_behind_what_was_taken(steps, workers, si
             sampler.returned(batch.number)
 
 
+@pytest.mark.slow
 def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.setattr(pipeline, "BACKLOG", 500)

@@ -588,6 +588,7 @@ def test_earlier_events_are_computed_again_while_the_scan_goes_on(tmp_path, kind
     assert again[-1][1]["num_events"]["primary"] == 100
 
 
+@pytest.mark.slow
 def test_what_is_computed_again_is_so_once_over_a_restart(tmp_path):
     modality = Scale(inputs={"x": "x"})
     raw = raw_run({"x": np.arange(200.0)}, page=10)

@@ -120,6 +120,7 @@ def test_any_folder_will_do_and_who_started_the_services_may_be_killed(tmp_path,
     assert not [pid for pid in pids if psutil.pid_exists(pid)]
 
 
+@pytest.mark.slow
 def test_a_second_file_does_not_take_the_services_of_the_first(tmp_path):
     first = Supervision(written(tmp_path, MANY.format(1)))
     same = written(tmp_path, MANY.format(2), "same.toml")

@@ -92,6 +92,7 @@ def test_workers_come_with_the_load_and_go_after_it(tmp_path):
         assert value("pipeline_invalid_events") == 0
 
 
+@pytest.mark.slow
 def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
     pipeline = slow(0.005)
     raw = raw_run({"x": np.arange(1800.0)}, page=50)

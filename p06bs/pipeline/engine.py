@@ -205,7 +205,7 @@ class Engine:
             self._places[address] = self._submit(address, place.failures)
 
     def _submit(self, address: str, failures: int) -> _Place:
-        loop = f"{address.removeprefix('tcp://')}-{uuid.uuid4().hex[:8]}"
+        loop = f"{address.partition('://')[2]}-{uuid.uuid4().hex[:8]}"
         future = self._client.submit(
             own_process,
             self.address,

@@ -58,6 +58,10 @@ class Local(Started):
             threads_per_worker=1,
             processes=True,
             host="127.0.0.1",
+            # Who may connect to a scheduler may run code in its workers. The keys are made anew
+            # each time and stay with this process: other users of this host have none.
+            protocol="tls://",
+            security=True,
             dashboard_address="127.0.0.1:0",  # a port of its own: 8787 may be taken
             scheduler_kwargs={"dashboard": False},
             silence_logs=logging.CRITICAL,
