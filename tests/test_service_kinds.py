@@ -4,7 +4,7 @@ import os
 import signal
 import socket
 import threading
-import time
+from functools import partial
 
 import h5py
 import psutil
@@ -19,12 +19,14 @@ from p06bs.bus.reader import SUFFIX
 from p06bs.bus.topology_manager import TopologyManager
 from p06bs.services import _dask
 from p06bs.services.supervision import Supervision
+from tests import supervised
 from tests.documents import raw_run, write
 from tests.online import Listener, assert_equal
 from tests.techniques import Scale
 from tests.test_curve import own_address
 
 PATIENCE = 120.0
+wait = partial(supervised.wait, seconds=PATIENCE)
 WITH_DASK = ("scheduler", "worker")
 SITE = """
 [bus]
@@ -60,13 +62,6 @@ log = "{0}/log"
 [services.nexus]
 directory = "{0}/files/nexus"
 """
-
-
-def wait(condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.05)
 
 
 @pytest.fixture(autouse=True)

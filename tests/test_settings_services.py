@@ -21,6 +21,7 @@ from p06bs import Publisher, process
 from p06bs.services.supervision import Supervision
 from tests.documents import raw_run, rows_of
 from tests.online import PATIENCE, Listener, assert_equal
+from tests.supervised import supervised
 from tests.techniques import Scale
 from tests.test_settings import assert_no_gap, descriptors, second
 
@@ -65,14 +66,8 @@ def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def services(tmp_path: Path, unused_port: int) -> Any:
     file = tmp_path / "services.toml"
     file.write_text(CONFIGURATION.format(tmp_path, unused_port))
-    started = Supervision(file)
-    started.start()
-    try:
-        assert started.wait_ready()
+    with supervised(file) as started:
         yield started
-    finally:
-        codes = started.stop()
-    assert set(codes.values()) == {0}
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from p06bs.services.supervisord import SupervisionError
 from tests import tango_site
 from tests.documents import raw_run
 from tests.online import Listener, assert_equal
+from tests.supervised import supervised
 from tests.tango_site import Events, wait
 from tests.techniques import Scale
 from tests.test_settings import descriptors
@@ -63,18 +64,6 @@ def written(folder: Path, *sections: str) -> Path:
     return file
 
 
-@contextmanager
-def up(file: Path) -> Iterator[Supervision]:
-    services = Supervision(file)
-    services.start()
-    try:
-        assert services.wait_ready()
-        yield services
-    finally:
-        codes = services.stop()
-    assert set(codes.values()) == {0}
-
-
 def states(*names: str) -> list[Any]:
     from tango import DevState
 
@@ -90,7 +79,7 @@ def test_a_service_is_a_device_with_commands_state_settings_and_metrics(database
     uid = raw[0][1]["uid"]
     log = tmp_path / "log"
     with (
-        up(written(tmp_path, PIPELINES)) as services,
+        supervised(written(tmp_path, PIPELINES)) as services,
         Publisher(f"ipc://{tmp_path}/in", log) as publish,
         Listener(f"ipc://{tmp_path}/out", log) as listener,
     ):
@@ -151,7 +140,7 @@ def test_commands_start_stop_and_restart_a_service(database, tmp_path):
 
     on, fault, off = states("ON", "FAULT", "OFF")
     empty = PIPELINES.replace("min = 1", "min = 0")
-    with up(written(tmp_path, empty)) as services:
+    with supervised(written(tmp_path, empty)) as services:
         device = tango_site.device(database, "p06/bs/pipelines")
         state = Events(device, "State")
         state.wait(on)
@@ -218,7 +207,7 @@ def test_a_device_belongs_to_one_server(database, tmp_path):
     file = written(tmp_path)
     other = file.with_name("other.toml")
     other.write_text(file.read_text().replace("services.tango]", 'services.b]\nkind = "tango"'))
-    with up(file):
+    with supervised(file):
         command = [sys.executable, "-m", "p06bs.services", str(other), "b"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1

@@ -7,8 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
-import time
+from functools import partial
 
 import psutil
 import pytest
@@ -19,8 +18,10 @@ from p06bs.server.archive.storage import StorageLock
 from p06bs.services._host import REFUSED
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
+from tests import supervised
 
 PATIENCE = 120.0
+wait = partial(supervised.wait, seconds=PATIENCE)
 BUS = """
 [bus]
 inbound = "ipc://{0}/in"
@@ -48,13 +49,6 @@ database = "sqlite:///{0}/archive.db"
 storage = "{0}/archive"
 """
 )
-
-
-def wait(condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.05)
 
 
 @pytest.fixture(autouse=True)

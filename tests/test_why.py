@@ -6,10 +6,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +22,9 @@ from p06bs.metadata import Analysis
 from p06bs.model.documents import NamedDocument
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
-from p06bs.services.supervision import Supervision
 from tests.documents import raw_run, rows_of, write
-from tests.online import PATIENCE, Listener, assert_equal, proxy, running
+from tests.online import Listener, assert_equal, proxy, running
+from tests.supervised import supervised, wait
 from tests.techniques import Scale
 
 REPOSITORY = Path(__file__).parents[1]
@@ -73,26 +70,6 @@ def written(folder: Path, *sections: str, replicas: int = 1) -> Path:
     return file
 
 
-@contextmanager
-def services(file: Path) -> Iterator[Supervision]:
-    started = Supervision(file)
-    started.start()
-    try:
-        assert started.wait_ready()
-        yield started
-    finally:
-        codes = started.stop()
-    assert set(codes.values()) == {0}
-
-
-def wait(condition: Callable[[], Any]) -> Any:
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until
-        threading.Event().wait(0.1)
-    return found
-
-
 def p06bs(*words: object) -> Any:
     command = [sys.executable, "-m", "p06bs.cli", *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
@@ -128,7 +105,7 @@ def test_why_and_a_pipeline_that_comes_in_mid_scan(tmp_path, run, why):
     unwanted = raw_run({"x": np.arange(3.0)}, analysis={"skip": ["scale", "xrff"]})
     waits = raw_run({"x": np.arange(3.0)}, aligned_streams=["primary", "frames"], stop=False)
     with (
-        services(file) as started,
+        supervised(file) as started,
         Publisher(f"ipc://{tmp_path}/in", tmp_path / "log") as publish,
         Listener(f"ipc://{tmp_path}/out", tmp_path / "log") as listener,
         Membership(f"ipc://{tmp_path}/topology") as peers,
@@ -199,7 +176,7 @@ def test_a_standby_goes_on_with_what_another_process_makes_that_is_killed(tmp_pa
     raw = raw_run({"x": np.arange(400.0)}, page=10)
     uid = raw[0][1]["uid"]
     with (
-        services(file) as started,
+        supervised(file) as started,
         Publisher(f"ipc://{tmp_path}/in", tmp_path / "log") as publish,
         Listener(f"ipc://{tmp_path}/out", tmp_path / "log") as listener,
     ):
