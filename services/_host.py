@@ -154,11 +154,8 @@ def _ask_for_no_other_try() -> None:
         return
     import xmlrpc.client
 
-    from supervisor.xmlrpc import SupervisorTransport
+    from p06bs.services._rpc import call
 
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it asks back in this way
-    transport = SupervisorTransport(None, None, os.environ[SUPERVISOR])
-    proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
     with suppress(OSError, xmlrpc.client.Error):  # then it is tried again, and refuses again
-        proxy.supervisor.stopProcess(os.environ[PROCESS], False)
-    transport.close()
+        call(os.environ[SUPERVISOR], "stopProcess", os.environ[PROCESS], False)

@@ -6,22 +6,22 @@ when whoever started it ends; `Supervision` finds it again by the file's path.
 
 import hashlib
 import os
-import re
 import socket
 import time
 import xmlrpc.client
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from pathlib import Path
 
 from p06bs import config
 from p06bs.bus.membership import Membership
 from p06bs.services._lines import Lines
-from p06bs.services._order import LAST, turn
+from p06bs.services._order import choose, turn, turn_of
 from p06bs.services._rivals import refuse
 from p06bs.services._runtime import alone
 from p06bs.services._supervisord_conf import Program
-from p06bs.services.supervisord import Status, SupervisionError, Supervisord
+from p06bs.services.supervisord import Status, SupervisionError, Supervisord, wait_ended
 
 LOOK_SECONDS = 0.2
 """Interval at which is asked what has become ready, or has ended."""
@@ -91,7 +91,7 @@ class Supervision:
                     f"{self.file} describes no service for this host, {socket.gethostname()}, "
                     f"but for {', '.join(self._hosts) or 'none'}"
                 )
-            chosen = self._chosen(names, self.definitions)
+            chosen = choose(names, self.definitions, self.definitions)
             self._check()
             refuse(self.configuration.bus, self.definitions)
             self._supervisord.start(self.file, self._programs())
@@ -118,12 +118,15 @@ class Supervision:
         ConfigurationError
             If a service could not use what is configured; names each.
         SupervisionError
-            If there is none of a name.
+            If there is none of a name, or others have that of a new one.
         """
         with self._alone():
-            chosen = self._chosen(names, self.definitions)
+            chosen = choose(names, self.definitions, self.definitions)
             self._check()
-            before = {n for n, status in self.statuses().items() if not status.ended}
+            known = self.statuses()
+            new = {name: one for name, one in self.definitions.items() if name not in known}
+            refuse(self.configuration.bus, new)
+            before = {name for name, status in known.items() if not status.ended}
             ask = self._supervisord.ask
             self._supervisord.write(self._programs())
             added, changed, removed = ask("reloadConfig")[0]
@@ -186,6 +189,10 @@ class Supervision:
                 time.sleep(LOOK_SECONDS)
         return False
 
+    def watch(self) -> None:
+        """Say that this process shows the services until they end; who stops them waits for it."""
+        self._supervisord.watch()
+
     def restart(self, names: Iterable[str] = ()) -> list[str]:
         """Stop services in good order and start them again; return which.
 
@@ -199,7 +206,7 @@ class Supervision:
         SupervisionError
             If there is none of a name.
         """
-        chosen = self._chosen(names, self.statuses())
+        chosen = choose(names, self.statuses(), self.definitions)
         self._stop_in_order(chosen)
         self._supervisord.begin(chosen)
         return chosen
@@ -212,7 +219,7 @@ class Supervision:
         SupervisionError
             If there is none of a name.
         """
-        chosen = self._chosen(names, self.statuses())
+        chosen = choose(names, self.statuses(), self.definitions)
         self._stop_in_order(chosen)
         return chosen
 
@@ -245,9 +252,11 @@ class Supervision:
             if not self.is_up():
                 self._supervisord.forget()
                 return {}
-            killed = self._stop_in_order(self._ordered(self.statuses()))
+            killed = self._stop_in_order(self.statuses())
             statuses = self.statuses()
+            watcher = self._supervisord.watcher()
             self._supervisord.shut_down()
+        wait_ended(watcher)
         # Killed by SIGTERM itself: it was just started and had no handler for it yet.
         return {
             name: 0 if status.code == -1 and name not in killed else status.code
@@ -269,31 +278,21 @@ class Supervision:
         if wrong:
             raise config.ConfigurationError("; ".join(wrong))
 
-    def _chosen(self, names: Iterable[str], known: Iterable[str]) -> list[str]:
-        """Return those of the known services that are named, those that others need first."""
-        there = list(known)
-        chosen = {one for name in names for one in _matching(name, there)} or set(there)
-        return [name for name in self._ordered(there) if name in chosen]
-
     def _tell(self, method: str, name: str) -> None:
         try:
             self._supervisord.ask(method, name, False)
         except xmlrpc.client.Fault as fault:
             raise SupervisionError(fault.faultString) from None
 
-    def _ordered(self, names: Iterable[str]) -> list[str]:
-        """Return names, those that others need first; some may be of an older file."""
-        kinds = {name: one.kind for name, one in self.definitions.items()}
-        return sorted(names, key=lambda name: turn(kinds.get(name, "")))
-
-    def _stop_in_order(self, ordered: Sequence[str]) -> set[str]:
-        """Stop services, the last ones first; return those that had to be killed."""
-        kinds = {name: one.kind for name, one in self.definitions.items()}
+    def _stop_in_order(self, names: Iterable[str]) -> set[str]:
+        """Stop services, those that others need last; return those that had to be killed."""
         killed: set[str] = set()
-        for now in reversed(range(LAST + 1)):
-            names = [name for name in ordered if turn(kinds.get(name, "")) == now]
-            killed |= self._supervisord.end(names)
+        for _, now in groupby(reversed(choose((), names, self.definitions)), self._turn):
+            killed |= self._supervisord.end(list(now))
         return killed
+
+    def _turn(self, name: str) -> int:
+        return turn_of(name, self.definitions)
 
     def _programs(self) -> list[Program]:
         return [
@@ -305,13 +304,6 @@ class Supervision:
     def _alone(self) -> AbstractContextManager[None]:
         """Keep others from starting or stopping the same services meanwhile."""
         return alone(self._supervisord.directory)
-
-
-def _matching(name: str, names: Sequence[str]) -> list[str]:
-    found = [one for one in names if one == name or re.fullmatch(rf"{re.escape(name)}-\d+", one)]
-    if not found:
-        raise SupervisionError(f"there is no service {name!r}; there are {', '.join(names)}")
-    return found
 
 
 def _digest(definition: config.Definition) -> str:

@@ -16,12 +16,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from supervisor.xmlrpc import SupervisorTransport
-
 from p06bs.services._host import ENDS_WITH_PARENT, LOG_FORM, REFUSED, SUPERVISOR
 from p06bs.services._lines import last_words
+from p06bs.services._rpc import call
 from p06bs.services._runtime import runtime_directory
 from p06bs.services._supervisord_conf import STOP_SECONDS, Program, configuration
+
+WATCHER_SECONDS = 5.0
+"""Time for who watches supervisord to end after it; it may be stopped."""
 
 
 class SupervisionError(RuntimeError):
@@ -100,23 +102,26 @@ class Supervisord:
         return True
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """Call one of its methods; see http://supervisord.org/api.html.
+        """Call one of its methods.
 
         Raises
         ------
         GoneError
-            If it does not answer.
+            If it is not there.
+        SupervisionError
+            If it is, and does not answer.
         xmlrpc.client.Fault
             If it refuses.
         """
-        transport = SupervisorTransport(None, None, self._url)
         try:
-            proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
-            return getattr(proxy.supervisor, method)(*arguments)
+            return call(self._url, method, *arguments)
+        except TimeoutError as error:
+            raise SupervisionError(
+                f"supervisord does not answer: is it stopped? {self.directory / 'pid'} says "
+                "which process it is"
+            ) from error
         except OSError as error:
             raise GoneError("supervisord has ended: somebody stopped it, or killed it") from error
-        finally:
-            transport.close()
 
     def statuses(self) -> dict[str, Status]:
         """Return what it knows of each service."""
@@ -196,6 +201,14 @@ class Supervisord:
         text = configuration(programs)
         Path(self._file).write_text(text, encoding="utf-8")
 
+    def watch(self) -> None:
+        """Say that this process ends when it has ended."""
+        self._watcher.write_text(str(os.getpid()))
+
+    def watcher(self) -> int:
+        """Return the process that has said so; 0 if none has."""
+        return int(self._watcher.read_text()) if self._watcher.exists() else 0
+
     def shut_down(self) -> None:
         """End it, and wait until it has ended."""
         pid = self.ask("getPID")
@@ -212,12 +225,23 @@ class Supervisord:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property
+    def _watcher(self) -> Path:
+        return self.directory / "watcher"
+
+    @property
     def _url(self) -> str:
         return f"unix://{self.directory / 'socket'}"
 
     @property
     def _file(self) -> str:
         return str(self.directory / "supervisord.conf")
+
+
+def wait_ended(watcher: int) -> None:
+    """Wait for who watched one to end, if that is another process than this."""
+    until = time.monotonic() + WATCHER_SECONDS
+    while watcher not in (0, os.getpid()) and _runs(watcher) and time.monotonic() < until:
+        time.sleep(0.02)
 
 
 def _runs(pid: int) -> bool:

@@ -15,6 +15,7 @@ import pytest
 from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.membership import Membership
 from p06bs.server.archive.storage import StorageLock
+from p06bs.services import _rpc
 from p06bs.services._host import REFUSED
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
@@ -277,6 +278,47 @@ def test_up_in_the_foreground_shows_logs_and_ends_with_a_signal(tmp_path):
     assert up.returncode == 0
     assert any("all services are up" in line for line in said)
     assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_down_waits_for_who_has_them_in_the_foreground(tmp_path):
+    file = written(tmp_path)
+    command = [sys.executable, "-m", "p06bs.cli", "up", str(file)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as up:
+        assert up.stdout is not None
+        assert any("all services are up" in line for line in up.stdout)
+        assert Supervision(file).stop() == {"topology": 0, "proxy": 0}
+        assert up.poll() == 0
+    assert not list((tmp_path / "run").rglob("*"))
+
+
+def test_names_of_others_are_refused_while_services_are_up(tmp_path):
+    with supervised.supervised(written(tmp_path, EXAMPLES)):
+        other = tmp_path / "other.toml"
+        new = BUS.format(tmp_path) + '[services.new]\nkind = "example"\n'
+        other.write_text("topology = false\nproxy = false\n" + new)
+        services = Supervision(other)
+        services.start()
+        try:
+            assert services.wait_ready()
+            other.write_text(other.read_text() + '[services.one]\nkind = "example"\n')
+            with pytest.raises(SupervisionError, match=r"^one \(process \d+ on .*\) run already"):
+                Supervision(other).reload()
+            assert services.statuses()["new"].state in ("STARTING", "RUNNING")
+        finally:
+            services.stop()
+
+
+def test_a_supervisor_that_is_stopped_is_not_waited_for_without_end(tmp_path, monkeypatch):
+    with supervised.supervised(written(tmp_path)) as services:
+        supervisor = psutil.Process(services.statuses()["proxy"].pid).parent()
+        monkeypatch.setattr(_rpc, "ANSWER_SECONDS", 0.5)
+        supervisor.suspend()
+        try:
+            with pytest.raises(SupervisionError, match="does not answer: is it stopped"):
+                services.is_up()
+        finally:
+            supervisor.resume()
+            monkeypatch.undo()
 
 
 def test_what_no_service_can_use_is_refused_before_anything_starts(tmp_path):

@@ -98,6 +98,7 @@ def up(
                     stays = True
                     remark(f"{len(started)} services are up; p06bs down stops them")
                     return
+                services.watch()
                 print("all services are up; Ctrl-C stops them", flush=True)
             while not stopping() and services.is_up():
                 show()
@@ -146,7 +147,7 @@ def restart(file: File, names: Names = None) -> None:
 def ls(
     file: Annotated[
         Path | None,
-        typer.Argument(help="configuration; its [bus] says where the Topology Manager is"),
+        typer.Argument(help="configuration, which says where the Topology Manager is"),
     ] = None,
     *,
     topology: TopologyAddress = None,

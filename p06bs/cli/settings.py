@@ -124,7 +124,7 @@ def settings(
     file: Annotated[
         Path | None,
         typer.Option(
-            "--file", "-f", help="configuration; its [bus] says where the Topology Manager is"
+            "--file", "-f", help="configuration, which says where the Topology Manager is"
         ),
     ] = None,
     topology: TopologyAddress = None,

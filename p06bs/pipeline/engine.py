@@ -17,13 +17,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from p06bs.pipeline.cluster import Cluster
+from p06bs.pipeline.started import AGAIN
 from p06bs.pipeline.worker import own_process
 
 log = logging.getLogger(__name__)
 
 INTERVAL = 0.25
-AGAIN = 30.0
-"""Seconds after which a unit that was to end, and is there yet, is told again."""
 
 
 @dataclass
