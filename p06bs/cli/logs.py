@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError, one_line
 from p06bs.cli.runs import LogPath, RunOption, runs_of
-from p06bs.cli.terminal import AsJson, console, remark
+from p06bs.cli.terminal import AsJson, console, folded, remark
 
 
 def complete_name(incomplete: str) -> Iterator[str]:
@@ -74,12 +74,7 @@ def show(
 def _show_runs(rows: list[dict[str, Any]]) -> None:
     table = Table(
         Column("run", no_wrap=True),
-        "scan",
-        "plan or modality",
-        "of run",
-        "documents",
-        "events",
-        "status",
+        *folded("scan", "plan or modality", "of run", "documents", "events", "status"),
     )
     for row in rows:
         table.add_row(

@@ -15,7 +15,15 @@ from rich.table import Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.keys import KEYS_VARIABLE
-from p06bs.cli.terminal import AsJson, console, progress_bar, remark, remarks, stoppable
+from p06bs.cli.terminal import (
+    AsJson,
+    console,
+    folded,
+    progress_bar,
+    remark,
+    remarks,
+    stoppable,
+)
 
 if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
@@ -251,7 +259,7 @@ def _table(services: "tuple[Service, ...]", *, fold: bool = False) -> Table:
         base, _, number = one.name.rpartition("-")
         alike = fold and base and number.isdecimal()
         rows.setdefault((base, one.kind, one.host) if alike else one.name, []).append(one)
-    table = Table("name", "kind", "host", "pid", "addresses", "offers", "runs", "version")
+    table = Table(*folded("name", "kind", "host", "pid", "addresses", "offers", "runs", "version"))
     for row in rows.values():
         one, last = row[0], row[-1]
         several = len(row) > 1

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.services import TopologyAddress, bus_keys, topology_address
-from p06bs.cli.terminal import SHOWN, AsJson, console
+from p06bs.cli.terminal import SHOWN, AsJson, console, folded
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
@@ -62,7 +62,19 @@ class _Pipelines:
         from p06bs.bus.control import ask
 
         address = service.addresses["control"]
-        return ask(address, verb, seconds=SECONDS, keys=self._keys, **arguments)
+        try:
+            return ask(address, verb, seconds=SECONDS, keys=self._keys, **arguments)
+        except TimeoutError:
+            of = arguments.get("of", "")
+            late = (
+                f"; the change may hold once it goes on: p06bs settings {of} shows it then"
+                if verb == "change"
+                else ""
+            )
+            raise UsageError(
+                f"{service.name} (process {service.pid} on {service.host}) does not answer in "
+                f"{SECONDS:g} s{late}"
+            ) from None
 
 
 def _completing(context: typer.Context) -> _Pipelines:
@@ -177,7 +189,9 @@ def settings(
 
 
 def _show_all(records: dict[str, Any]) -> None:
-    table = Table("pipeline", "revision", "changed by", "since", "preset", "digest", "runs")
+    table = Table(
+        *folded("pipeline", "revision", "changed by", "since", "preset", "digest", "runs")
+    )
     for name, record in sorted(records.items()):
         table.add_row(
             escape(name),
@@ -196,7 +210,7 @@ def _show(name: str, record: dict[str, Any], changed_fields: Collection[str] = (
     from p06bs.model.ranges import allowed
 
     fields = record["schema"].get("properties", {})
-    table = Table("setting", "value", "unit", "allowed", "description")
+    table = Table(*folded("setting", "value", "unit", "allowed", "description"))
     for field, value in record["values"].items():
         if changed_fields and field not in changed_fields:
             continue
@@ -238,7 +252,7 @@ def _show_presets(presets: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print(json.dumps(presets, indent=2))
         return
-    table = Table("preset", "beamtime", "sample", "settings")
+    table = Table(*folded("preset", "beamtime", "sample", "settings"))
     for preset in presets:
         said = f"cannot be used: {preset['problem']}" if preset["problem"] else ""
         table.add_row(

@@ -1,6 +1,8 @@
 """What commands print to and share: results on standard output, progress and remarks on stderr."""
 
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -9,9 +11,17 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
-from rich.table import Table
+from rich.table import Column, Table
 
-console = Console()
+WIDE = 200
+"""Characters in a line of what a file or another program takes."""
+
+
+def _width() -> int | None:
+    return None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+
+
+console = Console(width=_width())
 remarks = Console(stderr=True)
 
 SHOWN = 8
@@ -25,6 +35,11 @@ def remark(text: str) -> None:
     remarks.print(text, soft_wrap=True, markup=False, highlight=False)
 
 
+def folded(*heads: str) -> list[Column]:
+    """Return columns of a table that fold what does not fit, and cut nothing."""
+    return [Column(head, overflow="fold") for head in heads]
+
+
 def progress_bar() -> Progress:
     """Return a progress bar that is there only if somebody sees it."""
     return Progress(console=remarks, transient=True, disable=not remarks.is_terminal)
@@ -36,7 +51,7 @@ def show_result(result: dict[str, Any]) -> None:
         f"[bold]{result['modality']}[/] of run {result['raw']}: derived run {result['derived']}, "
         f"{result['events']} events, {result['invalid']} invalid"
     )
-    table = Table("column", "unit", "sum", "mean", "minimum", "maximum")
+    table = Table(*folded("column", "unit", "sum", "mean", "minimum", "maximum"))
     for name, column in result["columns"].items():
         numbers = (f"{column[k]:.6g}" for k in ("sum", "mean", "min", "max"))
         table.add_row(escape(name), column["unit"] or "", *numbers)
