@@ -16,7 +16,7 @@ from pydantic import Field
 from p06bs import config
 from p06bs.bus.curve import Keys
 from p06bs.bus.service import Service, Surroundings
-from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, bind
+from p06bs.bus.sockets import HIGH_WATER_MARK, MAX_MESSAGE, SocketFile, bind
 from p06bs.config.base import Listening
 
 IN_ADDRESS = "tcp://127.0.0.1:5567"
@@ -54,6 +54,7 @@ class Proxy:
         keys: Keys | None = None,
     ) -> None:
         self.closed = False
+        self._files: list[SocketFile] = []
         self._context = zmq.Context()
         self._frontend = self._context.socket(zmq.SUB)
         self._backend = self._context.socket(zmq.PUB)
@@ -64,10 +65,12 @@ class Proxy:
         self._frontend.subscribe(b"")
         try:
             self.in_port = bind(self._frontend, in_address, keys)
+            self._files.append(SocketFile(self.in_port))
             self.out_port = bind(self._backend, out_address, keys)
+            self._files.append(SocketFile(self.out_port))
         except BaseException:
             self._close()
-            self._context.term()
+            self.stop()
             raise
 
     def start(self) -> None:
@@ -82,6 +85,8 @@ class Proxy:
     def stop(self) -> None:
         """End `start`, wait until it has closed its sockets, and free the addresses."""
         self._context.term()
+        for file in self._files:
+            file.remove()
 
     def _close(self) -> None:
         self.closed = True

@@ -86,6 +86,7 @@ def test_up_ls_restart_and_down_leave_nothing_behind(tmp_path):
     left = {one["pid"] for one in (*listed.values(), *again.values())}
     assert not [pid for pid in left if psutil.pid_exists(pid)]
     assert not list((tmp_path / "run").rglob("*"))
+    assert not [path for path in tmp_path.rglob("*") if path.is_socket()]
     assert p06bs("ls", file).returncode == 1
     assert p06bs("down", file).returncode == 0
 

@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 import re
 import time
 from collections.abc import Callable
@@ -114,6 +115,35 @@ def bind(socket: "zmq.Socket[Any]", address: str, keys: Keys | None = None) -> s
         if bound.startswith(anywhere):
             return f"tcp://{gethostname()}:{bound.removeprefix(anywhere)}"
     return bound
+
+
+class SocketFile:
+    """The file of an ``ipc://`` address that was bound just now; 0MQ leaves it behind.
+
+    Parameters
+    ----------
+    endpoint : str
+        Nothing is done for those that have none.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        scheme, _, path = endpoint.partition("://")
+        self._path = path if scheme == "ipc" and not path.startswith("@") else ""
+        self._made = self._seen()
+
+    def remove(self) -> None:
+        """Remove it, unless somebody else has bound the address since."""
+        if self._made is not None and self._seen() == self._made:
+            os.unlink(self._path)
+
+    def _seen(self) -> tuple[int, int] | None:
+        if not self._path:
+            return None
+        try:
+            about = os.stat(self._path)
+        except FileNotFoundError:
+            return None
+        return about.st_ino, about.st_mtime_ns  # numbers of files are used again at once
 
 
 class Connection:

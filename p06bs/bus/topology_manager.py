@@ -14,7 +14,7 @@ from p06bs.bus import enquiry
 from p06bs.bus.closing import Closing
 from p06bs.bus.curve import Keys
 from p06bs.bus.errors import WireError
-from p06bs.bus.sockets import bind
+from p06bs.bus.sockets import SocketFile, bind
 from p06bs.bus.topology import Topology
 
 logger = logging.getLogger(__name__)
@@ -78,6 +78,7 @@ class TopologyManager(Closing):
         self._socket.set(zmq.SNDHWM, 100)
         try:
             self.address = bind(self._socket, address, keys)
+            self._file = SocketFile(self.address)
         except (ValueError, zmq.ZMQError):
             self._give_back()
             raise
@@ -111,6 +112,7 @@ class TopologyManager(Closing):
         with self._lock:
             if not self._socket.closed:
                 self._give_back()
+                self._file.remove()
 
     def _give_back(self) -> None:
         self._socket.close()
