@@ -113,6 +113,12 @@ def _quiet_numeric_threads() -> None:
 
 
 @pytest.fixture
+def own_runtime_directory(tmp_path, monkeypatch):
+    """Have supervisors of services in a place of their own, not beside the user's."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+
+
+@pytest.fixture
 def run(monkeypatch, capsys):
     """Return what runs ``p06bs`` in this process: (status, standard output, errors)."""
 

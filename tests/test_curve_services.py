@@ -41,8 +41,8 @@ def p06bs(*arguments):
     return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
-def test_a_site_with_keys_works_on_an_address_that_others_reach(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+@pytest.mark.usefixtures("own_runtime_directory")
+def test_a_site_with_keys_works_on_an_address_that_others_reach(tmp_path):
     certificates.create(tmp_path / "keys")
     peer = Keys(certificates.add(tmp_path / "keys", "ipython"))
     certificates.create(tmp_path / "other")

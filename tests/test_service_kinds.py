@@ -25,6 +25,8 @@ from tests.online import Listener, assert_equal
 from tests.techniques import Scale
 from tests.test_curve import own_address
 
+pytestmark = pytest.mark.usefixtures("own_runtime_directory")
+
 PATIENCE = 120.0
 wait = partial(supervised.wait, seconds=PATIENCE)
 WITH_DASK = ("scheduler", "worker")
@@ -62,11 +64,6 @@ log = "{0}/log"
 [services.nexus]
 directory = "{0}/files/nexus"
 """
-
-
-@pytest.fixture(autouse=True)
-def _sockets_in_a_place_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 def free_ports(number):

@@ -21,6 +21,8 @@ from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
 from tests import supervised
 
+pytestmark = pytest.mark.usefixtures("own_runtime_directory")
+
 PATIENCE = 120.0
 wait = partial(supervised.wait, seconds=PATIENCE)
 BUS = """
@@ -50,11 +52,6 @@ database = "sqlite:///{0}/archive.db"
 storage = "{0}/archive"
 """
 )
-
-
-@pytest.fixture(autouse=True)
-def _sockets_in_a_place_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 def written(folder, *sections):

@@ -5,8 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,8 +15,12 @@ from p06bs import config
 from p06bs.bus.membership import Membership
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
+from tests import supervised
+
+pytestmark = pytest.mark.usefixtures("own_runtime_directory")
 
 PATIENCE = 400.0
+wait = partial(supervised.wait, seconds=PATIENCE)
 BUS = """
 proxy = false
 [bus]
@@ -28,18 +31,6 @@ MANY = """
 [services.example]
 replicas = {0}
 """
-
-
-def wait(condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.05)
-
-
-@pytest.fixture(autouse=True)
-def _sockets_in_a_place_of_their_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
 
 
 def written(folder, more="", name="services.toml", bus=None):

@@ -58,8 +58,9 @@ class Doubled(Scale):
 
 
 @pytest.fixture(autouse=True)
-def _surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
+def _surroundings(
+    own_runtime_directory: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join((str(REPOSITORY), str(tmp_path / "site"))))
     monkeypatch.setenv("P06BS_TOPOLOGY", f"ipc://{tmp_path}/topology")
 

@@ -137,7 +137,7 @@ def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
         said = f"at event {work.fan_in.next} of {there}"
         return State.WORKS, f"{said}; {held_up}" if held_up else said
     if raw.stop is None:
-        return State.WORKS, "all events so far are computed; the run goes on"
+        return State.WORKS, "all events so far are computed; it has no stop document yet"
     return State.WORKS, "all events are computed; it ends"
 
 

@@ -41,9 +41,9 @@ def test_what_stands_still_is_found():
         watchdog.look(2, 22.5)
 
 
+@pytest.mark.usefixtures("own_runtime_directory")
 def test_nothing_is_lost_double_or_different(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "run"))
     report = Trial(tmp_path / "trial", seed=4, faults=SHORT, gap=0.3).run()
     show(report, Console())
     assert not report.problems
