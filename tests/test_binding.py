@@ -4,10 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from event_model import compose_run
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs import Input, Modality, Output, process
+from p06bs import Input, Modality, ModalitySettings, Output, process
 from p06bs.model.binding import BindingError, bind
 from p06bs.model.modality import SettingsError
 from p06bs.model.units import unit_scale
@@ -57,6 +58,55 @@ ROLES = {"mca": {"role": "fluorescence"}, "gate": {"role": "gate_time"}}
 def where(modality: Modality, start: dict[str, Any], *descriptors: dict[str, Any]) -> Any:
     found = bind(modality, {"uid": "r", **start}, descriptors).bound
     return {name: f"{b.stream}/{b.data_key}" for name, b in found.items()}
+
+
+class Axes(Modality):
+    """An input for each axis that the settings name."""
+
+    class Settings(ModalitySettings):
+        axes: tuple[str, ...]
+
+    gate = Input(role="gate_time", unit="s", optional=True)
+
+    @classmethod
+    def declare(cls, settings: Any) -> dict[str, Input]:
+        return {axis: Input(role=f"encoder_{axis}") for axis in settings.axes}
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {f"{axis}_position": Output() for axis in settings.axes}
+
+    def process(self, setup: Any, *, gate: Any = None, **words: Any) -> dict[str, Any]:
+        return {f"{axis}_position": 2.0 * word for axis, word in words.items()}
+
+
+def test_inputs_may_depend_on_the_settings():
+    assert Axes.declared.keys() == {"gate"}
+    with pytest.raises(SettingsError, match=r"inputs names z.*its inputs are gate, x, y"):
+        Axes(axes=("x", "y"), inputs={"z": "stage"})
+    found = list(process(Axes(axes=("x", "y"), inputs={"y": "other"}), raw_of_axes()))
+    (page,) = [d for n, d in found if n == "event_page"]
+    assert list(page["data"]["x_position"]) == [2.0]
+    assert list(page["data"]["y_position"]) == [6.0]
+    with pytest.raises(BindingError, match="input 'z' looked for role 'encoder_z'"):
+        list(process(Axes(axes=("x", "z")), raw_of_axes()))
+
+
+def raw_of_axes():
+    run = compose_run(
+        metadata={"devices": {"stage": {"role": "encoder_x"}, "other": {"role": "odd"}}}
+    )
+    described = run.compose_descriptor(
+        name="primary",
+        data_keys={"stage": key(), "other": key()},
+        object_keys={"stage": ["stage"], "other": ["other"]},
+    )
+    event = described.compose_event(
+        data={"stage": 1.0, "other": 3.0}, timestamps={"stage": 0.0, "other": 0.0}
+    )
+    yield "start", run.start_doc
+    yield "descriptor", described.descriptor_doc
+    yield "event", event
+    yield "stop", run.compose_stop()
 
 
 @pytest.mark.parametrize(

@@ -136,8 +136,8 @@ def _snake(name: str) -> str:
 class Modality:
     """Base class of all modalities.
 
-    Subclasses declare inputs as class attributes, settings as a nested class,
-    and implement `outputs` and `process`. An instance is made from its settings
+    Subclasses declare inputs as class attributes (or by `declare`), settings as a nested
+    class, and implement `outputs` and `process`. An instance is made from its settings
     as keyword arguments; the reserved keyword `inputs` says explicitly which
     data key feeds which input.
 
@@ -150,7 +150,7 @@ class Modality:
     name: ClassVar[str] = ""
     version: ClassVar[str] = "1"
     Settings: ClassVar[type[ModalitySettings]] = ModalitySettings
-    declared: ClassVar[Mapping[str, Input]] = {}
+    declared: Mapping[str, Input] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -158,6 +158,8 @@ class Modality:
         cls.declared = {key: value for key, value in _members(cls) if isinstance(value, Input)}
 
     def __init__(self, /, *, inputs: Mapping[str, str] | None = None, **settings: Any) -> None:
+        self.settings = self.validate(settings)
+        self.declared = {**self.declared, **self.declare(self.settings)}
         unknown = set(inputs or ()) - set(self.declared)
         if unknown:
             raise SettingsError(
@@ -165,7 +167,6 @@ class Modality:
                 f"its inputs are {', '.join(self.declared) or '(none)'}"
             )
         self.inputs: Mapping[str, str] = dict(inputs or {})
-        self.settings = self.validate(settings)
 
     @classmethod
     def validate(cls, settings: Mapping[str, Any]) -> ModalitySettings:
@@ -186,6 +187,15 @@ class Modality:
                 for e in error.errors()
             )
             raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
+
+    @classmethod
+    def declare(cls, settings: Any) -> Mapping[str, Input]:
+        """Return the inputs that there are because of the settings, such as two for each axis.
+
+        Those of a pipeline are as its configuration file says: what is changed on the fly finds
+        what was bound then, and `prepare` refuses settings which need more.
+        """
+        return {}
 
     def prepare(self, settings: Any, bound: Bound) -> Any:
         """Return the setup: slow to compute, constant for a run and its settings.
