@@ -1,20 +1,32 @@
-"""The simulated sample: maps of weights that mix measured spectra, known at every position."""
+"""The simulated sample: what the beam meets at every position and angle."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
 from numpy.lib.npyio import NpzFile
 
+from p06bs.sim import projection
+from p06bs.sim.layers import LAYERS, Layer
+from p06bs.sim.projection import Map
 from p06bs.sim.spectra import SPECTRA
 
-Map = npt.NDArray[np.float64]
+Complex = npt.NDArray[np.complex128]
+
+ELECTRON_RADIUS = 2.8179403e-13
+"""Classical electron radius, cm."""
+
+HC = 12398.4198
+"""Planck's constant times the speed of light, eV Å."""
+
+AVOGADRO = 6.02214076e23
 
 DEFAULT_RANGE = (-20.0, 20.0)
 """Centres of the first and the last pixel of a phantom along x and along y, µm."""
@@ -26,33 +38,42 @@ class PhantomError(ValueError):
 
 @dataclass(frozen=True)
 class Phantom:
-    """A flat sample: one map of weights in 0..1 per measured spectrum.
+    """A sample of layers, each with a map of weights in 0..1; turned about the y axis.
+
+    At `angle` (degrees) the beam, which runs along z, meets the sample's x axis
+    turned by as much: a point x', z' of the sample lies at ``x = x' cos - z' sin``.
+    All that the sample does to the beam is the integral of what each layer is made
+    of along the ray, without diffraction and without absorption on the way.
 
     Parameters
     ----------
     maps : mapping of str to ndarray
-        Name of a spectrum in `p06bs.sim.spectra.SPECTRA` -> weights of shape
-        ``(ny, nx)``, all of one shape; row ``iy`` lies at the ``iy``-th y.
+        Name of a layer -> weights of shape ``(ny, nx)``, all of one shape; row ``iy``
+        lies at the ``iy``-th y.
     x_range, y_range : tuple of float
         Centres of the first and last column and of the first and last row, µm.
         A scan with as many points between the same ends hits every pixel's centre.
+    layers : mapping of str to Layer
+        What each map is made of.
 
     Raises
     ------
     PhantomError
-        If a name is not a spectrum's, shapes differ, or weights leave 0..1.
+        If a map has no layer, shapes differ, or weights leave 0..1.
     """
 
     maps: Mapping[str, Map]
     x_range: tuple[float, float] = DEFAULT_RANGE
     y_range: tuple[float, float] = DEFAULT_RANGE
+    layers: Mapping[str, Layer] = field(default_factory=lambda: LAYERS)
 
     def __post_init__(self) -> None:
         if not self.maps:
             raise PhantomError("a phantom needs at least one map of weights")
         for name, weights in self.maps.items():
-            if name not in SPECTRA:
-                raise PhantomError(f"no spectrum is called {name!r}; there are {known()}")
+            if name not in self.layers:
+                there = ", ".join(self.layers)
+                raise PhantomError(f"no layer is called {name!r}; there are {there}")
             _check(name, weights)
         if len({weights.shape for weights in self.maps.values()}) > 1:
             shapes = ", ".join(f"{name} {w.shape}" for name, w in self.maps.items())
@@ -107,28 +128,120 @@ class Phantom:
         ny, nx = next(iter(self.maps.values())).shape
         return ny, nx
 
-    def weights(self, x: npt.ArrayLike, y: npt.ArrayLike) -> dict[str, Map]:
-        """Return the weight of each spectrum at positions, bilinear between pixel centres.
+    def weights(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0
+    ) -> dict[str, Map]:
+        """Return the weight of each layer that rays meet, bilinear between pixel centres.
+
+        At angles other than 0 it is the integral of the weight along the ray through
+        the layer, divided by the layer's thickness.
 
         Parameters
         ----------
         x, y : array_like
-            Positions, µm; broadcast against each other. Beyond the outer edges of
-            the outermost pixels there is no sample: the weight is 0.
+            Positions, µm. Beyond the outer edges of the outermost pixels there is no
+            sample: the weight is 0.
+        angle : array_like
+            Of the sample, degrees. All three are broadcast against each other.
         """
-        ny, nx = self.shape
-        u, v = np.broadcast_arrays(_pixel(x, self.x_range, nx), _pixel(y, self.y_range, ny))
-        inside = (u >= -0.5) & (u <= nx - 0.5) & (v >= -0.5) & (v <= ny - 0.5)
-        (ix, jx, fx), (iy, jy, fy) = _between(u, nx), _between(v, ny)
+        turn = np.deg2rad(np.asarray(angle, dtype=float))
+        x, y, sine, cosine = np.broadcast_arrays(x, y, np.sin(turn), np.cos(turn))
+        # cos(90°) is 6e-17 in floats: the ray leaves the map at both ends, as it should.
+        shift = x / cosine
+        return {name: self._traversed(name, shift, y, sine, cosine) for name in self.maps}
+
+    def areal_density(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0
+    ) -> dict[str, Map]:
+        """Return the mass of each element along the ray per area, ng/mm²; see `weights`."""
+        weights = self.weights(x, y, angle)
         return {
-            name: np.where(
-                inside,
-                (w[iy, ix] * (1 - fx) + w[iy, jx] * fx) * (1 - fy)
-                + (w[jy, ix] * (1 - fx) + w[jy, jx] * fx) * fy,
-                0.0,
+            element: np.sum(
+                [w * self.layers[name].elements.get(element, 0.0) for name, w in weights.items()],
+                axis=0,
             )
-            for name, w in self.maps.items()
+            for element in self.elements
         }
+
+    @property
+    def elements(self) -> tuple[str, ...]:
+        """Chemical symbols of what is in the sample, in the order of the layers."""
+        return tuple(dict.fromkeys(e for name in self.maps for e in self.layers[name].elements))
+
+    def thickness(self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0) -> Map:
+        """Return the length of the ray within the sample's matter, µm; see `weights`."""
+        return self._total(self.weights(x, y, angle), lambda layer: layer.thickness)
+
+    def transmission(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0, *, energy: float
+    ) -> Complex:
+        """Return the complex amplitude behind the sample; 1 where there is none.
+
+        The refractive index of an element with N atoms/cm³ is
+        ``1 - r_e λ² N (f1 + i f2) / 2 π``: the amplitude behind n = N t atoms/cm² is
+        ``exp(r_e λ n (i f1 - f2))`` for a wave exp(i(ω t - k z)), so that its phase
+        is ahead (positive) and ``abs(amplitude)**2`` the transmitted fraction.
+        Scattering factors are Chantler's.
+
+        Parameters
+        ----------
+        energy : float
+            Of the photons, keV.
+
+        Raises
+        ------
+        RuntimeError
+            If xraydb is not installed.
+        """
+        xraydb = import_xraydb()
+        wavelength = HC / (energy * 1e3) * 1e-8  # cm
+        exponent: Complex = np.zeros(np.broadcast(x, y, angle).shape, dtype=complex)
+        for element, density in self.areal_density(x, y, angle).items():
+            f1 = xraydb.atomic_number(element) + xraydb.f1_chantler(element, energy * 1e3)
+            f2 = xraydb.f2_chantler(element, energy * 1e3)
+            atoms = density * 1e-7 / xraydb.atomic_mass(element) * AVOGADRO  # per cm²
+            exponent = exponent + ELECTRON_RADIUS * wavelength * atoms * (1j * f1 - f2)
+        return np.exp(exponent)
+
+    def luminescence(self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0) -> Map:
+        """Return the visible photons emitted per incident X-ray photon; see `weights`."""
+        return self._total(self.weights(x, y, angle), lambda layer: layer.luminescence)
+
+    def collection_efficiency(
+        self, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike = 0.0
+    ) -> Map:
+        """Return the collected fraction of the generated charge: the layers' mean, by weight.
+
+        0 where there is no sample; see `weights`.
+        """
+        weights = self.weights(x, y, angle)
+        collected = self._total(weights, lambda layer: layer.collection)
+        total = self._total(weights, lambda _: 1.0)
+        return np.divide(collected, total, out=np.zeros_like(total), where=total > 0)
+
+    def _traversed(self, name: str, shift: Map, y: Map, sine: Map, cosine: Map) -> Map:
+        """Return a layer's weight along rays that cross depth 0 at `shift`, µm."""
+        weights, layer = self.maps[name], self.layers[name]
+        ny, nx = self.shape
+        v = projection.pixel(y, self.y_range, ny)
+        straight = np.abs(sine) < projection.NEARLY_STRAIGHT
+        met = projection.sample(weights, projection.pixel(shift, self.x_range, nx), v)
+        if straight.all():
+            return met / np.abs(cosine)
+        near, far = (
+            projection.integral(
+                weights, projection.pixel(shift + z * sine / cosine, self.x_range, nx), v
+            )
+            for z in layer.depth
+        )
+        along = np.where(straight, 1.0, sine) * np.sign(cosine) * layer.thickness
+        slanted = (far - near) * projection.pitch(self.x_range, nx) / along
+        return np.where(straight, met / np.abs(cosine), slanted)
+
+    def _total(self, weights: Mapping[str, Map], value: Callable[[Layer], float]) -> Map:
+        """Return the sum of a layer's value over the layers, each by its weight."""
+        total: Map = np.sum([w * value(self.layers[n]) for n, w in weights.items()], axis=0)
+        return total
 
 
 def expected_maps(
@@ -190,20 +303,21 @@ def _check(name: str, weights: npt.NDArray[np.generic]) -> None:
         )
 
 
-def _pixel(position: npt.ArrayLike, ends: tuple[float, float], n: int) -> Map:
-    """Return positions in pixels, 0 at the centre of the first one."""
-    first, last = ends
-    pitch = (last - first) / (n - 1) if n > 1 else last - first
-    origin = first if n > 1 else (first + last) / 2
-    return (np.asarray(position, dtype=float) - origin) / pitch
+def import_xraydb() -> Any:
+    """Return the module `xraydb`.
 
-
-def _between(pixel: Map, n: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], Map]:
-    """Return the pixels on both sides of a position, and its distance from the first."""
-    # A scan of the phantom's own shape meets pixel centres exactly, but for rounding.
-    clipped = np.clip(np.round(pixel, 9), 0, n - 1)
-    low = np.floor(clipped).astype(np.int64)
-    return low, np.minimum(low + 1, n - 1), clipped - low
+    Raises
+    ------
+    RuntimeError
+        If it is not installed.
+    """
+    try:
+        import xraydb
+    except ImportError as problem:
+        raise RuntimeError(
+            'the simulated beamline needs xraydb: pip install "p06bs[sim]"'
+        ) from problem
+    return xraydb
 
 
 def _near(v: Map, centre: float) -> npt.NDArray[np.bool_]:
