@@ -1,0 +1,70 @@
+"""Words of counters that wrap: whole counts and the rest of a mean, unwrapped in integers."""
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+def split(values: Array, bits: int | None) -> tuple[Array, Floats, Mask]:
+    """Return values as whole numbers and rests in [0, 1), and which of them fit so many bits.
+
+    Words of which nobody says that they wrap stay as they are, without a rest.
+    """
+    if values.dtype.kind in "iub":
+        rest = np.zeros(len(values))
+        if bits is None:
+            return values, rest, np.ones(len(values), bool)
+        limits = np.iinfo(values.dtype if values.dtype.kind != "b" else np.uint8)
+        if limits.min >= -(1 << (bits - 1)) and limits.max < 1 << bits:
+            return values.astype(np.int64), rest, np.ones(len(values), bool)
+        return values.astype(np.int64), rest, _fits(values, bits)
+    if bits is None:
+        return values, np.zeros(len(values)), np.isfinite(values)
+    fits = _fits(values, bits)
+    lower = np.floor(values, dtype=np.float64)
+    whole = np.where(fits, lower, 0).astype(np.int64)
+    return whole, np.subtract(values, lower, out=lower), fits
+
+
+def _fits(values: Array, bits: int) -> Mask:
+    fits: Mask = (values >= -(1 << (bits - 1))) & (values < 1 << bits)
+    return fits
+
+
+def divided(total: Array, samples: Array, bits: int | None) -> tuple[Array, Floats, Mask]:
+    """Return sum / samples as `split` does; exact as long as both are integers."""
+    if bits is None or total.dtype.kind not in "iu" or samples.dtype.kind not in "iu":
+        return split(total / samples, bits)
+    # Beside a signed sum unsigned samples would make numpy resort to floats.
+    wide = np.uint64 if total.dtype.kind == "u" else np.int64
+    samples = samples.astype(wide)
+    whole, rest = np.divmod(total.astype(wide), samples)
+    return whole.astype(np.int64), rest / samples, _fits(whole, bits)
+
+
+def fold(word: int, bits: int, signed: bool) -> int:
+    """Return a word as the signed or unsigned number that its bits mean."""
+    lowest = -(1 << (bits - 1)) if signed else 0
+    return (word - lowest) % (1 << bits) + lowest
+
+
+def unwrapped(words: Integers, bits: int, before: int) -> tuple[Integers, Integers]:
+    """Return how far a counter has gone that was at `before`, and the steps of which that is.
+
+    A step is the shorter one of both ways round: from -2^(bits-1) up to 2^(bits-1) - 1.
+    """
+    step = np.empty_like(words)
+    step[0] = (int(words[0]) - before) % (1 << bits)
+    np.subtract(words[1:], words[:-1], out=step[1:])
+    spare = 64 - bits
+    step <<= spare  # to and fro, which is modulo 2^bits
+    step >>= spare
+    counts = np.cumsum(step)
+    counts += before
+    return counts, step
