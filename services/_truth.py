@@ -13,6 +13,7 @@ from p06bs.services._heatmap import Map
 from p06bs.sim import spectra
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.phantom import DEFAULT_RANGE, expected_maps
+from p06bs.sim.trajectory import Trajectory
 
 CORRELATION = 0.99
 """Least correlation of an element's map with the phantom, unless noise allows less."""
@@ -98,10 +99,9 @@ class Truth:
     def _visited(self) -> tuple[dict[str, Map], Map]:
         """Weights and ring current, point by point."""
         points = grid(DEFAULT_RANGE, self.nx, DEFAULT_RANGE, self.ny, rate=self.rate)
-        number = range(points.x.size)
-        x, y = self.beamline.positions(number, points.x, points.y)
-        current = self.beamline.current(number, points.gate_time)
-        return self.beamline.phantom.weights(x, y), current
+        current = self.beamline.current(range(points.x.size), points.gate_time)
+        at = Trajectory(self.beamline, points).exposed()
+        return self.beamline.phantom.weights(at["x"], at["y"]), current
 
 
 def _correlation(measured: Map, weights: Map) -> float:

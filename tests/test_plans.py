@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -29,6 +30,7 @@ from p06bs.sim.detectors import FluorescenceDetector
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.spectra import BANDS
 from p06bs.sim.stage import TriggerBox
+from p06bs.sim.trajectory import Trajectory
 
 assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
 
@@ -185,7 +187,7 @@ def test_maps_show_the_phantom_the_right_way_round(run_engine, tmp_path):
 def test_rows_can_be_read_as_soon_as_they_are_announced(run_engine, instruments):
     """A consumer opens the file while it is written and finds exactly the announced draws."""
     points = grid((-20, 20), 9, (-20, 20), 7, rate=100.0)
-    x, y = instruments.beamline.positions(range(63), points.x, points.y)
+    x, y = Trajectory(instruments.beamline, points).exposed().values()
     expected = instruments.beamline.expose(range(63), x, y, points.gate_time)
     announcements = []
 
@@ -275,9 +277,10 @@ def assert_whole(instruments, gate_time):
     events = instruments.events()
     assert events["seq_num"].tolist() == list(range(1, 64))
     points = grid((-20, 20), 9, (-20, 20), 7, rate=np.inf)
-    x, y = instruments.beamline.positions(range(63), points.x, points.y)
-    np.testing.assert_array_equal(events["panda-x"], x)
-    np.testing.assert_array_equal(events["panda-y"], y)
+    path = Trajectory(instruments.beamline, replace(points, gate_time=gate_time))
+    for axis, readback in path.readback().items():
+        np.testing.assert_array_equal(events[f"panda-{axis}"], readback)
+    x, y = path.exposed().values()
     np.testing.assert_array_equal(
         instruments.dataset("xspress3-spectrum"),
         instruments.beamline.expose(range(63), x, y, gate_time).spectrum,

@@ -6,12 +6,13 @@ points are drawn at once; two scans of the same points with one seed are equal.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.sim.metrology import Metrology
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.spectra import CHANNELS, measured
 
@@ -28,18 +29,13 @@ TOP_UP_PERIOD = 8.0
 TOP_UP_LOSS = 0.02
 """The stored current decays by this fraction between two injections, one a period (s)."""
 
-ABSORPTION = 0.7
-"""Optical thickness of the sample per unit of weight, as the transmission diode sees it."""
-
-JITTER = 0.010
-JITTER_LIMIT = 0.030
-"""Standard deviation and largest value of the stage's position noise, µm."""
+RING_CURRENT = 100.0
+"""Stored current right after an injection, mA."""
 
 
 class Draw(IntEnum):
-    """Kinds of random numbers of a point."""
+    """Kinds of random numbers of a point; others are those of `metrology.Sensor`."""
 
-    STAGE = 0
     COUNTERS = 1
     SPECTRA = 2
 
@@ -78,16 +74,24 @@ class Beamline:
         a live fraction of about 0.9 where one weight is 1. Real pulse processors are
         ten times slower and see ten times less; the product is what matters, and this
         way points of 5 ms have enough counts to be compared with the phantom.
+    energy : float
+        Of the beam, keV.
+    metrology : Metrology
+        Stage, encoders and interferometers.
     """
 
     phantom: Phantom = field(default_factory=Phantom.default)
     seed: int = 0
     efficiency: tuple[float, ...] = (1.0, 0.85, 1.1, 0.95)
     dead_time: tuple[float, ...] = (7e-9, 6e-9, 8e-9, 5e-9)
+    energy: float = 17.5
+    metrology: Metrology = field(default_factory=Metrology)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
+        if self.metrology.seed is None:
+            object.__setattr__(self, "metrology", replace(self.metrology, seed=self.seed))
         if len(self.efficiency) != len(self.dead_time) or not self.efficiency:
             raise ValueError(
                 f"{len(self.efficiency)} efficiencies and {len(self.dead_time)} dead times; "
@@ -104,8 +108,14 @@ class Beamline:
         beam_time = np.asarray(points, dtype=float) * gate_time
         return 1.0 - TOP_UP_LOSS * np.mod(beam_time, TOP_UP_PERIOD) / TOP_UP_PERIOD
 
+    def ring_current(self, points: npt.ArrayLike, gate_time: float) -> Floats:
+        """Return the stored current, mA, shape ``(points,)``."""
+        return RING_CURRENT * self.current(points, gate_time)
+
     def positions(self, points: Iterable[int], x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Return where the stage really is, µm, when asked to be at nominal `x` and `y`.
+        """Return the stage's own readback, µm, when asked to be at nominal `x` and `y`.
+
+        Where the sample really is, is up to `Trajectory.exposed`.
 
         Parameters
         ----------
@@ -114,12 +124,16 @@ class Beamline:
         x, y : ndarray
             Nominal positions, µm, shape ``(points,)``.
         """
-        noise = [rng.normal(0.0, JITTER, 2) for rng in self._generators(points, Draw.STAGE)]
-        limited = np.clip(np.reshape(noise, (-1, 2)), -JITTER_LIMIT, JITTER_LIMIT)
-        return x + limited[:, 0], y + limited[:, 1]
+        return self.metrology.readback(points, x, y)
 
     def counters(
-        self, points: Iterable[int], x: Floats, y: Floats, gate_time: float
+        self,
+        points: Iterable[int],
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        *,
+        angle: float = 0.0,
     ) -> tuple[Integers, Integers]:
         """Return counts of the incident flux monitor and of the diode behind the sample.
 
@@ -128,14 +142,16 @@ class Beamline:
         points : iterable of int
             Numbers of the points in the scan, from 0.
         x, y : ndarray
-            Actual positions, µm, shape ``(points,)``.
+            Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
+        angle : float
+            Of the sample, degrees.
         """
         numbers = np.fromiter(points, dtype=np.int64)
         flux = MONITOR_RATE * gate_time * self.current(numbers, gate_time)
-        weight = sum(self.phantom.weights(x, y).values(), np.zeros(numbers.size))
-        means = np.stack([flux, flux * np.exp(-ABSORPTION * weight)], axis=1)
+        passed = np.abs(self.phantom.transmission(x, y, angle, energy=self.energy)) ** 2
+        means = np.stack([flux, flux * passed], axis=1)
         generators = self._generators(numbers, Draw.COUNTERS)
         counts = [rng.poisson(mean) for rng, mean in zip(generators, means, strict=True)]
         drawn = np.reshape(np.asarray(counts, dtype=np.int64), (-1, 2))

@@ -145,8 +145,8 @@ class Acquisition(DetectorAcquireLogic):
     def _expose(self, file: SpectraFile, stop: int) -> None:
         trigger = self.box.flyable_logic
         points = range(file.rows, stop)
-        x, y = trigger.positions(points.start, points.stop)
-        file.append(self.beamline.expose(points, x, y, trigger.prepared.gate_time))
+        at = trigger.prepared.exposed(points.start, points.stop)
+        file.append(self.beamline.expose(points, at["x"], at["y"], trigger.prepared.gate_time))
 
     async def _call(
         self, pool: ThreadPoolExecutor | None, function: Callable[..., R], *args: Any

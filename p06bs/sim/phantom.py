@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -193,13 +194,11 @@ class Phantom:
         RuntimeError
             If xraydb is not installed.
         """
-        xraydb = import_xraydb()
         wavelength = HC / (energy * 1e3) * 1e-8  # cm
         exponent: Complex = np.zeros(np.broadcast(x, y, angle).shape, dtype=complex)
         for element, density in self.areal_density(x, y, angle).items():
-            f1 = xraydb.atomic_number(element) + xraydb.f1_chantler(element, energy * 1e3)
-            f2 = xraydb.f2_chantler(element, energy * 1e3)
-            atoms = density * 1e-7 / xraydb.atomic_mass(element) * AVOGADRO  # per cm²
+            f1, f2, molar_mass = scattering(element, energy)
+            atoms = density * 1e-7 / molar_mass * AVOGADRO  # per cm²
             exponent = exponent + ELECTRON_RADIUS * wavelength * atoms * (1j * f1 - f2)
         return np.exp(exponent)
 
@@ -301,6 +300,15 @@ def _check(name: str, weights: npt.NDArray[np.generic]) -> None:
         raise PhantomError(
             f"map {name!r} must hold weights in 0..1, not {values.min():g}..{values.max():g}"
         )
+
+
+@cache
+def scattering(element: str, energy: float) -> tuple[float, float, float]:
+    """Return f1, f2 (electrons, Chantler's, at keV) and the molar mass (g/mol) of an element."""
+    xraydb = import_xraydb()
+    ev = energy * 1e3
+    f1 = xraydb.atomic_number(element) + float(xraydb.f1_chantler(element, ev))
+    return f1, float(xraydb.f2_chantler(element, ev)), float(xraydb.atomic_mass(element))
 
 
 def import_xraydb() -> Any:

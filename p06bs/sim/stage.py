@@ -10,57 +10,37 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-from bluesky.protocols import EventPageCollectable, HasHints, Hints, Pausable, Stoppable
+from bluesky.protocols import (
+    Configurable,
+    EventPageCollectable,
+    HasHints,
+    Hints,
+    Pausable,
+    Reading,
+    Stoppable,
+)
 from bluesky.utils import NoReplayAllowed
-from event_model import DataKey, PartialEventPage
-from ophyd_async.core import FlyableLogic, StandardFlyable
+from event_model import DataKey, Dtype, PartialEventPage
+from ophyd_async.core import FlyableLogic, SignalR, StandardFlyable
 
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.clock import TriggerClock
-
-Floats = npt.NDArray[np.float64]
+from p06bs.sim.trajectory import CAPTURES, FlyPoints, Trajectory
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at the clock: points that fell due in between go together."""
 
+DTYPES: Mapping[str, Dtype] = {"f": "number", "i": "integer", "b": "boolean"}
+"""Kind of a numpy dtype -> the dtype in a data key."""
 
-class FlyPoints(Protocol):
-    """What a plan prepares the box with.
 
-    Nominal `x` and `y` (µm, shape ``(points,)``, in the order of acquisition),
-    `rate` (points/s) and `gate_time` (s).
-    """
+class Rotation(Protocol):
+    """A motor that turns the sample, degrees."""
 
     @property
-    def x(self) -> Floats: ...
-    @property
-    def y(self) -> Floats: ...
-    @property
-    def rate(self) -> float: ...
-    @property
-    def gate_time(self) -> float: ...
-
-
-@dataclass(frozen=True)
-class Capture:
-    """One thing that the box captures at every point."""
-
-    role: str
-    unit: str
-    dtype: str
-
-
-CAPTURES: Mapping[str, Capture] = {
-    "x": Capture("position_x", "um", "<f8"),
-    "y": Capture("position_y", "um", "<f8"),
-    "i0": Capture("incident_flux", "counts", "<i8"),
-    "diode": Capture("counter", "counts", "<i8"),
-    "gate_time": Capture("gate_time", "s", "<f8"),
-}
+    def user_readback(self) -> SignalR[float]: ...
 
 
 @dataclass
@@ -68,7 +48,8 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
     """Fire a trigger per point, by the wall clock."""
 
     beamline: Beamline
-    points: FlyPoints | None = None
+    rotation: Rotation | None = None
+    trajectory: Trajectory | None = None
     clock: TriggerClock | None = None
     collected: int = 0
     wall_minus_monotonic: float = 0.0
@@ -85,18 +66,9 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         ValueError
             If x and y are not 1-D and of one length, or rate or gate time make no sense.
         """
-        if value.x.ndim != 1 or value.x.shape != value.y.shape:
-            raise ValueError(
-                f"x and y must be 1-D and of one length, not {value.x.shape} and {value.y.shape}"
-            )
-        # At an infinite rate the gate is only what the counts are drawn for.
-        longest = 1 / value.rate if np.isfinite(value.rate) else np.inf
-        if not 0 < value.gate_time <= longest * (1 + 1e-9):
-            raise ValueError(
-                f"a gate of {value.gate_time:g} s does not fit into {value.rate:g} points/s"
-            )
-        self.points, self.collected = value, 0
-        self.clock = TriggerClock(value.x.size, value.rate)
+        angle = 0.0 if self.rotation is None else await self.rotation.user_readback.get_value()
+        self.trajectory, self.collected = Trajectory(self.beamline, value, angle), 0
+        self.clock = TriggerClock(len(self.trajectory), value.rate)
         return self.clock
 
     async def on_kickoff(self, ctx: TriggerClock) -> TriggerClock:
@@ -135,7 +107,7 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         return count
 
     @property
-    def prepared(self) -> FlyPoints:
+    def prepared(self) -> Trajectory:
         """The points of this scan.
 
         Raises
@@ -143,25 +115,18 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         RuntimeError
             If there are none yet.
         """
-        if self.points is None:
+        if self.trajectory is None:
             raise RuntimeError("the trigger box was not prepared")
-        return self.points
-
-    def positions(self, first: int, stop: int) -> tuple[Floats, Floats]:
-        """Return the actual positions of the points in ``range(first, stop)``, µm."""
-        x, y = (axis[first:stop] for axis in (self.prepared.x, self.prepared.y))
-        return self.beamline.positions(range(first, stop), x, y)
-
-    def capture(self, first: int, stop: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of `CAPTURES` for the points in ``range(first, stop)``."""
-        x, y = self.positions(first, stop)
-        gate_time = self.prepared.gate_time
-        i0, diode = self.beamline.counters(range(first, stop), x, y, gate_time)
-        return {"x": x, "y": y, "i0": i0, "diode": diode, "gate_time": np.full(x.size, gate_time)}
+        return self.trajectory
 
 
 class TriggerBox(
-    StandardFlyable[FlyPoints, TriggerClock], EventPageCollectable, HasHints, Stoppable, Pausable
+    StandardFlyable[FlyPoints, TriggerClock],
+    EventPageCollectable,
+    Configurable[float],
+    HasHints,
+    Stoppable,
+    Pausable,
 ):
     """A stage on a trajectory and the box that triggers detectors along it.
 
@@ -169,16 +134,26 @@ class TriggerBox(
     the points captured since the last call as one event page. While the RunEngine
     is paused no triggers are fired; on resume the scan goes on where it was, and
     nothing is repeated (`pause` tells the RunEngine so).
+
+    Parameters
+    ----------
+    beamline : Beamline
+        What there is to see.
+    rotation : Rotation, optional
+        What turns the sample; its angle when a scan is prepared holds for the scan.
     """
 
-    def __init__(self, beamline: Beamline, name: str = "") -> None:
+    def __init__(
+        self, beamline: Beamline, rotation: Rotation | None = None, name: str = ""
+    ) -> None:
         self._beamline = beamline
+        self._rotation = rotation
         super().__init__(name=name)
 
     @cached_property
     def flyable_logic(self) -> TriggerLogic:
         """How it flies; detectors that hang on its cable use this."""
-        return TriggerLogic(self._beamline)
+        return TriggerLogic(self._beamline, self._rotation)
 
     @property
     def roles(self) -> dict[str, str]:
@@ -195,7 +170,7 @@ class TriggerBox(
         return {
             f"{self.name}-{key}": DataKey(
                 source=f"sim://{self.name}/{key}",
-                dtype="number" if capture.dtype == "<f8" else "integer",
+                dtype=DTYPES[capture.dtype[1]],
                 dtype_numpy=capture.dtype,
                 shape=[],
                 units=capture.unit,
@@ -212,7 +187,7 @@ class TriggerBox(
         first, stop = logic.collected, logic.clock.count(now)
         if stop == first:
             return
-        columns = logic.capture(first, stop)
+        columns = logic.prepared.capture(first, stop)
         logic.collected = stop
         times = [
             logic.wall_minus_monotonic + min(logic.clock.due(i), now) for i in range(first, stop)
@@ -222,6 +197,27 @@ class TriggerBox(
             data={f"{self.name}-{key}": column.tolist() for key, column in columns.items()},
             timestamps={f"{self.name}-{key}": times for key in columns},
         )
+
+    async def describe_configuration(self) -> dict[str, DataKey]:
+        """Describe what a user of encoders and interferometers must know."""
+        return {
+            f"{self.name}-{key}": DataKey(
+                source=f"sim://{self.name}/{key}",
+                dtype="number",
+                dtype_numpy="<f8",
+                shape=[],
+                units=unit,
+            )
+            for key, (_, unit) in self._beamline.metrology.configuration().items()
+        }
+
+    async def read_configuration(self) -> dict[str, Reading[float]]:
+        """Return resolutions, offsets and wavelength."""
+        now = time.time()
+        return {
+            f"{self.name}-{key}": Reading(value=float(value), timestamp=now)
+            for key, (value, _) in self._beamline.metrology.configuration().items()
+        }
 
     async def pause(self) -> None:
         """Fire no triggers until `resume`.
