@@ -155,6 +155,20 @@ def xrf() -> Iterator[Given]:
 
 
 @contextmanager
+def encoders() -> Iterator[Given]:
+    """An HDF5 file as a PandA's clients write it."""
+    import h5py
+
+    with h5py.File("capture.h5", "w") as file:
+        for name in ("COUNTER1.OUT.Mean", "COUNTER1.OUT.Min", "COUNTER1.OUT.Max"):
+            file[name] = np.arange(10.0)
+        file["PCAP.GATE_DURATION.Value"] = np.full(10, 125.0)
+    names: Names = {}
+    yield names, {}
+    assert names["x"].tolist() == (0.005 * np.arange(10)).tolist()
+
+
+@contextmanager
 def log_format() -> Iterator[Given]:
     """A proxy, and somebody who publishes a run now and then until one was heard."""
     from bluesky.callbacks import zmq
@@ -230,6 +244,7 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Given]]] = {
     "docs/how-to/run-the-services.md": run_the_services,
     "docs/how-to/use-from-tango.md": use_from_tango,
     "docs/how-to/write-a-modality.md": write_a_modality,
+    "docs/reference/encoders.md": encoders,
     "docs/reference/nexus.md": nexus,
     "docs/reference/xrf.md": xrf,
     "docs/reference/log-format.md": log_format,

@@ -11,6 +11,7 @@ from tests import wrong_techniques
     "name",
     [
         "counters",
+        "encoders",
         "region_sums",
         "xrf",
         "tests.techniques:Scale",
