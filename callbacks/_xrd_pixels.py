@@ -1,0 +1,134 @@
+"""Masks, flats and darks: pictures that belong to settings, which travel as JSON."""
+
+import base64
+import hashlib
+import importlib.util
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, model_validator
+
+from p06bs.model.modality import ModalitySettings
+
+Array = npt.NDArray[Any]
+Mask2D = npt.NDArray[np.bool_]
+
+
+class Mask(ModalitySettings):
+    """Pixels that are left out: the content of a mask, so that documents hold it.
+
+    Made of an array or of the path of a picture (``.npy``, or what fabio reads: ``.edf``,
+    ``.tif``, ``.cbf``, Fit2D's ``.msk``); what is not zero is masked.
+    """
+
+    shape: tuple[int, int] = Field(description="(y, x)")
+    bits: str = Field(description="a bit per pixel, 1 is masked; zlib, base64")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, str | Path):
+            given = read_picture(str(given))
+        if isinstance(given, list | np.ndarray):
+            masked = np.asarray(given)
+            if masked.ndim != 2 or masked.dtype.kind not in "biuf":
+                raise ValueError(f"a mask has two axes of numbers, not shape {masked.shape}")
+            packed = zlib.compress(np.packbits(masked != 0).tobytes(), 9)
+            return {"shape": masked.shape, "bits": base64.b64encode(packed).decode()}
+        return given
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Mask":
+        try:
+            self.pixels()
+        except (ValueError, zlib.error) as error:
+            raise ValueError(f"bits are not those of a mask of {self.shape}: {error}") from None
+        return self
+
+    def pixels(self) -> Mask2D:
+        """Return the mask, True where a pixel is left out."""
+        size = self.shape[0] * self.shape[1]
+        inflate = zlib.decompressobj()
+        packed = inflate.decompress(base64.b64decode(self.bits), size // 8 + 2)
+        bits = np.unpackbits(np.frombuffer(packed, np.uint8))
+        if min(self.shape) < 1 or len(bits) != -(-size // 8) * 8:
+            raise ValueError(f"there are {len(bits)} for {size} pixels")
+        return bits[:size].reshape(self.shape).astype(bool)
+
+
+class Picture(ModalitySettings):
+    """A picture in a file, too large for documents: its path, and the digest of its content.
+
+    A file that has changed since is refused, so that results either are the same or
+    are not made again.
+    """
+
+    path: str = Field(description="absolute, on a file system that all workers see")
+    sha256: str = Field(description="of the file")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read(cls, given: Any) -> Any:
+        if isinstance(given, str | Path):
+            path = Path(str(given)).expanduser().absolute()
+            return {"path": str(path), "sha256": _digest(path)}
+        return given
+
+    def pixels(self) -> npt.NDArray[np.float64]:
+        """Return the picture.
+
+        Raises
+        ------
+        ValueError
+            If the file is not there, cannot be read, or is not what it was.
+        """
+        if _digest(Path(self.path)) != self.sha256:
+            raise ValueError(f"{self.path} has changed since the settings were made; set it again")
+        return read_picture(self.path).astype(np.float64)
+
+
+def _digest(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
+
+
+def read_picture(name: str) -> Array:
+    """Return the picture in a file, shape (y, x).
+
+    Raises
+    ------
+    ValueError
+        If there is no such file or it holds no picture.
+    ImportError
+        If it takes fabio to read it, which is not installed.
+    """
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {name!r}")
+    try:
+        found = _load(path)
+    except ImportError:
+        raise
+    except Exception as error:  # fabio raises what it likes
+        raise ValueError(f"cannot read {name!r}: {error}") from None
+    if found.ndim != 2 or found.dtype.kind not in "biuf":
+        raise ValueError(f"{name!r} holds no picture: shape {found.shape}, {found.dtype}")
+    return found
+
+
+def _load(path: Path) -> Array:
+    if path.suffix == ".npy":
+        return np.asarray(np.load(path, allow_pickle=False))
+    if importlib.util.find_spec("fabio") is None:
+        raise ImportError(
+            f'{path} is read by fabio, which is not installed: pip install "p06bs[xrd]"'
+        )
+    import fabio
+
+    with fabio.open(str(path)) as picture:
+        return np.asarray(picture.data)

@@ -1,0 +1,262 @@
+"""Powder X-ray diffraction: patterns, cakes and ring sums of area-detector frames."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._spectra import invalidate, require
+from p06bs.callbacks._xrd_frames import limits, native
+from p06bs.callbacks._xrd_integrator import (
+    Array,
+    Bins,
+    Floats,
+    Pixels,
+    bins_of,
+    integrator,
+    pixels_of,
+    require_pyfai,
+)
+from p06bs.callbacks._xrd_rings import RingPixels, ring_pixels, ring_sums
+from p06bs.callbacks._xrd_settings import SHOWN_AS, PowderSettings
+from p06bs.model.documents import settings_digest
+from p06bs.model.modality import PART, Bound, BoundInput, Columns, Input, Modality, Output
+
+EXAMPLE = {"distance": 0.1, "poni1": 6e-3, "poni2": 6.8e-3, "wavelength": 1e-10, "pixel1": 2e-4}
+EXAMPLE_SHAPE = (64, 64)
+
+LANES_UP_TO = 8192
+"""Bins up to which there are several copies of the histogram: more do not fit the cache."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What `process` needs; `key` tells patterns that may be averaged from others."""
+
+    bins: Bins
+    pixels: Pixels
+    rings: Mapping[str, RingPixels]
+    settings: PowderSettings
+    i0_per_second: bool
+    key: str
+
+
+class PowderDiffraction(Modality):
+    """Integrate frames around the beam: I(q) or I(2θ) with sigma, a cake, and ring sums.
+
+    Pixels that are masked, dummies, saturated or not finite are left out, and their bins
+    are divided by what remains. An event is invalid if no pixel is left (or too few, by
+    `max_invalid`), or if it is to be normalised and the incident flux is not positive.
+    """
+
+    name = "xrd"
+    Settings = PowderSettings
+
+    frames = Input(role="diffraction", dims=("y", "x"), unit="counts")
+    incident_flux = Input(role="incident_flux", optional=True)
+    exposure = Input(role="gate_time", unit="s", optional=True)
+
+    @classmethod
+    def warm_up(cls) -> None:
+        """Import pyFAI, and compile or load what sums frames of the usual dtypes."""
+        try:
+            require_pyfai()
+        except ImportError:
+            return  # a run that needs it says so
+        modality = cls(poni=EXAMPLE, bins=8, rings={"ring": (1, 3)})
+        for dtype in ("<u2", "<u4", "<i4"):
+            frames = np.ones((1, *EXAMPLE_SHAPE), dtype)
+            feed = BoundInput("", "", False, EXAMPLE_SHAPE, EXAMPLE_SHAPE, dtype)
+            modality.process(modality.prepare(modality.settings, {"frames": feed}), frames=frames)
+
+    @classmethod
+    def example(cls) -> tuple[Modality, Columns]:
+        """Return an instance and columns to try it with."""
+        rng = np.random.default_rng(0)
+        y, x = np.indices(EXAMPLE_SHAPE)
+        ring = np.exp(-0.5 * ((np.hypot(y - 30, x - 34) - 20) / 1.5) ** 2)
+        frames = rng.poisson(2 + 50 * ring, (12, *EXAMPLE_SHAPE)).astype(np.uint16)
+        frames[3, 10:20, 5] = 65535
+        columns: dict[str, Array] = {
+            "frames": frames,
+            "incident_flux": rng.uniform(0.9e5, 1.1e5, 12),
+            "exposure": np.full(12, 0.1),
+        }
+        ring_sums = {"ring": {"low": 2.0, "high": 3.0, "background": [(1.2, 1.6), (3.4, 4.0)]}}
+        return cls(poni=EXAMPLE, bins=50, azimuthal_bins=12, rings=ring_sums), columns
+
+    def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
+        """Return intensity and sigma, the cake if asked for, and a sum per ring."""
+        axis, _ = SHOWN_AS[settings.unit]
+        unit = "counts"
+        if settings.normalise and "incident_flux" in bound:
+            i0 = bound["incident_flux"]
+            unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
+        mean = Output(
+            unit=unit,
+            shape=(settings.bins,),
+            dims=(axis,),
+            description="mean counts per pixel, corrected",
+        )
+        spread: dict[str, Any] = {"hinted": False, "description": "standard deviation"}
+        made = {"intensity": mean, "sigma": replace(mean, **spread)}
+        if settings.azimuthal_bins:
+            shape = (settings.azimuthal_bins, settings.bins)
+            cake = replace(mean, shape=shape, dims=("azimuth", axis), hinted=False)
+            made |= {"cake": cake, "cake_sigma": replace(cake, **spread)}
+        made["total"] = Output(unit=unit, description="counts in all bins")
+        for name in settings.rings:
+            made[name] = Output(unit=unit, description="counts in the ring")
+            made[f"{name}_sigma"] = Output(unit=unit, hinted=False)
+        for name, text in {
+            "n_invalid": "used pixels without a valid value in this frame",
+            "n_saturated": "of these, saturated",
+        }.items():
+            made[name] = Output(dtype="int64", hinted=False, description=text)
+        return made
+
+    def prepare(self, settings: Any, bound: Bound) -> Setup:
+        """Return positions, norms and bins of all pixels; takes about a second per 2 Mpixel.
+
+        Raises
+        ------
+        ImportError
+            If pyFAI or numba is not installed.
+        ValueError
+            If the geometry, a mask or a picture does not match the frames, no pixel is
+            left, a ring has no pixel, or an input that a setting needs is missing.
+        """
+        require_pyfai()
+        from p06bs.callbacks._xrd_kernels import RUN
+
+        per_second = False
+        if settings.normalise:
+            require(bound, "incident_flux", "normalise")
+            per_second = i0_is_rate(bound["incident_flux"])
+            if per_second:
+                require(bound, "exposure", "normalise with an incident flux per second")
+        shape = bound["frames"].shape
+        made = integrator(settings.geometry, shape)
+        pixels = pixels_of(settings, made, shape)
+        return Setup(
+            bins=bins_of(settings, made, pixels, shape, RUN),
+            pixels=pixels,
+            rings={
+                name: ring_pixels(name, ring, settings.unit, pixels)
+                for name, ring in settings.rings.items()
+            },
+            settings=settings,
+            i0_per_second=per_second,
+            key=settings_digest(settings.model_copy(update={"rings": {}})),
+        )
+
+    def process(
+        self,
+        setup: Setup,
+        *,
+        frames: Array,
+        incident_flux: Array | None = None,
+        exposure: Array | None = None,
+    ) -> Columns:
+        """Return patterns, sums and numbers of invalid pixels, and a reason per bad event.
+
+        I = Σ (counts - dark) / Σ norm over the valid pixels of a bin, with
+        norm = solid angle · polarisation · flat; sigma = √(Σ counts) / Σ norm.
+        """
+        from p06bs.callbacks._xrd_kernels import LANES, integrate
+
+        settings, bins, count = setup.settings, setup.bins, len(frames)
+        frames = native(frames.reshape(count, -1))
+        least, most, dummies = limits(settings, frames.dtype)
+        scale, reasons = _received(setup, count, incident_flux, exposure)
+        number, whole = bins.full.shape[1], frames.dtype.kind in "iu" and not bins.first.size
+        lanes = LANES if number <= LANES_UP_TO and not bins.first.size else 1
+        radial = len(bins.radial)
+        patterns = np.empty((count, 2, radial))
+        cakes = np.empty((count, 2, *((bins.sectors, radial) if len(bins.azimuth) else (0, 0))))
+        total, totals = np.empty(count), np.zeros((4, radial))
+        totals[3] = -np.inf
+        invalid, saturated = np.empty(count, np.int64), np.empty(count, np.int64)
+        most_invalid = float(np.ceil(settings.max_invalid * bins.pixels))
+        integrate(
+            frames, bins.starts, bins.stops, bins.first, bins.cells, bins.weights,
+            setup.pixels.norm, setup.pixels.dark, bins.full, bins.floor, bins.sectors,
+            least, most, dummies, np.empty((lanes, number), np.int64 if whole else np.float64),
+            scale, most_invalid, patterns, cakes, total, invalid, saturated, totals,
+        )  # fmt: skip
+        for k in np.flatnonzero(invalid >= most_invalid).tolist():
+            some = "all" if invalid[k] == bins.pixels else f"{invalid[k]} of"
+            reasons.setdefault(k, f"{some} {bins.pixels} used pixels are invalid")
+        made: dict[str, Array] = {"intensity": patterns[:, 0], "sigma": patterns[:, 1]}
+        if len(bins.azimuth):
+            made["cake"], made["cake_sigma"] = cakes[:, 0], cakes[:, 1]
+        made["total"] = total
+        for name, ring in setup.rings.items():
+            sums = ring_sums(ring, frames, setup.pixels.dark, (least, most, dummies))
+            made[name], made[f"{name}_sigma"] = (column / scale for column in sums)
+        made["n_invalid"], made["n_saturated"] = invalid, saturated
+        part: Any = dict(zip(("signal", "variance", "norm", "maximum"), totals, strict=True))
+        return {**invalidate(made, reasons), PART: part}
+
+    def results(self, settings: Any, bound: Bound) -> dict[str, Output]:
+        """Return mean and maximum of the patterns of the run, and the axes of all outputs."""
+        axis, axis_unit = SHOWN_AS[settings.unit]
+        pattern = self.outputs(settings, bound)["intensity"]
+        made = {
+            "mean_intensity": replace(pattern, description="of the sums over all valid events"),
+            "mean_sigma": replace(pattern, hinted=False, description="standard deviation"),
+            "max_intensity": replace(pattern, description="largest of all valid events, by bin"),
+            axis: Output(
+                unit=axis_unit, shape=pattern.shape, dims=(axis,), hinted=False,
+                description="centres of the radial bins",
+            ),
+        }  # fmt: skip
+        if settings.azimuthal_bins:
+            made["azimuth"] = Output(
+                unit="deg", shape=(settings.azimuthal_bins,), dims=("azimuth",), hinted=False,
+                description="centres of the azimuthal bins",
+            )  # fmt: skip
+        return made
+
+    def fold(self, setup: Setup, state: Any, part: Any) -> Any:
+        """Add up what bins got; begin anew when settings change, which patterns do not mix."""
+        if state is None or state["key"] != setup.key:
+            return {"key": setup.key, **part}
+        made = {name: state[name] + part[name] for name in ("signal", "variance", "norm")}
+        return {**made, "key": setup.key, "maximum": np.maximum(state["maximum"], part["maximum"])}
+
+    def snapshot(self, setup: Setup, state: Any) -> Columns:
+        """Return mean, its standard deviation and maximum; NaN in bins that got nothing."""
+        there = state["norm"] > 0
+        with np.errstate(all="ignore"):  # bins that got nothing become NaN
+            mean = np.where(there, state["signal"] / state["norm"], np.nan)
+            floor = np.maximum(state["variance"], 1)
+            sigma = np.where(there, np.sqrt(floor) / state["norm"], np.nan)
+        axis, _ = SHOWN_AS[setup.settings.unit]
+        made = {
+            "mean_intensity": mean,
+            "mean_sigma": sigma,
+            "max_intensity": np.where(there, state["maximum"], np.nan),
+            axis: setup.bins.radial,
+        }
+        return made | ({"azimuth": setup.bins.azimuth} if len(setup.bins.azimuth) else {})
+
+
+def _received(
+    setup: Setup, count: int, incident_flux: Array | None, exposure: Array | None
+) -> tuple[Floats, dict[int, str]]:
+    """Return what each event is divided by, NaN with a reason where it is no number for that."""
+    scale, reasons = np.ones(count), dict[int, str]()
+    if not setup.settings.normalise or incident_flux is None:
+        return scale, reasons
+    factors = [("incident flux is {:g}", incident_flux)]
+    if setup.i0_per_second and exposure is not None:
+        factors.append(("exposure is {:g} s", exposure))
+    for text, factor in factors:
+        for k in np.flatnonzero(~((factor > 0) & (factor < np.inf))).tolist():
+            reasons.setdefault(k, text.format(float(factor[k])))
+        scale = scale * factor
+    scale[list(reasons)] = np.nan
+    return scale, reasons
