@@ -1,5 +1,6 @@
 """Which files processes of this host have locked, as Linux tells."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +40,24 @@ def locks() -> Iterator[Lock]:
 def place_of(about: os.stat_result) -> str:
     """Return how the kernel names a file in its list of locks."""
     return f"{os.major(about.st_dev):02x}:{os.minor(about.st_dev):02x}:{about.st_ino}"
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether somebody has a lock on a file, on this host or another; True if unknown."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS wants it writable
+    except PermissionError:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(fd)
 
 
 def holder(fd: int) -> str:

@@ -187,6 +187,9 @@ class Modality:
                 for e in error.errors()
             )
             raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
+        except Exception as error:  # an author's validator may raise anything
+            said = f"{type(error).__name__}: {error}"
+            raise SettingsError(f"settings of {cls.name} refused: {said}") from error
 
     @classmethod
     def declare(cls, settings: Any) -> Mapping[str, Input]:

@@ -1,5 +1,6 @@
 """Settings of running pipelines: what is asked for, and what of it holds in which run."""
 
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,9 @@ from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.run import RunPipeline
 from p06bs.settings import PipelineSettings
 from p06bs.settings.values import plain
+
+TRIED = 4
+"""So many settings are tried on a run, at most, before it begins."""
 
 
 class Adjustments(Closing):
@@ -36,6 +40,7 @@ class Adjustments(Closing):
         self._stores: dict[str, PipelineSettings] = {}
         # What was tried on a run and fits. It is not tried again on each later run.
         self._fit: set[tuple[str, str]] = set()
+        self._changing = threading.Lock()  # one change at a time
         self._seen: dict[str, int] = {}  # the change in force when `look` was called last
         try:
             for pipeline in pipelines:
@@ -69,13 +74,16 @@ class Adjustments(Closing):
         return [name for name, now in self._seen.items() if before.get(name) != now]
 
     def candidates(self, name: str, start: Document) -> list[Revision]:
-        """Return what a run may begin with, the best first, the last one safe."""
+        """Return what a run may begin with, the best first; a few, since each may be slow to try.
+
+        Those that have fitted a run are followed by no others.
+        """
         found = self[name].candidates(start)
-        # The configuration file's own are not tried before, either: they are what there is.
         for place, revision in enumerate(found):
             if (name, revision.digest) in self._fit:
-                return found[: place + 1]
-        return found
+                found = found[: place + 1]
+                break
+        return found if len(found) <= TRIED else [*found[: TRIED - 1], found[-1]]
 
     def judged(self, name: str, run: str, revision: Revision, problem: str) -> None:
         """Take what came of settings that were tried on a run."""
@@ -112,16 +120,20 @@ class Adjustments(Closing):
         if preset:
             values = {**store.presets.read(preset).settings, **values}
 
-        def refuse_twin(revision: Revision) -> None:
-            mine = self.pipelines[name]
-            for other, pipeline in self.pipelines.items():
-                if other != name and pipeline.makes_what(mine, self[other].in_force, revision):
-                    raise SettingsError(
-                        f"{other} has these settings, and the same modality and inputs: "
-                        "they would write one derived run"
-                    )
+        with self._changing:
+            # Asked for before: the check is called while this one's settings are locked.
+            others = {n: s.in_force for n, s in self._stores.items() if n != name}
 
-        return store.change(values, by, preset=preset, reprocess=list(reprocess), check=refuse_twin)
+            def refuse_twin(revision: Revision) -> None:
+                for other, theirs in others.items():
+                    if self.pipelines[other].makes_what(self.pipelines[name], theirs, revision):
+                        raise SettingsError(
+                            f"{other} has these settings, and the same modality and inputs: "
+                            "they would write one derived run"
+                        )
+
+            again = list(reprocess)
+            return store.change(values, by, preset=preset, reprocess=again, check=refuse_twin)
 
     def record(self, name: str, runs: Iterable[tuple[str, RunPipeline]]) -> dict[str, Any]:
         """Return what is in force, and from where on in the runs that go on."""

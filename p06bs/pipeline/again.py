@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 ASK = 0.05
 """Seconds after which it is asked again where the new settings begin."""
+GIVE_UP = 3600.0
+"""Seconds after which nobody will end a derived run that is not made here."""
 
 Make = Callable[[Document, Again], RunPipeline]
 
@@ -57,6 +59,7 @@ class Reprocess:
         self._resolved, self._rows = again.resolved, again.rows
         self._feeding = Feeding(documents.reader(again.run, arrays=False))  # workers read them
         self._ask_at = 0.0
+        self._give_up_at = time.monotonic() + GIVE_UP
 
     def go_on(self, live: RunPipeline | None) -> None:
         """Do a little; `live` is the pipeline that works on the raw run now, if any does."""
@@ -78,9 +81,12 @@ class Reprocess:
             return
         self._ask_at = time.monotonic() + ASK
         change = self.again.revision.change
-        kept = self.store.resolved(self.again)
-        if kept is not None:  # by another process that hosts the pipeline
-            self._resolved, self._rows = True, kept.rows
+        now = self.store.now(self.again)
+        if now is None:
+            self._finish(f"change {change} of the settings was taken back")
+            return
+        if now.resolved:  # by another process that hosts the pipeline
+            self._resolved, self._rows = True, now.rows
             return
         if live is not None and live.work is not None:
             rows = live.work.first_row(change)
@@ -90,6 +96,9 @@ class Reprocess:
             return
         else:
             rows, known = self._recorded(change)
+            if not known and time.monotonic() > self._give_up_at:
+                self._finish("its derived run is not there, or has no end")
+                return
         if known:
             self.store.resolve(self.again, rows)
             self._resolved, self._rows = True, rows

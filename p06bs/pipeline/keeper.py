@@ -21,7 +21,7 @@ class Keeper:
     ----------
     candidates : sequence of Revision
         Settings to begin with, the best first; the modality's own if there are none. The first
-        that fits the run holds. The last one is not tried before.
+        that fits the run holds, or the best if none does. A single one is not tried before.
     begun : bool
         An earlier process has begun the derived run, with the one candidate.
     began : callable

@@ -213,6 +213,7 @@ class Pipelines:
                     for name in self.adjustments.look():
                         self.under_way.revise(name)
                     self.under_way.thin()
+                    self.under_way.give_up()
                     self.under_way.take_over()
                 self.under_way.go_on()
                 for each in self.pools.values():

@@ -149,26 +149,31 @@ class RunPipeline:
             log.log(level, "run %s: %s", self.raw.uid, text)
 
     def _begin(self) -> None:
-        """Begin under the first of the candidates that fits; later, if one is being tried."""
+        """Begin under the first of the candidates that fits; later, if one is being tried.
+
+        If none does, it is not the settings: the best stay in force, and say why it fails.
+        """
         assert self.raw.binding is not None
         if self._setups is None:
             self._setups = Setups(self.modality, self.raw.binding, self.submit)
-        while len(self._asked) > 1:
-            trial = self._setups.trial(self._asked[0])
+        unfit: list[tuple[Revision, str]] = []
+        for asked in self._asked if len(self._asked) > 1 else ():
+            trial = self._setups.trial(asked)
             if not trial.done():
                 return
             problem = trial.exception()
             if problem is None:
-                self._keeper.judged(self._asked[0], "")
+                self._refuse(unfit)
+                self._keeper.judged(asked, "")
                 break
-            log.error(
-                "run %s: %s does not begin with settings that do not fit it: %s",
-                self.raw.uid,
-                self.modality.name,
-                problem,
-            )
-            self._take_judgement(self._asked[0], str(problem) or type(problem).__name__)
+            unfit.append((asked, str(problem) or type(problem).__name__))
         self._start(self._asked[0], self._setups, self.raw.binding)
+
+    def _refuse(self, unfit: list[tuple[Revision, str]]) -> None:
+        for revision, problem in unfit:
+            said = f"{self.modality.name} does not begin with settings that do not fit it"
+            log.error("run %s: %s: %s", self.raw.uid, said, problem)
+            self._take_judgement(revision, problem)
 
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
         try:
@@ -294,6 +299,6 @@ class RunPipeline:
             self.abandon(f"{type(error).__name__}: {error}")
 
     def abandon(self, reason: str) -> None:
-        """Leave the run as it is, because its derived run cannot be written."""
+        """Leave the run as it is, for a reason."""
         log.error("run %s: %s leaves it: %s", self.raw.uid, self.modality.name, reason)
         self.left = reason

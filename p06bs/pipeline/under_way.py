@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from functools import partial
 
+from p06bs.bus.locks import is_locked
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
@@ -30,6 +31,9 @@ from p06bs.pipeline.setups import fulfil
 from p06bs.settings import Again
 
 log = logging.getLogger(__name__)
+
+DEAD = 24 * 3600.0
+"""Seconds without a document after which it is looked whether anybody writes a run."""
 
 
 def key_of(name: str, run: str, reprocessing: int) -> str:
@@ -78,6 +82,7 @@ class UnderWay:
         # Of those that stand by, or did: their names wait in the log, not in memory.
         self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
         self._working: set[str] = set()  # uids of the derived runs that are being made
+        self._heard: dict[str, float] = {}  # when the last document of a raw run came
 
     @property
     def uids(self) -> tuple[str, ...]:
@@ -113,6 +118,8 @@ class UnderWay:
                 for p in self.adjustments.pipelines.values()
                 if p.overload == "thin"
             }
+        if entry.run in self._runs:
+            self._heard[entry.run] = time.monotonic()
         from_log = self._from_log.get(entry.run, {})
         for name, run in self._runs.get(entry.run, {}).items():
             if name in from_log:
@@ -206,14 +213,20 @@ class UnderWay:
         if preview:
             run = make(reprocessing=PREVIEW)
         elif again is None:
-            keeper = Keeper(
-                self.adjustments.candidates(name, start),
-                begun=store.derived_of(uid) is not None,
-                began=partial(store.began, uid),
-                newest=partial(store.newest_for, uid),
-                judged=judged,
-            )
-            run = make(keeper=keeper)
+            try:
+                candidates = self.adjustments.candidates(name, start)
+            except Exception as error:  # an author's validator may raise anything
+                run = make()
+                run.abandon(f"its settings cannot be had: {type(error).__name__}: {error}")
+            else:
+                keeper = Keeper(
+                    candidates,
+                    begun=store.derived_of(uid) is not None,
+                    began=partial(store.began, uid),
+                    newest=partial(store.newest_for, uid),
+                    judged=judged,
+                )
+                run = make(keeper=keeper)
         else:
             keeper = Keeper([again.revision], judged=judged)
             run = make(keeper=keeper, reprocessing=again.number, rows=again.rows)
@@ -249,8 +262,17 @@ class UnderWay:
                     self._let_go(name, run)
                 self.decisions.end(uid)
                 del self._runs[uid]
+                self._heard.pop(uid, None)
                 self._previews.pop(uid, None)
                 self._from_log.pop(uid, None)
+
+    def give_up(self) -> None:
+        """Leave runs that nobody will end: their writer has died, and was not heard of for long."""
+        for uid, when in self._heard.items():
+            if time.monotonic() - when > DEAD and not is_locked(self.documents.path(uid)):
+                for run in self._runs[uid].values():
+                    if not run.over:
+                        run.abandon("nobody writes it any more, and it has no stop document")
 
     def take_over(self) -> None:
         """Go on with what other processes made that have ended."""

@@ -123,6 +123,8 @@ class SettingsHistory:
         entry = self._runs.get(run)
         if entry is None:
             return None
+        if entry["settings"] is None:
+            return self._known.get(entry["change"])
         try:
             settings = self.modality.validate(entry["settings"])
         except SettingsError as error:
@@ -268,7 +270,8 @@ class SettingsHistory:
         return {
             "run": run,
             "derived": derived,
-            "settings": plain(revision.settings),
+            # Those of a change are known by its number, and there is a line for each run.
+            "settings": plain(revision.settings) if own else None,
             "change": revision.change,
             "by": revision.changed_by,
             "at": revision.changed_at,

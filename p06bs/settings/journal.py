@@ -4,6 +4,7 @@ import fcntl
 import json
 import logging
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,12 @@ from typing import Any
 from urllib.parse import quote
 
 from p06bs.bus.closing import Closing
+from p06bs.bus.locks import holder
 
 log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 5.0
+"""A process has it for the time of a write."""
 
 
 def journal_of(directory: Path, name: str) -> Path:
@@ -54,21 +59,44 @@ class Journal(Closing):
         """Keep other processes from appending: what `news` returned is all that there is.
 
         Without `wait` it yields False, and is not locked, if another process has it.
+
+        Raises
+        ------
+        OSError
+            If another process has it for longer than `LOCK_SECONDS`, as one does that is
+            stopped; or if the file was shortened or replaced.
         """
+        until = time.monotonic() + (LOCK_SECONDS if wait else 0.0)
+        while not self._try_lock():
+            if not wait:
+                yield False
+                return
+            if time.monotonic() > until:
+                raise OSError(f"{self.path} is locked by {holder(self._fd)}; is that stopped?")
+            time.sleep(0.01)
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        try:
+            about = os.fstat(self._fd)
+            if about.st_size < self._at or about.st_nlink == 0:
+                raise OSError(
+                    f"{self.path} was shortened or replaced while it is in use; start the "
+                    "services anew that host this pipeline"
+                )
             yield True
         finally:
             fcntl.flock(self._fd, fcntl.LOCK_UN)
 
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
     @property
-    def grew(self) -> bool:
-        """Whether there is more than `news` has returned, be it unfinished."""
-        return os.fstat(self._fd).st_size > self._at
+    def changed(self) -> bool:
+        """Whether there is more than `news` has returned, be it unfinished, or something amiss."""
+        about = os.fstat(self._fd)
+        return about.st_size != self._at or about.st_nlink == 0
 
     def news(self) -> list[dict[str, Any]]:
         """Return the entries that were appended since the last call.

@@ -61,6 +61,7 @@ class PipelineSettings(Closing):
         self.presets = Presets(directory / "presets" / path.stem)
         self.history = SettingsHistory(modality)
         self._lock = threading.Lock()
+        self._blind = ""  # why it cannot be seen what others decide
         self._journal = Journal(path)
         try:
             with self._deciding():
@@ -84,7 +85,7 @@ class PipelineSettings(Closing):
         for entry in self._journal.news():
             try:
                 self.history.take(entry)
-            except (KeyError, TypeError, ValueError) as error:
+            except Exception as error:  # whatever it holds, those behind it count
                 log.error("%s: an entry is left out: %r", self._journal.path, error)
 
     def look(self) -> None:
@@ -93,10 +94,17 @@ class PipelineSettings(Closing):
             self._look()
 
     def _look(self) -> None:
-        if self._journal.grew:
+        if not self._journal.changed:
+            return
+        try:
             with self._journal.locked(wait=False) as mine:
                 if mine:
                     self._take_news()
+            self._blind = ""
+        except OSError as error:
+            if str(error) != self._blind:
+                self._blind = str(error)
+                log.error("%s: what others change is not seen: %s", self.name, error)
 
     @property
     def in_force(self) -> Revision:
@@ -142,9 +150,13 @@ class PipelineSettings(Closing):
 
         A preset that does not fit is not used, and no change.
         """
-        with self._deciding():
-            if self._is_change(revision):
-                self._note(self.history.withdraw(revision.change, reason, run))
+        self._note(
+            lambda: (
+                self.history.withdraw(revision.change, reason, run)
+                if self._is_change(revision)
+                else None
+            )
+        )
 
     def candidates(self, start: Document) -> list[Revision]:
         """Return the settings that a run may begin with, the best first.
@@ -152,11 +164,15 @@ class PipelineSettings(Closing):
         What it has begun with in an earlier process; else its preset, if there is one,
         the settings in force, and those before them.
         """
-        with self._deciding():
-            begun = self.history.begun_with(start["uid"])
-        if begun is not None:
-            return [begun]
+        try:
+            with self._deciding():
+                pass
+        except OSError as error:
+            log.warning("%s: a run begins with what is known here: %s", self.name, error)
         with self._lock:
+            begun = self.history.begun_with(start["uid"])
+            if begun is not None:
+                return [begun]
             own = self._own(start)
             return [*([own] if own else []), *self.history.candidates]
 
@@ -237,24 +253,20 @@ class PipelineSettings(Closing):
         with self._lock:
             return list(self.history.again())
 
-    def resolved(self, again: Again) -> Again | None:
-        """Return what is to be computed again, if it is known how many rows; else None."""
+    def now(self, again: Again) -> Again | None:
+        """Return what is known by now of what is to be computed again; None if it is no more."""
         with self._lock:
             self._look()
-            same = (
-                a for a in self.history.again() if (a.run, a.number) == (again.run, again.number)
-            )
-            return next((a for a in same if a.resolved), None)
+            asked = (again.run, again.number)
+            return next((a for a in self.history.again() if (a.run, a.number) == asked), None)
 
     def resolve(self, again: Again, rows: int | None) -> None:
         """Keep how many rows are to be computed again."""
-        with self._deciding():
-            self._note(again.resolve(rows))
+        self._note(lambda: again.resolve(rows))
 
     def finish(self, again: Again, why: str = "") -> None:
         """Keep that a run needs not be computed again any more."""
-        with self._deciding():
-            self._note(again.finish(why))
+        self._note(lambda: again.finish(why))
 
     def save(self, name: str, *, beamtime_id: str = "", sample: str = "") -> Path:
         """Keep the settings in force as a preset; return its file.
@@ -291,12 +303,18 @@ class PipelineSettings(Closing):
         self._journal.append(entry, sync=sync)
         self.history.take(entry)
 
-    def _note(self, entry: Entry | None) -> None:
+    def _note(self, make: Callable[[], Entry | None]) -> None:
         """Keep what happened to a run; if that cannot be written it is known here at least."""
-        if entry is None:
-            return
-        try:
-            self._journal.append(entry)
-        except OSError as error:
-            log.error("%s: %s", self.name, error)
-        self.history.take(entry)
+        with self._lock:
+            try:
+                with self._journal.locked():
+                    self._take_news()
+                    entry = make()
+                    if entry is not None:
+                        self._append(entry)
+                return
+            except OSError as error:
+                log.error("%s: %s", self.name, error)
+            entry = make()
+            if entry is not None:
+                self.history.take(entry)
