@@ -3,6 +3,7 @@
 import logging
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -281,18 +282,22 @@ def test_nobody_new_is_let_in_while_the_peers_cannot_be_read(site, keys, peer, t
     assert caplog.text.count("until this is mended") == 1
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_nobody_is_let_in_when_nobody_is_left_to_ask_who_may(site, peer, tmp_path):
+@pytest.mark.logs_errors
+def test_a_question_that_is_none_keeps_nobody_out(site, peer, tmp_path):
     theirs, _ = stranger("never added", site, tmp_path / "stranger")
+    keys = Keys(site)
     with zmq.Context() as context, context.socket(zmq.ROUTER) as socket:
         socket.linger = 0
-        address = bind(socket, LOOPBACK, Keys(site))
+        address = bind(socket, LOOPBACK, keys)
         with context.socket(zmq.REQ) as nonsense:  # of this process: no question of libzmq
             nonsense.connect("inproc://zeromq.zap.01")
             nonsense.send(b"")
-            wait(lambda: "authenticator" not in {t.name for t in threading.enumerate()})
-        with knocking("control", address, theirs) as knock, knocking("control", address, peer):
-            assert not knock.let_in(2_000)
+            assert nonsense.recv_multipart()[1] == b"300"
+        with knocking("control", address, peer) as knock:
+            assert knock.let_in(20_000)
+        with knocking("control", address, theirs) as knock:
+            wait(lambda: keys.refused[UNKNOWN_KEY])
+            assert not knock.let_in()
 
 
 # ---------------------------------------------------------------- other hosts, stock clients
@@ -482,7 +487,7 @@ def test_keys_with_which_nobody_can_bind(site, spoil, said):
 
 def test_a_certificate_that_is_none_is_left_out(site, keys, peer, tmp_path, caplog):
     odd = site / "peers/odd.key"
-    odd.write_text("nothing")
+    odd.write_text("metadata\ncurve\n    public-key")  # half copied
     odd.chmod(0o600)
     late = Keys(certificates.add(site, "late"))
     (site / "peers/late.key").chmod(0o666)
@@ -497,6 +502,38 @@ def test_a_certificate_that_is_none_is_left_out(site, keys, peer, tmp_path, capl
         with knocking("proxy in", address, late) as added:
             assert added.let_in(20_000)
     assert caplog.text.count("late.key has mode") == 1
+
+
+def test_a_certificate_that_is_overwritten_counts_at_once(site, keys, tmp_path):
+    former, new = (Keys(certificates.add(site, name)) for name in ("former", "new"))
+    (site / "peers/new.key").rename(tmp_path / "new.key")
+    with (
+        door("proxy in", keys, tmp_path) as address,
+        knocking("proxy in", address, former) as knock,
+    ):
+        assert knock.let_in(20_000)
+        shutil.copy(tmp_path / "new.key", site / "peers/former.key")  # in place
+        wait(lambda: keys.refused[UNKNOWN_KEY])
+        with knocking("proxy in", address, new) as other:
+            assert other.let_in(20_000)
+
+
+def test_each_is_refused_for_its_own_reason(site):
+    """Two sockets of a context may refuse at the same time: what is told of them mingles."""
+    heard = []
+    with zmq.Context() as context:
+        told = authenticator.Authenticator(
+            context, site / "peers", lambda *said: heard.append(said)
+        )
+
+        def note(door, event, value):
+            told._note(door, [struct.pack("=Hi", event, value), b"tcp://127.0.0.1:1"])
+
+        note("proxy", zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL, 0)
+        note("lane", zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL, zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC)
+        note("proxy", zmq.EVENT_DISCONNECTED, 7)
+        note("lane", zmq.EVENT_DISCONNECTED, 8)
+    assert [reason for _, reason, _ in heard] == [NO_KEY, WRONG_BUS]
 
 
 def test_a_secret_shows_nowhere(site, keys, caplog):

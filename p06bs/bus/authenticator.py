@@ -78,7 +78,6 @@ class Peers:
         self._directory = directory
         self._seen: Any = None  # the directory as it was read; None if it cannot be now
         self._names: dict[bytes, str] = {}
-        self._bad: list[Path] = []
 
     def name_of(self, key: bytes) -> str | None:
         """Return whose key it is; None if nobody's who may connect."""
@@ -96,23 +95,20 @@ class Peers:
         """
         try:
             certificates.check_directory(self._directory)
-            paths = sorted(self._directory.glob("*.key"))
-            seen = (self._directory.stat().st_mtime_ns, paths, _changes(self._bad))
+            seen = [(path, _change(path)) for path in sorted(self._directory.glob("*.key"))]
         except (KeysError, OSError):
             self._seen = None
             raise
         if seen == self._seen:
             return {}
         names: dict[bytes, str] = {}
-        self._bad.clear()
-        for path in paths:
+        for path, _ in seen:
             try:
                 names[certificates.public_key(path)] = path.stem
             except KeysError as error:
-                self._bad.append(path)
                 logger.warning("a certificate is left out: %s", error)
         gone = {key: name for key, name in self._names.items() if key not in names}
-        self._seen, self._names = (*seen[:2], _changes(self._bad)), names
+        self._seen, self._names = seen, names
         return gone
 
 
@@ -132,7 +128,7 @@ class Authenticator:
         self._monitors: queue.SimpleQueue[zmq.Socket[bytes]] = queue.SimpleQueue()
         self._ends: set[str] = set()  # where the sockets listen
         self._accepted: dict[int, str] = {}  # address of the peer, by file descriptor
-        self._failed = ""
+        self._failed: dict[zmq.Socket[bytes], str] = {}  # why the last one was, by monitor
         self._numbers = itertools.count()
         # A shadow, so that who destroys its context leaves these sockets to our thread.
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.shadow(context.underlying)
@@ -162,16 +158,21 @@ class Authenticator:
                     monitor = self._monitors.get()
                     monitors.add(monitor)
                     poller.register(monitor, zmq.POLLIN)
-                if self._zap in ready:
-                    self._answer(self._zap.recv_multipart())
-                for monitor in monitors & ready.keys():
-                    if not self._note(monitor.recv_multipart()):
-                        poller.unregister(monitor)
-                        monitors.remove(monitor)
-                        monitor.close()
-                if time.monotonic() >= look_at:
-                    look_at = time.monotonic() + LOOK_SECONDS
-                    self._look()
+                try:
+                    if self._zap in ready:
+                        self._answer(self._zap.recv_multipart())
+                    for monitor in monitors & ready.keys():
+                        if not self._note(monitor, monitor.recv_multipart()):
+                            poller.unregister(monitor)
+                            monitors.remove(monitor)
+                            monitor.close()
+                    if time.monotonic() >= look_at:
+                        look_at = time.monotonic() + LOOK_SECONDS
+                        self._look()
+                except zmq.ZMQError:
+                    raise
+                except Exception:  # without this thread nobody would be let in any more
+                    logger.exception("a peer could not be judged")
         except zmq.ContextTerminated:
             pass
         finally:
@@ -183,21 +184,23 @@ class Authenticator:
                 socket.close()
 
     def _answer(self, question: list[bytes]) -> None:
-        version, number, _, address, _, mechanism, *credentials = question
         name = None
-        if mechanism == b"CURVE":
-            key = z85.encode(credentials[0])
-            self._look()  # it may have been added just now
-            name = self._peers.name_of(key)
-            if name is None:
-                said = f"the key {key.decode()!r}"
-                self._refuse(address.decode(), UNKNOWN_KEY, said)
-            else:
-                self._admitted.add(key)
-        status = b"300" if name is None else b"200"
-        self._zap.send_multipart([version, number, status, b"", (name or "").encode(), b""])
+        try:
+            _, _, _, address, _, mechanism, *credentials = question
+            if mechanism == b"CURVE":
+                key = z85.encode(credentials[0])
+                self._look()  # it may have been added just now
+                name = self._peers.name_of(key)
+                if name is None:
+                    said = f"the key {key.decode()!r}"
+                    self._refuse(address.decode(), UNKNOWN_KEY, said)
+                else:
+                    self._admitted.add(key)
+        finally:  # the next question comes only after an answer
+            status = b"300" if name is None else b"200"
+            self._zap.send_multipart([*question[:2], status, b"", (name or "").encode(), b""])
 
-    def _note(self, message: list[bytes]) -> bool:
+    def _note(self, monitor: "zmq.Socket[bytes]", message: list[bytes]) -> bool:
         """Take an event of a socket; return False after its last."""
         from zmq.utils.monitor import parse_monitor_message  # imports asyncio
 
@@ -209,14 +212,13 @@ class Authenticator:
             self._accepted[value] = _peer_at(value)
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
             wrong = value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC
-            self._failed = WRONG_BUS if wrong else NO_KEY
+            self._failed[monitor] = WRONG_BUS if wrong else NO_KEY
         elif kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL:
-            self._failed = NO_KEY
+            self._failed[monitor] = NO_KEY
         elif kind == zmq.EVENT_DISCONNECTED:  # comes right after the reason
             address = self._accepted.pop(value, "an unknown address")
-            if self._failed:
-                self._refuse(address, self._failed, "")
-            self._failed = ""
+            if reason := self._failed.pop(monitor, ""):
+                self._refuse(address, reason, "")
         return bool(kind != ENDED)
 
     def _look(self) -> None:
@@ -238,9 +240,13 @@ class Authenticator:
             _end_connections(self._ends)
 
 
-def _changes(paths: list[Path]) -> list[int]:
-    """Return when files were changed last, their modes included, ns."""
-    return [path.stat().st_ctime_ns for path in paths if path.exists()]
+def _change(path: Path) -> tuple[int, int] | None:
+    """Return what differs after a change of a file, or of its mode; None if it is not there."""
+    try:
+        about = path.stat()
+    except OSError:
+        return None
+    return about.st_ctime_ns, about.st_size
 
 
 def _peer_at(descriptor: int) -> str:

@@ -206,8 +206,10 @@ def _load(path: Path, forbidden: int) -> tuple[bytes, bytes | None]:
     except OSError as error:
         said = error.strerror or str(error)
         raise KeysError(f"{path}: {said}; see p06bs keys --help for what belongs there") from None
-    except ValueError as error:
-        raise error if isinstance(error, KeysError) else KeysError(f"{path}: {error}") from None
+    except KeysError:
+        raise
+    except Exception as error:  # of a file that is cut short it says all kinds of things
+        raise KeysError(f"{path} is no certificate, or only a part of one ({error})") from None
     for key in filter(None, (public, secret)):
         try:
             zmq.curve_public(key)  # 40 characters that say 32 bytes
