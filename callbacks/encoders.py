@@ -39,13 +39,20 @@ def _not_zero(value: float) -> float:
 class EncoderAxis(ModalitySettings):
     """Say how an axis counts, and what a count is worth.
 
-    position = offset + direction · scale · counts
+    position = offset + direction · scale · (counts - origin)
     """
 
     scale: Annotated[Finite, AfterValidator(_not_zero)] = Field(
         description="µm (deg) per count; not 0"
     )
-    offset: Finite = Field(0.0, description="position at which the encoder reads 0, µm (deg)")
+    offset: Finite = Field(0.0, description="position at the origin, µm (deg)")
+    origin: int | None = Field(
+        None,
+        gt=-(2**62),
+        lt=2**62,
+        description="word at which the position is `offset`; the first reading is taken to be the "
+        "shorter way round from it. None: 0, and the first reading is what its word says",
+    )
     direction: Literal[1, -1] = Field(1, description="-1: the position falls when the word rises")
     unit: Literal["um", "deg"] | None = Field(
         None, description="of the position; None: deg for an axis called rotation, else um"
@@ -75,14 +82,17 @@ def _names(axes: Mapping[str, EncoderAxis]) -> Mapping[str, EncoderAxis]:
 class Axis:
     """An axis made ready for a run."""
 
-    scale: float
+    scale: float  # with the sign of the direction
     offset: float
+    origin: int | None
     bits: int | None
     signed: bool
     reading: str
 
     def position(self, counts: Array, rest: Floats | None = None) -> Floats:
-        """Return offset + scale · (counts + rest), the sign of the direction in the scale."""
+        """Return offset + scale · (counts + rest - origin)."""
+        if self.origin:
+            counts = counts - self.origin
         made = counts.astype(np.float64)
         if rest is not None:
             made += rest
@@ -160,6 +170,7 @@ class Encoders(Modality):
             made[name] = Axis(
                 scale=axis.direction * axis.scale,
                 offset=axis.offset,
+                origin=axis.origin,
                 bits=axis.bits,
                 signed=not unsigned if axis.signed is None else axis.signed,
                 reading=axis.reading,
@@ -221,11 +232,14 @@ class Encoders(Modality):
             if axis.bits is None:
                 made[name] = axis.position(word)
             else:
-                before = after.get(name, fold(int(word[0]), axis.bits, axis.signed))
+                before = after.get(name, axis.origin)
+                if before is None:
+                    before = fold(int(word[0]), axis.bits, axis.signed)
                 counts, step = unwrapped(word, axis.bits, before)
                 after[name] = int(counts[-1])
                 made[name] = axis.position(counts, columns[f"{name}_rest"])
                 leaps = np.abs(step) > 1 << (axis.bits - 2)
+                leaps[0] &= name in (state or {})
                 if leaps.any():
                     flag = np.where(leaps, flag | LEAP, flag)
             made[f"{name}_flag"] = flag

@@ -95,6 +95,14 @@ def test_a_sum_is_a_mean_times_samples(dtype: Any) -> None:
     np.testing.assert_allclose(made["x"], 2 * (counts + 0.4) + 1, rtol=1e-14)
 
 
+@pytest.mark.parametrize("start", [-3000, 0, 3000])
+def test_a_scan_may_begin_on_either_side_of_the_wrap(start: int) -> None:
+    way = np.arange(start, start + 8000, 100)
+    made = derive({"x": wrap(2**31 + 700 + way)}, {"origin": 2**31 + 700, "offset": 10.0})
+    assert made["x"].tolist() == (way + 10.0).tolist()
+    assert not made["x_flag"].any()
+
+
 def test_half_width_and_mean_of_a_gate() -> None:
     paths = np.array([[0, 1, 2, 3], [3, 4, 5, 8], [8, 8, 8, 8]])
     made = derive(gates(paths), {"reading": "sum", "scale": -0.5, "offset": 10.0})
