@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from scipy import ndimage
 from scipy.ndimage import map_coordinates
 
-from p06bs.sim.beamline import COUNT_RATE, Beamline
+from p06bs.sim.beamline import Beamline
 from p06bs.sim.clock import TriggerClock
+from p06bs.sim.emission import COUNT_RATE, Measured
 from p06bs.sim.layers import Layer
 from p06bs.sim.metrology import Metrology
 from p06bs.sim.phantom import Phantom, PhantomError, expected_maps
@@ -219,7 +220,7 @@ def test_draws_depend_on_seed_and_point_only():
         Beamline(seed=5).expose(range(a, b), x[a:b], y[a:b], GATE)
         for a, b in ((0, 1), (1, 8), (8, 12))
     ]
-    for key in ("spectrum", "live_time", "real_time"):
+    for key in ("spectrum", "live_time", "real_time", "input_counts", "output_counts"):
         np.testing.assert_array_equal(
             getattr(one, key), np.concatenate([getattr(e, key) for e in cut])
         )
@@ -238,11 +239,7 @@ def test_spectra_are_poisson_around_the_dead_time_corrected_mean():
     at = np.zeros(n)
     exposures = beamline.expose(range(n), at, at, GATE)
     arriving = beamline.expected(range(n), at, at, GATE)
-    mean = (
-        arriving[:, None, :]
-        * np.array(beamline.efficiency)[:, None]
-        * (exposures.live_time / exposures.real_time)[:, :, None]
-    )
+    mean = arriving * (exposures.live_time / exposures.real_time)[:, :, None]
     seen = mean > 0
     pulls = (exposures.spectrum[seen] - mean[seen]) / np.sqrt(mean[seen])
     assert abs(pulls.mean()) < 5 / math.sqrt(pulls.size)
@@ -251,14 +248,17 @@ def test_spectra_are_poisson_around_the_dead_time_corrected_mean():
     # Counts per live second are the rate that arrives, whatever the dead time.
     rate = exposures.spectrum.sum(axis=(0, 2)) / exposures.live_time.sum(axis=0)
     current = beamline.current(np.arange(n), GATE).mean()
-    np.testing.assert_allclose(
-        rate, 1.6 * COUNT_RATE * current * np.array(beamline.efficiency), rtol=2e-3
-    )
-    tau = np.array(beamline.dead_time)
-    arriving_rate = arriving.sum(axis=1)[:, None] * beamline.efficiency / GATE
+    efficiency = np.array(beamline.emission.efficiency)
+    np.testing.assert_allclose(rate, 1.6 * COUNT_RATE * current * efficiency, rtol=2e-3)
+    tau = np.array(beamline.emission.dead_time)
+    arriving_rate = arriving.sum(axis=2) / GATE
     np.testing.assert_allclose(
         exposures.live_time, exposures.real_time / (1 + arriving_rate * tau), rtol=1e-12
     )
+    # So is the ratio of pulses that arrived to those recorded.
+    np.testing.assert_array_equal(exposures.output_counts, exposures.spectrum.sum(axis=2))
+    counted = exposures.input_counts.sum(axis=0)
+    np.testing.assert_allclose(counted / arriving.sum(axis=(0, 2)), 1, rtol=1e-3)
 
 
 def test_counters_follow_current_and_absorption():
@@ -280,7 +280,7 @@ def test_impossible_beamlines_are_refused():
     with pytest.raises(ValueError, match="seed must be 0 or more"):
         Beamline(seed=-1)
     with pytest.raises(ValueError, match="one of each per detector element"):
-        Beamline(efficiency=(1.0,))
+        Measured(efficiency=(1.0,))
 
 
 # The clock

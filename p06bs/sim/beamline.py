@@ -8,19 +8,17 @@ points are drawn at once; two scans of the same points with one seed are equal.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.sim.emission import Emission, Measured, poisson, stretch
 from p06bs.sim.metrology import Metrology
 from p06bs.sim.phantom import Phantom
-from p06bs.sim.spectra import CHANNELS, measured
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
-
-COUNT_RATE = 16e6
-"""Counts/s that one detector element of efficiency 1 gets where one weight is 1."""
 
 MONITOR_RATE = 20e6
 """Counts/s of the incident flux monitor (I0), nominal."""
@@ -50,11 +48,16 @@ class Exposures:
         Counts, shape ``(points, elements, channels)``.
     live_time, real_time : ndarray of float64
         Seconds, shape ``(points, elements)``.
+    input_counts, output_counts : ndarray of int64
+        Pulses that arrived in the real time, and those that were recorded, shape
+        ``(points, elements)``.
     """
 
     spectrum: npt.NDArray[np.uint32]
     live_time: Floats
     real_time: Floats
+    input_counts: Integers
+    output_counts: Integers
 
 
 @dataclass(frozen=True)
@@ -67,13 +70,9 @@ class Beamline:
         The sample.
     seed : int
         Of all random numbers.
-    efficiency : tuple of float
-        Relative efficiency of each detector element.
-    dead_time : tuple of float
-        Dead time of each detector element per pulse, s. With `COUNT_RATE` they give
-        a live fraction of about 0.9 where one weight is 1. Real pulse processors are
-        ten times slower and see ten times less; the product is what matters, and this
-        way points of 5 ms have enough counts to be compared with the phantom.
+    emission : Emission
+        How fluorescence looks to the detector: `Measured`, or `Lines` computed from
+        the element maps.
     energy : float
         Of the beam, keV.
     metrology : Metrology
@@ -82,8 +81,7 @@ class Beamline:
 
     phantom: Phantom = field(default_factory=Phantom.default)
     seed: int = 0
-    efficiency: tuple[float, ...] = (1.0, 0.85, 1.1, 0.95)
-    dead_time: tuple[float, ...] = (7e-9, 6e-9, 8e-9, 5e-9)
+    emission: Emission = field(default_factory=Measured)
     energy: float = 17.5
     metrology: Metrology = field(default_factory=Metrology)
 
@@ -92,16 +90,11 @@ class Beamline:
             raise ValueError(f"seed must be 0 or more, not {self.seed}")
         if self.metrology.seed is None:
             object.__setattr__(self, "metrology", replace(self.metrology, seed=self.seed))
-        if len(self.efficiency) != len(self.dead_time) or not self.efficiency:
-            raise ValueError(
-                f"{len(self.efficiency)} efficiencies and {len(self.dead_time)} dead times; "
-                "there must be one of each per detector element"
-            )
 
     @property
     def elements(self) -> int:
         """Number of detector elements."""
-        return len(self.efficiency)
+        return len(self.emission.dead_time)
 
     def current(self, points: npt.ArrayLike, gate_time: float) -> Floats:
         """Return the stored current relative to its maximum, a sawtooth in beam time."""
@@ -157,19 +150,62 @@ class Beamline:
         drawn = np.reshape(np.asarray(counts, dtype=np.int64), (-1, 2))
         return drawn[:, 0], drawn[:, 1]
 
-    def expected(self, points: npt.ArrayLike, x: Floats, y: Floats, gate_time: float) -> Floats:
-        """Return the counts that *arrive* per point and channel at efficiency 1.
+    @cached_property
+    def _spectra(self) -> Floats:
+        return self.emission.spectra(self.phantom, self.energy)
 
-        The mean of all pulses during the gate, before dead time: I0(t) times the
-        sum of weight times measured spectrum. Shape ``(points, CHANNELS)``.
+    def expected(
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        *,
+        angle: float = 0.0,
+    ) -> Floats:
+        """Return the mean counts that *arrive* in the gate, before dead time.
+
+        Shape ``(points, elements, CHANNELS)``: I0(t) times the sum of what there is of
+        each component times its spectrum.
         """
-        weights = self.phantom.weights(x, y)
-        mixing = np.stack([weights[name] for name in weights], axis=-1)
-        spectra = np.stack([measured(name) for name in weights])
-        scale = COUNT_RATE * gate_time * self.current(points, gate_time)
-        return scale[:, None] * (mixing @ spectra)
+        amounts = self.emission.amounts(self.phantom, x, y, angle)
+        amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
+        arriving = np.moveaxis(amounts @ self._spectra, 0, 1)
+        drift = np.asarray(self.emission.gain_drift)
+        if drift.any():
+            time = np.asarray(points, dtype=float) * gate_time
+            arriving = stretch(arriving, 1 + time[:, None] * drift)
+        return arriving
 
-    def expose(self, points: Iterable[int], x: Floats, y: Floats, gate_time: float) -> Exposures:
+    def line_counts(
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        *,
+        angle: float = 0.0,
+    ) -> dict[str, Floats]:
+        """Return the mean counts that arrive in the full-energy peaks of each group of lines.
+
+        The truth of a fit's areas, corrected for dead time: name of a group, such as
+        ``Fe_K`` -> shape ``(points, elements)``. Escape peaks are not in it. Empty
+        where spectra are measured ones.
+        """
+        amounts = self.emission.amounts(self.phantom, x, y, angle)
+        amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
+        peaks = self.emission.peaks(self.phantom, self.energy)
+        return {group: amounts @ rates.T for group, rates in peaks.items()}
+
+    def expose(
+        self,
+        points: Iterable[int],
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        *,
+        angle: float = 0.0,
+    ) -> Exposures:
         """Return what the fluorescence detector records: Poisson draws with dead time.
 
         An element that gets pulses at rate r is live for ``real / (1 + r tau)``
@@ -181,21 +217,28 @@ class Beamline:
         points : iterable of int
             Numbers of the points in the scan, from 0.
         x, y : ndarray
-            Actual positions, µm, shape ``(points,)``.
+            Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
+        angle : float
+            Of the sample, degrees.
         """
         numbers = np.fromiter(points, dtype=np.int64)
-        arriving = self.expected(numbers, x, y, gate_time)
-        efficiency = np.asarray(self.efficiency)
-        rate = arriving.sum(axis=1)[:, None] * efficiency / gate_time
-        live_fraction = 1.0 / (1.0 + rate * np.asarray(self.dead_time))
-        spectrum = np.empty((numbers.size, self.elements, CHANNELS), dtype=np.uint32)
-        factor = efficiency * live_fraction
+        arriving = self.expected(numbers, x, y, gate_time, angle=angle)
+        total = arriving.sum(axis=2)
+        live = 1.0 / (1.0 + total / gate_time * np.asarray(self.emission.dead_time))
+        spectrum = np.empty(arriving.shape, dtype=np.uint32)
+        missed = np.empty(total.shape, dtype=np.int64)
         for row, rng in enumerate(self._generators(numbers, Draw.SPECTRA)):
-            spectrum[row] = rng.poisson(factor[row][:, None] * arriving[row])
+            spectrum[row] = [poisson(rng, mean) for mean in live[row][:, None] * arriving[row]]
+            missed[row] = rng.poisson((1 - live[row]) * total[row])
+        recorded = spectrum.sum(axis=2, dtype=np.int64)
         return Exposures(
-            spectrum, gate_time * live_fraction, np.full(live_fraction.shape, gate_time)
+            spectrum,
+            live_time=gate_time * live,
+            real_time=np.full(live.shape, gate_time),
+            input_counts=recorded + missed,
+            output_counts=recorded,
         )
 
     def _generators(self, points: Iterable[int], kind: Draw) -> Iterator[np.random.Generator]:

@@ -83,10 +83,9 @@ class Acquisition(DetectorAcquireLogic):
         """Create the file of the next scan; return the shape of one point per dataset."""
         # One thread for all of a file's HDF5 calls; it ends when the file is closed.
         self._pool = pool = ThreadPoolExecutor(1, thread_name_prefix="sim-fluorescence")
-        shapes = {
-            "spectrum": (self.beamline.elements, CHANNELS),
-            "live_time": (self.beamline.elements,),
-            "real_time": (self.beamline.elements,),
+        elements = self.beamline.elements
+        shapes: dict[str, tuple[int, ...]] = {
+            key: (elements, CHANNELS) if key == "spectrum" else (elements,) for key in DATASETS
         }
         self.file = await self._call(pool, SpectraFile, path, shapes)
         self._publish(0)
@@ -146,7 +145,10 @@ class Acquisition(DetectorAcquireLogic):
         trigger = self.box.flyable_logic
         points = range(file.rows, stop)
         at = trigger.prepared.exposed(points.start, points.stop)
-        file.append(self.beamline.expose(points, at["x"], at["y"], trigger.prepared.gate_time))
+        path = trigger.prepared
+        file.append(
+            self.beamline.expose(points, at["x"], at["y"], path.gate_time, angle=path.angle)
+        )
 
     async def _call(
         self, pool: ThreadPoolExecutor | None, function: Callable[..., R], *args: Any
@@ -200,9 +202,10 @@ class SpectraData(DetectorDataLogic):
 class FluorescenceDetector(StandardDetector):
     """A multi-element silicon drift detector on a trigger box, writing HDF5.
 
-    Streams ``<name>-spectrum`` (counts, ``(elements, channels)`` uint32) and the
-    ``<name>-live_time`` and ``<name>-real_time`` of each element (s). Flies on
-    external edges only; prepare the box before the detector.
+    Streams ``<name>-spectrum`` (counts, ``(elements, channels)`` uint32) and, of each
+    element, ``<name>-live_time`` and ``<name>-real_time`` (s), ``<name>-input_counts``
+    and ``<name>-output_counts``. Flies on external edges only; prepare the box before
+    the detector.
 
     Parameters
     ----------

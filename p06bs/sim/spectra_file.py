@@ -30,6 +30,8 @@ DATASETS: Mapping[str, Dataset] = {
     "spectrum": Dataset("fluorescence", "counts", "<u4", ("detector_element", "channel")),
     "live_time": Dataset("live_time", "s", "<f8", ("detector_element",)),
     "real_time": Dataset("real_time", "s", "<f8", ("detector_element",)),
+    "input_counts": Dataset("input_counts", "counts", "<i8", ("detector_element",)),
+    "output_counts": Dataset("output_counts", "counts", "<i8", ("detector_element",)),
 }
 
 

@@ -48,7 +48,7 @@ def _of_axis(axis: str) -> dict[str, Capture]:
         f"{encoder}_min": Capture(f"{encoder}_min", "counts", "<i4"),
         f"{encoder}_max": Capture(f"{encoder}_max", "counts", "<i4"),
         interferometer: Capture(interferometer, "counts", "<f8"),
-        f"{interferometer}_valid": Capture(f"{interferometer}_valid", "", "|b1"),
+        f"{interferometer}_valid": Capture(f"{interferometer}_valid", "1", "|b1"),
     }
 
 
@@ -59,7 +59,7 @@ CAPTURES: Mapping[str, Capture] = {
     "i0": Capture("incident_flux", "counts", "<i8"),
     "diode": Capture("counter", "counts", "<i8"),
     "gate_time": Capture("gate_time", "s", "<f8"),
-    "gate_samples": Capture("gate_samples", "", "<i8"),
+    "gate_samples": Capture("gate_samples", "counts", "<i8"),
     "ring_current": Capture("ring_current", "mA", "<f8"),
     **_of_axis("x"),
     **_of_axis("y"),
