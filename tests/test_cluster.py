@@ -56,14 +56,18 @@ def test_a_local_worker_that_is_lost_is_replaced_by_one_of_another_name(monkeypa
 
 @pytest.mark.slow
 @pytest.mark.logs_errors
-def test_a_local_worker_that_is_killed_while_it_starts_is_replaced(tmp_path):
+@pytest.mark.parametrize("number", ["SIGKILL", "SIGSTOP"])
+def test_a_local_worker_that_ends_or_hangs_while_it_starts_is_replaced(
+    tmp_path, monkeypatch, number
+):
+    monkeypatch.setattr("p06bs.pipeline.local.START", 10.0)
     preload = tmp_path / "dies_first.py"
     preload.write_text(
         "import os, pathlib, signal\n"
         f"mark = pathlib.Path({str(tmp_path / 'died')!r})\n"
         "if not mark.exists():\n"
         "    mark.touch()\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        f"    os.kill(os.getpid(), signal.{number})\n"
     )
     cluster = Local(1)
     try:
@@ -76,6 +80,21 @@ def test_a_local_worker_that_is_killed_while_it_starts_is_replaced(tmp_path):
     finally:
         cluster.close()
     assert (tmp_path / "died").exists()
+
+
+def test_each_local_worker_is_waited_for_by_itself(monkeypatch):
+    monkeypatch.setattr("p06bs.pipeline.local.MISSING", 10.0)
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    cluster = Local(2)
+    assert not cluster.lost(["0", "1"], ["1"])
+    now = 109.0
+    assert not cluster.lost(["0", "1"], [])
+    now = 110.0
+    assert set(cluster.lost(["0", "1"], [])) == {"0"}
+    assert not cluster.lost(["0", "1"], ["0"])
+    now = 119.0
+    assert set(cluster.lost(["0", "1"], [])) == {"1"}
 
 
 def test_other_users_of_this_host_cannot_join_local_workers():

@@ -1,13 +1,21 @@
 """Worker processes of this host."""
 
+import asyncio
 import itertools
 import logging
+import os
+import signal
 import time
 from collections.abc import Collection
 from typing import Any
 
 from p06bs.pipeline.needs import ANYTHING, Needs, gpus
 from p06bs.pipeline.started import Started
+
+log = logging.getLogger(__name__)
+
+START = 60.0
+"""Seconds for the process of a worker to start, after which it is killed: it hangs."""
 
 MISSING = 8.0
 """Seconds after which local workers that are missing are not waited for any more."""
@@ -23,15 +31,31 @@ class Local(Started):
     def __init__(self, workers: int, needs: Needs = ANYTHING) -> None:
         super().__init__(workers)
         self.needs = needs
-        self._short_since: float | None = None  # when workers began to be missing
+        self._missing: dict[str, float] = {}  # unit -> since when
 
     def make(self) -> Any:
         import distributed
 
         base: Any = distributed.LocalCluster  # not annotated
+        plain_nanny: Any = distributed.Nanny
         each = self.needs.gpus
 
         numbers = itertools.count()
+
+        class Nanny(plain_nanny):  # type: ignore[misc]
+            """Does not wait for ever for a process that hangs; with `death_timeout` it fails."""
+
+            async def instantiate(self) -> Any:
+                late = asyncio.get_running_loop().call_later(START, self._kill)
+                try:
+                    return await super().instantiate()
+                finally:
+                    late.cancel()
+
+            def _kill(self) -> None:
+                if (pid := self.pid) is not None:
+                    log.error("worker process %d hangs at its start; it is replaced", pid)
+                    os.kill(pid, signal.SIGKILL)
 
         class Cluster(base):  # type: ignore[misc]
             """Workers that see GPUs of their own; no name is given twice."""
@@ -53,6 +77,7 @@ class Local(Started):
                 return {name: {**spec, "options": {**spec["options"], "env": env}}}
 
         return Cluster(
+            worker_class=Nanny,
             n_workers=0,  # those that are missing are started; one that dies then is no error here
             memory_limit=self.needs.memory or "auto",
             threads_per_worker=1,
@@ -70,12 +95,5 @@ class Local(Started):
     def lost(self, units: Collection[str], joined: Collection[str]) -> Collection[str]:
         now = time.monotonic()
         missing = set(units) - set(joined)
-        if not missing:
-            self._short_since = None
-            return ()
-        if self._short_since is None:
-            self._short_since = now
-        if now - self._short_since < MISSING:
-            return ()
-        self._short_since = None
-        return missing
+        self._missing = {unit: self._missing.get(unit, now) for unit in missing}
+        return {unit for unit, since in self._missing.items() if now - since >= MISSING}

@@ -15,6 +15,9 @@ log = logging.getLogger(__name__)
 PAUSE = 60.0
 """Longest pause, seconds, after workers that could not be started."""
 
+LONGEST = 180.0
+"""Seconds for one change; what has not started then is given up."""
+
 AGAIN = 30.0
 """Seconds after which a unit that was to end, and is there yet, is told again."""
 
@@ -121,7 +124,7 @@ class Started(ABC):
         async def change() -> None:
             if before is not None:
                 await asyncio.gather(asyncio.wrap_future(before), return_exceptions=True)
-            await self._correct(units)
+            await asyncio.wait_for(self._correct(units), LONGEST)
 
         loop = self._cluster.loop.asyncio_loop
         self._change = asyncio.run_coroutine_threadsafe(change(), loop)
