@@ -1,4 +1,4 @@
-"""Sets of Dask workers: which units are taken back."""
+"""Sets of Dask workers: which units are taken back, and what is done when one fails."""
 
 import threading
 import time
@@ -9,7 +9,11 @@ from distributed import Client, Security
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p06bs.callbacks.counters import Counters
+from p06bs.pipeline import engine
+from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.local import Local
+from p06bs.pipeline.pipeline import Pipelines
 from p06bs.pipeline.started import surplus
 
 UNITS = st.lists(st.text("abc", min_size=1, max_size=3), unique=True, max_size=12)
@@ -95,6 +99,100 @@ def test_each_local_worker_is_waited_for_by_itself(monkeypatch):
     assert not cluster.lost(["0", "1"], ["0"])
     now = 119.0
     assert set(cluster.lost(["0", "1"], [])) == {"1"}
+
+
+class Nobody:
+    """A cluster without workers, which fails as it is told."""
+
+    scales = False
+    prompt = False
+
+    def __init__(self):
+        self.closed = 0
+        self.tended = 0
+        self.tending = lambda: None
+
+    def open(self):
+        return self
+
+    def scale(self, workers):
+        pass
+
+    def tend(self):
+        self.tended += 1
+        self.tending()
+        return {}
+
+    def due(self):
+        return ()
+
+    def close(self):
+        self.closed += 1
+        raise TimeoutError("scancel: slurmctld is away")
+
+
+@pytest.mark.logs_errors
+def test_a_cluster_that_cannot_be_closed_leaves_nothing_else_open(tmp_path, caplog):
+    cluster = Nobody()
+    pipelines = Pipelines(
+        "tcp://127.0.0.1:9", "tcp://127.0.0.1:9", tmp_path, [Counters()], on=cluster
+    )
+    pipelines.stop()
+    pipelines.run()
+    assert cluster.closed == 1
+    assert pipelines._context.closed
+    assert "slurmctld is away" in caplog.text
+
+
+@pytest.mark.logs_errors
+def test_a_cluster_that_cannot_be_asked_for_a_while_is_asked_again(monkeypatch, caplog):
+    monkeypatch.setattr(engine, "INTERVAL", 0.01)
+    cluster = Nobody()
+    fails = True
+
+    def tending():
+        if fails:
+            raise OSError("the scheduler is away")
+
+    cluster.tending = tending
+    placing = Engine("", "", cluster)
+    placing.start()
+
+    def wait(true):
+        until = time.monotonic() + 60
+        while not true():
+            assert time.monotonic() < until
+            threading.Event().wait(0.01)
+
+    wait(lambda: cluster.tended > 3)
+    assert placing.failure is None
+    assert caplog.text.count("workers cannot be placed now") == 1
+    fails = False
+    tended = cluster.tended
+    wait(lambda: cluster.tended > tended + 3)
+    monkeypatch.setattr(engine, "TOLERATED", 0.05)
+    fails = True
+    wait(lambda: placing.failure)
+    placing.close()
+
+
+@pytest.mark.logs_errors
+def test_a_cluster_that_hangs_is_closed_anyway(monkeypatch):
+    monkeypatch.setattr(engine, "CLOSE_SECONDS", 0.1)
+    cluster = Nobody()
+    asked, ended = threading.Event(), threading.Event()
+
+    def tending():
+        asked.set()
+        ended.wait()
+
+    cluster.tending = tending
+    placing = Engine("", "", cluster)
+    placing.start()
+    asked.wait(60)
+    placing.close()
+    assert cluster.closed == 1
+    ended.set()
 
 
 def test_other_users_of_this_host_cannot_join_local_workers():

@@ -116,9 +116,11 @@ class SlurmCluster(Started):
         return lost
 
     def close(self) -> None:
-        super().close()
-        if self._keys is not None:
-            self._keys.remove()
+        try:
+            super().close()
+        finally:
+            if self._keys is not None:
+                self._keys.remove()
 
     async def _without_job(self, jobs: Mapping[str, str]) -> set[str]:
         """Return the units whose jobs are not in the queue, or are cleared away already."""

@@ -147,9 +147,11 @@ class ElasticPool:
 
     def close(self, seconds: float) -> None:
         """End the workers, which have some time to return what they have, and the cluster."""
-        self.pool.stop_workers(seconds)
-        self.engine.close()
-        self.pool.close()
+        try:
+            self.pool.stop_workers(seconds)
+            self.engine.close()
+        finally:
+            self.pool.close()
 
 
 def placed(

@@ -24,6 +24,12 @@ log = logging.getLogger(__name__)
 
 INTERVAL = 0.25
 
+TOLERATED = 60.0
+"""Seconds for which nothing may be placed, for example while a scheduler is away."""
+
+CLOSE_SECONDS = 10.0
+"""Time for what is under way to end."""
+
 
 @dataclass
 class _Place:
@@ -118,10 +124,19 @@ class Engine:
         self._hung.put(loop)
 
     def _run(self) -> None:
+        failing_since: float | None = None
         try:
             self._client = self.cluster.open()
             while not self._stop.wait(INTERVAL):
-                self._place()
+                try:
+                    self._place()
+                    failing_since = None
+                except Exception:
+                    if failing_since is None:
+                        failing_since = time.monotonic()
+                        log.exception("workers cannot be placed now")
+                    if time.monotonic() - failing_since >= TOLERATED:
+                        raise
         except Exception as error:
             self.failure = error
 
@@ -221,7 +236,15 @@ class Engine:
         return _Place(loop, future, failures)
 
     def close(self) -> None:
-        """Stop placing loops and close what was started. Tell the loops to stop before."""
+        """Stop placing loops and close what was started. Tell the loops to stop before.
+
+        What cannot be closed is told of: whoever ends has more to close.
+        """
         self._stop.set()
-        self._thread.join()
-        self.cluster.close()
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            log.error("workers were still being placed after %.0f s", CLOSE_SECONDS)
+        try:
+            self.cluster.close()
+        except Exception:
+            log.exception("the workers could not be ended")

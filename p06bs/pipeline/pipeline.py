@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -278,7 +279,8 @@ class Pipelines:
         Returns
         -------
         dict
-            As `settings` has it.
+            As `settings` has it, and with ``reprocess`` the uids of the runs that are computed
+            again.
 
         Raises
         ------
@@ -295,7 +297,7 @@ class Pipelines:
             runs = live or ([last] if last else [])
         self.adjustments.change(of, values, by, preset=preset, reprocess=runs)
         self._later(partial(self.under_way.revise, of))
-        return self.settings(of)[of]
+        return {**self.settings(of)[of], "reprocess": runs}
 
     def presets(self, of: str) -> list[dict[str, Any]]:
         """Return the presets of a pipeline, those that cannot be used with the ``problem``.
@@ -305,7 +307,7 @@ class Pipelines:
         ValueError
             If there is no such pipeline.
         """
-        return [asdict(preset) for preset in self.adjustments[of].presets]
+        return [asdict(preset) for preset in self.adjustments[of].judged_presets()]
 
     def save_preset(self, of: str, preset: str, beamtime_id: str = "", sample: str = "") -> str:
         """Keep the settings in force as a preset; return its file.
@@ -330,11 +332,12 @@ class Pipelines:
             self.works_on(runs)
 
     def _close(self) -> None:
-        self.follower.close()
-        for each in self.pools.values():
-            each.close(FINISH)
-        self.publisher.close()
-        self.adjustments.close()
-        if self._owns_log:
-            self.documents.close()
-        self._context.term()
+        with ExitStack() as closing:  # the last one first, also if one fails
+            closing.callback(self._context.term)
+            if self._owns_log:
+                closing.callback(self.documents.close)
+            closing.callback(self.adjustments.close)
+            closing.callback(self.publisher.close)
+            for each in self.pools.values():
+                closing.callback(each.close, FINISH)
+            closing.callback(self.follower.close)

@@ -18,6 +18,9 @@ PAUSE = 60.0
 LONGEST = 180.0
 """Seconds for one change; what has not started then is given up."""
 
+CLOSE_SECONDS = 15.0
+"""Time for all workers to end; supervisors kill soon after."""
+
 AGAIN = 30.0
 """Seconds after which a unit that was to end, and is there yet, is told again."""
 
@@ -90,12 +93,14 @@ class Started(ABC):
         restart(self._client, workers)
 
     def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-        if self._cluster is not None:
-            self._cluster.close()
-            self._cluster = None
+        client, self._client = self._client, None
+        cluster, self._cluster = self._cluster, None
+        try:
+            if client is not None:
+                client.close()
+        finally:
+            if cluster is not None:
+                cluster.close(CLOSE_SECONDS)
 
     def _mend(self, joined: set[str]) -> None:
         """Replace units that are lost, start those that are missing, take back surplus ones."""
