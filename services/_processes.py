@@ -24,8 +24,8 @@ PHASES = {
     "RUNNING": Phase.STARTING,
     "STOPPING": Phase.STOPPING,
 }
-MOST_PAUSE = 30.0
-"""Seconds between two starts of what ends again and again, at most."""
+FIRST_PAUSE, MOST_PAUSE = 1.0, 30.0
+"""Seconds between two starts of what ends again and again."""
 
 
 class Supervised:
@@ -125,7 +125,7 @@ class Child:
         self._name = name
         self._changed = threading.Condition()  # guards what follows
         self._wanted = True
-        self._again = False  # ends, to be started again
+        self._again = False  # to be started again now; ends before
         self._closing = False
         self._failed = False
         self._words = ""
@@ -150,9 +150,7 @@ class Child:
         with self._changed:
             if self._pid and not self._told:
                 raise RuntimeError(f"{name} runs already, as process {self._pid}")
-            self._again = bool(self._pid)
-            self._wanted = True
-            self._changed.notify_all()
+            self.restart(name)
 
     def stop(self, name: str) -> None:
         """Have the service ended in good order."""
@@ -165,8 +163,7 @@ class Child:
     def restart(self, name: str) -> None:
         """Have the service ended in good order, and started again."""
         with self._changed:
-            self._again = bool(self._pid)
-            self._wanted = True
+            self._again = self._wanted = True
             self._changed.notify_all()
 
     def close(self) -> None:
@@ -190,7 +187,7 @@ class Child:
                     return
                 self._again = False
             began = time.monotonic()
-            code = self._lasts()
+            code, words = self._lasts()
             with self._changed:
                 self._pid = 0
                 self._failed = False
@@ -202,15 +199,19 @@ class Child:
                     self._words = "it refuses what is configured; see its log"
                 else:
                     short = time.monotonic() - began < START_SECONDS
-                    pause = min(MOST_PAUSE, max(1.0, 2 * pause)) if short else 0.0
+                    pause = min(MOST_PAUSE, max(FIRST_PAUSE, 2 * pause)) if short else 0.0
                     self._failed = short
-                    self._words = f"it ended with status {code}; see its log"
+                    self._words = words
                     self._changed.wait_for(lambda: self._told, pause)
 
-    def _lasts(self) -> int:
-        """Run it until it ends, or has to; return its status."""
+    def _lasts(self) -> tuple[int, str]:
+        """Run it until it ends, or has to; return its status, and that in words."""
         environment = {**os.environ, **self._environment}
-        with subprocess.Popen(self._command, env=environment, process_group=0) as process:
+        try:
+            process = subprocess.Popen(self._command, env=environment, process_group=0)
+        except OSError as error:
+            return -1, f"it cannot be started: {error}"
+        with process:
             with self._changed:
                 self._pid = process.pid
             while process.poll() is None:
@@ -223,4 +224,5 @@ class Child:
                     process.wait(STOP_SECONDS)
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
-            return process.wait()
+            code = process.wait()
+            return code, f"it ended with status {code}; see its log"
