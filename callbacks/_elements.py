@@ -50,6 +50,7 @@ def configuration(
     escape: bool,
     scatter: bool,
     scattering_angle: float,
+    angles: tuple[float, float],
 ) -> Configuration:
     """Return a configuration for a thin sample; energies in keV, thicknesses in µm.
 
@@ -75,7 +76,7 @@ def configuration(
             )
     made: Configuration = {
         "attenuators": {
-            "Matrix": [0, "-", 0.0, 0.0, 45.0, 45.0, 1, scattering_angle],
+            "Matrix": [0, "-", 0.0, 0.0, *angles, 1, scattering_angle],
             "window": [1, "Be1", 1.848, 1e-4 * window_thickness, 1.0],
             "Detector": [1, f"{crystal}1", DENSITY[crystal], 1e-4 * crystal_thickness, 1.0],
         },

@@ -1,24 +1,54 @@
-"""The settings of `Fluorescence`, and the fits that they describe."""
+"""The settings of `Fluorescence`."""
 
-from collections.abc import Iterator
-from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
 from pydantic import Field, field_validator, model_validator
 
-from p06bs.callbacks._elements import configuration, split_group
-from p06bs.callbacks._linear_fit import Fit
-from p06bs.callbacks._pymca import Background, Calibration, fits, parse, read_text, set_background
-from p06bs.model.modality import Bound, BoundInput, ModalitySettings
+from p06bs.callbacks._elements import split_group
+from p06bs.callbacks._pymca import Background, read_text
+from p06bs.model.modality import ModalitySettings
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 KeVPerChannel = tuple[float, Positive]
-Elements = slice | npt.NDArray[np.intp]
+Degrees = Annotated[float, Field(gt=0, le=90)]
 
-DEFAULT_CALIBRATION: Calibration = (0.0, 0.01)
+
+def column(group: str) -> str:
+    """Return the name of the column that a peak group has: ``Fe_K`` for ``Fe K`` and ``Fe-K``."""
+    return group.replace(" ", "_").replace("-", "_")
+
+
+class Standard(ModalitySettings):
+    """A thin film with known masses per area, measured with the same geometry and I0 monitor.
+
+    Areas are those that this modality gives, dead-time corrected and of all detector
+    elements: the last snapshot of the standard's own run, or the sum of its rows.
+    """
+
+    areal_density: dict[str, Positive] = Field(min_length=1, description="element ('Fe') -> ng/mm²")
+    areas: dict[str, Positive] = Field(
+        min_length=1, description="peak group of such an element ('Fe_K') -> counts"
+    )
+    incident_flux: Positive = Field(
+        description="what the I0 monitor counted meanwhile (rate · real time if it gives a rate)"
+    )
+    angles: tuple[Degrees, Degrees] | None = Field(
+        None, description="degrees of beam and detector to its surface; None: the sample's"
+    )
+
+    @field_validator("areas")
+    @classmethod
+    def _columns(cls, areas: dict[str, float]) -> dict[str, float]:
+        return {column(group): area for group, area in areas.items()}
+
+    @model_validator(mode="after")
+    def _same_elements(self) -> "Standard":
+        measured = {group.split("_")[0] for group in self.areas}
+        if measured != set(self.areal_density):
+            odd = ", ".join(sorted(measured ^ set(self.areal_density)))
+            raise ValueError(f"{odd} needs both an areal_density and the area of a peak group")
+        return self
 
 
 class FluorescenceSettings(ModalitySettings):
@@ -74,6 +104,20 @@ class FluorescenceSettings(ModalitySettings):
     saturation: Positive | None = Field(
         None, description="counts per channel; None: the largest value of whole-number spectra"
     )
+    detection_limits: bool = Field(True, description="a column with each peak group's, per event")
+    standard: Standard | None = Field(
+        None, description="thin film that turns areas into ng/mm²; needs the incident flux"
+    )
+    angles: tuple[Degrees, Degrees] = Field(
+        (45.0, 45.0), description="degrees of beam and detector to the sample; with elements"
+    )
+    track_gain: tuple[str, ...] = Field(
+        (), description="peak groups whose place tells each detector element's gain; none: fixed"
+    )
+    gain_range: float = Field(0.015, gt=0, le=0.05, description="largest relative drift followed")
+    gain_counts: float = Field(
+        2000.0, ge=100, allow_inf_nan=False, description="counts of track_gain that are averaged"
+    )
 
     @field_validator("config")
     @classmethod
@@ -94,6 +138,11 @@ class FluorescenceSettings(ModalitySettings):
             split_group(group)
         return elements
 
+    @field_validator("track_gain")
+    @classmethod
+    def _columns(cls, groups: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(column(group) for group in groups)
+
     @field_validator("energy_range")
     @classmethod
     def _ordered(cls, limits: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -112,104 +161,3 @@ class FluorescenceSettings(ModalitySettings):
         if (self.weight == 1) != (self.reference is not None):
             raise ValueError("weight=1 and reference need each other")
         return self
-
-
-def fits_of(settings: FluorescenceSettings, bound: Bound) -> tuple[Fit | None, ...]:
-    """Return the fit of each detector element, None for masked ones.
-
-    Raises
-    ------
-    ImportError, ValueError
-        As `p06bs.callbacks._pymca.fits`; ValueError also where settings have another
-        number of detector elements than the spectra.
-    """
-    elements, channels = bound["spectrum"].shape
-    return _fits(settings, elements, channels)
-
-
-@lru_cache(maxsize=8)
-def _fits(settings: FluorescenceSettings, elements: int, channels: int) -> tuple[Fit | None, ...]:
-    calibrations = _calibrations(settings, elements)
-    if settings.sensitivity is not None and len(settings.sensitivity) != elements:
-        raise ValueError(
-            f"sensitivity: has {len(settings.sensitivity)} values, "
-            f"the spectra have {elements} detector elements"
-        )
-    used = [i for i in range(elements) if i not in settings.masked]
-    unknown = [i for i in settings.masked if i >= elements]
-    if unknown or not used:
-        raise ValueError(
-            f"masked: {settings.masked} leaves no detector element or names one that is not "
-            f"there; the spectra have 0 to {elements - 1}"
-        )
-    limits = settings.energy_range
-    if settings.config is not None:
-        described = parse(settings.config)
-        if settings.background is not None:
-            set_background(described, settings.background)
-            described["fit"]["linpolorder"] = settings.polynomial_order
-    else:
-        assert settings.incident_energy is not None
-        limits = limits or (1.0, 1.05 * settings.incident_energy)
-        described = configuration(
-            settings.elements,
-            energy=settings.incident_energy,
-            energy_range=limits,
-            background=settings.background or "linear",
-            polynomial_order=settings.polynomial_order,
-            noise=settings.noise,
-            fano=settings.fano,
-            crystal=settings.crystal,
-            crystal_thickness=settings.crystal_thickness,
-            window_thickness=settings.window_thickness,
-            escape=settings.escape,
-            scatter=settings.scatter,
-            scattering_angle=settings.scattering_angle,
-        )
-    made = fits(
-        described,
-        channels,
-        [calibrations[i] for i in used],
-        energy_range=limits,
-        reference=None if settings.reference is None else np.array(settings.reference),
-    )
-    if len({fit.peaks for fit in made}) > 1:
-        every, some = (
-            {p for fit in made for p in fit.peaks},
-            set.intersection(*(set(fit.peaks) for fit in made)),
-        )
-        raise ValueError(
-            f"{', '.join(sorted(every - some))} lies in the fitted range of some detector "
-            "elements only; give an energy_range that all of them have"
-        )
-    by_element = dict(zip(used, made, strict=True))
-    return tuple(by_element.get(i) for i in range(elements))
-
-
-def _calibrations(settings: FluorescenceSettings, elements: int) -> list[Calibration | None]:
-    if settings.calibration is None:
-        return [None if settings.config else DEFAULT_CALIBRATION] * elements
-    given = settings.calibration
-    if len(given) not in (1, elements):
-        raise ValueError(f"calibration: there are {len(given)}, but {elements} detector elements")
-    return [*given * (elements // len(given))]
-
-
-def groups_of(fits: tuple[Fit | None, ...]) -> Iterator[tuple[Fit, Elements]]:
-    """Yield each fit with the detector elements that share it."""
-    for fit in {id(f): f for f in fits if f is not None}.values():
-        elements = np.array([i for i, f in enumerate(fits) if f is fit], np.intp)
-        first, last = int(elements[0]), int(elements[-1])
-        together = last - first + 1 == len(elements)  # a slice saves a copy of the spectra
-        yield fit, slice(first, last + 1) if together else elements
-
-
-def peaks_of(fits: tuple[Fit | None, ...]) -> tuple[str, ...]:
-    """Return the peak groups, as PyMca names them."""
-    return next(fit.peaks for fit in fits if fit is not None)
-
-
-def i0_is_rate(i0: BoundInput) -> bool:
-    """Return whether an incident flux is per second, as its unit says, and not per event."""
-    unit = (i0.unit or "").replace(" ", "").lower()
-    return unit.endswith(("/s", "/sec", "/second", "s^-1", "s**-1", "hz", "cps"))

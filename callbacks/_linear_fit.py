@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from p06bs.callbacks._product import Floats, Product, product
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,8 @@ class Snip:
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The linear fit of one detector element: areas of peak groups, and their variances.
+class Model:
+    """What the spectra of one detector element are composed of.
 
     Parameters
     ----------
@@ -43,40 +42,88 @@ class Fit:
         Names of the peak groups.
     start, stop : int
         The fitted channels.
-    matrix : ndarray, shape (2 · peaks, stop - start)
-        Rows that map counts to areas, then the squares of these rows, which map
-        counts to the variances of the areas: a Poisson variable has the variance
-        of its mean, and the count is the best estimate of that.
-    floor : ndarray, shape (peaks,)
-        Variance of one count in the channel that matters most, so that an empty
-        spectrum does not claim to be certain.
+    offset, gain : float
+        keV and keV/channel.
+    columns : ndarray, shape (stop - start, terms of the continuum + peaks)
+        The continuum's terms, then the peak groups, each with an area of one count.
+    weights : ndarray, shape (stop - start,), optional
+        One over the standard deviations that the channels are taken to have.
     snip : Snip, optional
-        The background to subtract; taken as free of noise.
+        The background to subtract before.
     """
 
     peaks: tuple[str, ...]
     start: int
     stop: int
-    matrix: Floats
-    floor: Floats
+    offset: float
+    gain: float
+    columns: Floats
+    weights: Floats | None
     snip: Snip | None
+
+    @property
+    def shapes(self) -> Floats:
+        """Return the shape of each peak group, (channels, peaks)."""
+        return self.columns[:, self.columns.shape[1] - len(self.peaks) :]
+
+    def solve(self, *more: Floats) -> Floats:
+        """Return rows that map counts to the areas of the peaks and of `more` shapes."""
+        columns = np.column_stack([self.columns, *more])
+        number = len(self.peaks) + len(more)
+        if self.weights is None:
+            return pseudo_inverse(columns, weighted=False)[-number:]
+        weighted = pseudo_inverse(columns * self.weights[:, None], weighted=True)
+        solved: Floats = (weighted * self.weights)[-number:]
+        return solved
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The linear fit of one detector element: areas of peak groups, and their variances.
+
+    Parameters
+    ----------
+    model : Model
+    product : Product
+        Maps counts to areas, by the rows P of the solution, and to their variances,
+        by P²: a Poisson variable has the variance of its mean, and the count is the
+        best estimate of that.
+    floor : ndarray, shape (peaks,)
+        Variance of one count in the channel that matters most, so that an empty
+        spectrum does not claim to be certain.
+    own : ndarray, shape (peaks,)
+        Variance of an area that one count of the area itself brings.
+    """
+
+    model: Model
+    product: Product
+    floor: Floats
+    own: Floats
+
+    @classmethod
+    def of(cls, model: Model) -> "Fit":
+        """Return the fit of a model."""
+        solved = model.solve()
+        return cls(
+            model=model,
+            product=product(solved, solved**2),
+            floor=(solved**2).max(axis=1),
+            own=np.einsum("pc,cp->p", solved**2, model.shapes),
+        )
 
     def areas(self, counts: Floats) -> tuple[Floats, Floats]:
         """Return areas and variances, both (events, peaks), of the fitted channels' counts."""
-        number = len(self.peaks)
-        if self.snip is None:
-            both = counts @ self.matrix.T
-            areas, variance = both[:, :number], both[:, number:]
-        else:
-            areas = (counts - self.snip.background(counts)) @ self.matrix[:number].T
-            variance = counts @ self.matrix[number:].T
+        number = len(self.model.peaks)
+        both = self.product(counts)
+        areas, variance = both[:, :number], both[:, number:]
+        if self.model.snip is not None:
+            areas = areas - self.product(self.model.snip.background(counts))[:, :number]
         return areas, np.maximum(variance, self.floor)
 
-
-def sum_elements(values: Floats, weight: Floats) -> Floats:
-    """Sum values of shape (events · elements, peaks) over elements; weights (events, elements)."""
-    summed: Floats = (values.reshape(*weight.shape, -1) * weight[:, :, None]).sum(axis=1)
-    return summed
+    def blank(self, areas: Floats, variance: Floats) -> Floats:
+        """Return the variances that areas have where nothing of their element is there."""
+        own = np.maximum(areas, 0) * self.own
+        return np.maximum(variance - own, self.floor)
 
 
 def pseudo_inverse(model: Floats, *, weighted: bool) -> Floats:

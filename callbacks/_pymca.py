@@ -1,26 +1,12 @@
-"""Read PyMca fit configurations into the matrices of a linear fit.
+"""PyMca: fit configurations, elements' lines, and the module globals that need a lock."""
 
-PyMca (V. A. Solé et al., Spectrochim. Acta B 62 (2007) 63) describes how a
-spectrum looks: lines and their ratios, attenuation, detector response, escape
-and scatter peaks, continuum. This module asks it for those shapes and solves
-the least-squares problem once, as PyMca's FastXRFLinearFit does for every page,
-so that a fit is one matrix product.
-"""
-
-import copy
 import importlib
 import importlib.util
 import re
 import threading
-from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
-import numpy.typing as npt
-
-from p06bs.callbacks._linear_fit import Fit, Floats, Snip, pseudo_inverse
 
 Configuration = dict[str, Any]
 Calibration = tuple[float, float]
@@ -41,7 +27,7 @@ STRONGEST = {
 }
 """Family of lines -> the shell that must be ionised, and the strongest line."""
 
-_PYMCA = threading.Lock()
+PYMCA = threading.Lock()
 """PyMca keeps the excitation energy and the materials in module globals."""
 
 
@@ -122,7 +108,7 @@ def families(
     from PyMca5.PyMcaPhysics.xrf import Elements
 
     found = []
-    with _PYMCA:
+    with PYMCA:
         known = Elements.Element[element]
         if known["buildparameters"]["energy"] != energy:
             Elements.updateDict(energy=energy)  # of all elements, which takes its time
@@ -139,156 +125,27 @@ def families(
     return found
 
 
-def fits(
-    configuration: Configuration,
-    channels: int,
-    calibrations: Sequence[Calibration | None],
-    energy_range: tuple[float, float] | None = None,
-    reference: Floats | None = None,
-) -> tuple[Fit, ...]:
-    """Return the fit of each detector element.
-
-    Parameters
-    ----------
-    configuration
-        As PyMca has it.
-    channels : int
-        Number of channels of a spectrum.
-    calibrations
-        Per element (offset keV, gain keV/channel), or None for the configuration's.
-    energy_range : tuple of float, optional
-        Fitted range, keV; the configuration's channels otherwise.
-    reference : ndarray, optional
-        Counts per channel of a typical spectrum, for the weights 1/(1 + √reference)².
+def theory_of(config: Configuration) -> Any:
+    """Return what PyMca makes of a configuration; its lock must be held.
 
     Raises
     ------
-    ImportError
-        If PyMca is not installed.
     ValueError
-        If PyMca cannot use the configuration, or it does not allow a linear fit.
+        If PyMca cannot use it.
     """
-    require_pymca()
     from PyMca5.PyMcaPhysics.xrf import ClassMcaTheory
 
-    config = _linear(configuration, weighted=reference is not None)
-    made: dict[Calibration, Fit] = {}
-    with _PYMCA:
-        theory = ClassMcaTheory.McaTheory()
-        try:
-            theory.setConfiguration(config)
-        except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
-            raise ValueError(
-                f"PyMca cannot use this configuration: {type(error).__name__} {error}"
-            ) from error
-        detector = config["detector"]
-        own: Calibration = (float(detector["zero"]), float(detector["gain"]))
-        if energy_range is None and any(c not in (None, own) for c in calibrations):
-            # The range is the same energies for all elements, whatever their gain.
-            limits = config["fit"]["xmin"], config["fit"]["xmax"]
-            energy_range = (own[0] + own[1] * limits[0], own[0] + own[1] * limits[1])
-        theory.enableOptimizedLinearFit()
-        for calibration in calibrations:
-            wanted = calibration or own
-            if wanted not in made:
-                made[wanted] = _fit(theory, channels, wanted, energy_range, reference)
-    return tuple(made[c or own] for c in calibrations)
-
-
-def _linear(configuration: Configuration, *, weighted: bool) -> Configuration:
-    """Return the configuration made ready for a linear fit, as FastXRFLinearFit makes it."""
-    config = copy.deepcopy(configuration)
-    fit = config["fit"]
-    if fit.get("strategyflag"):
-        raise ValueError("fit strategies of PyMca are not possible in a linear fit")
-    if fit.get("stripflag") and fit.get("stripalgorithm", 0) != 1:
+    theory = ClassMcaTheory.McaTheory()
+    try:
+        theory.setConfiguration(config)
+    except (ValueError, KeyError, IndexError, TypeError, ZeroDivisionError) as error:
         raise ValueError(
-            "the configuration strips the background with PyMca's slow iteration "
-            "(stripalgorithm = 0), which a linear fit cannot use; choose SNIP in the "
-            "configuration, or give background='snip', 'linear', ..."
-        )
-    if fit.get("continuum", 0) not in (0, *CONTINUUM.values()):
-        raise ValueError(
-            "an exponential polynomial as continuum is not linear; choose another "
-            "in the configuration, or give background='polynomial', ..."
-        )
-    fit["linearfitflag"], fit["fitweight"] = 1, int(weighted)
-    config.setdefault("concentrations", {})["useautotime"] = 0
-    # PyMca needs the angles for the Compton peak; 45° is what it assumes without them.
-    config.setdefault("attenuators", {}).setdefault("Matrix", [0, "-", 0.0, 0.0, 45.0, 45.0])
-    return config
+            f"PyMca cannot use this configuration: {type(error).__name__} {error}"
+        ) from error
+    return theory
 
 
-def _fit(
-    theory: Any,
-    channels: int,
-    calibration: Calibration,
-    energy_range: tuple[float, float] | None,
-    reference: Floats | None,
-) -> Fit:
-    offset, gain = calibration
-    config = theory.config
-    config["detector"]["zero"], config["detector"]["gain"] = offset, gain
-    low, high = config["fit"]["xmin"], config["fit"]["xmax"]
-    if energy_range is not None:
-        low, high = ((e - offset) / gain for e in energy_range)
-    if min(high, channels - 1) - max(low, 0) < 1:
-        raise ValueError(
-            f"the fitted range, channels {low:.0f} to {high:.0f}, is not in the spectrum, "
-            f"which has channels 0 to {channels - 1}"
-        )
-    theory.linearMatrix = None
-    theory.setData(y=np.zeros(channels), xmin=low, xmax=high)
-    theory.estimate()
-    first = theory.NGLOBAL
-    if len(theory.PEAKS0) != len(theory.PARAMETERS) - first:
-        raise ValueError(
-            "some of the peaks cannot be excited by the beam energy of the configuration: "
-            f"{', '.join(theory.PARAMETERS[first:])}"
-        )
-    from PyMca5.PyMcaMath.fitting import Gefit
-
-    free = [i for i, code in enumerate(theory.codes[0]) if code != Gefit.CFIXED]
-    peaks = [i for i in free if i >= first]
-    if not peaks:
-        raise ValueError(
-            f"no peak lies in the fitted range, {offset + gain * max(low, 0):.3g} to "
-            f"{offset + gain * min(high, channels - 1):.3g} keV"
-        )
-    shapes = [
-        np.ravel(theory.linearMcaTheoryDerivative(theory.parameters, i, theory.xdata)) for i in free
-    ]
-    start = int(theory.xdata[0, 0])
-    stop = start + len(theory.xdata)
-    model = np.array(shapes, np.float64).T
-    sigma = np.ones(stop - start)
-    if reference is not None:
-        if len(reference) != channels:
-            raise ValueError(
-                f"reference has {len(reference)} channels, the spectra have {channels}"
-            )
-        sigma = 1 + np.sqrt(reference[start:stop])
-    solve = pseudo_inverse(model / sigma[:, None], weighted=reference is not None) / sigma
-    solve = solve[len(free) - len(peaks) :]
-    return Fit(
-        peaks=tuple(theory.PARAMETERS[i] for i in peaks),
-        start=start,
-        stop=stop,
-        matrix=np.vstack([solve, solve**2]),
-        floor=(solve**2).max(axis=1),
-        snip=_snip(config["fit"], theory.xdata[:, 0]),
-    )
-
-
-def _snip(fit: Configuration, channels: npt.NDArray[Any]) -> Snip | None:
-    if not fit["stripflag"]:
-        return None
-    anchors: list[int] = []
-    if fit["stripanchorsflag"]:
-        listed = [a for a in fit["stripanchorslist"] or () if a > channels[0]]
-        anchors = [int(i) for i in np.searchsorted(channels, listed) if 0 < i < len(channels)]
-    return Snip(
-        width=int(fit["snipwidth"]),
-        smoothing=int(fit["stripfilterwidth"]),
-        anchors=tuple(sorted(anchors)) or (len(channels) - 1,),
-    )
+def noise_and_fano(configuration: Configuration) -> tuple[float, float]:
+    """Return the electronic noise (FWHM, keV) and the Fano factor of a configuration."""
+    detector = configuration["detector"]
+    return float(detector["noise"]), float(detector["fano"])

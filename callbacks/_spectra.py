@@ -25,7 +25,7 @@ class Fault(IntEnum):
 
 TEXT = {
     Fault.MASKED: "masked",
-    Fault.TIME: "live time, real time or count rates not positive",
+    Fault.TIME: "live time, real time or count rates not positive, or live above real time",
     Fault.SATURATED: "saturated",
     Fault.COUNTS: "counts negative, not finite or not whole",
 }
@@ -65,8 +65,24 @@ def judge(spectra: Array, *, saturation: float | None, whole: bool = False) -> F
 
 
 def judge_times(faults: Faults, times: Array) -> None:
-    """Mark elements without other fault whose time or time factor is not positive and finite."""
+    """Mark elements without other fault whose time is not positive and finite."""
     faults[(faults == Fault.NONE) & ~((times > 0) & (times < np.inf))] = Fault.TIME
+
+
+def dead_time_factor(faults: Faults, real: Array, live: Array, *, rates: bool) -> Array:
+    """Return real over live time, or input over output counts, at least 1, and mark faults.
+
+    Clocks and fast channels are not exact: live times up to 1 % above real time and output
+    counts up to 10 % above input counts give 1. No input and no output counts need no
+    correction; no live time is no measurement.
+    """
+    with np.errstate(all="ignore"):  # what it would warn of is marked
+        factor = real / live
+    least = 1 / 1.1 if rates else 1 / 1.01
+    fine = (real > 0) & (live > 0) & (factor >= least) & (factor < np.inf)
+    nothing = (real == 0) & (live == 0) & rates
+    faults[(faults == Fault.NONE) & ~(fine | nothing)] = Fault.TIME
+    return np.where(fine, np.maximum(factor, 1), 1)
 
 
 def describe(faults: Faults) -> str:

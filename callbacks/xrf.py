@@ -1,27 +1,24 @@
-"""X-ray fluorescence: sums over regions of interest, and areas of fitted peak groups."""
+"""X-ray fluorescence: areas of fitted peak groups, areal mass densities, detection limits."""
 
-from collections.abc import Mapping
+import hashlib
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
 
-from p06bs.callbacks._fluorescence import (
-    Elements,
-    FluorescenceSettings,
-    fits_of,
-    groups_of,
-    i0_is_rate,
-    peaks_of,
-)
-from p06bs.callbacks._linear_fit import Fit, Floats, sum_elements
+from p06bs.callbacks import _whole_run
+from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
+from p06bs.callbacks._fluorescence import FluorescenceSettings, column
+from p06bs.callbacks._gain import ENOUGH, fade
+from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._spectra import (
     Array,
     Fault,
+    Faults,
     ceiling,
-    channels_between,
+    dead_time_factor,
     describe,
     example_spectra,
     invalidate,
@@ -30,139 +27,35 @@ from p06bs.callbacks._spectra import (
     require,
     whole_counts,
 )
-from p06bs.model.modality import RESERVED, Bound, Columns, Input, Modality, ModalitySettings, Output
+from p06bs.callbacks._standard import sensitivities
+from p06bs.callbacks._totals import Areas, Booleans, Totals
+from p06bs.callbacks.region_sums import RegionSums
+from p06bs.model.modality import PART, Bound, Columns, Input, Modality, Output
 
-BLOCK = 2**19
-"""Values that are converted to floats at a time, so that memory stays small."""
+__all__ = ["Fluorescence", "RegionSums"]
 
+BLOCK = 2**17
+"""Values that are converted to floats at a time, so that they stay in a processor's cache."""
 
-@dataclass(frozen=True)
-class Sums:
-    """The setup of `RegionSums`: channels (start, stop) per region."""
-
-    regions: Mapping[str, tuple[int, int]]
-    whole: bool
-    per_live_time: bool
-    saturation: float | None
-
-
-class RegionSums(Modality):
-    """Sum the counts of each fluorescence line's region of interest over all detector elements.
-
-    Counts that are negative or not finite inside a region, and live times that are
-    not positive where they are asked for, make an event invalid.
-    """
-
-    name = "region_sums"
-
-    class Settings(ModalitySettings):
-        """Regions and their unit."""
-
-        regions: dict[str, tuple[float, float]] = Field(
-            min_length=1,
-            description="line -> (low, high): keV with calibration, inclusive channels without",
-        )
-        calibration: tuple[float, Annotated[float, Field(gt=0)]] | None = Field(
-            None, description="(offset keV, gain keV/channel): the energy of a channel's centre"
-        )
-        per_live_time: bool = Field(
-            False, description="counts/s: counts divided by live time, per detector element"
-        )
-        saturation: float | None = Field(
-            None, gt=0, description="counts per channel from which a spectrum is not trusted"
-        )
-
-        @field_validator("regions")
-        @classmethod
-        def _proper(cls, regions: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
-            for name, (low, high) in regions.items():
-                if not name or name != name.strip() or name in RESERVED or set(name) & set("./"):
-                    raise ValueError(f"{name!r} is no name for a column of a derived run")
-                if not low <= high:
-                    raise ValueError(f"region {name!r} is empty: {low:g} is above {high:g}")
-            return regions
-
-        @model_validator(mode="after")
-        def _whole_channels(self) -> "RegionSums.Settings":
-            for name, limits in self.regions.items():
-                if self.calibration is None and not all(x.is_integer() for x in limits):
-                    raise ValueError(
-                        f"region {name!r} {limits} is no range of channel numbers; "
-                        "energies (keV) need calibration=(offset_keV, gain_keV)"
-                    )
-            return self
-
-    spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
-    live_time = Input(role="live_time", dims=("detector_element",), unit="s", optional=True)
-
-    @classmethod
-    def example(cls) -> tuple[Modality, Columns]:
-        """Return an instance and columns to try it with."""
-        return cls(regions={"Fe_K": (6.2, 6.6)}, calibration=(0.0, 0.01)), example_spectra()
-
-    def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
-        """Return one column per region: whole counts, or counts/s per live time."""
-        if settings.per_live_time:
-            return {line: Output(unit="counts/s") for line in settings.regions}
-        dtype = "int64" if whole_counts(bound) else "float64"
-        return {line: Output(unit="counts", dtype=dtype) for line in settings.regions}
-
-    def prepare(self, settings: Any, bound: Bound) -> Sums:
-        """Return the channels of each region.
-
-        Raises
-        ------
-        ValueError
-            If a region holds no channel or goes beyond the spectrum, or the live
-            time is missing.
-        """
-        if settings.per_live_time:
-            require(bound, "live_time", "per_live_time")
-        channels = bound["spectrum"].shape[-1]
-        return Sums(
-            regions={
-                name: channels_between(name, region, settings.calibration, channels)
-                for name, region in settings.regions.items()
-            },
-            whole=whole_counts(bound) and not settings.per_live_time,
-            per_live_time=settings.per_live_time,
-            saturation=settings.saturation,
-        )
-
-    def process(self, setup: Sums, *, spectrum: Array, live_time: Array | None = None) -> Columns:
-        """Return the sums, shape (events,), and a reason per bad event."""
-        dtype = np.float64 if spectrum.dtype.kind == "f" and not setup.whole else np.int64
-        faults = np.zeros(spectrum.shape[:2], np.uint8)
-        made: dict[str, Array] = {}
-        with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is flagged
-            for name, (start, stop) in setup.regions.items():
-                region = spectrum[:, :, start:stop]
-                here = judge(region, saturation=setup.saturation, whole=setup.whole)
-                np.maximum(faults, here, out=faults)
-                sums = region.sum(axis=2, dtype=dtype)
-                if setup.per_live_time:
-                    sums = sums / live_time
-                made[name] = sums.sum(axis=1)
-        if setup.per_live_time and live_time is not None:
-            judge_times(faults, live_time)
-        if not setup.whole:
-            made = {name: column.astype(np.float64, copy=False) for name, column in made.items()}
-        bad = np.flatnonzero(faults.any(axis=1))
-        return invalidate(made, {int(k): describe(faults[k]) for k in bad})
+Correction = Literal["none", "times", "rates"]
 
 
 @dataclass(frozen=True)
 class Peaks:
-    """The setup of `Fluorescence`: fits, each with the detector elements that share it."""
+    """The setup of `Fluorescence`.
 
-    groups: tuple[tuple[Fit, Elements], ...]
-    columns: tuple[str, ...]
-    sensitivity: Floats
-    saturation: float | None
-    dead_time: bool
-    rates: bool
-    normalise: bool
+    `i0_per_second` is whether the incident flux is a rate, `key` names what the gains that
+    are followed belong to, `gain_counts` how many counts they are averaged over (0: fixed).
+    """
+
+    groups: tuple[Group, ...]
+    totals: Totals
+    correction: Correction
     i0_per_second: bool
+    saturation: float | None
+    whole: bool
+    gain_counts: float
+    key: str
 
 
 class Fluorescence(Modality):
@@ -171,10 +64,11 @@ class Fluorescence(Modality):
     A detector element that cannot be used in an event (masked, saturated, counts
     negative or not finite, no live time) is left out, and the total is scaled by
     the sensitivity that remains. An event is invalid if no element is left, or if
-    it is to be normalised and the incident flux is not positive.
+    results are divided by the incident flux and that is not positive.
     """
 
     name = "xrf"
+    version = "2"
     Settings = FluorescenceSettings
 
     spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
@@ -193,25 +87,34 @@ class Fluorescence(Modality):
     def example(cls) -> tuple[Modality, Columns]:
         """Return an instance and columns to try it with."""
         columns = {**example_spectra(), "real_time": np.ones((12, 4))}
-        return cls(elements=("Fe", "Cu"), incident_energy=10.0), columns
+        modality = cls(elements=("Fe", "Cu"), incident_energy=10.0, track_gain=("Fe_K",))
+        return modality, columns
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
-        """Return area and sigma of each peak group, and the number of elements used."""
-        unit, atol = "counts", 1e-6
-        if settings.normalise and "incident_flux" in bound:
-            i0 = bound["incident_flux"]
-            unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
-            atol = 1e-12
-        made: dict[str, Output] = {}
-        for peak in peaks_of(fits_of(settings, bound)):
-            column = peak.replace(" ", "_")
-            made[column] = Output(unit=unit, atol=atol, hinted=not peak.startswith("Scatter"))
-            made[f"{column}_sigma"] = Output(unit=unit, atol=atol, hinted=False)
+        """Return area, sigma and detection limit of each peak group, densities, elements used."""
+        made = _totals(settings, bound).outputs()
         made["elements_used"] = Output(dtype="int64", hinted=False)
+        if settings.track_gain:
+            made["gain_drift"] = Output(
+                unit="1",
+                shape=bound["spectrum"].shape[:1],
+                dims=("detector_element",),
+                hinted=False,
+                atol=1e-9,
+                description="relative change of the gain; NaN where it is not known",
+            )
         return made
+
+    def results(self, settings: Any, bound: Bound) -> dict[str, Output]:
+        """Return sum spectra, and what is fitted to them."""
+        totals = _totals(settings, bound)
+        return _whole_run.outputs(totals, bound["spectrum"], whole=whole_counts(bound))
 
     def prepare(self, settings: Any, bound: Bound) -> Peaks:
         """Return the matrices of the fit; takes a tenth of a second once PyMca is imported.
+
+        With `track_gain`, a tenth of a second for each gain at which the fit is solved, some ten
+        for each calibration.
 
         Raises
         ------
@@ -221,25 +124,20 @@ class Fluorescence(Modality):
             If the configuration does not allow a linear fit or does not match the
             spectra, or an input that a setting needs is missing.
         """
-        fits = fits_of(settings, bound)
-        if settings.normalise:
-            require(bound, "incident_flux", "normalise")
-            if i0_is_rate(bound["incident_flux"]):
-                require(bound, "real_time", "normalise with an incident flux per second")
-        times = {"live_time", "real_time"} <= bound.keys()
-        rates = not times and {"input_counts", "output_counts"} <= bound.keys()
-        if settings.dead_time is True and not (times or rates):
-            require(bound, "live_time", "dead_time")
-            require(bound, "real_time", "dead_time")
+        totals = _totals(settings, bound)
+        per_second = totals.need_flux and i0_is_rate(bound["incident_flux"])
+        if per_second:
+            require(bound, "real_time", "an incident flux per second")
+        fits = settings.model_dump_json(exclude={"standard", "normalise", "detection_limits"})
         return Peaks(
-            groups=tuple(groups_of(fits)),
-            columns=tuple(peak.replace(" ", "_") for peak in peaks_of(fits)),
-            sensitivity=np.array(settings.sensitivity or (1.0,) * len(fits)),
+            groups=groups_of(settings, bound),
+            totals=totals,
+            correction=_correction(settings, bound),
+            i0_per_second=per_second,
             saturation=settings.saturation,
-            dead_time=bool(settings.dead_time) and (times or rates),
-            rates=rates,
-            normalise=settings.normalise,
-            i0_per_second=settings.normalise and i0_is_rate(bound["incident_flux"]),
+            whole=whole_counts(bound),
+            gain_counts=settings.gain_counts if settings.track_gain else 0.0,
+            key=hashlib.sha256(fits.encode()).hexdigest(),
         )
 
     def process(
@@ -257,48 +155,220 @@ class Fluorescence(Modality):
 
         total = S · Σ area_i · real_i/live_i over the usable elements i, where S is the
         sensitivity of all elements over that of the usable ones; variances add up
-        with the squares of the factors.
+        with the squares of the factors. With `track_gain` it is `scan` that adds up.
         """
-        shape = spectrum.shape[:2]
-        faults = np.full(shape, Fault.MASKED, np.uint8)
-        factor = np.ones(shape)
-        # No counts need no correction; no live time is no measurement.
-        longer, shorter = (input_counts, output_counts) if setup.rates else (real_time, live_time)
-        with np.errstate(all="ignore"):  # what it would warn of is flagged
-            if longer is not None and shorter is not None and setup.dead_time:
-                factor *= np.where(
-                    (longer == 0) & (shorter == 0) & setup.rates, 1, longer / shorter
-                )
-            if real_time is not None and setup.i0_per_second:
-                factor /= real_time
-        areas = np.zeros((shape[0], len(setup.columns)))
-        variance = np.zeros_like(areas)
-        for fit, elements in setup.groups:
-            number, channels = factor[:1, elements].size, fit.stop - fit.start
-            step = max(1, BLOCK // (number * channels)) if number else 1
-            for at in (slice(k, k + step) for k in range(0, shape[0], step)):
-                cut = spectrum[at, elements, fit.start : fit.stop]
-                found = judge(cut, saturation=ceiling(cut, setup.saturation))
-                judge_times(found, factor[at, elements])
-                faults[at, elements] = found
-                counts = cut.astype(np.float64)
-                counts[found != Fault.NONE] = 0
-                area, var = fit.areas(counts.reshape(-1, channels))
-                weight = np.where(found == Fault.NONE, factor[at, elements], 0)
-                areas[at] += sum_elements(area, weight)
-                variance[at] += sum_elements(var, weight**2)
+        faults = _faults(setup, spectrum)
+        factor: Floats = np.ones(faults.shape)
+        if setup.correction != "none":
+            rates = setup.correction == "rates"
+            real, live = (input_counts, output_counts) if rates else (real_time, live_time)
+            assert real is not None
+            assert live is not None
+            factor = dead_time_factor(faults, real, live, rates=rates)
+        flux = None
+        if setup.totals.need_flux and incident_flux is not None:
+            flux = np.broadcast_to(incident_flux[:, None].astype(np.float64), faults.shape)
+            if setup.i0_per_second and real_time is not None:
+                judge_times(faults, real_time)
+                flux = flux * real_time
         usable = faults == Fault.NONE
-        bad = np.flatnonzero(~usable.any(axis=1))
-        reasons = {int(k): f"no usable {describe(faults[k])}" for k in bad}
-        with np.errstate(all="ignore"):  # what has no usable element is invalid
-            scale = setup.sensitivity.sum() / (usable @ setup.sensitivity)
-            if setup.normalise and incident_flux is not None:
-                for k in np.flatnonzero(~((incident_flux > 0) & (incident_flux < np.inf))):
-                    reasons.setdefault(int(k), f"incident flux is {float(incident_flux[k]):g}")
-                scale = scale / incident_flux
-            areas *= scale[:, None]
-            sigma = np.sqrt(variance) * scale[:, None]
-        made = dict(zip(setup.columns, areas.T, strict=True))
-        made |= {f"{c}_sigma": s for c, s in zip(setup.columns, sigma.T, strict=True)}
+        reasons = {
+            int(k): f"no usable {describe(faults[k])}" for k in np.flatnonzero(~usable.any(axis=1))
+        }
+        if flux is not None and incident_flux is not None:
+            for k in np.flatnonzero(~((incident_flux > 0) & (incident_flux < np.inf))):
+                reasons.setdefault(int(k), f"incident flux is {float(incident_flux[k]):g}")
+        counted = usable.copy()
+        counted[list(reasons)] = False
+        weights = setup.totals.weights(usable, factor)
+        fitted, solutions, part = _measure(setup, spectrum, usable, np.where(counted, weights, 0))
+        if flux is not None:
+            with np.errstate(all="ignore"):  # events without usable elements do not count
+                seen = np.where(counted, flux, 0).sum(axis=1) / counted.sum(axis=1)
+            part["flux"] = float(seen[counted.any(axis=1)].sum())
+        if setup.gain_counts:
+            made: dict[str, Array] = {
+                "areas": fitted.areas,
+                "variance": fitted.variance,
+                "blank": fitted.blank,
+                "solutions": solutions,
+                "usable": usable,
+                "factor": factor,
+                "flux": np.zeros(factor.shape) if flux is None else flux,
+            }
+        else:
+            made = setup.totals(fitted, weights, flux)
+            made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
+        columns: dict[str, Any] = {**invalidate(made, reasons), PART: part}
+        return columns
+
+    def scan(self, setup: Peaks, state: Any, columns: Columns) -> tuple[Any, Columns]:
+        """Follow the gains of detector elements, in acquisition order, and return the columns.
+
+        Raises
+        ------
+        ValueError
+            If no detector element has a gain within reach.
+        """
+        if not setup.gain_counts:
+            return state, columns
+        usable, solutions = columns["usable"], columns["solutions"]
+        shape = (*solutions.shape[1:3], 2)
+        fresh = state is None or state["key"] != setup.key
+        sums = np.zeros(shape) if fresh else np.asarray(state["sums"])
+        areas, drift = columns["areas"].copy(), np.zeros(usable.shape)
+        reference = np.where(usable[..., None, None], solutions[..., -2:], 0)
+        seen = np.ones(usable.shape[1])
+        for group in setup.groups:
+            assert group.gain is not None
+            seen[group.elements] = group.gain.seen
+        ages = reference[..., 1].mean(axis=2) / (seen * setup.gain_counts)
+        summed = fade(sums, ages, reference)
+        for group in setup.groups:
+            assert group.gain is not None
+            there = summed[:, group.elements]
+            gain = group.gain.gain(there)
+            known = np.where(np.isnan(gain), 0, gain)
+            at = group.gain.between(known)
+            area = np.einsum("nek,nek->ne", at, there[..., 1])
+            few = area < ENOUGH * setup.gain_counts
+            gain = np.where(few, 0, gain)
+            at = group.gain.between(np.where(np.isnan(gain), 0, gain))
+            nodes = solutions[:, group.elements, :, :-2]
+            areas[:, group.elements] = np.einsum("nek,nekp->nep", at, nodes)
+            drift[:, group.elements] = gain
+        usable = usable & np.isfinite(drift)
+        lost = ~usable.any(axis=1)
+        if lost.any():
+            raise ValueError(
+                "the gain of each usable detector element is beyond gain_range; "
+                "calibrate anew, or make gain_range larger"
+            )
+        fitted = Areas(areas, columns["variance"], columns["blank"])
+        flux = columns["flux"] if setup.totals.need_flux else None
+        weights = setup.totals.weights(usable, columns["factor"])
+        made = setup.totals(fitted, weights, flux)
         made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
-        return invalidate(made, reasons)
+        made["gain_drift"] = drift
+        return {"key": setup.key, "sums": summed[-1]}, made
+
+    def fold(self, setup: Peaks, state: Any, part: Any) -> Any:
+        """Return the sum spectra so far."""
+        return _whole_run.fold(state, part)
+
+    def snapshot(self, setup: Peaks, state: Any) -> Columns:
+        """Return the sum spectra and what is fitted to them."""
+        return _whole_run.results(setup.groups, setup.totals, state)
+
+
+def _totals(settings: FluorescenceSettings, bound: Bound) -> Totals:
+    """Return how results are made of areas.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As `prepare`.
+    """
+    peaks = peaks_of(groups_of(settings, bound))
+    unit = "counts"
+    for setting in ("normalise", "standard"):
+        if getattr(settings, setting):
+            require(bound, "incident_flux", setting)
+    if settings.normalise:
+        i0 = bound["incident_flux"]
+        unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
+    density: dict[str, float] = {}
+    if settings.standard is not None:
+        density = sensitivities(settings.standard, describe_fit(settings)[0], peaks)
+    elements = bound["spectrum"].shape[0]
+    return Totals(
+        columns=tuple(column(peak) for peak in peaks),
+        elements=np.array(settings.sensitivity or (1.0,) * elements),
+        unit=unit,
+        normalise=settings.normalise,
+        limits=settings.detection_limits,
+        density=density,
+    )
+
+
+def _correction(settings: FluorescenceSettings, bound: Bound) -> Correction:
+    """Return what dead time is corrected by.
+
+    Raises
+    ------
+    ValueError
+        If it is to be corrected and the inputs are missing, or counts come with a rate.
+    """
+    if settings.dead_time is False:
+        return "none"
+    if {"live_time", "real_time"} <= bound.keys():
+        return "times"
+    if {"input_counts", "output_counts"} <= bound.keys():
+        given = bound["input_counts"], bound["output_counts"]
+        if len({i0_is_rate(one) for one in given}) > 1:
+            raise ValueError(
+                "input_counts and output_counts must both be counts or both be rates, "
+                f"not {given[0].unit or 'counts'} and {given[1].unit or 'counts'}"
+            )
+        return "rates"
+    if settings.dead_time is True:
+        require(bound, "live_time", "dead_time")
+        require(bound, "real_time", "dead_time")
+    return "none"
+
+
+def _faults(setup: Peaks, spectrum: Array) -> Faults:
+    """Return what is wrong with each detector element in each event."""
+    faults = np.full(spectrum.shape[:2], Fault.MASKED, np.uint8)
+    for group in setup.groups:
+        model = group.fit.model
+        cut = spectrum[:, group.elements, model.start : model.stop]
+        faults[:, group.elements] = judge(cut, saturation=ceiling(cut, setup.saturation))
+    return faults
+
+
+def _measure(
+    setup: Peaks, spectrum: Array, usable: Booleans, weights: Floats
+) -> tuple[Areas, Floats, dict[str, Any]]:
+    """Return areas of each detector element, solutions at several gains, and sum spectra.
+
+    Parameters
+    ----------
+    spectrum : ndarray, shape (events, elements, channels)
+    usable : ndarray of bool, shape (events, elements)
+        The others have no counts.
+    weights : ndarray, shape (events, elements)
+        Dead-time factors of what the sum spectra are made of, 0 for the rest.
+    """
+    events, elements, channels = spectrum.shape
+    fitted = Areas.zeros(events, elements, len(setup.totals.columns))
+    sums = np.zeros((elements, 2, channels))
+    first = setup.groups[0].gain
+    nodes = 0 if first is None else len(first.nodes)
+    solutions = np.zeros((events, elements, nodes, len(setup.totals.columns) + 2))
+    both = np.stack([weights > 0, weights], axis=1)  # (events, 2, elements)
+    for group in setup.groups:
+        model, own = group.fit.model, group.elements
+        number = usable[:1, own].size
+        step = max(1, BLOCK // (number * channels)) if number else 1
+        block = np.empty((step, number, channels))
+        for at in (slice(k, k + step) for k in range(0, events, step)):
+            cut = spectrum[at, own]
+            counts = block[: len(cut)]
+            np.copyto(counts, cut)
+            if spectrum.dtype.kind == "f":
+                np.nan_to_num(counts, copy=False, posinf=0, neginf=0)  # what is not fitted
+            if not usable[at, own].all():
+                counts[~usable[at, own]] = 0
+            flat = counts.reshape(-1, channels)[:, model.start : model.stop]
+            areas, variance = group.fit.areas(flat)
+            blank = group.fit.blank(areas, variance)
+            shape = (*counts.shape[:2], -1)
+            for name, values in (("areas", areas), ("variance", variance), ("blank", blank)):
+                getattr(fitted, name)[at, own] = values.reshape(shape)
+            if group.gain is not None:
+                found = group.gain.solutions(flat)
+                solutions[at, own] = found.reshape(*shape[:2], *found.shape[1:])
+            sums[own] += both[at, :, own].transpose(2, 1, 0) @ counts.transpose(1, 0, 2)
+    counted = sums[:, 0].astype(np.int64) if setup.whole else sums[:, 0]
+    return fitted, solutions, {"counts": counted, "corrected": sums[:, 1], "flux": 0.0}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from p06bs.callbacks._fluorescence import _fits
+from p06bs.callbacks._fits import _groups
 from p06bs.callbacks.xrf import Fluorescence
 from p06bs.model.modality import INVALID, BoundInput, Columns
 
@@ -224,15 +224,15 @@ def test_a_list_of_elements_finds_what_is_in_the_steel() -> None:
 def test_fits_do_not_depend_on_what_pymca_was_asked_before() -> None:
     bound = feeds(measured("XRFSpectrum.mca")[None, None])
 
-    def matrix(energy: float) -> np.ndarray:
-        _fits.cache_clear()
+    def shapes(energy: float) -> np.ndarray:
+        _groups.cache_clear()
         modality = Fluorescence(elements=("Cu", "Sr", "Pb"), incident_energy=energy)
         (group,) = modality.prepare(modality.settings, bound).groups
-        return group[0].matrix
+        return group.fit.model.columns
 
-    first, other = matrix(17.5), matrix(14.0)
-    np.testing.assert_array_equal(matrix(17.5), first)
-    assert matrix(14.0).shape == other.shape != first.shape
+    first, other = shapes(17.5), shapes(14.0)
+    np.testing.assert_array_equal(shapes(17.5), first)
+    assert shapes(14.0).shape == other.shape != first.shape
 
 
 def test_settings_hold_the_text_of_the_configuration(tmp_path: Path) -> None:

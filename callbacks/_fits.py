@@ -1,0 +1,175 @@
+"""The fits that settings of `Fluorescence` describe: one for each detector element."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.callbacks._elements import configuration
+from p06bs.callbacks._fluorescence import FluorescenceSettings, column
+from p06bs.callbacks._gain import GainFit, gain_fit, place_nodes
+from p06bs.callbacks._linear_fit import Fit, Model
+from p06bs.callbacks._models import models
+from p06bs.callbacks._product import Floats
+from p06bs.callbacks._pymca import (
+    Calibration,
+    Configuration,
+    noise_and_fano,
+    parse,
+    set_background,
+)
+from p06bs.model.modality import Bound
+
+Elements = slice | npt.NDArray[np.intp]
+
+DEFAULT_CALIBRATION: Calibration = (0.0, 0.01)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Detector elements that share a fit, because they have the same calibration."""
+
+    elements: Elements
+    fit: Fit
+    gain: GainFit | None
+
+
+def groups_of(settings: FluorescenceSettings, bound: Bound) -> tuple[Group, ...]:
+    """Return the fits and the detector elements that each is for; masked ones have none.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As `p06bs.callbacks._models.models`; ValueError also where settings have another
+        number of detector elements than the spectra, or `track_gain` is not possible.
+    """
+    elements, channels = bound["spectrum"].shape
+    # What does not matter to the fit makes no other one; and a standard cannot be hashed.
+    others = {"standard": None, "sensitivity": None, "normalise": False, "gain_counts": 2000.0}
+    if settings.sensitivity is not None and len(settings.sensitivity) != elements:
+        raise ValueError(
+            f"sensitivity: has {len(settings.sensitivity)} values, "
+            f"the spectra have {elements} detector elements"
+        )
+    return _groups(settings.model_copy(update=others), elements, channels)
+
+
+@lru_cache(maxsize=8)
+def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tuple[Group, ...]:
+    calibrations = _calibrations(settings, elements)
+    used = [i for i in range(elements) if i not in settings.masked]
+    if not used or any(i >= elements for i in settings.masked):
+        raise ValueError(
+            f"masked: {settings.masked} leaves no detector element or names one that is not "
+            f"there; the spectra have 0 to {elements - 1}"
+        )
+    described, limits = describe_fit(settings)
+    reference = None if settings.reference is None else np.array(settings.reference)
+    made = models(described, channels, [calibrations[i] for i in used], limits, reference=reference)
+    if len({model.peaks for model in made}) > 1:
+        every = {p for model in made for p in model.peaks}
+        some = set.intersection(*(set(model.peaks) for model in made))
+        raise ValueError(
+            f"{', '.join(sorted(every - some))} lies in the fitted range of some detector "
+            "elements only; give an energy_range that all of them have"
+        )
+    top = max(model.offset + model.gain * model.stop for model in made)
+    nodes = place_nodes(settings.gain_range, top, *noise_and_fano(described))
+    return tuple(
+        Group(alike, Fit.of(model), _gain(settings, described, model, channels, nodes))
+        for model, alike in _alike(dict(zip(used, made, strict=True)))
+    )
+
+
+def describe_fit(
+    settings: FluorescenceSettings,
+) -> tuple[Configuration, tuple[float, float] | None]:
+    """Return PyMca's configuration, and the fitted range, keV, where the settings give it."""
+    limits = settings.energy_range
+    if settings.config is not None:
+        described = parse(settings.config)
+        if settings.background is not None:
+            set_background(described, settings.background)
+            described["fit"]["linpolorder"] = settings.polynomial_order
+        return described, limits
+    assert settings.incident_energy is not None
+    limits = limits or (1.0, 1.05 * settings.incident_energy)
+    described = configuration(
+        settings.elements,
+        energy=settings.incident_energy,
+        energy_range=limits,
+        background=settings.background or "linear",
+        polynomial_order=settings.polynomial_order,
+        noise=settings.noise,
+        fano=settings.fano,
+        crystal=settings.crystal,
+        crystal_thickness=settings.crystal_thickness,
+        window_thickness=settings.window_thickness,
+        escape=settings.escape,
+        scatter=settings.scatter,
+        scattering_angle=settings.scattering_angle,
+        angles=settings.angles,
+    )
+    return described, limits
+
+
+def peaks_of(groups: tuple[Group, ...]) -> tuple[str, ...]:
+    """Return the peak groups, as PyMca names them."""
+    return groups[0].fit.model.peaks
+
+
+def _gain(
+    settings: FluorescenceSettings,
+    described: Configuration,
+    model: Model,
+    channels: int,
+    nodes: Floats,
+) -> GainFit | None:
+    """Return the fit that follows the gain of a detector element, if that is asked for."""
+    if not settings.track_gain:
+        return None
+    columns = [column(peak) for peak in model.peaks]
+    unknown = [name for name in settings.track_gain if name not in columns]
+    if unknown:
+        raise ValueError(
+            f"track_gain: the fit has no peak group {', '.join(unknown)}; "
+            f"it has {', '.join(columns)}"
+        )
+    if model.snip is not None:
+        raise ValueError(
+            "track_gain needs a continuum that is fitted: give background='linear', ..."
+        )
+    reference = None if settings.reference is None else np.array(settings.reference)
+
+    def drifted(gains: list[float]) -> tuple[Model, ...]:
+        """Return the models at relative gains, of the same channels."""
+        return models(
+            described,
+            channels,
+            [(model.offset, model.gain * (1 + gain)) for gain in gains],
+            channel_range=(model.start, model.stop),
+            reference=reference,
+        )
+
+    tracked = tuple(columns.index(name) for name in settings.track_gain)
+    return gain_fit(model, drifted, tracked, nodes, settings.gain_range)
+
+
+def _alike(models: dict[int, Model]) -> Iterator[tuple[Model, Elements]]:
+    """Yield each model with the detector elements that share it."""
+    for model in {id(m): m for m in models.values()}.values():
+        elements = np.array([i for i, m in models.items() if m is model], np.intp)
+        first, last = int(elements[0]), int(elements[-1])
+        together = last - first + 1 == len(elements)  # a slice saves a copy of the spectra
+        yield model, slice(first, last + 1) if together else elements
+
+
+def _calibrations(settings: FluorescenceSettings, elements: int) -> list[Calibration | None]:
+    if settings.calibration is None:
+        return [None if settings.config else DEFAULT_CALIBRATION] * elements
+    given = settings.calibration
+    if len(given) not in (1, elements):
+        raise ValueError(f"calibration: there are {len(given)}, but {elements} detector elements")
+    return [*given * (elements // len(given))]

@@ -1,0 +1,182 @@
+"""Follow the gain of detector elements by the place of strong peaks.
+
+A peak that is shifted by the fraction s of its width loses about s²/4 of its area, so that
+no derivative at the nominal gain corrects a drift. The fit is therefore solved at several
+gains (nodes); all these solutions are linear in the counts, and what lies between the nodes
+is interpolated by a polynomial. At each node one more shape is fitted: the derivative of the
+reference peaks by the gain. Its amplitude over the peaks' area is the distance between the
+node and the true gain (a centroid that knows about neighbours and continuum), zero at the
+true gain.
+
+Both are sums over events, so that the gain follows from sums over the events before, in which
+older counts fade.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.polynomial import chebyshev
+
+from p06bs.callbacks._linear_fit import Model
+from p06bs.callbacks._product import Floats, Product, product
+
+STEPS = 6
+"""Newton steps; each leaves some hundredths of the distance."""
+ENOUGH = 0.05
+"""Share of the counts averaged over from which a gain is believed."""
+PER_WIDTH = 2.0
+"""Nodes for a shift by √2 standard deviations of a peak: areas then are right within 1e-3."""
+
+
+@dataclass(frozen=True)
+class GainFit:
+    """The fit of one detector element at several gains.
+
+    Parameters
+    ----------
+    nodes : ndarray, shape (nodes,)
+        Relative changes of the gain.
+    reach : float
+        The largest one that is followed.
+    product : Product
+        Maps counts to the solutions at the nodes (areas of all peak groups, then the
+        reference's derivative and area).
+    solve : ndarray, shape (nodes, nodes)
+        Maps values at the nodes to the coefficients of their Chebyshev polynomial.
+    seen : float
+        What one reference count at the nominal gain seems to be, in the mean over the nodes.
+    """
+
+    nodes: Floats
+    reach: float
+    product: Product
+    solve: Floats
+    seen: float
+
+    def solutions(self, counts: Floats) -> Floats:
+        """Return the solutions at the nodes, (events, nodes, peaks + 2)."""
+        made = self.product(counts)
+        return made.reshape(len(counts), len(self.nodes), -1)
+
+    def between(self, gain: Floats) -> Floats:
+        """Return the weights, (..., nodes), with which nodes make the value at a gain."""
+        weights: Floats = chebyshev.chebvander(gain / self.reach, len(self.nodes) - 1) @ self.solve
+        return weights
+
+    def gain(self, sums: Floats) -> Floats:
+        """Return the gains that the reference's derivative and area tell, NaN beyond reach.
+
+        Parameters
+        ----------
+        sums : ndarray, shape (..., nodes, 2)
+        """
+        grid = np.linspace(-self.reach, self.reach, 2 * len(self.nodes) + 1)
+        # The reference has most area about where its gain is.
+        area = np.einsum("gk,...k->...g", self.between(grid), sums[..., 1])
+        gain = grid[area.argmax(axis=-1)]
+        most = self.reach / len(self.nodes)
+        with np.errstate(all="ignore"):  # no area tells no gain
+            for _ in range(STEPS):
+                there = np.einsum("...k,...kq->...q", self.between(gain), sums)
+                step = np.clip(there[..., 0] / there[..., 1], -most, most)
+                gain = np.clip(gain + step, -1.5 * self.reach, 1.5 * self.reach)
+        return np.where((np.abs(gain) <= self.reach) & (there[..., 1] > 0), gain, np.nan)
+
+
+def place_nodes(reach: float, top: float, noise: float, fano: float) -> Floats:
+    """Return the relative gains at which the fit is solved.
+
+    Parameters
+    ----------
+    reach : float
+        Largest relative change of the gain.
+    top : float
+        Highest fitted energy, keV, where peaks move most.
+    noise, fano : float
+        Electronic noise (FWHM, keV) and Fano factor, which make the width of peaks.
+    """
+    width = math.sqrt((noise / 2.3548) ** 2 + fano * 3.85e-3 * top)
+    number = 2 * math.ceil(PER_WIDTH * reach * top / (math.sqrt(2) * width)) + 1
+    nodes: Floats = chebyshev.chebpts1(max(number, 5)) * reach
+    return nodes
+
+
+def gain_fit(
+    model: Model,
+    drifted: Callable[[list[float]], tuple[Model, ...]],
+    reference: tuple[int, ...],
+    nodes: Floats,
+    reach: float,
+) -> GainFit:
+    """Return the fit at several gains.
+
+    Parameters
+    ----------
+    model : Model
+        At the nominal gain.
+    drifted : callable
+        Returns the models at relative changes of the gain.
+    reference : tuple of int
+        Places of the peak groups that tell the gain.
+    nodes : ndarray
+        As `place_nodes` returns them.
+    reach : float
+        Largest relative change of the gain that is followed.
+
+    Raises
+    ------
+    ValueError
+        If a peak leaves the fitted range.
+    """
+    number = len(nodes)
+    models = drifted(nodes.tolist())
+    if any(m.peaks != model.peaks or m.columns.shape != model.columns.shape for m in models):
+        raise ValueError(
+            "track_gain: a peak leaves the fitted range when the gain drifts; "
+            "widen energy_range, or make gain_range smaller"
+        )
+    vander = chebyshev.chebvander(nodes / reach, number - 1)
+    solve: Floats = np.linalg.inv(vander).astype(np.float64)
+    derivatives = chebyshev.chebval(nodes / reach, chebyshev.chebder(np.eye(number))).T
+    slope = derivatives @ solve / reach
+    shapes = np.stack([m.shapes[:, reference] for m in models])  # (nodes, channels, references)
+    slopes = np.einsum("kj,jcr->kcr", slope, shapes)
+    # A place is known the better the steeper its peak: inverse variances of the gains.
+    weight = (slopes[number // 2] ** 2).sum(axis=0) / (shapes[number // 2] ** 2).sum(axis=0)
+    weight /= weight.max()
+    rows = []
+    for at, changes in zip(models, slopes, strict=True):
+        areas = at.solve()
+        rows.append(areas)
+        rows.append(weight @ at.solve(*changes.T)[len(areas) :])
+        rows.append(weight @ areas[list(reference)])
+    exact = np.vstack(rows)
+    seen = exact[len(areas) + 1 :: len(areas) + 2] @ model.shapes[:, reference]
+    return GainFit(
+        nodes=nodes,
+        reach=reach,
+        product=product(exact),
+        solve=solve,
+        seen=float(seen.mean(axis=0) @ weight / (weight @ weight)),
+    )
+
+
+def fade(sums: Floats, counts: Floats, solutions: Floats) -> Floats:
+    """Return, for each event, sums over it and the events before, in which counts fade.
+
+    Parameters
+    ----------
+    sums : ndarray, shape (elements, nodes, 2)
+        Those before the first event.
+    counts : ndarray, shape (events, elements)
+        Reference counts of each event over those that are averaged; older ones fade
+        by exp(-counts).
+    solutions : ndarray, shape (events, elements, nodes, 2)
+    """
+    made = np.empty_like(solutions)
+    for place, kept in enumerate(np.exp(-np.maximum(counts, -1.0))[..., None, None]):
+        sums = sums * kept + solutions[place]
+        made[place] = sums
+    return made

@@ -1,0 +1,178 @@
+"""Read PyMca fit configurations into the models of a linear fit.
+
+PyMca (V. A. Solé et al., Spectrochim. Acta B 62 (2007) 63) describes how a
+spectrum looks: lines and their ratios, attenuation, detector response, escape
+and scatter peaks, continuum. This module asks it for those shapes, as PyMca's
+FastXRFLinearFit does for every page.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from p06bs.callbacks._linear_fit import Model, Snip
+from p06bs.callbacks._product import Floats
+from p06bs.callbacks._pymca import (
+    CONTINUUM,
+    PYMCA,
+    Calibration,
+    Configuration,
+    require_pymca,
+    theory_of,
+)
+
+
+def models(
+    configuration: Configuration,
+    channels: int,
+    calibrations: Sequence[Calibration | None],
+    energy_range: tuple[float, float] | None = None,
+    *,
+    channel_range: tuple[int, int] | None = None,
+    reference: Floats | None = None,
+) -> tuple[Model, ...]:
+    """Return the model of each detector element.
+
+    Parameters
+    ----------
+    configuration
+        As PyMca has it.
+    channels : int
+        Number of channels of a spectrum.
+    calibrations
+        Per element (offset keV, gain keV/channel), or None for the configuration's.
+    energy_range : tuple of float, optional
+        Fitted range, keV; the configuration's channels otherwise.
+    channel_range : tuple of int, optional
+        Fitted channels (start, stop) in place of energies.
+    reference : ndarray, optional
+        Counts per channel of a typical spectrum, for the weights 1/(1 + √reference)².
+
+    Raises
+    ------
+    ImportError
+        If PyMca is not installed.
+    ValueError
+        If PyMca cannot use the configuration, or it does not allow a linear fit.
+    """
+    require_pymca()
+    config = linear(configuration, weighted=reference is not None)
+    made: dict[Calibration, Model] = {}
+    with PYMCA:
+        theory = theory_of(config)
+        config = theory.config
+        detector = config["detector"]
+        own: Calibration = (float(detector["zero"]), float(detector["gain"]))
+        if channel_range is not None:
+            config["fit"]["xmin"], config["fit"]["xmax"] = channel_range[0], channel_range[1] - 1
+        elif energy_range is None and any(c not in (None, own) for c in calibrations):
+            # The range is the same energies for all elements, whatever their gain.
+            limits = config["fit"]["xmin"], config["fit"]["xmax"]
+            energy_range = (own[0] + own[1] * limits[0], own[0] + own[1] * limits[1])
+        theory.enableOptimizedLinearFit()
+        for calibration in calibrations:
+            wanted = calibration or own
+            if wanted not in made:
+                made[wanted] = _model(theory, channels, wanted, energy_range, reference)
+    return tuple(made[c or own] for c in calibrations)
+
+
+def linear(configuration: Configuration, *, weighted: bool) -> Configuration:
+    """Return the configuration made ready for a linear fit, as FastXRFLinearFit makes it."""
+    config = copy.deepcopy(configuration)
+    fit = config["fit"]
+    if fit.get("strategyflag"):
+        raise ValueError("fit strategies of PyMca are not possible in a linear fit")
+    if fit.get("stripflag") and fit.get("stripalgorithm", 0) != 1:
+        raise ValueError(
+            "the configuration strips the background with PyMca's slow iteration "
+            "(stripalgorithm = 0), which a linear fit cannot use; choose SNIP in the "
+            "configuration, or give background='snip', 'linear', ..."
+        )
+    if fit.get("continuum", 0) not in (0, *CONTINUUM.values()):
+        raise ValueError(
+            "an exponential polynomial as continuum is not linear; choose another "
+            "in the configuration, or give background='polynomial', ..."
+        )
+    fit["linearfitflag"], fit["fitweight"] = 1, int(weighted)
+    config.setdefault("concentrations", {})["useautotime"] = 0
+    # PyMca needs the angles for the Compton peak; 45° is what it assumes without them.
+    config.setdefault("attenuators", {}).setdefault("Matrix", [0, "-", 0.0, 0.0, 45.0, 45.0])
+    return config
+
+
+def _model(
+    theory: Any,
+    channels: int,
+    calibration: Calibration,
+    energy_range: tuple[float, float] | None,
+    reference: Floats | None,
+) -> Model:
+    offset, gain = calibration
+    config = theory.config
+    config["detector"]["zero"], config["detector"]["gain"] = offset, gain
+    low, high = config["fit"]["xmin"], config["fit"]["xmax"]
+    if energy_range is not None:
+        low, high = ((e - offset) / gain for e in energy_range)
+    if min(high, channels - 1) - max(low, 0) < 1:
+        raise ValueError(
+            f"the fitted range, channels {low:.0f} to {high:.0f}, is not in the spectrum, "
+            f"which has channels 0 to {channels - 1}"
+        )
+    theory.linearMatrix = None
+    theory.setData(y=np.zeros(channels), xmin=low, xmax=high)
+    theory.estimate()
+    first = theory.NGLOBAL
+    if len(theory.PEAKS0) != len(theory.PARAMETERS) - first:
+        raise ValueError(
+            "some of the peaks cannot be excited by the beam energy of the configuration: "
+            f"{', '.join(theory.PARAMETERS[first:])}"
+        )
+    from PyMca5.PyMcaMath.fitting import Gefit
+
+    free = [i for i, code in enumerate(theory.codes[0]) if code != Gefit.CFIXED]
+    peaks = [i for i in free if i >= first]
+    if not peaks:
+        raise ValueError(
+            f"no peak lies in the fitted range, {offset + gain * max(low, 0):.3g} to "
+            f"{offset + gain * min(high, channels - 1):.3g} keV"
+        )
+    shapes = [
+        np.ravel(theory.linearMcaTheoryDerivative(theory.parameters, i, theory.xdata)) for i in free
+    ]
+    start = int(theory.xdata[0, 0])
+    stop = start + len(theory.xdata)
+    weights = None
+    if reference is not None:
+        if len(reference) != channels:
+            raise ValueError(
+                f"reference has {len(reference)} channels, the spectra have {channels}"
+            )
+        weights = 1 / (1 + np.sqrt(reference[start:stop]))
+    return Model(
+        peaks=tuple(theory.PARAMETERS[i] for i in peaks),
+        start=start,
+        stop=stop,
+        offset=offset,
+        gain=gain,
+        columns=np.array(shapes, np.float64).T,
+        weights=weights,
+        snip=_snip(config["fit"], theory.xdata[:, 0]),
+    )
+
+
+def _snip(fit: Configuration, channels: npt.NDArray[Any]) -> Snip | None:
+    if not fit["stripflag"]:
+        return None
+    anchors: list[int] = []
+    if fit["stripanchorsflag"]:
+        listed = [a for a in fit["stripanchorslist"] or () if a > channels[0]]
+        anchors = [int(i) for i in np.searchsorted(channels, listed) if 0 < i < len(channels)]
+    return Snip(
+        width=int(fit["snipwidth"]),
+        smoothing=int(fit["stripfilterwidth"]),
+        anchors=tuple(sorted(anchors)) or (len(channels) - 1,),
+    )
