@@ -58,6 +58,22 @@ def test_services_find_each_other_and_see_one_leave():
         wait(lambda: names(observer) == [])
 
 
+def test_who_is_looked_for_is_waited_for_while_others_may_be_there():
+    with serving(ttl=PATIENCE) as manager, Membership(manager.address) as observer:
+        assert observer.wait_listed(PATIENCE)
+
+        def there(services):
+            return any(one.name == "proxy" for one in services)
+
+        assert not observer.wait_heard(there, 0.0)
+        with Membership(manager.address) as proxy:
+            proxy.enrol(service("proxy"))
+            assert observer.wait_heard(there, PATIENCE)
+    with serving(ttl=0.1) as manager, Membership(manager.address) as observer:
+        assert observer.wait_heard(there, PATIENCE)  # it has been there for long: nobody comes
+        assert names(observer) == []
+
+
 def test_a_service_that_is_silent_is_gone():
     with serving(ttl=2.5) as manager, Membership(manager.address) as observer:
         with zmq.Context() as context, context.socket(zmq.DEALER) as silent:

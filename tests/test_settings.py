@@ -320,6 +320,27 @@ def test_a_pipeline_may_be_called_anything(tmp_path, name):
 # Presets
 
 
+def test_a_preset_that_would_be_refused_is_listed_with_the_reason(tmp_path):
+    with kept(tmp_path) as store:
+        store.presets.write(Preset("bad", {"limit": -3.0}))
+        store.presets.write(Preset("good", {"factor": 3.0}))
+        bad, good = store.judged_presets()
+    assert "limit" in bad.problem
+    assert good.problem == ""
+
+
+def test_a_preset_that_is_saved_again_stays_the_samples(tmp_path):
+    with kept(tmp_path) as store:
+        store.save("leaves", beamtime_id="11012345", sample="leaf")
+        store.change({"factor": 3.0}, "Ada")
+        store.save("leaves")
+        kept_now = store.presets.read("leaves")
+        assert (kept_now.beamtime_id, kept_now.sample) == ("11012345", "leaf")
+        assert kept_now.settings["factor"] == 3.0
+        store.save("leaves", sample="root")
+        assert store.presets.read("leaves").beamtime_id == ""
+
+
 def test_a_preset_comes_back_as_it_was_saved(tmp_path):
     presets = Presets(tmp_path)
     settings = {

@@ -14,11 +14,14 @@ import pytest
 from pydantic import Field, field_validator
 
 from p06bs import DocumentLog, Input, Modality, ModalitySettings, Output
+from p06bs.bus.codec import Packed
+from p06bs.model.compute import Result
 from p06bs.model.documents import Document
 from p06bs.pipeline import under_way
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocess
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.pipeline import Pipelines
 from p06bs.pipeline.run import RunPipeline
@@ -233,3 +236,50 @@ def test_a_run_that_nobody_ends_is_left(tmp_path, monkeypatch):
 def decision(pipelines: Pipelines, uid: str) -> dict[str, Any]:
     (found,) = pipelines.decisions.why(uid)["pipelines"]
     return found
+
+
+def test_a_change_is_not_asked_of_a_run_again_after_a_restart(tmp_path):
+    raw = raw_run({"x": np.arange(6.0)}, page=3)
+    modality = Scale(inputs={"x": "x"})
+    log: list[tuple[str, Any]] = []
+    with adjusting(tmp_path, modality) as adjustments:
+
+        def begin(earlier: Earlier | None) -> RunPipeline:
+            start = raw[0][1]
+            keeper = Keeper(
+                adjustments.candidates("a", start),
+                begun=earlier is not None,
+                began=partial(adjustments["a"].began, start["uid"]),
+                newest=partial(adjustments["a"].newest_for, start["uid"]),
+            )
+            return RunPipeline(
+                modality,
+                start,
+                lambda name, document: log.append(
+                    (name, document.unpack() if isinstance(document, Packed) else document)
+                ),
+                lambda derived: earlier,
+                lambda: 0.0,
+                keeper=keeper,
+            )
+
+        run = begin(None)
+        for name, document in raw[:3]:
+            run.add(name, document, document)
+        compute(run)
+        adjustments.change("a", {"factor": 3.0}, "Ada")
+        run.revise(adjustments.wanted("a", run))
+        run.add(*raw[3], raw[3][1])
+        compute(run)
+        again = begin(Earlier.read(log))
+        for name, document in raw[:4]:
+            again.add(name, document, document)
+        assert again.asked.change == 1
+        assert adjustments.wanted("a", again) is again.asked
+
+
+def compute(run: RunPipeline) -> None:
+    while run.going is not None and (batch := run.going.next_batch(1)) is not None:
+        rows = len(batch.rows)
+        made = {"y": np.ones(rows), "n": np.ones(rows, int)}
+        run.going.result(batch.number, Result([""] * rows, made))

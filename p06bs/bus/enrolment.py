@@ -31,6 +31,8 @@ class Enrolment:
         begun and may not have heard of everybody, those known before are kept.
     listed : bool
         Whether it has ever answered.
+    settled : bool
+        Whether it has answered when everybody had had the time to register with it.
     superseded : bool
         Whether a newer instance has the service's name.
     """
@@ -38,6 +40,7 @@ class Enrolment:
     def __init__(self, service: Service | None = None) -> None:
         self.services: tuple[Service, ...] = ()
         self.listed = False
+        self.settled = False
         self.superseded = False
         self._service = service
         self._registered = False
@@ -134,7 +137,7 @@ class Enrolment:
             self._due = now
 
     def _list(self, revision: int, settled: bool) -> None:
-        self._revision, self.listed = revision, True
+        self._revision, self.listed, self.settled = revision, True, settled
         if settled:
             self.services = self._there
         else:

@@ -120,6 +120,18 @@ class Membership(Closing):
         with self._changed:
             return self._changed.wait_for(lambda: self._enrolment.listed, seconds)
 
+    def wait_heard(self, found: Callable[[tuple[Service, ...]], bool], seconds: float) -> bool:
+        """Wait until somebody who is looked for is there, or everybody was heard of.
+
+        Return False if neither is so in time: the Topology Manager has just begun.
+        """
+
+        def heard() -> bool:
+            return self._enrolment.settled or found(self._enrolment.services)
+
+        with self._changed:
+            return self._changed.wait_for(heard, seconds)
+
     def wait_for(self, kind: str, what: str, seconds: float) -> str:
         """Return the address of a service of a kind, waiting for it.
 

@@ -4,7 +4,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,11 +28,16 @@ from p06bs.cli.terminal import (
 
 if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
+    from p06bs.bus.membership import Membership
     from p06bs.bus.topology import Service
     from p06bs.services.supervision import Supervision
     from p06bs.services.supervisord import Status
 
 TOPOLOGY = "P06BS_TOPOLOGY"
+LISTED_SECONDS = 5.0
+"""How long the Topology Manager is waited for."""
+HEARD_SECONDS = 8.0
+"""Services register again within 5 s after it was started anew."""
 SHOWN = 3
 """So many names of services that are waited for."""
 
@@ -163,21 +169,56 @@ def ls(
     as_json: AsJson = False,
 ) -> None:
     """List the services that are registered at the Topology Manager."""
-    from p06bs.bus.membership import Membership
-
     address = topology_address(file, topology)
-    with stoppable() as stopping, Membership(address, bus_keys(file)) as peers:
-        if not peers.wait_listed(5.0):
-            raise UsageError(f"no Topology Manager answers at {address}; are services up?")
-        if as_json:
-            print(json.dumps([_plain(one) for one in peers.services], indent=2))
-        elif watch:
+    with stoppable() as stopping, asking(address, bus_keys(file)) as peers:
+        if watch:
             with Live(console=console, auto_refresh=False) as live:
                 while not stopping():
                     live.update(_table(peers.services, fold=True), refresh=True)
                     time.sleep(0.5)
+            return
+        if not peers.wait_heard(lambda services: False, 0.0):
+            remark("the Topology Manager has just begun: others may be up that it has not heard of")
+        if as_json:
+            print(json.dumps([_plain(one) for one in peers.services], indent=2))
         else:
             console.print(_table(peers.services))
+
+
+@contextmanager
+def asking(
+    address: str, keys: "Keys | None", seconds: float = LISTED_SECONDS
+) -> "Iterator[Membership]":
+    """Look who is registered at a Topology Manager.
+
+    Raises
+    ------
+    UsageError
+        If it does not answer in time.
+    """
+    from p06bs.bus.membership import Membership
+
+    with Membership(address, keys) as peers:
+        if not peers.wait_listed(seconds):
+            hint = "" if keys else f" (where there are keys, show yours: FILE or ${KEYS_VARIABLE})"
+            raise UsageError(f"no Topology Manager answers at {address}; are services up?{hint}")
+        yield peers
+
+
+def registered(
+    address: str, keys: "Keys | None", wanted: "Callable[[Service], bool]"
+) -> "tuple[Service, ...]":
+    """Return the services that are registered; one that is wanted is waited for, as long as the
+    Topology Manager may not have heard of it since it began.
+
+    Raises
+    ------
+    UsageError
+        If it does not answer in time.
+    """
+    with asking(address, keys) as peers:
+        peers.wait_heard(lambda services: any(map(wanted, services)), HEARD_SECONDS)
+        return peers.services
 
 
 def topology_address(file: Path | None, address: str | None) -> str:

@@ -14,8 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import TopologyAddress, bus_keys, topology_address
-from p06bs.cli.terminal import SHOWN, AsJson, console, folded
+from p06bs.cli.services import TopologyAddress, bus_keys, registered, topology_address
+from p06bs.cli.terminal import SHOWN, AsJson, console, folded, remark
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
@@ -29,15 +29,13 @@ HOLDS_SECONDS = 3.0
 class _Pipelines:
     """The pipelines that services offer, asked through the Topology Manager."""
 
-    def __init__(self, file: Path | None, topology: str | None) -> None:
-        from p06bs.bus.membership import Membership
-
+    def __init__(self, file: Path | None, topology: str | None, of: str = "") -> None:
         address = topology_address(file, topology)
         self._keys = bus_keys(file)
-        with Membership(address, self._keys) as peers:
-            if not peers.wait_listed(SECONDS):
-                raise UsageError(f"no Topology Manager answers at {address}; are services up?")
-            self._services = [one for one in peers.services if one.offers]
+        services = registered(
+            address, self._keys, lambda one: of in one.offers if of else bool(one.offers)
+        )
+        self._services = [one for one in services if one.offers]
 
     @property
     def names(self) -> list[str]:
@@ -155,13 +153,14 @@ def settings(
         raise UsageError("--beamtime and --sample say whose a preset is; name it with --save")
     if "=" in pipeline:
         raise UsageError(f"{pipeline} is no pipeline; name it first: p06bs settings NAME key=value")
-    found = _Pipelines(file, topology)
+    found = _Pipelines(file, topology, pipeline)
     if presets:
         _show_presets(found.ask("presets", pipeline), as_json)
         return
     changing = bool(values or reprocess or load)
+    asked: dict[str, Any] = {}
     if changing:
-        found.ask(
+        asked = found.ask(
             "change",
             pipeline,
             values=values,
@@ -184,14 +183,27 @@ def settings(
         record = found.ask("settings", pipeline)[pipeline]
     if as_json:
         print(json.dumps({pipeline: record}, indent=2))
-    else:
+    elif changing or not save:
         _show(pipeline, record, {key.partition(".")[0] for key in values})
+    if reprocess:
+        runs = ", ".join(run[:SHOWN] for run in asked["reprocess"])
+        remark(f"computed again: run {runs}" if runs else "there is no run to compute again")
+    if changing and record["revision"] < asked["revision"]:
+        raise UsageError(_taken_back(asked["revision"], record["runs"]))
+
+
+def _taken_back(change: int, runs: list[dict[str, Any]]) -> str:
+    """Return why a change does not hold, though its values are allowed."""
+    said = [
+        f"run {run['run'][:SHOWN]} cannot be computed with it: {run['refused'][str(change)]}"
+        for run in runs
+        if str(change) in run["refused"]
+    ]
+    return f"change {change} was taken back; {'; '.join(said) or 'a run refused it'}"
 
 
 def _show_all(records: dict[str, Any]) -> None:
-    table = Table(
-        *folded("pipeline", "revision", "changed by", "since", "preset", "digest", "runs")
-    )
+    table = Table(*folded("pipeline", "change", "changed by", "since", "preset", "digest", "runs"))
     for name, record in sorted(records.items()):
         table.add_row(
             escape(name),
@@ -226,7 +238,7 @@ def _show(name: str, record: dict[str, Any], changed_fields: Collection[str] = (
     who = f", changed by {record['changed_by']} at {_when(record['since'])}"
     preset = f", preset {record['preset']}" if record["preset"] else ""
     changed = who if record["changed_by"] else ""
-    console.print(escape(f"{name}: revision {record['revision']}{changed}{preset}"), soft_wrap=True)
+    console.print(escape(f"{name}: change {record['revision']}{changed}{preset}"), soft_wrap=True)
     for run in record["runs"]:
         console.print(escape(_of_run(run)), soft_wrap=True)
 
@@ -236,7 +248,7 @@ def _of_run(run: dict[str, Any]) -> str:
     scan = f"scan {run['scan_id']} " if run["scan_id"] is not None else ""
     again = f", reprocessing {run['reprocessing']}" if run["reprocessing"] else ""
     preset = f" (preset {run['preset']})" if run["preset"] else ""
-    head = f"{scan}({run['run'][:SHOWN]}{again}): revision {run['change']}{preset}"
+    head = f"{scan}({run['run'][:SHOWN]}{again}): change {run['change']}{preset}"
     if run["state"] == "in force":
         head += f" holds from event {run['first_row'] + 1} on, in stream {run['stream']}"
     elif run["state"] == "left":
@@ -244,7 +256,7 @@ def _of_run(run: dict[str, Any]) -> str:
     else:
         head += " holds from the next event on"
     for change, reason in run["refused"].items():
-        head += f"; it refused revision {change}: {reason}"
+        head += f"; it refused change {change}: {reason}"
     return head
 
 

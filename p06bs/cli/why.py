@@ -11,7 +11,13 @@ import typer
 from rich.markup import escape
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import TopologyAddress, bus_keys, topology_address
+from p06bs.cli.services import (
+    HEARD_SECONDS,
+    TopologyAddress,
+    asking,
+    bus_keys,
+    topology_address,
+)
 from p06bs.cli.terminal import SHOWN, AsJson, console, remark
 
 if TYPE_CHECKING:
@@ -92,15 +98,16 @@ def why(
 
 def _asked(run: str, file: Path | None, topology: str | None) -> _Answers:
     """Return what the services say that host pipelines."""
-    from p06bs.bus.membership import Membership
-
     answers = _Answers()
     address, keys = topology_address(file, topology), bus_keys(file)
-    with Membership(address, keys) as peers:
-        if not peers.wait_listed(SECONDS if file is None else SHORT_SECONDS):
-            answers.remarks.append(f"no Topology Manager answers at {address}")
-            return answers
-        hosts = [one for one in peers.services if one.kind == "pipelines"]
+    try:
+        with asking(address, keys, SECONDS if file is None else SHORT_SECONDS) as peers:
+            if file is None:  # else what nobody answers for is computed
+                peers.wait_heard(lambda services: any(map(_hosts, services)), HEARD_SECONDS)
+            hosts = [one for one in peers.services if _hosts(one)]
+    except UsageError as error:
+        answers.remarks.append(str(error))
+        return answers
     if not hosts:
         answers.remarks.append("no service with pipelines is up")
     answers.offered = {name for host in hosts for name in host.offers}
@@ -116,6 +123,10 @@ def _asked(run: str, file: Path | None, topology: str | None) -> _Answers:
         if one["run"] == newest["run"]:
             answers.decisions += [{**each, "service": name} for each in one["pipelines"]]
     return answers
+
+
+def _hosts(service: "Service") -> bool:
+    return service.kind == "pipelines"
 
 
 def _ask_all(
@@ -233,4 +244,4 @@ def _show_one(one: dict[str, Any], several: bool) -> None:
 def _settings(settings: dict[str, Any]) -> str:
     preset = f", preset {settings['preset']}" if settings["preset"] else ""
     who = f", by {settings['changed_by']}" if settings["changed_by"] else ""
-    return f"revision {settings['change']}{preset}{who}, digest {settings['digest'][:SHOWN]}"
+    return f"change {settings['change']}{preset}{who}, digest {settings['digest'][:SHOWN]}"

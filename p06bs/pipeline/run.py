@@ -210,6 +210,8 @@ class RunPipeline:
         )
         if earlier is None:
             self.work.start()
+        elif self.work.since:
+            self._asked.append(self.work.since[-1].revision)  # what an earlier process was asked
         newest = self._keeper.newest()
         if newest is not None and newest.change > self.change:
             self.revise(newest)

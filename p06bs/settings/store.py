@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -268,8 +269,23 @@ class PipelineSettings(Closing):
         """Keep that a run needs not be computed again any more."""
         self._note(lambda: again.finish(why))
 
+    def judged_presets(self) -> list[Preset]:
+        """Return the presets, with the problem of those that now would be refused."""
+        return [self._judged(preset) for preset in self.presets]
+
+    def _judged(self, preset: Preset) -> Preset:
+        if preset.problem:
+            return preset
+        try:
+            self.modality.validate(merged(self.in_force.settings, preset.settings))
+        except SettingsError as error:
+            return replace(preset, problem=str(error))
+        return preset
+
     def save(self, name: str, *, beamtime_id: str = "", sample: str = "") -> Path:
         """Keep the settings in force as a preset; return its file.
+
+        One of that name goes on to be for its beamtime and sample, if no others are given.
 
         Raises
         ------
@@ -279,6 +295,9 @@ class PipelineSettings(Closing):
             If it cannot be written.
         """
         settings = plain(self.in_force.settings)
+        if name in self.presets.names and not (beamtime_id or sample):
+            known = self.presets.read(name)
+            beamtime_id, sample = known.beamtime_id, known.sample
         return self.presets.write(Preset(name, settings, beamtime_id, sample))
 
     def record(self) -> dict[str, Any]:
