@@ -1,18 +1,153 @@
 """Refractive index of air, by which interferometers and spectrometers measure lengths."""
 
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from p06bs.model.modality import Bound, Input, ModalitySettings
+
+Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
-TEMPERATURE = (-40.0, 100.0)
-"""Lowest and highest temperature that is taken for one of air, °C."""
-PRESSURE = (0.0, 1200.0)
-"""Lowest and highest pressure, hPa."""
-HUMIDITY = (0.0, 100.0)
-"""Lowest and highest relative humidity, %."""
+
+@dataclass(frozen=True)
+class Quantity:
+    """What air has: values that it may have, which it has if nobody says, and their unit."""
+
+    lowest: float
+    highest: float
+    usual: float
+    unit: str
+
+    def plausible(self, values: Any) -> Any:
+        """Return which values air may have."""
+        return (values >= self.lowest) & (values <= self.highest)
+
+
+TEMPERATURE = Quantity(-40, 100, 20, "degC")
+PRESSURE = Quantity(0, 1200, 1013.25, "hPa")
+HUMIDITY = Quantity(0, 100, 50, "%")
+
+THERMOMETER = "air_temperature"
+AIR = {THERMOMETER: TEMPERATURE, "air_pressure": PRESSURE, "air_humidity": HUMIDITY}
+"""Input, which is its role, too -> what it measures."""
+
+# Temperatures have an offset between their units, which `air_of` sees to.
+AIR_INPUTS = {
+    name: Input(role=name, unit=None if name == THERMOMETER else quantity.unit, optional=True)
+    for name, quantity in AIR.items()
+}
+
+
+class AirSettings(ModalitySettings):
+    """The air where no input says it, and the light."""
+
+    wavelength: float = Field(1550.0, ge=300, le=1700, description="nm, of the laser in vacuum")
+    temperature: float | None = Field(
+        None, ge=TEMPERATURE.lowest, le=TEMPERATURE.highest, description="°C"
+    )
+    pressure: float | None = Field(
+        None, ge=PRESSURE.lowest, le=PRESSURE.highest, description="hPa; 0 in vacuum"
+    )
+    humidity: float | None = Field(
+        None, ge=HUMIDITY.lowest, le=HUMIDITY.highest, description="%, relative"
+    )
+
+
+@dataclass(frozen=True)
+class Air:
+    """The air of a run: constants by input, which columns override.
+
+    `index` is the refractive index of the constants.
+    """
+
+    wavelength: float
+    constants: Mapping[str, float]
+    index: float
+    thermometer: tuple[float, float]  # offset and factor to °C
+
+    def indices(self, columns: Mapping[str, Array | None]) -> Floats | None:
+        """Return the refractive index per event; None if no column is about the air.
+
+        NaN where a sensor reads what no air has.
+        """
+        given = {name: column for name in AIR if (column := columns[name]) is not None}
+        if not given:
+            return None
+        # Sensors are slow: most events have the air of the event before.
+        count = len(next(iter(given.values())))
+        anew = np.zeros(count, bool)
+        anew[:1] = True
+        for column in given.values():
+            anew[1:] |= column[1:] != column[:-1]
+        begins = np.flatnonzero(anew)
+        air: dict[str, Any] = dict(self.constants)
+        good = np.ones(len(begins), bool)
+        for name, column in given.items():
+            air[name] = self._read(name, column[begins])
+            good &= AIR[name].plausible(air[name])
+        index = 1 + refractivity(self.wavelength, *air.values())
+        index[~good] = np.nan
+        return np.repeat(index, np.diff(begins, append=count))
+
+    def problems(self, columns: Mapping[str, Array | None]) -> Iterator[tuple[Mask, str, Floats]]:
+        """Yield of each column where it is bad, what it is, with a place for the value, and it."""
+        for name, quantity in AIR.items():
+            if (column := columns[name]) is not None:
+                values = self._read(name, column)
+                yield ~quantity.plausible(values), f"{name} is {{:g}} {quantity.unit}", values
+
+    def _read(self, name: str, values: Array) -> Floats:
+        offset, factor = self.thermometer if name == THERMOMETER else (0.0, 1.0)
+        return offset + factor * values.astype(np.float64)
+
+
+def air_of(settings: AirSettings, bound: Bound) -> Air:
+    """Return the air of a run: of settings, else of a device's configuration, else usual air.
+
+    Raises
+    ------
+    ValueError
+        If the temperature has a unit that is none.
+    """
+    constants = {name: _constant(name, settings, bound) for name in AIR}
+    thermometer = bound.get(THERMOMETER)
+    return Air(
+        wavelength=settings.wavelength,
+        constants=constants,
+        index=1 + float(refractivity(settings.wavelength, *constants.values())),
+        thermometer=_to_celsius(thermometer.unit if thermometer else None),
+    )
+
+
+def _constant(name: str, settings: AirSettings, bound: Bound) -> float:
+    said: float | None = getattr(settings, name.removeprefix("air_"))
+    if said is not None:
+        return said
+    for source in bound.values():
+        for key, value in source.configuration.items():
+            if key.endswith(name) and isinstance(value, int | float) and AIR[name].plausible(value):
+                return float(value)
+    return AIR[name].usual
+
+
+def _to_celsius(unit: str | None) -> tuple[float, float]:
+    """Return offset and factor from a unit of temperature to °C."""
+    if unit in (None, "degC"):
+        return 0.0, 1.0
+    import pint
+
+    registry: Any = pint.application_registry
+    try:
+        zero, one = (float(registry.Quantity(x, unit).to("degC").magnitude) for x in (0.0, 1.0))
+    except Exception:  # units are free text, and pint's parser fails on it in a dozen ways
+        raise ValueError(f"{THERMOMETER}: {unit!r} is no unit of temperature") from None
+    return zero, one - zero
 
 
 def refractivity(wavelength: float, temperature: Any, pressure: Any, humidity: Any) -> Floats:

@@ -12,6 +12,7 @@ from tests import wrong_techniques
     [
         "counters",
         "encoders",
+        "interferometers",
         "region_sums",
         "xrf",
         "tests.techniques:Scale",

@@ -151,7 +151,7 @@ def test_any_way_is_followed_however_it_is_cut(
 def test_after_rewinds_what_counts_is_that_of_an_uninterrupted_scan(
     legs: list[tuple[int, int]], size: int, bad: set[int]
 ) -> None:
-    seqs = acquisition(legs)
+    seqs = acquisition([*legs, (100, 0)])  # an aborted scan leaves rows of earlier legs
     counts = np.array(seqs) * 50  # of 8 bits: a wrap every five events
     counts[: len(seqs)] += np.arange(len(seqs)) % 3
     words = wrap(counts, 8).astype(float)
