@@ -75,6 +75,8 @@ class Beamline:
         the element maps.
     energy : float
         Of the beam, keV.
+    angle : float
+        Of the sample, degrees.
     metrology : Metrology
         Stage, encoders and interferometers.
     """
@@ -83,6 +85,7 @@ class Beamline:
     seed: int = 0
     emission: Emission = field(default_factory=Measured)
     energy: float = 17.5
+    angle: float = 0.0
     metrology: Metrology = field(default_factory=Metrology)
 
     def __post_init__(self) -> None:
@@ -120,13 +123,7 @@ class Beamline:
         return self.metrology.readback(points, x, y)
 
     def counters(
-        self,
-        points: Iterable[int],
-        x: Floats,
-        y: Floats,
-        gate_time: float,
-        *,
-        angle: float = 0.0,
+        self, points: Iterable[int], x: Floats, y: Floats, gate_time: float
     ) -> tuple[Integers, Integers]:
         """Return counts of the incident flux monitor and of the diode behind the sample.
 
@@ -138,12 +135,10 @@ class Beamline:
             Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
-        angle : float
-            Of the sample, degrees.
         """
         numbers = np.fromiter(points, dtype=np.int64)
         flux = MONITOR_RATE * gate_time * self.current(numbers, gate_time)
-        passed = np.abs(self.phantom.transmission(x, y, angle, energy=self.energy)) ** 2
+        passed = np.abs(self.phantom.transmission(x, y, self.angle, energy=self.energy)) ** 2
         means = np.stack([flux, flux * passed], axis=1)
         generators = self._generators(numbers, Draw.COUNTERS)
         counts = [rng.poisson(mean) for rng, mean in zip(generators, means, strict=True)]
@@ -154,21 +149,13 @@ class Beamline:
     def _spectra(self) -> Floats:
         return self.emission.spectra(self.phantom, self.energy)
 
-    def expected(
-        self,
-        points: npt.ArrayLike,
-        x: Floats,
-        y: Floats,
-        gate_time: float,
-        *,
-        angle: float = 0.0,
-    ) -> Floats:
+    def expected(self, points: npt.ArrayLike, x: Floats, y: Floats, gate_time: float) -> Floats:
         """Return the mean counts that *arrive* in the gate, before dead time.
 
         Shape ``(points, elements, CHANNELS)``: I0(t) times the sum of what there is of
         each component times its spectrum.
         """
-        amounts = self.emission.amounts(self.phantom, x, y, angle)
+        amounts = self.emission.amounts(self.phantom, x, y, self.angle)
         amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
         arriving = np.moveaxis(amounts @ self._spectra, 0, 1)
         drift = np.asarray(self.emission.gain_drift)
@@ -178,13 +165,7 @@ class Beamline:
         return arriving
 
     def line_counts(
-        self,
-        points: npt.ArrayLike,
-        x: Floats,
-        y: Floats,
-        gate_time: float,
-        *,
-        angle: float = 0.0,
+        self, points: npt.ArrayLike, x: Floats, y: Floats, gate_time: float
     ) -> dict[str, Floats]:
         """Return the mean counts that arrive in the full-energy peaks of each group of lines.
 
@@ -192,20 +173,12 @@ class Beamline:
         ``Fe_K`` -> shape ``(points, elements)``. Escape peaks are not in it. Empty
         where spectra are measured ones.
         """
-        amounts = self.emission.amounts(self.phantom, x, y, angle)
+        amounts = self.emission.amounts(self.phantom, x, y, self.angle)
         amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
         peaks = self.emission.peaks(self.phantom, self.energy)
         return {group: amounts @ rates.T for group, rates in peaks.items()}
 
-    def expose(
-        self,
-        points: Iterable[int],
-        x: Floats,
-        y: Floats,
-        gate_time: float,
-        *,
-        angle: float = 0.0,
-    ) -> Exposures:
+    def expose(self, points: Iterable[int], x: Floats, y: Floats, gate_time: float) -> Exposures:
         """Return what the fluorescence detector records: Poisson draws with dead time.
 
         An element that gets pulses at rate r is live for ``real / (1 + r tau)``
@@ -220,11 +193,9 @@ class Beamline:
             Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
-        angle : float
-            Of the sample, degrees.
         """
         numbers = np.fromiter(points, dtype=np.int64)
-        arriving = self.expected(numbers, x, y, gate_time, angle=angle)
+        arriving = self.expected(numbers, x, y, gate_time)
         total = arriving.sum(axis=2)
         live = 1.0 / (1.0 + total / gate_time * np.asarray(self.emission.dead_time))
         spectrum = np.empty(arriving.shape, dtype=np.uint32)

@@ -20,6 +20,8 @@ class Layer:
         Visible photons emitted per incident X-ray photon where the weight is 1.
     collection : float
         Fraction, 0..1, of the charge generated in this layer that is collected.
+    crystal : str, optional
+        What makes powder rings, a name in `p06bs.sim.crystals.CRYSTALS`.
 
     Raises
     ------
@@ -31,6 +33,7 @@ class Layer:
     depth: tuple[float, float] = (-0.5, 0.5)
     luminescence: float = 0.0
     collection: float = 0.0
+    crystal: str | None = None
 
     def __post_init__(self) -> None:
         for element, density in self.elements.items():
@@ -51,7 +54,7 @@ class Layer:
 
 
 LAYERS: Mapping[str, Layer] = {
-    # A multi-element film on a polymer foil.
+    # A multi-element film with a calibrant's powder on a polymer foil.
     "XRFSpectrum": Layer(
         {
             **{"C": 3000.0, "O": 1000.0},
@@ -60,6 +63,7 @@ LAYERS: Mapping[str, Layer] = {
         depth=(-4.0, 0.0),
         luminescence=2e-3,
         collection=0.92,
+        crystal="LaB6",
     ),
     # 2 µm of stainless steel.
     "Steel": Layer(
@@ -67,6 +71,7 @@ LAYERS: Mapping[str, Layer] = {
         depth=(0.0, 2.0),
         luminescence=4e-4,
         collection=0.55,
+        crystal="austenite",
     ),
 }
 """Name of a map -> what it is made of, for maps that say nothing else."""

@@ -149,7 +149,7 @@ class Lines:
         """
         return np.stack(
             [
-                np.stack([self._component(c, k, energy) for c in _components(phantom)])
+                np.stack([_seen(self, tuple(c.items()), k, energy) for c in _components(phantom)])
                 for k in range(len(self.dead_time))
             ]
         )
@@ -167,7 +167,7 @@ class Lines:
                     )
                     full = 1 - escape(line.energy)
                     rates[:, column] += (
-                        solid_angle * density * self._rate(line.cross_section, line.energy) * full
+                        solid_angle * density * self.rate(line.cross_section, line.energy) * full
                     )
         return found
 
@@ -182,37 +182,38 @@ class Lines:
         stopped = -np.expm1(-_attenuation("Si", energy, "photo") * 2.329 * self.thickness)
         return float(passed * stopped)
 
-    def _rate(self, cross_section: float, energy: float) -> float:
+    def rate(self, cross_section: float, energy: float) -> float:
         """Return pulses/s from 1 ng/mm², at a solid angle of 4π, from a cross-section in cm²/g."""
         return self.flux * cross_section * 1e-7 * self.efficiency(energy)
 
-    def _component(self, densities: Mapping[str, float], k: int, energy: float) -> Floats:
-        """Return what detector element `k` sees of elements, ng/mm² each, shape (CHANNELS,)."""
-        # At 90° to the beam.
-        compton = energy / (1 + energy / ELECTRON_MASS)
-        spectrum = np.zeros(CHANNELS)
-        for element, density in densities.items():
-            seen = [
-                (line.energy, line.cross_section, 0.0)
-                for line in fluorescence_lines(element, energy)
-            ]
-            seen.append((energy, _attenuation(element, energy, "coh"), 0.0))
-            # The momenta of bound electrons widen Compton scatter.
-            seen.append((compton, _attenuation(element, energy, "incoh"), 0.18))
-            for at, cross_section, width in seen:
-                rate = density * self.solid_angle[k] * self._rate(cross_section, at)
-                lost = escape(at)
-                spectrum += rate * (1 - lost) * self._peak(k, at, width)
-                if lost:
-                    spectrum += rate * lost * self._peak(k, at - SILICON_LINE, width)
-        return spectrum
-
-    def _peak(self, k: int, energy: float, width: float) -> Floats:
+    def peak(self, k: int, energy: float, width: float) -> Floats:
         """Return a peak of area 1, integrated over each channel, shape ``(CHANNELS,)``."""
         fano = (FWHM**2) * self.fano * PAIR_ENERGY * energy
         sigma = np.sqrt(self.noise[k] ** 2 + fano + width**2) / FWHM
         edges = self.zero[k] + self.gain[k] * (np.arange(CHANNELS + 1) - 0.5)
         return np.diff(ndtr((edges - energy) / sigma))
+
+
+@cache
+def _seen(lines: Lines, densities: tuple[tuple[str, float], ...], k: int, energy: float) -> Floats:
+    """Return what detector element `k` sees of elements, ng/mm² each, shape (CHANNELS,)."""
+    # At 90° to the beam.
+    compton = energy / (1 + energy / ELECTRON_MASS)
+    spectrum = np.zeros(CHANNELS)
+    for element, density in densities:
+        seen = [
+            (line.energy, line.cross_section, 0.0) for line in fluorescence_lines(element, energy)
+        ]
+        seen.append((energy, _attenuation(element, energy, "coh"), 0.0))
+        # The momenta of bound electrons widen Compton scatter.
+        seen.append((compton, _attenuation(element, energy, "incoh"), 0.18))
+        for at, cross_section, width in seen:
+            rate = density * lines.solid_angle[k] * lines.rate(cross_section, at)
+            lost = escape(at)
+            spectrum += rate * (1 - lost) * lines.peak(k, at, width)
+            if lost:
+                spectrum += rate * lost * lines.peak(k, at - SILICON_LINE, width)
+    return spectrum
 
 
 def _components(phantom: Phantom) -> list[Mapping[str, float]]:

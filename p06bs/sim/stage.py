@@ -8,7 +8,7 @@ inside events. Detectors hang on it by a cable: they ask it what was triggered.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -66,8 +66,11 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         ValueError
             If x and y are not 1-D and of one length, or rate or gate time make no sense.
         """
-        angle = 0.0 if self.rotation is None else await self.rotation.user_readback.get_value()
-        self.trajectory, self.collected = Trajectory(self.beamline, value, angle), 0
+        beamline = self.beamline
+        if self.rotation is not None:
+            angle = await self.rotation.user_readback.get_value()
+            beamline = replace(beamline, angle=angle)
+        self.trajectory, self.collected = Trajectory(beamline, value), 0
         self.clock = TriggerClock(len(self.trajectory), value.rate)
         return self.clock
 

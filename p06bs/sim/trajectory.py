@@ -75,8 +75,6 @@ class Trajectory:
     beamline : Beamline
     points : FlyPoints
         Nominal positions, rate and gate time.
-    angle : float
-        Of the sample, degrees.
 
     Raises
     ------
@@ -86,7 +84,6 @@ class Trajectory:
 
     beamline: Beamline
     points: FlyPoints
-    angle: float = 0.0
 
     def __post_init__(self) -> None:
         x, y, rate = self.points.x, self.points.y, self.points.rate
@@ -144,12 +141,10 @@ class Trajectory:
         metrology = beamline.metrology
         readback = self.readback(first, stop)
         exposed = self.exposed(first, stop)
-        i0, diode = beamline.counters(
-            points, exposed["x"], exposed["y"], gate_time, angle=self.angle
-        )
+        i0, diode = beamline.counters(points, exposed["x"], exposed["y"], gate_time)
         columns: dict[str, npt.NDArray[Any]] = {
             **readback,
-            "rotation": np.full(len(points), self.angle),
+            "rotation": np.full(len(points), beamline.angle),
             "i0": i0,
             "diode": diode,
             "gate_time": np.full(len(points), gate_time),
