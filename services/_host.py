@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
+import zmq
+
 from p06bs import config
 from p06bs.bus.curve import Keys
 from p06bs.bus.membership import Membership
@@ -67,7 +69,7 @@ def run(file: Path, name: str) -> int:
         logger.error("%s", error)
         _ask_for_no_other_try()
         return REFUSED
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, zmq.ZMQError) as error:
         logger.error("%s", error, exc_info=ready)
         return 1
 

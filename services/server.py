@@ -36,6 +36,13 @@ class ServerService(Service[ServerDefinition]):
         super().__init__(name, definition, here)
         self._url = ""
 
+    @classmethod
+    def check(cls, definition: ServerDefinition) -> None:
+        """Refuse an address that others could reach."""
+        from p06bs.server.loopback import loopback_of
+
+        loopback_of(definition.host)
+
     @property
     def addresses(self) -> Mapping[str, str]:
         """Where it is reached, once it is ready."""

@@ -215,6 +215,38 @@ def test_a_device_belongs_to_one_server(database, tmp_path):
     assert "the device p06/bs/topology belongs to the server p06bs/tango" in done.stderr
 
 
+@pytest.mark.slow
+def test_a_server_that_was_killed_owns_no_device(database, tmp_path):
+    """The database goes on to say that it runs."""
+    file = written(tmp_path)
+    other = file.with_name("other.toml")
+    other.write_text(file.read_text().replace("services.tango]", 'services.b]\nkind = "tango"'))
+    command = [sys.executable, "-m", "p06bs.services"]
+    name = f"tango://{database}/p06/bs/topology"
+    with subprocess.Popen([*command, str(file), "topology"]) as topology:
+        try:
+            for configuration, service in ((file, "tango"), (other, "b")):
+                with subprocess.Popen([*command, str(configuration), service]) as server:
+                    try:
+                        wait(lambda of=service: answering(name) == f"p06bs/{of}")
+                    finally:
+                        server.kill()
+        finally:
+            topology.terminate()
+
+
+def answering(name: str) -> str:
+    """Return the server that answers for a device; "" if none does."""
+    import tango
+
+    try:
+        device = tango.DeviceProxy(name)
+        device.ping()
+        return str(device.info().server_id)
+    except tango.DevFailed:
+        return ""
+
+
 def test_without_a_database_it_is_said_which(tmp_path, monkeypatch):
     monkeypatch.setenv("TANGO_HOST", "127.0.0.1:1")
     command = [sys.executable, "-m", "p06bs.services", str(written(tmp_path)), "tango"]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from functools import partial
 
 import psutil
@@ -16,8 +17,9 @@ from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.membership import Membership
 from p06bs.config import modalities
 from p06bs.server.archive.storage import StorageLock
-from p06bs.services import _rpc
+from p06bs.services import _rpc, _runtime, _supervisord_conf, supervisord
 from p06bs.services._host import REFUSED
+from p06bs.services._runtime import alone
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
 from tests import supervised
@@ -262,6 +264,16 @@ def test_ports_that_are_taken_are_said(tmp_path):
             services.stop()
 
 
+def test_an_address_that_cannot_be_is_said_without_a_traceback(tmp_path):
+    file = written(tmp_path)
+    file.write_text(file.read_text().replace(f"ipc://{tmp_path}/in", f"ipc://{tmp_path}/no/in"))
+    up = p06bs("up", "-d", file)
+    assert up.returncode == 1
+    assert f"address 'ipc://{tmp_path}/no/in': there is no directory" in up.stderr
+    assert "Traceback" not in (tmp_path / "services" / "proxy.log").read_text()
+    p06bs("down", file)
+
+
 def test_up_in_the_foreground_shows_logs_and_ends_with_a_signal(tmp_path):
     file = written(tmp_path)
     command = [sys.executable, "-m", "p06bs.cli", "up", str(file)]
@@ -320,12 +332,57 @@ def test_a_supervisor_that_is_stopped_is_not_waited_for_without_end(tmp_path, mo
             monkeypatch.undo()
 
 
+def test_what_is_being_started_again_is_stopped_too(tmp_path, monkeypatch):
+    # What is killed counts as one that ran, and not as one that did not start.
+    at_once = _supervisord_conf.PROGRAM.replace("startsecs=10\n", "startsecs=0\n")
+    monkeypatch.setattr(_supervisord_conf, "PROGRAM", at_once)
+    with supervised.supervised(written(tmp_path, EXAMPLES)) as services:
+        os.kill(services.statuses()["one"].pid, signal.SIGKILL)
+        wait(lambda: services.statuses()["one"].state != "RUNNING")
+        assert services.halt(["one"]) == ["one"]
+        assert services.statuses()["one"].state == "STOPPED"
+        services.begin("one")
+        with pytest.raises(SupervisionError, match="ALREADY_STARTED"):
+            services.begin("one")
+
+
+def test_what_does_not_end_is_said(tmp_path, monkeypatch):
+    with supervised.supervised(written(tmp_path, EXAMPLES)) as services:
+        process = psutil.Process(services.statuses()["one"].pid)
+        process.suspend()
+        monkeypatch.setattr(supervisord, "END_SECONDS", 0.5)
+        with pytest.raises(SupervisionError, match=rf"^one \(process {process.pid}\): still"):
+            services.halt(["one"])
+        monkeypatch.undo()
+        process.resume()
+
+
+def test_who_keeps_others_waiting_is_said(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(_runtime, "SAY_SECONDS", 0.0)
+    directory = tmp_path / "site"
+    entered = threading.Event()
+
+    def enter():
+        with alone(directory):
+            entered.set()
+
+    other = threading.Thread(target=enter)
+    with alone(directory):
+        other.start()
+        wait(lambda: f"waiting for process {os.getpid()}" in caplog.text)
+        assert not entered.is_set()
+    other.join()
+    assert entered.is_set()
+
+
 def test_what_no_service_can_use_is_refused_before_anything_starts(tmp_path):
     file = written(tmp_path, '[[pipelines]]\nmodality = "countres"\n')
     up = p06bs("up", file)
     assert up.returncode == 1
     installed = ", ".join(sorted(modalities()))
     assert up.stderr == f"p06bs: pipelines: no modality 'countres'; installed are {installed}\n"
+    file = written(tmp_path, SERVER.format(tmp_path) + 'host = "0.0.0.0"\n')
+    assert "server: refusing to listen on 0.0.0.0" in p06bs("up", file).stderr
     assert not (tmp_path / "services").exists()
     file = written(tmp_path, '[services.a]\nkind = "b"\n[services.proxy2]\nkind = "proxy"\nx = 1\n')
     up = p06bs("up", file)

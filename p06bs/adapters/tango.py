@@ -260,12 +260,21 @@ def _check_free(database: Any, name: str, server: str) -> None:
         known = database.get_device_info(name)
     except tango.DevFailed:  # there is none of the name
         return
-    if known.exported and known.ds_full_name.lower() != server.lower():
+    if known.exported and known.ds_full_name.lower() != server.lower() and _answers(known):
         raise TangoError(
             f"the device {name} belongs to the server {known.ds_full_name}, which runs; "
             "end that one, or give these another name: devices = "
             '"DOMAIN/FAMILY/{name}"'
         )
+
+
+def _answers(known: Any) -> bool:
+    """Return whether a server runs; the database goes on to say so of one that was killed."""
+    try:
+        tango.DeviceProxy(f"dserver/{known.ds_full_name}").ping()
+    except tango.DevFailed:
+        return False
+    return True
 
 
 def _named(client: Any) -> str:

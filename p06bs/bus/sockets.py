@@ -101,7 +101,7 @@ def bind(socket: "zmq.Socket[Any]", address: str, keys: Keys | None = None) -> s
     ------
     ValueError
         If the address is none, or beyond this host and there are no keys, or with these keys
-        one can only connect.
+        one can only connect; or there is no directory for it.
     zmq.ZMQError
         If it is in use, or not on this host.
     """
@@ -109,6 +109,9 @@ def bind(socket: "zmq.Socket[Any]", address: str, keys: Keys | None = None) -> s
     if keys is not None:
         keys.binding(socket)
     _allow_ipv6(socket, endpoint)
+    folder = os.path.dirname(endpoint.removeprefix("ipc://"))
+    if endpoint.startswith("ipc://") and folder and not os.path.isdir(folder):
+        raise ValueError(f"address {address!r}: there is no directory {folder}")
     socket.bind(endpoint)
     bound = socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
     for anywhere in ("tcp://0.0.0.0:", "tcp://[::]:"):

@@ -45,6 +45,23 @@ MESSAGE_LIMIT = 64_000
 """Bytes of a message from a WebSocket's client, who has little to say."""
 
 
+def loopback_of(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """Return the address of a host, which must be this one's own.
+
+    Raises
+    ------
+    ValueError
+        If others can reach it, or it is no address.
+    """
+    address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
+    if not address.is_loopback:
+        raise ValueError(
+            f"refusing to listen on {host}: this server has no TLS, only loopback is safe; "
+            "reach it through an SSH tunnel"
+        )
+    return address
+
+
 class LoopbackServer(uvicorn.Server):
     """Run an application on a loopback address, which is bound when this is made.
 
@@ -80,12 +97,7 @@ class LoopbackServer(uvicorn.Server):
         ready: Callable[[str], None] = lambda url: None,
         **more: Any,
     ) -> None:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host)
-        if not address.is_loopback:
-            raise ValueError(
-                f"refusing to listen on {host}: this server has no TLS, only loopback is safe; "
-                "reach it through an SSH tunnel"
-            )
+        address = loopback_of(host)
         family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
         self.socket = _first_to_close(socket.create_server((str(address), port), family=family))
         # Connections inherit it. asyncio sets it only where a socket names its protocol, and
