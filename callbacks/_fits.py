@@ -46,14 +46,12 @@ def groups_of(settings: FluorescenceSettings, bound: Bound) -> tuple[Group, ...]
         number of detector elements than the spectra, or `track_gain` is not possible.
     """
     elements, channels = bound["spectrum"].shape
-    # What does not matter to the fit makes no other one; and a standard cannot be hashed.
-    others = {"standard": None, "sensitivity": None, "normalise": False, "gain_counts": 2000.0}
     if settings.sensitivity is not None and len(settings.sensitivity) != elements:
         raise ValueError(
             f"sensitivity: has {len(settings.sensitivity)} values, "
             f"the spectra have {elements} detector elements"
         )
-    return _groups(settings.model_copy(update=others), elements, channels)
+    return _groups(settings, elements, channels)
 
 
 @lru_cache(maxsize=8)

@@ -37,6 +37,10 @@ class Standard(ModalitySettings):
         None, description="degrees of beam and detector to its surface; None: the sample's"
     )
 
+    def __hash__(self) -> int:
+        """Return a hash in spite of the dicts, because fits are cached by their settings."""
+        return hash(self.model_dump_json())
+
     @field_validator("areas")
     @classmethod
     def _columns(cls, areas: dict[str, float]) -> dict[str, float]:

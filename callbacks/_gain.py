@@ -13,10 +13,11 @@ older counts fade.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from numpy.polynomial import chebyshev
 
 from p06bs.callbacks._linear_fit import Model
@@ -163,20 +164,63 @@ def gain_fit(
     )
 
 
-def fade(sums: Floats, counts: Floats, solutions: Floats) -> Floats:
-    """Return, for each event, sums over it and the events before, in which counts fade.
+@dataclass(frozen=True)
+class Followed:
+    """Gains that were followed through events.
 
     Parameters
     ----------
     sums : ndarray, shape (elements, nodes, 2)
-        Those before the first event.
-    counts : ndarray, shape (events, elements)
-        Reference counts of each event over those that are averaged; older ones fade
-        by exp(-counts).
-    solutions : ndarray, shape (events, elements, nodes, 2)
+        Faded sums over all events, with which the following ones go on.
+    drift : ndarray, shape (events, elements)
+        Relative changes of the gain; 0 before there are enough counts, NaN beyond reach.
+    areas : ndarray, shape (events, elements, peaks)
+        Areas at these gains, 0 beyond reach.
     """
-    made = np.empty_like(solutions)
-    for place, kept in enumerate(np.exp(-np.maximum(counts, -1.0))[..., None, None]):
-        sums = sums * kept + solutions[place]
-        made[place] = sums
-    return made
+
+    sums: Floats
+    drift: Floats
+    areas: Floats
+
+
+def follow(
+    groups: Sequence[tuple[slice | npt.NDArray[np.intp], GainFit]],
+    sums: Floats | None,
+    solutions: Floats,
+    usable: npt.NDArray[np.bool_],
+    counts: float,
+) -> Followed:
+    """Return gains and areas of events, in the order of which older counts fade.
+
+    Parameters
+    ----------
+    groups : sequence of (elements, GainFit)
+    sums : ndarray, shape (elements, nodes, 2), optional
+        Those of the events before.
+    solutions : ndarray, shape (events, elements, nodes, peaks + 2)
+    usable : ndarray of bool, shape (events, elements)
+        The others tell nothing.
+    counts : float
+        Reference counts that are averaged over: older ones fade by exp(-newer/counts).
+    """
+    reference = np.where(usable[..., None, None], solutions[..., -2:], 0)
+    newer = reference[..., 1].mean(axis=2)
+    for elements, fit in groups:
+        newer[:, elements] /= fit.seen * counts
+    before = np.zeros(reference.shape[1:]) if sums is None else sums
+    faded = np.empty_like(reference)
+    # Areas of a reference that is not there scatter about zero, and fade nothing on average.
+    for place, kept in enumerate(np.exp(-np.maximum(newer, -1.0))[..., None, None]):
+        before = faded[place] = before * kept + reference[place]
+    drift = np.zeros(usable.shape)
+    areas = np.zeros((*usable.shape, solutions.shape[3] - 2))
+    for elements, fit in groups:
+        there = faded[:, elements]
+        gain = fit.gain(there)
+        known = np.nan_to_num(gain)
+        few = np.einsum("nek,nek->ne", fit.between(known), there[..., 1]) < ENOUGH * counts
+        drift[:, elements] = np.where(few, 0, gain)
+        at = fit.between(np.where(few, 0, known))
+        areas[:, elements] = np.einsum("nek,nekp->nep", at, solutions[:, elements, :, :-2])
+    areas[np.isnan(drift)] = 0
+    return Followed(faded[-1], drift, areas)

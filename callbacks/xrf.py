@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -9,33 +10,28 @@ import numpy as np
 from p06bs.callbacks import _whole_run
 from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings, column
-from p06bs.callbacks._gain import ENOUGH, fade
+from p06bs.callbacks._gain import follow
 from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._measure import judge_all, measure
 from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._spectra import (
     Array,
     Fault,
-    Faults,
-    ceiling,
     dead_time_factor,
     describe,
     example_spectra,
     invalidate,
-    judge,
     judge_times,
     require,
     whole_counts,
 )
 from p06bs.callbacks._standard import sensitivities
-from p06bs.callbacks._totals import Areas, Booleans, Totals
+from p06bs.callbacks._totals import Areas, Totals
 from p06bs.callbacks.region_sums import RegionSums
 from p06bs.model.modality import PART, Bound, Columns, Input, Modality, Output
 
 __all__ = ["Fluorescence", "RegionSums"]
-
-BLOCK = 2**17
-"""Values that are converted to floats at a time, so that they stay in a processor's cache."""
 
 Correction = Literal["none", "times", "rates"]
 
@@ -157,7 +153,7 @@ class Fluorescence(Modality):
         sensitivity of all elements over that of the usable ones; variances add up
         with the squares of the factors. With `track_gain` it is `scan` that adds up.
         """
-        faults = _faults(setup, spectrum)
+        faults = judge_all(setup.groups, spectrum, setup.saturation)
         factor: Floats = np.ones(faults.shape)
         if setup.correction != "none":
             rates = setup.correction == "rates"
@@ -181,23 +177,23 @@ class Fluorescence(Modality):
         counted = usable.copy()
         counted[list(reasons)] = False
         weights = setup.totals.weights(usable, factor)
-        fitted, solutions, part = _measure(setup, spectrum, usable, np.where(counted, weights, 0))
+        found = measure(setup.groups, spectrum, usable, np.where(counted, weights, 0))
+        counts = found.counts.astype(np.int64) if setup.whole else found.counts
+        part: dict[str, Any] = {"counts": counts, "corrected": found.corrected, "flux": 0.0}
         if flux is not None:
             with np.errstate(all="ignore"):  # events without usable elements do not count
                 seen = np.where(counted, flux, 0).sum(axis=1) / counted.sum(axis=1)
             part["flux"] = float(seen[counted.any(axis=1)].sum())
         if setup.gain_counts:
             made: dict[str, Array] = {
-                "areas": fitted.areas,
-                "variance": fitted.variance,
-                "blank": fitted.blank,
-                "solutions": solutions,
+                "blank": found.fitted.blank,
+                "solutions": found.solutions,
                 "usable": usable,
                 "factor": factor,
                 "flux": np.zeros(factor.shape) if flux is None else flux,
             }
         else:
-            made = setup.totals(fitted, weights, flux)
+            made = setup.totals(found.fitted, weights, flux)
             made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
         columns: dict[str, Any] = {**invalidate(made, reasons), PART: part}
         return columns
@@ -212,45 +208,31 @@ class Fluorescence(Modality):
         """
         if not setup.gain_counts:
             return state, columns
-        usable, solutions = columns["usable"], columns["solutions"]
-        shape = (*solutions.shape[1:3], 2)
         fresh = state is None or state["key"] != setup.key
-        sums = np.zeros(shape) if fresh else np.asarray(state["sums"])
-        areas, drift = columns["areas"].copy(), np.zeros(usable.shape)
-        reference = np.where(usable[..., None, None], solutions[..., -2:], 0)
-        seen = np.ones(usable.shape[1])
-        for group in setup.groups:
-            assert group.gain is not None
-            seen[group.elements] = group.gain.seen
-        ages = reference[..., 1].mean(axis=2) / (seen * setup.gain_counts)
-        summed = fade(sums, ages, reference)
-        for group in setup.groups:
-            assert group.gain is not None
-            there = summed[:, group.elements]
-            gain = group.gain.gain(there)
-            known = np.where(np.isnan(gain), 0, gain)
-            at = group.gain.between(known)
-            area = np.einsum("nek,nek->ne", at, there[..., 1])
-            few = area < ENOUGH * setup.gain_counts
-            gain = np.where(few, 0, gain)
-            at = group.gain.between(np.where(np.isnan(gain), 0, gain))
-            nodes = solutions[:, group.elements, :, :-2]
-            areas[:, group.elements] = np.einsum("nek,nekp->nep", at, nodes)
-            drift[:, group.elements] = gain
-        usable = usable & np.isfinite(drift)
-        lost = ~usable.any(axis=1)
-        if lost.any():
+        followed = follow(
+            [(group.elements, group.gain) for group in setup.groups if group.gain is not None],
+            None if fresh else np.asarray(state["sums"]),
+            columns["solutions"],
+            columns["usable"],
+            setup.gain_counts,
+        )
+        usable = columns["usable"] & np.isfinite(followed.drift)
+        if not usable.any(axis=1).all():
             raise ValueError(
                 "the gain of each usable detector element is beyond gain_range; "
                 "calibrate anew, or make gain_range larger"
             )
-        fitted = Areas(areas, columns["variance"], columns["blank"])
+        # Under a shifted peak the variance at the nominal gain is too small.
+        own = np.zeros((usable.shape[1], len(setup.totals.columns)))
+        for group in setup.groups:
+            own[group.elements] = group.fit.own
+        variance = columns["blank"] + own * np.maximum(followed.areas, 0)
+        fitted = Areas(followed.areas, variance, columns["blank"])
         flux = columns["flux"] if setup.totals.need_flux else None
-        weights = setup.totals.weights(usable, columns["factor"])
-        made = setup.totals(fitted, weights, flux)
+        made = setup.totals(fitted, setup.totals.weights(usable, columns["factor"]), flux)
         made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
-        made["gain_drift"] = drift
-        return {"key": setup.key, "sums": summed[-1]}, made
+        made["gain_drift"] = followed.drift
+        return {"key": setup.key, "sums": followed.sums}, made
 
     def fold(self, setup: Peaks, state: Any, part: Any) -> Any:
         """Return the sum spectra so far."""
@@ -277,9 +259,6 @@ def _totals(settings: FluorescenceSettings, bound: Bound) -> Totals:
     if settings.normalise:
         i0 = bound["incident_flux"]
         unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
-    density: dict[str, float] = {}
-    if settings.standard is not None:
-        density = sensitivities(settings.standard, describe_fit(settings)[0], peaks)
     elements = bound["spectrum"].shape[0]
     return Totals(
         columns=tuple(column(peak) for peak in peaks),
@@ -287,8 +266,16 @@ def _totals(settings: FluorescenceSettings, bound: Bound) -> Totals:
         unit=unit,
         normalise=settings.normalise,
         limits=settings.detection_limits,
-        density=density,
+        density=_density(settings, peaks),
     )
+
+
+@lru_cache(maxsize=8)
+def _density(settings: FluorescenceSettings, peaks: tuple[str, ...]) -> dict[str, float]:
+    """Return by column the area per incident flux of 1 ng/mm²; none without a standard."""
+    if settings.standard is None:
+        return {}
+    return sensitivities(settings.standard, describe_fit(settings)[0], peaks)
 
 
 def _correction(settings: FluorescenceSettings, bound: Bound) -> Correction:
@@ -315,60 +302,3 @@ def _correction(settings: FluorescenceSettings, bound: Bound) -> Correction:
         require(bound, "live_time", "dead_time")
         require(bound, "real_time", "dead_time")
     return "none"
-
-
-def _faults(setup: Peaks, spectrum: Array) -> Faults:
-    """Return what is wrong with each detector element in each event."""
-    faults = np.full(spectrum.shape[:2], Fault.MASKED, np.uint8)
-    for group in setup.groups:
-        model = group.fit.model
-        cut = spectrum[:, group.elements, model.start : model.stop]
-        faults[:, group.elements] = judge(cut, saturation=ceiling(cut, setup.saturation))
-    return faults
-
-
-def _measure(
-    setup: Peaks, spectrum: Array, usable: Booleans, weights: Floats
-) -> tuple[Areas, Floats, dict[str, Any]]:
-    """Return areas of each detector element, solutions at several gains, and sum spectra.
-
-    Parameters
-    ----------
-    spectrum : ndarray, shape (events, elements, channels)
-    usable : ndarray of bool, shape (events, elements)
-        The others have no counts.
-    weights : ndarray, shape (events, elements)
-        Dead-time factors of what the sum spectra are made of, 0 for the rest.
-    """
-    events, elements, channels = spectrum.shape
-    fitted = Areas.zeros(events, elements, len(setup.totals.columns))
-    sums = np.zeros((elements, 2, channels))
-    first = setup.groups[0].gain
-    nodes = 0 if first is None else len(first.nodes)
-    solutions = np.zeros((events, elements, nodes, len(setup.totals.columns) + 2))
-    both = np.stack([weights > 0, weights], axis=1)  # (events, 2, elements)
-    for group in setup.groups:
-        model, own = group.fit.model, group.elements
-        number = usable[:1, own].size
-        step = max(1, BLOCK // (number * channels)) if number else 1
-        block = np.empty((step, number, channels))
-        for at in (slice(k, k + step) for k in range(0, events, step)):
-            cut = spectrum[at, own]
-            counts = block[: len(cut)]
-            np.copyto(counts, cut)
-            if spectrum.dtype.kind == "f":
-                np.nan_to_num(counts, copy=False, posinf=0, neginf=0)  # what is not fitted
-            if not usable[at, own].all():
-                counts[~usable[at, own]] = 0
-            flat = counts.reshape(-1, channels)[:, model.start : model.stop]
-            areas, variance = group.fit.areas(flat)
-            blank = group.fit.blank(areas, variance)
-            shape = (*counts.shape[:2], -1)
-            for name, values in (("areas", areas), ("variance", variance), ("blank", blank)):
-                getattr(fitted, name)[at, own] = values.reshape(shape)
-            if group.gain is not None:
-                found = group.gain.solutions(flat)
-                solutions[at, own] = found.reshape(*shape[:2], *found.shape[1:])
-            sums[own] += both[at, :, own].transpose(2, 1, 0) @ counts.transpose(1, 0, 2)
-    counted = sums[:, 0].astype(np.int64) if setup.whole else sums[:, 0]
-    return fitted, solutions, {"counts": counted, "corrected": sums[:, 1], "flux": 0.0}

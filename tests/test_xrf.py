@@ -6,35 +6,8 @@ import numpy as np
 import pytest
 
 from p06bs.callbacks.xrf import Fluorescence, RegionSums
-from p06bs.model.modality import INVALID, PART, BoundInput, Columns, Modality, SettingsError
-
-CHANNELS = 1200
-UNITS = {"spectrum": "counts", "live_time": "s", "real_time": "s"}
-
-
-def bind(columns: Columns, units: dict[str, str]) -> dict[str, BoundInput]:
-    return {
-        name: BoundInput(
-            "primary", name, False, c.shape[1:], c.shape[1:], c.dtype.str, units.get(name)
-        )
-        for name, c in columns.items()
-    }
-
-
-def run(modality: Modality, units: dict[str, str] | None = None, **columns: Any) -> Columns:
-    """Bind, prepare and process as the framework does, and check what was declared."""
-    for column in columns.values():
-        column.flags.writeable = False
-    bound = bind(columns, UNITS | (units or {}))
-    declared = modality.outputs(modality.settings, bound)
-    inputs = {name: columns.get(name) for name in modality.declared}
-    made = dict(modality.process(modality.prepare(modality.settings, bound), **inputs))
-    made.pop(PART, None)
-    assert set(made) - {INVALID} == set(declared)
-    for name, output in declared.items():
-        assert made[name].dtype == output.dtype
-        assert made[name].shape == (len(columns["spectrum"]), *output.shape)
-    return made
+from p06bs.model.modality import INVALID, SettingsError
+from tests.fluorescence import CHANNELS, UNITS, bind, run
 
 
 def spectra(events: int = 5, elements: int = 3, dtype: Any = np.uint32) -> np.ndarray:
