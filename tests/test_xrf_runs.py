@@ -1,0 +1,274 @@
+"""Detection limits, results of whole runs, bad input, and the three ways to compute them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from p06bs import callback, process
+from p06bs.callbacks.xrf import Fluorescence
+from p06bs.model.documents import NamedDocument
+from p06bs.model.maps import newest
+from tests.documents import raw_run, rows_of
+from tests.fluorescence import composed, model_of, through
+from tests.online import beamline
+
+AREAS = {"Fe_K": 3000.0, "Cu_K": 400.0}
+
+
+def fluorescence(**settings: Any) -> Fluorescence:
+    given = {"elements": ("Fe", "Cu", "Zn"), "incident_energy": 11.0} | settings
+    return Fluorescence(**given)
+
+
+def drawn(
+    events: int, elements: int = 1, areas: dict[str, float] = AREAS, scale: Any = 1.0, seed: int = 0
+) -> np.ndarray:
+    """Return counts, (events, elements, channels), of areas; `scale` is (events, elements)."""
+    expected = composed(model_of(fluorescence()), areas, flat=4.0)[0]
+    scales = np.broadcast_to(scale, (events, elements))
+    return np.random.default_rng(seed).poisson(scales[..., None] * expected).astype(np.uint32)
+
+
+# Detection limits
+
+
+def test_the_detection_limit_is_three_times_the_scatter_of_a_blank() -> None:
+    blanks, _ = through(fluorescence(), spectrum=drawn(3000, areas={"Fe_K": 3000.0}))
+    bright, whole = through(fluorescence(), spectrum=drawn(500, areas=AREAS | {"Zn_K": 5000.0}))
+    for line in ("Cu_K", "Zn_K"):
+        scatter = blanks.columns[line].std()
+        limit = blanks.columns[f"{line}_limit"].mean()
+        assert limit == pytest.approx(3 * scatter, rel=0.06), line
+        assert (blanks.columns[line] > limit).mean() < 0.005
+    # What is there of an element does not raise its own limit, but sigma.
+    own = bright.columns["Zn_K_limit"].mean() / blanks.columns["Zn_K_limit"].mean()
+    assert own == pytest.approx(1, abs=0.12)
+    assert bright.columns["Zn_K_sigma"].mean() > 4 * blanks.columns["Zn_K_sigma"].mean()
+    # In the sum of a run it falls with the root of the counts.
+    assert whole["Zn_K_limit"] / 500 == pytest.approx(
+        bright.columns["Zn_K_limit"].mean() / np.sqrt(500), rel=0.05
+    )
+
+
+def test_limits_can_be_left_out() -> None:
+    modality = fluorescence(detection_limits=False)
+    rows, whole = through(modality, spectrum=drawn(2))
+    assert not [name for name in {**rows.columns, **whole} if name.endswith("_limit")]
+
+
+# Whole runs
+
+
+def test_the_fit_of_the_sum_spectrum_is_the_sum_of_the_fits() -> None:
+    rng = np.random.default_rng(3)
+    live = rng.uniform(0.64, 0.8, (40, 3))  # dead times of 20 to 36 %
+    spectrum = drawn(40, 3, scale=live * np.array([1.0, 0.5, 2.0]))
+    spectrum[5, 1, 640] = spectrum[6, :, 640] = 2**32 - 1  # saturated
+    rows, whole = through(
+        fluorescence(), spectrum=spectrum, live_time=live, real_time=np.ones((40, 3))
+    )
+    assert [bool(r) for r in rows.reasons] == [k == 6 for k in range(40)]
+    good = np.ones((40, 3, 1), bool)
+    good[5, 1] = good[6] = False
+    np.testing.assert_array_equal(whole["sum_spectrum"], (spectrum * good).sum(axis=0))
+    assert whole["sum_spectrum"].dtype == np.int64
+    for line in ("Fe_K", "Cu_K", "Zn_K"):
+        sigma = np.sqrt((rows.columns[f"{line}_sigma"] ** 2).sum())
+        assert whole[line] == pytest.approx(rows.columns[line].sum(), rel=1e-9)
+        assert whole[f"{line}_sigma"] == pytest.approx(sigma, rel=0.02)
+    np.testing.assert_allclose(whole["energy"], 0.01 * np.arange(1200), atol=1e-12)
+    weight = np.where(good[..., 0], 1 / live, 0)
+    weight[5] *= 3 / 2  # of what remains
+    np.testing.assert_allclose(
+        whole["total_spectrum"], np.einsum("nec,ne->c", spectrum, weight), rtol=1e-9
+    )
+    np.testing.assert_allclose(
+        whole["element_areas"][:, 0], 40 * AREAS["Fe_K"] * np.array([1, 0.5, 2]), rtol=0.05
+    )
+
+
+def test_sigma_of_the_whole_run_is_honest() -> None:
+    pulls = []
+    for seed in range(60):
+        live = np.random.default_rng(seed).uniform(0.64, 0.8, (4, 2))
+        _, whole = through(
+            fluorescence(),
+            spectrum=drawn(4, 2, scale=live, seed=seed),
+            live_time=live,
+            real_time=np.ones((4, 2)),
+        )
+        pulls.append((whole["Cu_K"] - 8 * AREAS["Cu_K"]) / whole["Cu_K_sigma"])
+    assert 0.7 < np.std(pulls) < 1.3
+
+
+# Bad input
+
+
+def bad(**changes: Any) -> dict[str, Any]:
+    """Return a good event, and one in whose second element something is wrong."""
+    columns: dict[str, Any] = {
+        "spectrum": drawn(1, 2).astype(float).repeat(2, axis=0),
+        "live_time": np.full((2, 2), 0.7),
+        "real_time": np.ones((2, 2)),
+        "input_counts": np.full((2, 2), 1e5),
+        "output_counts": np.full((2, 2), 7e4),
+    }
+    for name, value in changes.items():
+        if name == "spectrum":
+            columns[name][1, 1, 640] = value
+        else:
+            columns[name][1, 1] = value
+    return columns
+
+
+TIMES, RATES = {"live_time", "real_time"}, {"input_counts", "output_counts"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "kept", "word"),
+    [
+        ({"spectrum": -1.0}, TIMES, "negative"),
+        ({"spectrum": np.nan}, TIMES, "not finite"),
+        ({"spectrum": np.inf}, TIMES, "not finite"),
+        ({"spectrum": 1e6}, TIMES, "saturated"),
+        ({"live_time": 0.0}, TIMES, "live time"),
+        ({"live_time": np.nan}, TIMES, "live time"),
+        ({"live_time": -0.7}, TIMES, "live time"),
+        ({"live_time": -0.7, "real_time": -1.0}, TIMES, "live time"),
+        ({"live_time": 1.3}, TIMES, "live above real time"),
+        ({"real_time": 0.0}, TIMES, "real time"),
+        ({"real_time": 0.0, "live_time": 0.0}, TIMES, "real time"),
+        ({"real_time": np.inf}, TIMES, "real time"),
+        ({"output_counts": 0.0}, RATES, "count rates"),
+        ({"output_counts": np.nan}, RATES, "count rates"),
+        ({"input_counts": -1e5, "output_counts": -7e4}, RATES, "count rates"),
+        ({"output_counts": 2e5}, RATES, "count rates"),
+    ],
+)
+def test_an_element_with_bad_input_is_left_out_and_the_event_without_any_invalid(
+    changes: dict[str, Any], kept: set[str], word: str
+) -> None:
+    columns = {k: v for k, v in bad(**changes).items() if k in kept | {"spectrum"}}
+    modality = fluorescence(saturation=5e5)
+    rows, whole = through(modality, **columns)
+    assert rows.columns["elements_used"].tolist() == [2, 1]
+    # The spectra of both are alike, so that the rest stands for all.
+    assert rows.columns["Fe_K"][1] == pytest.approx(rows.columns["Fe_K"][0], rel=0.1)
+    assert rows.columns["Fe_K"][0] == pytest.approx(2 * AREAS["Fe_K"] / 0.7, rel=0.1)
+    assert all(np.isfinite(value).all() for value in whole.values())
+    alone = {name: column[:, 1:] for name, column in columns.items()}
+    rows, whole = through(modality, **alone)
+    assert rows.reasons[0] == ""
+    assert "detector element 0" in rows.reasons[1]
+    assert word in rows.reasons[1]
+    np.testing.assert_array_equal(whole["sum_spectrum"], columns["spectrum"][:1, 1])
+
+
+def test_clocks_and_fast_channels_need_not_be_exact() -> None:
+    columns = bad(live_time=1.004, output_counts=1.06e5)
+    for kept in (TIMES, RATES):
+        given = {k: v for k, v in columns.items() if k in kept | {"spectrum"}}
+        rows, _ = through(fluorescence(), **given)
+        assert rows.columns["elements_used"].tolist() == [2, 2]
+
+
+def test_count_rates_and_times_correct_alike() -> None:
+    live = np.array([[0.64, 0.8], [0.7, 0.75]])
+    spectrum = drawn(2, 2)
+    made = [
+        through(fluorescence(), spectrum=spectrum, live_time=live, real_time=np.ones((2, 2)))[0],
+        through(
+            fluorescence(),
+            units={"input_counts": "1/s", "output_counts": "counts/s"},
+            spectrum=spectrum,
+            input_counts=np.full((2, 2), 2e5),
+            output_counts=2e5 * live,
+        )[0],
+    ]
+    np.testing.assert_allclose(made[0].columns["Fe_K"], made[1].columns["Fe_K"], rtol=1e-12)
+    with pytest.raises(ValueError, match="must both be counts or both be rates, not 1/s and count"):
+        through(
+            fluorescence(),
+            units={"input_counts": "1/s", "output_counts": "counts"},
+            spectrum=spectrum,
+            input_counts=live,
+            output_counts=live,
+        )
+
+
+def test_nan_outside_the_fitted_range_spoils_nothing() -> None:
+    columns = bad()
+    columns["spectrum"][1, 1, 20] = np.nan
+    rows, whole = through(fluorescence(), spectrum=columns["spectrum"])
+    assert rows.columns["elements_used"].tolist() == [2, 2]
+    assert np.isfinite(whole["sum_spectrum"]).all()
+
+
+# Three ways
+
+
+def table(derived: Sequence[NamedDocument]) -> dict[str, Any]:
+    pages = [document["data"] for name, document in derived if name == "event_page"]
+    assert derived[-1][1]["exit_status"] == "success", derived[-1][1]["reason"]
+    return {key: np.concatenate([page[key] for page in pages]) for key in pages[0]}
+
+
+def last_snapshot(derived: Sequence[NamedDocument]) -> dict[str, Any]:
+    found: dict[str, Any] = [document["data"] for name, document in derived if name == "event"][-1]
+    assert found["final"]
+    return found
+
+
+def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
+    count = 60
+    seqs = [*range(1, 41), *range(31, 51)]  # a rewind
+    columns = {
+        "mca": drawn(count, 2, scale=np.full((count, 2), 0.7)),
+        "live": np.full((count, 2), 0.7),
+        "real": np.ones((count, 2)),
+        "i0": np.linspace(1e6, 2e6, count),
+    }
+    columns["mca"][3, 0, 640] = 2**32 - 1
+    columns["live"][17] = 0
+    columns["i0"][20] = 0
+    film = {"areal_density": {"Fe": 20.0}, "areas": {"Fe_K": 1e5}, "incident_flux": 1e7}
+    modality = fluorescence(
+        track_gain=("Fe_K",),
+        standard=film,
+        inputs={
+            "spectrum": "mca",
+            "live_time": "live",
+            "real_time": "real",
+            "incident_flux": "i0",
+        },
+    )
+    units = {"mca": "counts", "live": "s", "real": "s", "i0": "counts"}
+    raw = raw_run(columns, seqs=seqs, page=7, units=units)
+    reference = process(modality, raw, batch_size=1)
+    live: list[NamedDocument] = []
+    subscriber = callback(modality, lambda name, document: live.append((name, document)))
+    for document in raw:
+        subscriber(*document)
+    with beamline(tmp_path, [modality]) as (_, publish, listener):
+        for document in raw:
+            publish(*document)
+        online = listener.wait(raw[0][1]["uid"], "xrf")
+    keys = ("raw_seq_num", "valid", "invalid_reason", "elements_used")
+    expected, results = table(reference), last_snapshot(reference)
+    assert (~expected["valid"]).sum() == 2
+    assert expected["elements_used"][3] == 1
+    for other in (live, online):
+        assert rows_of(other, *keys) == rows_of(reference, *keys)
+        made, whole = table(other), last_snapshot(other)
+        for name, column in expected.items():
+            if column.dtype.kind == "f":
+                np.testing.assert_allclose(made[name], column, rtol=1e-9, atol=1e-6, err_msg=name)
+        assert whole.keys() == results.keys()
+        for name, value in results.items():
+            np.testing.assert_allclose(whole[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
+    rows = newest(expected["raw_seq_num"])
+    good = rows[expected["valid"][rows]] if rows.dtype != bool else rows & expected["valid"]
+    assert results["Fe_K"] == pytest.approx(expected["Fe_K"][good].sum(), rel=0.01)
