@@ -24,7 +24,14 @@ the same address wait for each other."""
 COUNT, NORM, DARK = 0, 1, 2
 """Rows of what each bin has when all its pixels are valid, and of what it has lost."""
 
-compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+def compiled(function: Any) -> Any:
+    """Have numba compile a function when it is first called, and keep the code if it may."""
+    options = {"nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # neither this folder nor the user's can be written
+        return numba.njit(**options)(function)
 
 
 @compiled
@@ -41,11 +48,11 @@ def _is_valid(value: Any, least: Any, most: Any, dummies: Array) -> bool:
 @compiled
 def _all_valid(values: Array, least: Any, most: Any, dummies: Array) -> bool:
     good = True
-    for value in values:  # without a way out, so that it becomes SIMD
-        good &= (value >= least) & (value <= most)
+    for p in range(values.size):  # by index and without a way out, so that it becomes SIMD
+        good &= (values[p] >= least) & (values[p] <= most)
     for dummy in dummies:
-        for value in values:
-            good &= value != dummy
+        for p in range(values.size):
+            good &= values[p] != dummy
     return good
 
 
@@ -91,7 +98,7 @@ def _add(
             continue
         for p in range(values.size):
             if _is_valid(values[p], least, most, dummies):
-                sums[at[p]] += kind(values[p])
+                sums[np.uint32(p % LANES) * one + at[p]] += kind(values[p])
             else:
                 invalid += 1
                 saturated += values[p] > most

@@ -168,8 +168,8 @@ class PowderDiffraction(Modality):
         from p06bs.callbacks._xrd_kernels import LANES, integrate
 
         settings, bins, count = setup.settings, setup.bins, len(frames)
-        frames = native(frames.reshape(count, -1))
         least, most, dummies = limits(settings, frames.dtype)
+        frames = native(frames.reshape(count, -1))
         scale, reasons = _received(setup, count, incident_flux, exposure)
         number, whole = bins.full.shape[1], frames.dtype.kind in "iu" and not bins.first.size
         lanes = LANES if number <= LANES_UP_TO and not bins.first.size else 1
