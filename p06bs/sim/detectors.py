@@ -55,8 +55,7 @@ class FluorescenceDetector(FileDetector):
 
     Streams ``<name>-spectrum`` (counts, ``(elements, channels)`` uint32) and, of each
     element, ``<name>-live_time`` and ``<name>-real_time`` (s), ``<name>-input_counts``
-    and ``<name>-output_counts``. Flies on external edges only; prepare the box before
-    the detector.
+    and ``<name>-output_counts``.
 
     Parameters
     ----------
@@ -84,8 +83,8 @@ class FluorescenceDetector(FileDetector):
 class AreaDetector(FileDetector):
     """A pixel detector behind the sample that sees its powder rings, writing HDF5.
 
-    Streams ``<name>`` (counts, ``(y, x)``, uint16 or uint32). Flies on external edges
-    only; prepare the box before the detector. Its geometry is in its configuration.
+    Streams ``<name>`` (counts, ``(y, x)``, uint16 or uint32). Its geometry is in its
+    configuration.
 
     Parameters
     ----------

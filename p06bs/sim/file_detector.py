@@ -6,14 +6,18 @@ stream datum, can read it (unless the `Recording` lags).
 """
 
 import asyncio
+import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from bluesky.protocols import Reading
+from event_model import DataKey
 from ophyd_async.core import (
     AsyncStatus,
     DetectorAcquireLogic,
@@ -40,6 +44,10 @@ ROWS_AT_ONCE = 64
 """At most so many points are drawn before they are written and published."""
 
 
+STEP_TIME = 0.1
+"""Exposure in step scans (s), if nobody says another."""
+
+
 class Instrument(Protocol):
     """What a detector sees, and which datasets it makes of it."""
 
@@ -63,18 +71,6 @@ class Instrument(Protocol):
 
 
 @dataclass
-class ExternalTrigger(DetectorTriggerLogic):
-    """Edge triggers from the box; the gate is the box's."""
-
-    def get_deadtime(self, config_values: SignalDict) -> float:
-        """Return the time between exposures that the read-out needs: none, it double-buffers."""
-        return 0.0
-
-    async def prepare_edge(self, num: int, livetime: float) -> None:
-        """Take any number of triggers."""
-
-
-@dataclass
 class Acquisition(DetectorAcquireLogic):
     """Follow the triggers: draw what each point shows, write it, publish the number of rows."""
 
@@ -85,7 +81,9 @@ class Acquisition(DetectorAcquireLogic):
     provider: RowsProvider | None = None
     _task: asyncio.Task[None] | None = None
     _pool: ThreadPoolExecutor | None = None
-    _triggers: int = field(default=0)
+    _triggers: int = 0
+    step_time: float | None = None
+    """Seconds per exposure that nobody but the detector triggers; None: the box triggers."""
 
     def __post_init__(self) -> None:
         self.written, self._publish = soft_signal_r_and_setter(int)
@@ -94,7 +92,9 @@ class Acquisition(DetectorAcquireLogic):
         """Create the file of the next scan; return what announces its rows."""
         # One thread for all of a file's HDF5 calls; it ends when the file is closed.
         self._pool = pool = ThreadPoolExecutor(1, thread_name_prefix=f"sim-{name}")
-        expected = len(self.recording.triggers(0, len(self.box.flyable_logic.prepared)))
+        flight = self.box.flyable_logic.trajectory
+        points = len(flight) if flight is not None and self.step_time is None else 0
+        expected = len(self.recording.triggers(0, points))
         self.files = await self._call(
             pool,
             Files,
@@ -110,7 +110,7 @@ class Acquisition(DetectorAcquireLogic):
         return self.provider
 
     async def start_acquiring(self) -> None:
-        """Wait for triggers from now on.
+        """Wait for triggers from now on, or expose once if the detector triggers itself.
 
         Raises
         ------
@@ -118,9 +118,13 @@ class Acquisition(DetectorAcquireLogic):
             If it is not prepared, or its file has rows already: row numbers are those
             of the box's points, so each scan needs a file of its own.
         """
-        if self.files is None or self._triggers:
+        if self.files is None or (self._triggers and self.step_time is None):
             raise RuntimeError("stage and prepare the detector anew before each scan")
-        self._task = asyncio.create_task(self._acquire(self.files))
+        if self.step_time is None:
+            self._task = asyncio.create_task(self._fly(self.files))
+        else:
+            path = self.box.flyable_logic.standing(self._triggers, self.step_time)
+            await self._record(self.files, path, self._triggers + 1)
 
     async def wait_for_idle(self) -> None:
         """Wait until no more exposures come: all are written, or it was stopped.
@@ -157,18 +161,21 @@ class Acquisition(DetectorAcquireLogic):
                 await self._call(pool, files.close)
             pool.shutdown()
 
-    async def _acquire(self, files: Files) -> None:
+    async def _fly(self, files: Files) -> None:
         trigger = self.box.flyable_logic
         while (count := await trigger.triggered(beyond=self._triggers)) > self._triggers:
-            first, self._triggers = self._triggers, min(count, self._triggers + ROWS_AT_ONCE)
-            if self.recording.lag:
-                self._publish(files.rows + len(self.recording.triggers(first, self._triggers)))
-                await asyncio.sleep(self.recording.lag)
-            await self._call(self._pool, self._expose, files, range(first, self._triggers))
-            self._publish(files.rows)
+            await self._record(files, trigger.prepared, min(count, self._triggers + ROWS_AT_ONCE))
 
-    def _expose(self, files: Files, triggers: range) -> None:
-        path = self.box.flyable_logic.prepared
+    async def _record(self, files: Files, path: Trajectory, stop: int) -> None:
+        """Draw and write the rows of the triggers up to `stop`, and publish their number."""
+        first, self._triggers = self._triggers, stop
+        if self.recording.lag:
+            self._publish(files.rows + len(self.recording.triggers(first, stop)))
+            await asyncio.sleep(self.recording.lag)
+        await self._call(self._pool, self._expose, files, path, range(first, stop))
+        self._publish(files.rows)
+
+    def _expose(self, files: Files, path: Trajectory, triggers: range) -> None:
         seen = self.instrument.rows(path, triggers)
         recorded = self.recording.triggers(triggers.start, triggers.stop)
         if recorded != [(trigger, False) for trigger in triggers]:
@@ -200,6 +207,25 @@ class Acquisition(DetectorAcquireLogic):
 
 
 @dataclass
+class Triggers(DetectorTriggerLogic):
+    """Edges from the box, whose gate it is, or the detector's own trigger in step scans."""
+
+    acquisition: Acquisition
+
+    def get_deadtime(self, config_values: SignalDict) -> float:
+        """Return the time between exposures that the read-out needs: none, it double-buffers."""
+        return 0.0
+
+    async def prepare_edge(self, num: int, livetime: float) -> None:
+        """Take any number of triggers."""
+        self.acquisition.step_time = None
+
+    async def prepare_internal(self, num: int, livetime: float, deadtime: float) -> None:
+        """Take one exposure per trigger of a plan, where the box's stage is."""
+        self.acquisition.step_time = livetime or STEP_TIME
+
+
+@dataclass
 class FileData(DetectorDataLogic):
     """Where the detector writes, and how that is announced."""
 
@@ -222,9 +248,9 @@ class FileData(DetectorDataLogic):
 
 
 class FileDetector(StandardDetector):
-    """A detector on a trigger box that writes HDF5 and flies on external edges only.
+    """A detector on a trigger box that writes HDF5, in fly and in step scans.
 
-    Prepare the box before the detector. Where each file is a stream resource of its
+    For a fly scan prepare the box before the detector. Where each file is a stream resource of its
     own, collect while the detector completes: a collection announces one file's rows.
 
     Parameters
@@ -250,7 +276,9 @@ class FileDetector(StandardDetector):
         self.instrument = instrument
         self._acquisition = Acquisition(instrument, box, recording or Recording())
         self.add_detector_logics(
-            ExternalTrigger(), self._acquisition, FileData(path_provider, self._acquisition)
+            Triggers(self._acquisition),
+            self._acquisition,
+            FileData(path_provider, self._acquisition),
         )
         super().__init__(name=name)
 
@@ -280,3 +308,16 @@ class FileDetector(StandardDetector):
             data_key_of(self.name, key): dataset.role
             for key, dataset in self.instrument.datasets.items()
         }
+
+    async def describe_configuration(self) -> dict[str, DataKey]:
+        """Describe the configuration, roles among it: plans of bluesky's own have no table."""
+        described = await super().describe_configuration()
+        source = f"sim://{self.name}/role"
+        role = DataKey(source=source, dtype="string", shape=[])
+        return {**described, f"{self.name}-role": role}
+
+    async def read_configuration(self) -> dict[str, Reading[Any]]:
+        """Return the configuration, and the roles as JSON."""
+        read = await super().read_configuration()
+        role = Reading(value=json.dumps(self.roles), timestamp=time.time())
+        return {**read, f"{self.name}-role": role}

@@ -8,9 +8,8 @@ inside events. Detectors hang on it by a cable: they ask it what was triggered.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
 
 from bluesky.protocols import (
     Configurable,
@@ -23,11 +22,11 @@ from bluesky.protocols import (
 )
 from bluesky.utils import NoReplayAllowed
 from event_model import DataKey, Dtype, PartialEventPage
-from ophyd_async.core import FlyableLogic, SignalR, StandardFlyable
+from ophyd_async.core import FlyableLogic, StandardFlyable
 
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.clock import TriggerClock
-from p06bs.sim.trajectory import CAPTURES, FlyPoints, Trajectory
+from p06bs.sim.trajectory import CAPTURES, FlyPoints, Stage, Trajectory
 
 LOOK_EVERY = 0.05
 """Seconds between two looks at the clock: points that fell due in between go together."""
@@ -36,19 +35,12 @@ DTYPES: Mapping[str, Dtype] = {"f": "number", "i": "integer", "b": "boolean"}
 """Kind of a numpy dtype -> the dtype in a data key."""
 
 
-class Rotation(Protocol):
-    """A motor that turns the sample, degrees."""
-
-    @property
-    def user_readback(self) -> SignalR[float]: ...
-
-
 @dataclass
 class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
     """Fire a trigger per point, by the wall clock."""
 
     beamline: Beamline
-    rotation: Rotation | None = None
+    stage: Stage | None = None
     trajectory: Trajectory | None = None
     clock: TriggerClock | None = None
     collected: int = 0
@@ -67,9 +59,8 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
             If x and y are not 1-D and of one length, or rate or gate time make no sense.
         """
         beamline = self.beamline
-        if self.rotation is not None:
-            angle = await self.rotation.user_readback.get_value()
-            beamline = replace(beamline, angle=angle)
+        if self.stage is not None:
+            beamline = self.stage.turned(beamline)
         self.trajectory, self.collected = Trajectory(beamline, value), 0
         self.clock = TriggerClock(len(self.trajectory), value.rate)
         return self.clock
@@ -109,6 +100,18 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
             await asyncio.sleep(LOOK_EVERY)
         return count
 
+    def standing(self, point: int, gate_time: float) -> Trajectory:
+        """Return the path of one point of a step scan, where the motors are now.
+
+        Raises
+        ------
+        RuntimeError
+            If the box knows no motors.
+        """
+        if self.stage is None:
+            raise RuntimeError("step scans need the box to know a stage: TriggerBox(..., stage)")
+        return self.stage.standing(self.beamline, point, gate_time)
+
     @property
     def prepared(self) -> Trajectory:
         """The points of this scan.
@@ -142,21 +145,20 @@ class TriggerBox(
     ----------
     beamline : Beamline
         What there is to see.
-    rotation : Rotation, optional
-        What turns the sample; its angle when a scan is prepared holds for the scan.
+    stage : Stage, optional
+        The sample's motors: the rotation as it is when a fly scan is prepared holds for
+        the scan; detectors on the box make step scans with it.
     """
 
-    def __init__(
-        self, beamline: Beamline, rotation: Rotation | None = None, name: str = ""
-    ) -> None:
+    def __init__(self, beamline: Beamline, stage: Stage | None = None, name: str = "") -> None:
         self._beamline = beamline
-        self._rotation = rotation
+        self._stage = stage
         super().__init__(name=name)
 
     @cached_property
     def flyable_logic(self) -> TriggerLogic:
         """How it flies; detectors that hang on its cable use this."""
-        return TriggerLogic(self._beamline, self._rotation)
+        return TriggerLogic(self._beamline, self._stage)
 
     @property
     def roles(self) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A fly scan's path over the sample, and what the trigger box captures on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -162,6 +162,49 @@ class Trajectory:
 
     def _range(self, first: int, stop: int | None) -> range:
         return range(len(self))[first:stop]
+
+
+class Axis(Protocol):
+    """A motor, such as `p06bs.sim.simple.Motor`."""
+
+    @property
+    def position(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Still:
+    """Points of a step scan up to the present one, as if all were where it is."""
+
+    x: Floats
+    y: Floats
+    gate_time: float
+    rate: float = np.inf
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The motors that bring the sample into the beam: `x` and `y` (µm), `rotation` (degrees)."""
+
+    x: Axis
+    y: Axis
+    rotation: Axis
+
+    def turned(self, beamline: Beamline) -> Beamline:
+        """Return the beamline with the sample turned as the rotation is now."""
+        return replace(beamline, angle=float(self.rotation.position))
+
+    def standing(self, beamline: Beamline, point: int, gate_time: float) -> Trajectory:
+        """Return a path on which only the point with number `point`, here and now, has a meaning.
+
+        Parameters
+        ----------
+        point : int
+            Number of the point in its scan, from 0.
+        gate_time : float
+            Seconds.
+        """
+        x, y = (np.full(point + 1, float(axis.position)) for axis in (self.x, self.y))
+        return Trajectory(self.turned(beamline), Still(x, y, gate_time))
 
 
 def speed(position: npt.ArrayLike, interval: float) -> Floats:

@@ -1,0 +1,185 @@
+"""Step scans with the simulated motors, scaler and detectors, by bluesky's own plans."""
+
+import json
+import threading
+from urllib.parse import unquote, urlparse
+
+import bluesky.plan_stubs as bps
+import bluesky.plans as bp
+import event_model
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.preprocessors import baseline_wrapper
+from ophyd_async.core import TriggerInfo
+
+from p06bs.plans.maps import fly_map
+from p06bs.sim.beamline import Beamline
+from p06bs.sim.devices import connect
+from p06bs.sim.lines import Lines
+from p06bs.sim.metrology import AXES
+from p06bs.sim.phantom import Phantom
+
+assert hdf5plugin.PLUGIN_PATH
+
+BEAMLINE = Beamline(Phantom.default((9, 9)), seed=3, emission=Lines())
+
+
+class Recorder:
+    """Documents of runs, each checked against its schema."""
+
+    def __init__(self):
+        self.documents = []
+
+    def __call__(self, name, document):
+        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
+        self.documents.append((name, document))
+
+    def named(self, name):
+        return [d for n, d in self.documents if n == name]
+
+    def column(self, key):
+        """Return a column of the events, or of the pages, that have it."""
+        values = [d["data"][key] for d in self.named("event") if key in d["data"]]
+        for page in self.named("event_page"):
+            values += page["data"].get(key, [])
+        return np.array(values)
+
+    def rows(self, data_key):
+        (resource,) = [r for r in self.named("stream_resource") if r["data_key"] == data_key]
+        with h5py.File(unquote(urlparse(resource["uri"]).path), swmr=True) as file:
+            return file[resource["parameters"]["dataset"]][()]
+
+
+@pytest.fixture
+def run_engine():
+    engine = RunEngine({})
+    yield engine
+    if engine.state != "idle":
+        engine.abort()
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join()
+    engine.loop.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("sim-")]
+
+
+@pytest.fixture
+def devices(run_engine, tmp_path):
+    return connect(BEAMLINE, tmp_path)
+
+
+def test_a_step_map_records_what_the_beamline_shows(run_engine, devices):
+    recorder = Recorder()
+    detectors = [devices.scaler, devices.xspress3, devices.eiger]
+
+    def plan():
+        yield from bps.mv(devices.scaler.preset_time, 0.05)
+        for detector in detectors[1:]:
+            yield from bps.prepare(detector, TriggerInfo(livetime=0.05), wait=True)
+        yield from bp.grid_scan(
+            detectors, devices.samy, -8, 8, 3, devices.samx, -10, 10, 4, snake_axes=True
+        )
+
+    run_engine(plan(), recorder)
+    assert recorder.named("stop")[0]["num_events"] == {"primary": 12}
+    x = np.tile(np.linspace(-10, 10, 4), (3, 1))
+    x[1] = x[1, ::-1]
+    y = np.repeat(np.linspace(-8, 8, 3), 4)
+    np.testing.assert_allclose(recorder.column("samx"), x.ravel())
+    np.testing.assert_allclose(recorder.column("samy"), y)
+    # Seed and number of the point say the data, as in a fly scan.
+    metrology, points = BEAMLINE.metrology, range(12)
+    nominal = BEAMLINE.positions(points, x.ravel(), y)
+    at = [
+        metrology.sample(a, points, p, g)
+        for a, p, g in zip(AXES, nominal, (0.05, 0.05), strict=True)
+    ]
+    i0, diode = BEAMLINE.counters(points, *at, 0.05)
+    np.testing.assert_array_equal(recorder.column("scaler-i0"), i0)
+    np.testing.assert_array_equal(recorder.column("scaler-diode"), diode)
+    assert set(recorder.column("scaler-gate_time")) == {0.05}
+    # Staging makes a prepared detector forget, so that it takes its own exposure time.
+    at = [metrology.sample(a, points, p, 0.1) for a, p in zip(AXES, nominal, strict=True)]
+    exposures = BEAMLINE.expose(points, *at, 0.1)
+    np.testing.assert_array_equal(recorder.rows("xspress3-spectrum"), exposures.spectrum)
+    np.testing.assert_array_equal(recorder.rows("xspress3-live_time"), exposures.live_time)
+    assert recorder.rows("eiger").shape == (12, 192, 192)
+
+
+def test_devices_say_units_and_roles_for_plans_without_a_table(run_engine, devices):
+    recorder = Recorder()
+    run_engine(bp.scan([devices.scaler, devices.eiger], devices.samx, 0, 1, 2), recorder)
+    (descriptor,) = recorder.named("descriptor")
+    assert all(key["units"] for key in descriptor["data_keys"].values())
+    roles = {}
+    for device, configuration in descriptor["configuration"].items():
+        roles |= json.loads(configuration["data"][f"{device}-role"])
+    assert roles == {
+        "samx": "position_x",
+        "scaler-i0": "incident_flux",
+        "scaler-diode": "counter",
+        "scaler-gate_time": "gate_time",
+        "scaler-ring_current": "ring_current",
+        "eiger": "diffraction",
+    }
+    assert descriptor["configuration"]["scaler"]["data"]["scaler_preset_time"] == 0.1
+
+
+def test_the_same_seed_gives_the_same_step_scan(run_engine, devices):
+    seen = []
+    for _ in range(2):
+        recorder = Recorder()
+        run_engine(bp.scan([devices.scaler], devices.samx, -5, 5, 6), recorder)
+        seen.append(recorder.column("scaler-diode").tolist())
+    assert seen[0] == seen[1]
+
+
+def test_a_fly_scan_sees_the_sample_as_it_is_turned(run_engine, devices):
+    recorder = Recorder()
+
+    def plan():
+        yield from bps.mv(devices.rotation, 60.0)
+        yield from fly_map([devices.xspress3], devices.panda, nx=7, ny=3, rate=np.inf)
+
+    run_engine(plan(), recorder)
+    assert set(recorder.column("panda-rotation")) == {60.0}
+    path = devices.panda.flyable_logic.prepared
+    assert path.beamline.angle == 60.0
+    at = path.exposed()
+    turned = BEAMLINE.phantom.areal_density(at["x"], at["y"], 60.0)
+    assert (turned["Fe"] > 1.5 * BEAMLINE.phantom.areal_density(at["x"], at["y"])["Fe"]).any()
+    expected = path.beamline.expose(range(21), at["x"], at["y"], path.gate_time).spectrum
+    np.testing.assert_array_equal(recorder.rows("xspress3-spectrum"), expected)
+
+
+def test_surroundings_are_read_as_a_baseline_and_can_be_lost(run_engine, devices):
+    recorder = Recorder()
+    around = [devices.ring, devices.shutter, devices.hutch]
+    run_engine(baseline_wrapper(bp.count([devices.scaler], 2), around), recorder)
+    (baseline,) = [d for d in recorder.named("descriptor") if d["name"] == "baseline"]
+    assert {k: v.get("units") for k, v in baseline["data_keys"].items()} == {
+        "ring-current": "mA",
+        "shutter-state": None,
+        "hutch-temperature": "degC",
+        "hutch-pressure": "hPa",
+        "hutch-humidity": "%",
+    }
+    air = BEAMLINE.metrology.air
+    assert recorder.column("hutch-pressure").tolist() == [air.pressure] * 2
+    assert recorder.column("shutter-state").tolist() == ["open"] * 2
+    assert devices.hutch.roles["hutch-temperature"] == "air_temperature"
+
+    run_engine(bps.mv(devices.ring.current, 0.0, devices.shutter.state, "closed"))
+    lost = Recorder()
+    run_engine(bp.count([devices.ring, devices.shutter]), lost)
+    assert lost.column("ring-current").tolist() == [0.0]
+    assert lost.column("shutter-state").tolist() == ["closed"]
+
+
+@pytest.mark.logs_errors
+def test_a_box_without_a_stage_makes_no_step_scan(run_engine, devices):
+    devices.panda.flyable_logic.stage = None
+    with pytest.raises(Exception, match="step scans need the box to know a stage"):
+        run_engine(bp.count([devices.eiger]))
