@@ -3,10 +3,10 @@
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 
 from p06bs import config
 from p06bs.bus.membership import Membership
+from p06bs.bus.processes import runs
 from p06bs.bus.topology import Service
 from p06bs.services.supervisord import SupervisionError
 
@@ -73,7 +73,7 @@ def _lives(service: Service) -> bool:
     """Return whether a registered service may still run: of this host that is known."""
     if service.host != socket.gethostname():
         return True
-    return Path(f"/proc/{service.pid}").exists()
+    return runs(service.pid)
 
 
 def _listens(address: str) -> bool:

@@ -1,12 +1,21 @@
 """Where the sockets of a user's supervisors are, and who may make and remove them."""
 
 import fcntl
+import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from p06bs.bus.locks import holder
+
+log = logging.getLogger(__name__)
+
+SAY_SECONDS = 2.0
+"""After so long is said for whom is waited."""
+LOOK_SECONDS = 0.05
 LONGEST_SOCKET = 90
 """Bytes of a socket's path: the kernel's limit is 107, and supervisord binds a longer one first."""
 
@@ -63,8 +72,23 @@ def _locked(path: Path) -> int:
         make_base(path.parent)
         with suppress(FileNotFoundError):  # it was removed right now
             lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            _take(lock)
             return lock
+
+
+def _take(lock: int) -> None:
+    """Wait for a lock; say so if that takes long, for who has it may be stopped."""
+    say_at = time.monotonic() + SAY_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > say_at:
+                say_at = float("inf")
+                log.warning("waiting for %s, which starts or stops these services", holder(lock))
+            time.sleep(LOOK_SECONDS)
+        else:
+            return
 
 
 def _is_still(lock: int, path: Path) -> bool:

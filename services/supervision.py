@@ -8,7 +8,6 @@ import hashlib
 import os
 import socket
 import time
-import xmlrpc.client
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from itertools import groupby
@@ -118,7 +117,7 @@ class Supervision:
         ConfigurationError
             If a service could not use what is configured; names each.
         SupervisionError
-            If there is none of a name, or others have that of a new one.
+            If there is none of a name, others have that of a new one, or one does not end.
         """
         with self._alone():
             chosen = choose(names, self.definitions, self.definitions)
@@ -130,8 +129,8 @@ class Supervision:
             ask = self._supervisord.ask
             self._supervisord.write(self._programs())
             added, changed, removed = ask("reloadConfig")[0]
+            self._stop_in_order([*removed, *changed])
             for name in [*removed, *changed]:
-                ask("stopProcessGroup", name)
                 ask("removeProcessGroup", name)
             for name in [*added, *changed]:
                 ask("addProcessGroup", name)
@@ -206,8 +205,7 @@ class Supervision:
         SupervisionError
             If there is none of a name.
         """
-        chosen = choose(names, self.statuses(), self.definitions)
-        self._stop_in_order(chosen)
+        chosen = self.halt(names)
         self._supervisord.begin(chosen)
         return chosen
 
@@ -231,7 +229,7 @@ class Supervision:
         SupervisionError
             If it runs, or is none of these.
         """
-        self._tell("startProcess", name)
+        self._supervisord.ask("startProcess", name, False)
 
     def end(self, name: str) -> None:
         """Have one service ended in good order; returns at once.
@@ -241,7 +239,7 @@ class Supervision:
         SupervisionError
             If it does not run, or is none of these.
         """
-        self._tell("stopProcess", name)
+        self._supervisord.ask("stopProcess", name, False)
 
     def stop(self) -> dict[str, int]:
         """Stop all services and supervisord; return exit statuses of services, 0 for good order.
@@ -277,12 +275,6 @@ class Supervision:
                 wrong.append(f"{name}: {error}")
         if wrong:
             raise config.ConfigurationError("; ".join(wrong))
-
-    def _tell(self, method: str, name: str) -> None:
-        try:
-            self._supervisord.ask(method, name, False)
-        except xmlrpc.client.Fault as fault:
-            raise SupervisionError(fault.faultString) from None
 
     def _stop_in_order(self, names: Iterable[str]) -> set[str]:
         """Stop services, those that others need last; return those that had to be killed."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from p06bs.bus import processes
 from p06bs.services._host import ENDS_WITH_PARENT, LOG_FORM, REFUSED, SUPERVISOR
 from p06bs.services._lines import last_words
 from p06bs.services._rpc import call
@@ -24,10 +25,18 @@ from p06bs.services._supervisord_conf import STOP_SECONDS, Program, configuratio
 
 WATCHER_SECONDS = 5.0
 """Time for who watches supervisord to end after it; it may be stopped."""
+BEGIN_SECONDS = 30.0
+"""Time for supervisord to answer."""
+END_SECONDS = STOP_SECONDS + 10.0
+"""Time for what is killed if it does not end; only the kernel can keep it longer."""
 
 
 class SupervisionError(RuntimeError):
     """Services cannot be started, or did not come up; says which and why."""
+
+
+class RefusalError(SupervisionError):
+    """supervisord does not do what it is asked to; says why."""
 
 
 class GoneError(SupervisionError, ConnectionError):
@@ -59,7 +68,7 @@ class Status:
     @property
     def ended(self) -> bool:
         """Whether it runs no more, and is not started again."""
-        return self.state in ("STOPPED", "EXITED", "FATAL")
+        return self.state in ("STOPPED", "FATAL") or (self.state == "EXITED" and self.code == 0)
 
     @property
     def refused(self) -> bool:
@@ -109,12 +118,12 @@ class Supervisord:
         GoneError
             If it is not there.
         SupervisionError
-            If it is, and does not answer.
-        xmlrpc.client.Fault
-            If it refuses.
+            If it is, and does not answer; `RefusalError` if it refuses.
         """
         try:
             return call(self._url, method, *arguments)
+        except xmlrpc.client.Fault as fault:
+            raise RefusalError(fault.faultString) from None
         except TimeoutError as error:
             raise SupervisionError(
                 f"supervisord does not answer: is it stopped? {self.directory / 'pid'} says "
@@ -139,21 +148,33 @@ class Supervisord:
     def begin(self, names: Iterable[str]) -> None:
         """Start services that do not run."""
         for name in names:
-            with suppress(xmlrpc.client.Fault):  # it runs, or cannot be started now: it is tried
+            with suppress(RefusalError):  # it runs, or cannot be started now: it is tried
                 self.ask("startProcess", name, False)
 
     def end(self, names: Collection[str]) -> set[str]:
-        """Stop services at the same time, and wait for them; return those that were killed."""
+        """Stop services at the same time, and wait for them; return those that were killed.
+
+        Raises
+        ------
+        SupervisionError
+            If some do not end; says which.
+        """
         began = time.monotonic()
-        for name in names:
-            with suppress(xmlrpc.client.Fault):  # it does not run
-                self.ask("stopProcess", name, False)
-        waiting, killed = set(names), set[str]()
+        tell, waiting, killed = set(names), set(names), set[str]()
         while waiting:
+            for name in tell:
+                with suppress(RefusalError):  # it does not run
+                    self.ask("stopProcess", name, False)
             statuses = self.statuses()
-            if time.monotonic() - began >= STOP_SECONDS:
+            waited = time.monotonic() - began
+            if waited >= STOP_SECONDS:
                 killed |= waiting
             waiting = {n for n in waiting if n in statuses and not statuses[n].ended}
+            if waiting and waited >= END_SECONDS:
+                left = ", ".join(f"{n} (process {statuses[n].pid})" for n in sorted(waiting))
+                raise SupervisionError(f"{left}: still there after {waited:.0f} s, though killed")
+            # It may have been started again meanwhile, by itself or somebody else.
+            tell = {name for name in waiting if statuses[name].state != "STOPPING"}
             if waiting:
                 time.sleep(0.05)
         return killed
@@ -166,6 +187,7 @@ class Supervisord:
         SupervisionError
             If it does not start; says why.
         """
+        until = time.monotonic() + BEGIN_SECONDS
         self.forget()  # one that was killed
         self.directory.mkdir(mode=0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -194,6 +216,10 @@ class Supervisord:
                 words = said.read_text(errors="replace").strip()
                 self.forget()
                 raise SupervisionError(f"supervisord ends: {words}")
+            if time.monotonic() > until:
+                self._process.kill()
+                self.forget()
+                raise SupervisionError(f"supervisord did not answer in {BEGIN_SECONDS:.0f} s")
             time.sleep(0.05)
 
     def write(self, programs: Iterable[Program]) -> None:
@@ -203,23 +229,37 @@ class Supervisord:
 
     def watch(self) -> None:
         """Say that this process ends when it has ended."""
-        self._watcher.write_text(str(os.getpid()))
+        part = self._watcher.with_suffix(".part")
+        part.write_text(str(os.getpid()))
+        part.replace(self._watcher)
 
     def watcher(self) -> int:
         """Return the process that has said so; 0 if none has."""
         return int(self._watcher.read_text()) if self._watcher.exists() else 0
 
     def shut_down(self) -> None:
-        """End it, and wait until it has ended."""
+        """End it, and wait until it has ended.
+
+        Raises
+        ------
+        SupervisionError
+            If it does not end.
+        """
         pid = self.ask("getPID")
         self.ask("shutdown")
-        while self._process is None and _runs(pid):
-            time.sleep(0.02)
+        _expect_end(pid)
         self.forget()
 
     def forget(self) -> None:
-        """Remove what one leaves that has ended, or was killed."""
+        """Remove what one leaves that has ended, or was killed.
+
+        Raises
+        ------
+        SupervisionError
+            If it does not end.
+        """
         if self._process is not None:
+            _expect_end(self._process.pid)
             self._process.wait()
             self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -239,15 +279,10 @@ class Supervisord:
 
 def wait_ended(watcher: int) -> None:
     """Wait for who watched one to end, if that is another process than this."""
-    until = time.monotonic() + WATCHER_SECONDS
-    while watcher not in (0, os.getpid()) and _runs(watcher) and time.monotonic() < until:
-        time.sleep(0.02)
+    if watcher not in (0, os.getpid()):
+        processes.wait_ended(watcher, WATCHER_SECONDS)
 
 
-def _runs(pid: int) -> bool:
-    """Return whether a process has not ended, even if its parent does not know yet."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return state != "Z"
+def _expect_end(pid: int) -> None:
+    if not processes.wait_ended(pid, END_SECONDS):
+        raise SupervisionError(f"supervisord, process {pid}, does not end")

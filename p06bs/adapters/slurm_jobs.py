@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from p06bs.bus.processes import runs
 from p06bs.config.base import ConfigurationError
 from p06bs.config.slurm import Slurm
 from p06bs.pipeline.client import ENVIRON, SETTINGS
@@ -48,7 +49,7 @@ class Keys:
         prefix = f"keys-{socket.gethostname()}-"
         ours = re.compile(re.escape(prefix) + r"(\d+)-[^-]+")  # not those of a host HERE-1
         for other in parent.glob("keys-*"):
-            if (found := ours.fullmatch(other.name)) and not _runs(int(found[1])):
+            if (found := ours.fullmatch(other.name)) and not runs(int(found[1])):
                 shutil.rmtree(other, ignore_errors=True)
         made = cls(Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent)))
         security: Any = Security
@@ -224,13 +225,3 @@ def _exports(threads: int) -> list[str]:
             text = value if isinstance(value, str) else repr(value).replace("'", '"')
             lines.append(f"export DASK_{name}={shlex.quote(text)}")
     return lines
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
