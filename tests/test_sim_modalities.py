@@ -1,0 +1,132 @@
+"""One simulated fly scan, its derived runs, and the truth that each must meet."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bluesky import RunEngine
+
+from p06bs import process
+from p06bs.callbacks.encoders import Encoders
+from p06bs.callbacks.interferometers import Interferometers
+from p06bs.callbacks.xrd import PowderDiffraction
+from p06bs.callbacks.xrf import Fluorescence
+from p06bs.plans.maps import fly_map
+from p06bs.sim.beamline import Beamline
+from p06bs.sim.devices import connect
+from p06bs.sim.lines import Lines
+from p06bs.sim.metrology import AXES, Metrology
+from p06bs.sim.phantom import Phantom
+
+NX, NY = 41, 12
+
+
+@pytest.fixture(scope="module")
+def scan(tmp_path_factory):
+    """The documents of a fly scan over 41 by 12 points, its path, and the devices."""
+    engine = RunEngine({})
+    directory: Path = tmp_path_factory.mktemp("scan")
+    metrology = Metrology(empty_gates=frozenset({7}))
+    beamline = Beamline(Phantom.default((NY, NX)), 5, emission=Lines(), metrology=metrology)
+    devices = connect(beamline, directory)
+    documents = []
+    detectors = [devices.xspress3, devices.eiger]
+    plan = fly_map(detectors, devices.panda, nx=NX, ny=NY, rate=np.inf, gate_time=0.02)
+    engine(plan, lambda name, document: documents.append((name, document)))
+    path = devices.panda.flyable_logic.prepared
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join()
+    engine.loop.close()
+    return documents, path, devices
+
+
+def derived(modality, documents):
+    """Return the columns of a derived run, leading axis = raw events."""
+    pages = [d for name, d in process(modality, documents) if name == "event_page"]
+    keys = pages[0]["data"]
+    columns = {key: np.concatenate([np.asarray(p["data"][key]) for p in pages]) for key in keys}
+    np.testing.assert_array_equal(columns["raw_seq_num"], np.arange(NX * NY) + 1)
+    return columns
+
+
+def test_encoders_are_what_the_stage_believes(scan):
+    documents, path, _ = scan
+    metrology = path.beamline.metrology
+    scale = metrology.encoder_resolution
+    axes = {axis: {"scale": scale, "origin": int(metrology.origin(axis))} for axis in AXES}
+    found = derived(Encoders(axes=axes), documents)
+    invalid = ~found["valid"].astype(bool)
+    assert invalid[7]
+    # The others that cannot be used are gates within which a word wrapped.
+    captured = path.capture()
+    span = np.zeros(len(path))
+    for axis in AXES:
+        largest = captured[f"encoder_{axis}_max"].astype(float)
+        span = np.maximum(span, largest - captured[f"encoder_{axis}_min"])
+    span[7] = 2**32
+    np.testing.assert_array_equal(invalid, span > 2**31)
+    for axis, readback in path.readback().items():
+        error = (found[axis] - readback)[~invalid]
+        assert np.sqrt((error**2).mean()) < 0.0015  # a count is 1 nm, and its noise as much
+
+
+def test_interferometers_are_where_the_sample_is(scan):
+    documents, path, _ = scan
+    metrology = path.beamline.metrology
+    air = metrology.air
+    found = derived(
+        Interferometers(
+            axes={axis: {"resolution": metrology.count * 1e3} for axis in AXES},
+            wavelength=metrology.wavelength,
+            temperature=air.temperature,
+            pressure=air.pressure,
+            humidity=air.humidity,
+        ),
+        documents,
+    )
+    for axis, sample in path.sample().items():
+        lost = metrology.blocked(axis, range(len(path)))
+        np.testing.assert_array_equal(np.isnan(found[axis]), lost)
+        error = found[axis][~lost] - sample[~lost] * 1e3
+        assert np.sqrt((error**2).mean()) == pytest.approx(0.5, rel=0.1)  # nm, as put in
+
+
+def test_areas_have_slope_1_against_the_phantom(scan):
+    documents, path, _ = scan
+    emission = path.beamline.emission
+    found = derived(
+        Fluorescence(
+            elements=("Ar-K", "Cr", "Mn", "Fe", "Co", "Ni", "Cu", "Zn", "Se", "Sr"),
+            incident_energy=path.beamline.energy,
+            calibration=emission.calibration,
+            energy_range=(2.6, 18.2),
+            noise=0.08,
+            fano=emission.fano,
+        ),
+        documents,
+    )
+    at = path.exposed()
+    truth = path.beamline.line_counts(range(len(path)), at["x"], at["y"], path.gate_time)
+    for line in ("Cr_K", "Fe_K", "Cu_K", "Zn_K", "Se_K", "Sr_K"):
+        slope = np.polyfit(truth[line].sum(axis=1), found[line], 1)[0]
+        assert slope == pytest.approx(1, abs=0.02), line
+
+
+def test_ring_sums_follow_the_layers(scan):
+    documents, path, devices = scan
+    rings = devices.eiger.instrument
+    first = float(np.rad2deg(rings.ring_angles("austenite")[0]))
+    alone = float(np.rad2deg(rings.ring_angles("LaB6")[0]))
+    sums = {
+        "steel": {"low": first - 0.4, "high": first + 0.4},
+        "powder": {"low": alone - 0.6, "high": alone + 0.6},
+    }
+    found = derived(
+        PowderDiffraction(poni=rings.poni(), unit="2th_deg", bins=400, rings=sums), documents
+    )
+    assert found["valid"].all()
+    np.testing.assert_array_equal(found["n_invalid"], rings.mask.sum())
+    at = path.exposed()
+    weights = path.beamline.phantom.weights(at["x"], at["y"])
+    for ring, name in (("steel", "Steel"), ("powder", "XRFSpectrum")):
+        assert np.corrcoef(found[ring], weights[name])[0, 1] > 0.99
