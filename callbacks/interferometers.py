@@ -1,7 +1,7 @@
 """Interferometers: counts to nanometres in air of any refractive index; lost beams are NaN."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -185,9 +185,9 @@ class Interferometers(Modality):
             if index is not None:
                 made["refractive_index"] = index
                 np.isnan(index, out=bad)
-            for at in (slice(i, i + BLOCK) for i in range(0, count, BLOCK)):
-                n = setup.air.index if index is None else index[at]
-                lost = [_measure(setup, name, columns, n, made, at) for name in setup.axes]
+            for at in _blocks(count):
+                rarer = 1 / (setup.air.index if index is None else index[at])
+                lost = [_measure(setup, name, columns, rarer, made, at) for name in setup.axes]
                 gone = [mask for mask in lost if mask is not None]
                 if len(gone) == len(lost):
                     bad[at] |= np.logical_and.reduce(gone)
@@ -205,24 +205,23 @@ class Interferometers(Modality):
         """
         after = dict(state or {})
         made = dict(columns)
-        index = columns.get("refractive_index", setup.air.index)
+        index = columns.get("refractive_index")
         for name, axis in setup.axes.items():
             place = columns[name]
             if name not in after:
                 first = int(np.argmax(np.isfinite(place)))
                 if not np.isfinite(place[first]):
                     continue  # no beam yet
-                begun = float(np.broadcast_to(index, place.shape)[first])
+                begun = setup.air.index if index is None else float(index[first])
                 after[name] = {"index": begun, "place": float(place[first])}
-            begun = after[name]["index"]
             zero = after[name]["place"] if axis.zero is None else axis.zero
-            if axis.dead_path and not (np.isscalar(index) and index == begun):
-                # D · (1 - begun / index) and the zero, taken away in one go
-                shift = np.divide(-axis.dead_path * begun, index)
-                shift += axis.dead_path + zero
-                made[name] = np.subtract(place, shift)
-            elif zero:
-                made[name] = place - zero
+            if not (zero or axis.dead_path):
+                continue
+            dead = axis.dead_path * after[name]["index"]
+            made[name] = moved = np.empty_like(place)
+            for at in _blocks(len(place)):
+                n = setup.air.index if index is None else index[at]
+                np.subtract(place[at], zero + axis.dead_path - dead / n, out=moved[at])
         return after, made
 
     @classmethod
@@ -245,12 +244,19 @@ class Interferometers(Modality):
         return cls(axes=axes), columns
 
 
+def _blocks(count: int) -> Iterator[slice]:
+    return (slice(i, i + BLOCK) for i in range(0, count, BLOCK))
+
+
 def _measure(
-    setup: Setup, name: str, columns: Columns, index: Any, made: Columns, at: slice
+    setup: Setup, name: str, columns: Columns, rarer: Any, made: Columns, at: slice
 ) -> Mask | None:
-    """Put position and flag of an axis of a block into `made`; return where it is lost."""
+    """Put position and flag of an axis of a block into `made`; return where it is lost.
+
+    `rarer` is 1 / refractive index.
+    """
     axis = setup.axes[name]
-    scale = axis.scale / index
+    scale = axis.scale * rarer
     place, flag = made[name][at], made[f"{name}_flag"][at]
     lost = _displacement(setup, name, columns, scale, place, at)
     if lost is not None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import archive
+from benchmarks import archive, positions
 
 
 def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -11,3 +11,10 @@ def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPat
     pages = [row for row in rows if row.unit == "ms"]
     assert len(pages) >= 14
     assert all(value > 0 for row in pages for value in row.values)
+
+
+def test_positions_are_measured_beside_what_numpy_and_python_take() -> None:
+    rows = positions.measure(repeat=1, seconds=0)
+    assert {row.unit for row in rows} == {"M/s", ""}
+    assert all(value > 0 for row in rows for value in row.values)
+    assert [row.at_least for row in rows if row.at_least] == [50, 50, 200]
