@@ -32,7 +32,7 @@ SUPERVISOR = "P06BS_SUPERVISOR"
 PROCESS = "SUPERVISOR_PROCESS_NAME"
 """The environment variable by which supervisord tells its children who they are."""
 ENDS_WITH_PARENT = "P06BS_ENDS_WITH_PARENT"
-"""The environment variable by which who starts a service wants it to end, too."""
+"""The environment variable by which who starts a service wants it to end, too: its pid."""
 LOG_FORM = "P06BS_LOG_FORM"
 """The environment variable that says ``json`` where logs are read by programs."""
 
@@ -60,6 +60,8 @@ def run(file: Path, name: str) -> int:
                 logger.info("%s ready: %s", name, where or "at work")
 
             host(service, definition.kind, importlib.metadata.version("p06bs"), say)
+            if peers.refused:
+                return 1  # the lease in its way may be that of its former process
             if not signalled():
                 _ask_for_no_other_try()  # it was told to end, or a newer one has its name
             return REFUSED if peers.superseded else 0
@@ -146,7 +148,7 @@ def follow_the_starter() -> None:
     if ENDS_WITH_PARENT in os.environ:
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
-        if os.getppid() == 1:
+        if os.getppid() != int(os.environ[ENDS_WITH_PARENT]):
             sys.exit(1)  # it has died already
 
 

@@ -120,7 +120,7 @@ class Child:
     """
 
     def __init__(self, file: Path, name: str, environment: Mapping[str, str]) -> None:
-        self._environment = {**environment, ENDS_WITH_PARENT: "1"}
+        self._environment = {**environment, ENDS_WITH_PARENT: str(os.getpid())}
         self._command = [sys.executable, "-m", "p06bs.services", str(file), name]
         self._name = name
         self._changed = threading.Condition()  # guards what follows

@@ -195,7 +195,11 @@ class Supervisord:
         said = self.directory / "said"
         with said.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self._file],
+                # The shell becomes supervisord: its services shall know its pid.
+                [
+                    *("/bin/sh", "-c", f'export {ENDS_WITH_PARENT}=$$; exec "$0" "$@"'),
+                    *(sys.executable, "-m", "supervisor.supervisord", "-n", "-c", self._file),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -203,7 +207,6 @@ class Supervisord:
                 env={
                     **os.environ,
                     LOG_FORM: "json",
-                    ENDS_WITH_PARENT: "1",
                     SUPERVISOR: self._url,
                     "PYTHONUNBUFFERED": "1",
                     "P06BS_PYTHON": shlex.quote(sys.executable),

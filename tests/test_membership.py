@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p06bs.bus import enquiry
 from p06bs.bus.enrolment import Enrolment
+from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
 from p06bs.bus.topology import Service, Topology
 from p06bs.bus.topology_manager import TopologyManager
@@ -167,6 +168,31 @@ def test_what_is_no_question_is_refused_and_changes_nothing(parts):
         assert enquiry.unpacked(socket.recv())[1] == "refused"
         assert observer.wait_listed(PATIENCE)
         assert observer.services == ()
+
+
+def test_a_service_that_is_none_costs_only_itself():
+    enrolment = Enrolment()
+    listed = ["listed", 1, True, [enquiry.plain(service("x")), {"name": "newer", "what": 1}]]
+    with pytest.raises(WireError, match=r"left out: .*what: Extra"):
+        enrolment.answer(listed, 0.0)
+    assert [one.name for one in enrolment.services] == ["x"]
+    enrolment.answer(listed, 1.0)  # told of once
+
+
+def test_who_is_refused_from_the_beginning_may_try_again():
+    topology, enrolment = Topology(6.0, 0.0), Enrolment(service("x", "2"))
+
+    def turn(now):
+        for question in enrolment.questions(now):
+            enrolment.answer(list(enquiry.answered(topology, question, now)), now)
+        return enrolment.superseded, enrolment.refused
+
+    topology.register(service("x", "3"), 0.0)  # before the clock was set back
+    assert turn(0.0) == (True, True)
+    enrolment = Enrolment(service("x", "4"))
+    assert turn(1.0) == (False, False)
+    topology.register(service("x", "5"), 2.0)
+    assert turn(20.0) == (True, False)  # it had its time
 
 
 LOSSES = st.lists(st.tuples(st.booleans(), st.booleans(), st.integers(0, 9)), max_size=60)

@@ -169,6 +169,15 @@ def test_a_batch_over_which_workers_fall_silent_is_to_blame(lanes, monkeypatch):
     assert len(replaced) >= 6
 
 
+def test_a_batch_that_cannot_be_sent_is_not_to_blame(lanes):
+    for number in range(10):  # a batch that costs so many workers would be halved
+        lanes.pool.leases.join(f"w{number}", 1, time.monotonic())  # its connection is gone already
+        lanes.pool.lease()
+        assert not lanes.pool.leases.workers
+    rows = lane.decode_rows(lanes.batch(lanes.worker("last"))[4])
+    assert len(rows) == 6
+
+
 @pytest.mark.logs_errors
 def test_an_error_of_one_run_ends_only_that_run(lanes):
     def full(name: str, document: Any) -> None:

@@ -15,10 +15,11 @@ import pytest
 
 from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.membership import Membership
+from p06bs.bus.topology import Service
 from p06bs.config import modalities
 from p06bs.server.archive.storage import StorageLock
 from p06bs.services import _rpc, _runtime, _supervisord_conf, supervisord
-from p06bs.services._host import REFUSED
+from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
 from p06bs.services._runtime import alone
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
@@ -160,6 +161,30 @@ def test_a_service_that_refuses_what_is_configured_stays_down(tmp_path):
         wait(lambda: services.statuses()["archive"].refused)
     finally:
         assert services.stop()["archive"] == REFUSED
+
+
+def test_a_service_whose_name_was_taken_when_it_came_is_tried_again(tmp_path):
+    with supervised.supervised(written(tmp_path, EXAMPLES)) as services:
+        services.halt(["one"])
+        former = Service("one", "example", "9", "elsewhere", 1)  # of a clock that was ahead
+        with Membership(services.configuration.bus.topology) as other:
+            other.enrol(former)
+            wait(lambda: former in other.services)
+            services.begin("one")
+            wait(lambda: services.statuses()["one"].state == "BACKOFF")
+        assert services.wait_ready(names=["one"])
+
+
+@pytest.mark.parametrize("lives", [True, False])
+def test_who_is_started_by_one_that_has_died_ends(lives):
+    starter = os.getpid() if lives else 1
+    done = subprocess.run(
+        [sys.executable, "-c", "from p06bs.services import _host; _host.follow_the_starter()"],
+        env={**os.environ, ENDS_WITH_PARENT: str(starter)},
+        check=False,
+        timeout=PATIENCE,
+    )
+    assert done.returncode == (0 if lives else 1)
 
 
 def test_another_host_that_sees_the_file_is_not_waited_for(tmp_path):

@@ -35,13 +35,17 @@ class Enrolment:
         Whether it has answered when everybody had had the time to register with it.
     superseded : bool
         Whether a newer instance has the service's name.
+    refused : bool
+        Whether that was so from the beginning.
     """
 
     def __init__(self, service: Service | None = None) -> None:
         self.services: tuple[Service, ...] = ()
         self.listed = False
         self.settled = False
-        self.superseded = False
+        self.superseded = self.refused = False
+        self._accepted = False  # has had a lease
+        self._unclear: frozenset[str] = frozenset()  # what is wrong with services that are listed
         self._service = service
         self._registered = False
         self._interval = RETRY_SECONDS
@@ -51,11 +55,6 @@ class Enrolment:
         self._there: tuple[Service, ...] = ()  # as last listed
         self._runs: tuple[str, ...] = ()
         self._told: tuple[str, ...] = ()  # runs, as the Topology Manager knows them
-
-    @property
-    def registered(self) -> bool:
-        """Whether the service has a lease, as far as is known."""
-        return self._registered
 
     def enrol(self, service: Service) -> None:
         """Register a service, or the same one with other addresses."""
@@ -108,12 +107,15 @@ class Enrolment:
         Raises
         ------
         WireError
-            If it is none, or says that a question was refused.
+            If it is none, says that a question was refused, or lists a service that is none:
+            that one is left out, and told of once.
         """
         match answer:
             case ["listed", int() as revision, bool() as settled, list() as said]:
-                self._there = tuple(enquiry.parsed(one) for one in said)
+                unclear = self._take(said)
                 self._list(revision, settled)
+                if unclear:
+                    raise WireError(f"a service that is listed is left out: {unclear}")
                 return
             case ["listed", int() as revision, bool() as settled, None]:
                 self._list(revision, settled)
@@ -132,9 +134,24 @@ class Enrolment:
         if self._service is None or status == "ok":
             return
         self._registered = status == Renewal.RENEWED
+        self._accepted = self._accepted or self._registered
         self.superseded = status == Renewal.SUPERSEDED
+        self.refused = self.superseded and not self._accepted
         if status == Renewal.UNKNOWN:
             self._due = now
+
+    def _take(self, said: list[Any]) -> str:
+        """Take the services that are listed; return what is newly wrong with others."""
+        there: list[Service] = []
+        unclear: set[str] = set()
+        for one in said:
+            try:
+                there.append(enquiry.parsed(one))
+            except WireError as error:
+                unclear.add(str(error))
+        news = "; ".join(sorted(unclear - self._unclear))
+        self._there, self._unclear = tuple(there), frozenset(unclear)
+        return news
 
     def _list(self, revision: int, settled: bool) -> None:
         self._revision, self.listed, self.settled = revision, True, settled

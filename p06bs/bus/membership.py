@@ -97,6 +97,15 @@ class Membership(Closing):
         with self._changed:
             return self._enrolment.superseded
 
+    @property
+    def refused(self) -> bool:
+        """Whether a newer instance had the name already when the service first registered.
+
+        It may be its own former process, if the clock was set back: then it is worth another try.
+        """
+        with self._changed:
+            return self._enrolment.refused
+
     def on_superseded(self, action: Callable[[], None]) -> None:
         """Have `action` called, in a thread of this object, once the service is superseded."""
         self._superseded = action

@@ -264,6 +264,8 @@ class Pool:
             lane.carried(path, batch.rows) if self._briefing.is_blind(worker, key) else None,
         )
         if not sent:
+            self.leases.end((key, batch.number), worker, lease.attempt)
+            work.master.again(batch.number)  # it cannot be why the worker has gone
             self.gone(worker)
         return True
 
