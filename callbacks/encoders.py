@@ -57,8 +57,8 @@ class EncoderAxis(ModalitySettings):
     unit: Literal["um", "deg"] | None = Field(
         None, description="of the position; None: deg for an axis called rotation, else um"
     )
-    bits: int | None = Field(
-        32, ge=2, le=63, description="of a word, which wraps; None: values that do not wrap"
+    bits: Literal[0] | Annotated[int, Field(ge=2, le=63)] = Field(
+        32, description="of a word, which wraps; 0: values that do not wrap"
     )
     signed: bool | None = Field(
         None, description="whether the first word is; None: as the data are described"
@@ -171,7 +171,7 @@ class Encoders(Modality):
                 scale=axis.direction * axis.scale,
                 offset=axis.offset,
                 origin=axis.origin,
-                bits=axis.bits,
+                bits=axis.bits or None,
                 signed=not unsigned if axis.signed is None else axis.signed,
                 reading=axis.reading,
             )

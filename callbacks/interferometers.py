@@ -68,7 +68,7 @@ class InterferometerAxis(ModalitySettings):
 
 def _names(axes: Mapping[str, InterferometerAxis]) -> Mapping[str, InterferometerAxis]:
     made = [name + end for name in axes for end in ("", "_2", "_valid", "_2_valid", "_flag")]
-    made += [*AIR, "refractive_index", *RESERVED]
+    made += [*AIR, "gate_samples", "refractive_index", *RESERVED]
     for name in axes:
         if not re.fullmatch(r"[A-Za-z]\w*", name) or made.count(name) > 1:
             raise ValueError(f"{name!r} cannot be the name of an axis")
@@ -92,6 +92,7 @@ class Setup:
     axes: Mapping[str, Axis]
     air: Air
     valid_bit: int | None
+    gated: bool
 
     def there(self, valid: Array) -> Mask:
         """Return which values of a valid input say that a beam is there."""
@@ -105,7 +106,7 @@ class Interferometers(Modality):
     """Turn counts of interferometers into positions in nm.
 
     An axis whose beam is lost is NaN and flagged, and leaves the others alone. An event
-    is invalid if all axes are lost, or if the air is not known.
+    is invalid if all axes are lost, the air is not known, or the gate is empty.
     """
 
     name = "interferometers"
@@ -124,6 +125,10 @@ class Interferometers(Modality):
             "None: all but 0 says so",
         )
 
+        gated: bool = Field(
+            False, description="whether counts are means of a gate, which then must not be empty"
+        )
+
     @classmethod
     def declare(cls, settings: Any) -> dict[str, Input]:
         """Return counts and valid bit of each beam, and the air."""
@@ -132,8 +137,9 @@ class Interferometers(Modality):
             for beam in (name, f"{name}_2")[: 1 if axis.second is None else 2]:
                 made[beam] = Input(role=f"interferometer_{beam}")
                 made[f"{beam}_valid"] = Input(role=f"interferometer_{beam}_valid", optional=True)
-        made.update(AIR_INPUTS)
-        return made
+        if settings.gated:
+            made["gate_samples"] = Input(role="gate_samples")
+        return {**made, **AIR_INPUTS}
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return position and flag of each axis, and the index where the air is measured."""
@@ -171,7 +177,7 @@ class Interferometers(Modality):
                 zero=None if axis.zero == "first" else axis.zero,
                 lever=None if axis.second is None else axis.second.arm / axis.second.separation,
             )
-        return Setup(axes=axes, air=air_of(settings, bound), valid_bit=settings.valid_bit)
+        return Setup(axes, air_of(settings, bound), settings.valid_bit, settings.gated)
 
     def process(self, setup: Setup, **columns: Any) -> Columns:
         """Return positions before zeroing and dead path, flags, and the index per event."""
@@ -185,6 +191,8 @@ class Interferometers(Modality):
             if index is not None:
                 made["refractive_index"] = index
                 np.isnan(index, out=bad)
+            if setup.gated:
+                bad |= ~(columns["gate_samples"] > 0)
             for at in _blocks(count):
                 rarer = 1 / (setup.air.index if index is None else index[at])
                 lost = [_measure(setup, name, columns, rarer, made, at) for name in setup.axes]
@@ -302,6 +310,8 @@ def _reasons(setup: Setup, columns: Columns, made: Columns, bad: Mask) -> Array:
         flag = made[f"{name}_flag"][events]
         reasons[events[flag & LOST > 0]] += f"; the beam of {name} is lost"
         reasons[events[flag & SECOND_LOST > 0]] += f"; the second beam of {name} is lost"
+    if setup.gated:
+        reasons[~(columns["gate_samples"] > 0)] += "; the gate is empty"
     problems = setup.air.problems(
         {n: None if columns[n] is None else columns[n][events] for n in AIR}
     )

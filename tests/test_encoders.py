@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -18,7 +19,7 @@ from p06bs.callbacks.encoders import LEAP, OUTSIDE, WRAPPED, Encoders
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
 from p06bs.model.modality import SettingsError
-from tests.documents import acquisition, raw_run, rows_of
+from tests.documents import acquisition, frame_documents, raw_run, rows_of
 from tests.markdown_pages import Page
 from tests.online import assert_equal, beamline
 
@@ -253,7 +254,7 @@ def test_a_mean_outside_of_minimum_and_maximum_is_flagged() -> None:
 
 def test_values_that_do_not_wrap_may_be_anything_finite() -> None:
     values = np.array([0.25, -1e12, np.nan, 3e12])
-    made = derive({"x": values}, {"bits": None, "scale": 1000.0, "offset": 5.0})
+    made = derive({"x": values}, {"bits": 0, "scale": 1000.0, "offset": 5.0})
     assert made["x"][[0, 1, 3]].tolist() == [255.0, -1e15 + 5, 3e15 + 5]
     assert made["invalid_reason"].tolist() == ["", "", "x reads nan", ""]
 
@@ -285,6 +286,7 @@ def test_axes_are_found_by_role() -> None:
         ({"x": {"scale": 0}}, "must not be 0"),
         ({"x": {"scale": float("nan")}}, "finite"),
         ({"x": {"scale": 1, "bits": 64}}, "less than or equal to 63"),
+        ({"x": {"scale": 1, "bits": 1}}, "greater than or equal to 2"),
         ({"x": {"scale": 1, "direction": 2}}, "1 or -1"),
         ({"x": {"scale": 1}, "x_min": {"scale": 1}}, "cannot be the name of an axis"),
         ({"valid": {"scale": 1}}, "cannot be the name of an axis"),
@@ -373,6 +375,47 @@ def test_a_raw_capture_of_a_panda() -> None:
         assert made[axis].tolist() == (0.1 * (factor * steps)).tolist()
     assert not made["x_half_width"].any()
     assert not made["x_flag"].any()
+
+
+def test_a_file_that_is_named_by_stream_resources(tmp_path: Path) -> None:
+    """As ophyd-async's PandA writes it: a data set per data key, of shape [1] each."""
+    fields = {"x": "INENC1.VAL.Mean", "x_min": "INENC1.VAL.Min", "x_max": "INENC1.VAL.Max"}
+    counts = np.arange(0, 2**20, 2**14) + 2**31 - 2**19
+    counts = np.where(np.abs(counts - 2**31) < 500, counts - 1000, counts)
+    with h5py.File(tmp_path / "panda.h5", "w") as file:
+        for name, shift in (("x", 0.5), ("x_min", -400), ("x_max", 400)):
+            file[fields[name]] = wrap(counts + int(shift)) + shift % 1
+        file["PCAP.SAMPLES.Value"] = np.where(np.arange(len(counts)) == 20, 0, 125)
+    raw = raw_run({"i0": np.zeros(len(counts))}, aligned_streams=["primary", "panda"])
+    uid, documents, described = raw[0][1]["uid"], [], None
+    for key, field in {**fields, "gate_samples": "PCAP.SAMPLES.Value"}.items():
+        made = frame_documents(
+            uid,
+            tmp_path / "panda.h5",
+            len(counts),
+            [1],
+            key=key,
+            stream="panda",
+            dataset=f"/{field}",
+            dtype="<f8",
+            per=10,
+        )
+        described = described or made[0][1]
+        described["data_keys"] |= made[0][1]["data_keys"]
+        for _, document in made:
+            if "descriptor" in document:
+                document["descriptor"] = described["uid"]
+        documents += made[1:]
+    raw[-1:-1] = [("descriptor", described), *documents]
+    modality = Encoders(
+        axes={"x": {"scale": 0.25}},
+        inputs={name: f"panda/{name}" for name in (*fields, "gate_samples")},
+    )
+    made = table(process(modality, raw))
+    good = np.arange(len(counts)) != 20
+    assert made["x"][good].tolist() == (0.25 * (counts[good] + 0.5)).tolist()
+    assert made["x_half_width"][good].tolist() == [100.0] * good.sum()
+    assert made["invalid_reason"][20] == "the gate is empty (samples: 0)"
 
 
 def test_the_file_of_a_scaled_capture_as_the_page_shows(

@@ -216,6 +216,18 @@ def test_valid_may_be_a_bit_of_a_word(dtype: Any) -> None:
     assert made["valid"].tolist() == [True, False, True, False, True]
 
 
+@pytest.mark.parametrize("lost", [0, np.nan])
+def test_an_empty_gate_is_no_position(lost: float) -> None:
+    columns = {
+        "x": np.array([5.0, 0, 7]),
+        "x_valid": np.array([1, 1, 0]),
+        "gate_samples": np.array([9, lost, 9]),
+    }
+    made = derive(columns, gated=True)
+    reasons = ["", "the gate is empty", "the beam of x is lost"]
+    assert made["invalid_reason"].tolist() == reasons
+
+
 @pytest.mark.parametrize("bit", [None, 0])
 def test_valid_that_is_no_number_says_that_the_beam_is_lost(bit: int | None) -> None:
     columns = {"x": np.arange(3), "x_valid": np.array([1.0, np.nan, 1.0])}
