@@ -14,16 +14,14 @@ Mask = npt.NDArray[np.bool_]
 def split(values: Array, bits: int | None) -> tuple[Array, Floats, Mask]:
     """Return values as whole numbers and rests in [0, 1), and which of them fit so many bits.
 
-    Words of which nobody says that they wrap stay as they are, without a rest.
+    Floats of which nobody says that they wrap stay as they are, without a rest.
     """
     if values.dtype.kind in "iub":
-        rest = np.zeros(len(values))
-        if bits is None:
-            return values, rest, np.ones(len(values), bool)
+        whole, rest = values.astype(np.int64), np.zeros(len(values))
         limits = np.iinfo(values.dtype if values.dtype.kind != "b" else np.uint8)
-        if limits.min >= -(1 << (bits - 1)) and limits.max < 1 << bits:
-            return values.astype(np.int64), rest, np.ones(len(values), bool)
-        return values.astype(np.int64), rest, _fits(values, bits)
+        if bits is None or (limits.min >= -(1 << (bits - 1)) and limits.max < 1 << bits):
+            return whole, rest, np.ones(len(values), bool)
+        return whole, rest, _fits(values, bits)
     if bits is None:
         return values, np.zeros(len(values)), np.isfinite(values)
     fits = _fits(values, bits)

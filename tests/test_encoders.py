@@ -259,6 +259,11 @@ def test_values_that_do_not_wrap_may_be_anything_finite() -> None:
     assert made["invalid_reason"].tolist() == ["", "", "x reads nan", ""]
 
 
+def test_unsigned_values_that_do_not_wrap_may_lie_below_the_origin() -> None:
+    made = derive({"x": np.array([3, 10], np.uint32)}, {"bits": 0, "origin": 7, "scale": 0.5})
+    assert made["x"].tolist() == [-2.0, 1.5]
+
+
 def test_one_axis_need_not_be_captured_as_the_other() -> None:
     columns = {"a": np.arange(5) * 100, "b": np.arange(5) * 50, "n": np.full(5, 10)}
     modality = Encoders(
