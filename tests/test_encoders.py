@@ -14,14 +14,13 @@ from pandablocks.connections import DataConnection
 from pandablocks.hdf import create_default_pipeline, stop_pipeline
 from pandablocks.responses import FrameData
 
-from p06bs import callback, process
+from p06bs import process
 from p06bs.callbacks.encoders import LEAP, OUTSIDE, WRAPPED, Encoders
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
 from p06bs.model.modality import SettingsError
-from tests.documents import acquisition, frame_documents, raw_run, rows_of
+from tests.documents import acquisition, frame_documents, raw_run
 from tests.markdown_pages import Page
-from tests.online import assert_equal, beamline
 
 DUMPS = Path(__file__).parent / "data" / "panda"
 
@@ -310,38 +309,6 @@ def test_settings_that_need_more_than_is_bound_are_refused() -> None:
     uid = next(d["uid"] for n, d in raw if n == "event")
     with pytest.raises(ValueError, match="axes: need y, which nothing feeds in this run"):
         process(modality, raw, [(uid, both)])
-
-
-# Three ways
-
-
-def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
-    seqs = [*range(1, 151), *range(120, 301)]  # a rewind
-    paths = 2**31 - 4 + (np.array(seqs)[:, None] - 150) * 40 + np.arange(8)
-    columns = gates(paths)
-    columns["gate_samples"][17] = 0
-    modality = Encoders(
-        axes={"x": {"scale": 0.005, "reading": "sum"}}, inputs={name: name for name in columns}
-    )
-    raw = raw_run(columns, seqs=seqs, page=20)
-    reference = process(modality, raw, batch_size=1)
-    live: list[NamedDocument] = []
-    subscriber = callback(modality, lambda name, document: live.append((name, document)))
-    for document in raw:
-        subscriber(*document)
-    keys = ("raw_seq_num", "valid", "invalid_reason", "x_flag")
-    assert rows_of(live, *keys) == rows_of(reference, *keys)
-    for key in ("x", "x_half_width"):
-        assert np.array_equal(table(live)[key], table(reference)[key], equal_nan=True)
-    with beamline(tmp_path, [modality]) as (_, publish, listener):
-        for document in raw:
-            publish(*document)
-        online = listener.wait(raw[0][1]["uid"], "encoders")
-    assert_equal(online, modality, raw)
-    good = table(reference)["valid"]
-    assert (~good).sum() == 3  # event 150, twice, and the empty gate
-    expected = 0.005 * paths.mean(axis=1)
-    np.testing.assert_allclose(table(online)["x"][good], expected[good], rtol=1e-15)
 
 
 # What a PandA sends

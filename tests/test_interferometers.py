@@ -1,7 +1,6 @@
 """Interferometers: analytic positions, honest gaps where beams are lost, independent of cuts."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,15 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p06bs import callback, process
+from p06bs import process
 from p06bs.callbacks._air import refractivity
 from p06bs.callbacks.interferometers import LOST, SECOND_LOST, Interferometers
 from p06bs.model.binding import bind
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
 from p06bs.model.modality import SettingsError
-from tests.documents import acquisition, raw_run, rows_of
-from tests.online import assert_equal, beamline
+from tests.documents import acquisition, raw_run
 
 AIR = {"air_temperature": "degC", "air_pressure": "hPa", "air_humidity": "%"}
 STILL = {"temperature": 20.0, "pressure": 1013.25, "humidity": 50.0}
@@ -348,24 +346,3 @@ def test_long_columns_are_worked_on_in_blocks_that_do_not_show() -> None:
     parts = table(process(modality, raw, batch_size=777))
     for name in ("x", "y", "refractive_index"):
         assert np.array_equal(whole[name], parts[name], equal_nan=True)
-
-
-def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
-    seqs = [*range(1, 151), *range(120, 301)]  # a rewind
-    columns, axes = scene(seqs, 5)
-    modality = Interferometers(axes=axes, inputs={name: name for name in columns})
-    raw = raw_run(columns, seqs=seqs, page=20, units=AIR)
-    reference = process(modality, raw, batch_size=1)
-    live: list[NamedDocument] = []
-    subscriber = callback(modality, lambda name, document: live.append((name, document)))
-    for document in raw:
-        subscriber(*document)
-    keys = ("raw_seq_num", "valid", "invalid_reason", "x_flag", "y_flag")
-    assert rows_of(live, *keys) == rows_of(reference, *keys)
-    for name in ("x", "y", "refractive_index"):
-        assert np.array_equal(table(live)[name], table(reference)[name], equal_nan=True)
-    with beamline(tmp_path, [modality]) as (_, publish, listener):
-        for document in raw:
-            publish(*document)
-        online = listener.wait(raw[0][1]["uid"], "interferometers")
-    assert_equal(online, modality, raw)

@@ -1,18 +1,22 @@
-"""Encoders and interferometers find, by role, where the simulated sample was."""
+"""Encoders and interferometers find, by role, where the simulated sample was; three ways."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from p06bs import Modality, process
+from p06bs import Modality, callback, process
 from p06bs.callbacks.encoders import Encoders
 from p06bs.callbacks.interferometers import Interferometers
+from p06bs.model.documents import NamedDocument
 from p06bs.plans.maps import grid
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.metrology import Air, Metrology
 from p06bs.sim.trajectory import CAPTURES, Trajectory
-from tests.documents import raw_run
+from tests.documents import raw_run, rows_of
+from tests.online import assert_equal, beamline
 
 EMPTY = frozenset({30, 801})
 
@@ -25,30 +29,50 @@ def path() -> Trajectory:
     return Trajectory(Beamline(seed=4, metrology=metrology), points)
 
 
-def derive(path: Trajectory, modality: Modality) -> dict[str, Any]:
+def recorded(path: Trajectory, seqs: list[int] | None = None) -> list[NamedDocument]:
+    """Return the raw run of what the box captures."""
     columns = path.capture()
-    raw = raw_run(
+    if seqs is not None:
+        columns = {name: column[np.array(seqs) - 1] for name, column in columns.items()}
+    return raw_run(
         columns,
+        seqs=seqs,
         page=100,
         units={name: capture.unit for name, capture in CAPTURES.items()},
         devices={name: capture.role for name, capture in CAPTURES.items()},
     )
-    pages = [document["data"] for name, document in process(modality, raw) if name == "event_page"]
+
+
+def table(derived: Sequence[NamedDocument]) -> dict[str, Any]:
+    pages = [document["data"] for name, document in derived if name == "event_page"]
     return {key: np.concatenate([page[key] for page in pages]) for key in pages[0]}
+
+
+def encoders(path: Trajectory, reading: str) -> Encoders:
+    metrology = path.beamline.metrology
+    scale = metrology.encoder_resolution
+    return Encoders(
+        axes={
+            axis: {"scale": scale, "origin": int(metrology.origin(axis)), "reading": reading}
+            for axis in "xy"
+        }
+    )
+
+
+def interferometers(path: Trajectory, **axis: Any) -> Interferometers:
+    metrology = path.beamline.metrology
+    return Interferometers(
+        axes={name: {"resolution": metrology.count * 1e3, **axis} for name in "xy"},
+        wavelength=metrology.wavelength,
+        temperature=metrology.air.temperature,
+        pressure=metrology.air.pressure,
+        humidity=metrology.air.humidity,
+    )
 
 
 @pytest.mark.parametrize("reading", ["mean", "sum"])
 def test_encoders_follow_the_stage_across_wraps(path: Trajectory, reading: str) -> None:
-    metrology = path.beamline.metrology
-    axes = {
-        axis: {
-            "scale": metrology.encoder_resolution,
-            "origin": int(metrology.origin(axis)),
-            "reading": reading,
-        }
-        for axis in "xy"
-    }
-    made = derive(path, Encoders(axes=axes))
+    made = table(process(encoders(path, reading), recorded(path)))
     reasons = {i: r for i, r in enumerate(made["invalid_reason"].tolist()) if r}
     assert {i for i, r in reasons.items() if "the gate is empty" in r} == EMPTY
     wrapped = [i for i, r in reasons.items() if "wrapped inside the gate" in r]
@@ -66,19 +90,8 @@ def test_encoders_follow_the_stage_across_wraps(path: Trajectory, reading: str) 
 
 
 def test_interferometers_follow_the_sample_in_the_air_that_there_is(path: Trajectory) -> None:
+    made = table(process(interferometers(path), recorded(path)))
     metrology = path.beamline.metrology
-    air = metrology.air
-    axes = {axis: {"resolution": metrology.count * 1e3} for axis in "xy"}
-    made = derive(
-        path,
-        Interferometers(
-            axes=axes,
-            wavelength=metrology.wavelength,
-            temperature=air.temperature,
-            pressure=air.pressure,
-            humidity=air.humidity,
-        ),
-    )
     points, truth = np.arange(len(path)), path.sample()
     lost = {axis: metrology.blocked(axis, points) for axis in "xy"}
     for axis in "xy":
@@ -88,3 +101,26 @@ def test_interferometers_follow_the_sample_in_the_air_that_there_is(path: Trajec
         assert 0.45 < np.nanstd(errors) < 0.55  # as put in
         assert abs(np.nanmean(errors)) < 0.1
     assert made["valid"].tolist() == (~(lost["x"] & lost["y"])).tolist()
+
+
+def test_callback_pipeline_and_process_give_the_same(path: Trajectory, tmp_path: Path) -> None:
+    raw = recorded(path, [*range(1, 151), *range(100, 401)])  # a rewind, across a wrap
+    modalities: list[Modality] = [encoders(path, "sum"), interferometers(path, zero="first")]
+    with beamline(tmp_path, list(modalities)) as (_, publish, listener):
+        for document in raw:
+            publish(*document)
+        uid = raw[0][1]["uid"]
+        online = {each.name: listener.wait(uid, each.name) for each in modalities}
+    for each in modalities:
+        assert_equal(online[each.name], each, raw)
+        reference = process(each, raw, batch_size=1)
+        live: list[NamedDocument] = []
+        subscriber = callback(each, lambda name, document, to=live: to.append((name, document)))
+        for document in raw:
+            subscriber(*document)
+        keys = ("raw_seq_num", "valid", "invalid_reason", "x_flag", "y_flag")
+        assert rows_of(live, *keys) == rows_of(reference, *keys)
+        for axis in "xy":
+            assert np.array_equal(table(live)[axis], table(reference)[axis], equal_nan=True)
+        flags, valid = table(reference)["x_flag"], table(reference)["valid"]
+        assert not valid.all() if each.name == "encoders" else flags.any()
