@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.sim.crystals import CRYSTALS
-from p06bs.sim.phantom import HC, Phantom
+from p06bs.sim.phantom import Phantom
 from p06bs.sim.rows_file import Dataset
+from p06bs.sim.tables import HC
 from p06bs.sim.trajectory import Trajectory
 
 Floats = npt.NDArray[np.float64]

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtr
 
-from p06bs.sim.phantom import Phantom, import_xraydb
+from p06bs.sim.phantom import Phantom
 from p06bs.sim.spectra import CHANNELS
+from p06bs.sim.tables import attenuation, import_xraydb
 
 Floats = npt.NDArray[np.float64]
 
@@ -69,12 +70,6 @@ def fluorescence_lines(element: str, energy: float) -> tuple[Line, ...]:
 
 
 @cache
-def _attenuation(element: str, energy: float, kind: str = "total") -> float:
-    """Return a mass attenuation coefficient at keV, cm²/g."""
-    return float(import_xraydb().mu_elam(element, energy * 1e3, kind=kind))
-
-
-@cache
 def escape(energy: float) -> float:
     """Return the fraction of photons of `energy` (keV) in silicon whose Kα leaves at the front.
 
@@ -83,7 +78,7 @@ def escape(energy: float) -> float:
     edge = import_xraydb().xray_edges("Si")["K"]
     if energy * 1e3 <= edge.energy:
         return 0.0
-    ratio = _attenuation("Si", SILICON_LINE) / _attenuation("Si", energy)
+    ratio = attenuation("Si", SILICON_LINE) / attenuation("Si", energy)
     return float(
         0.5 * edge.fyield * (1 - 1 / edge.jump_ratio) * (1 - ratio * np.log(1 + 1 / ratio))
     )
@@ -178,8 +173,8 @@ class Lines:
 
     def efficiency(self, energy: float) -> float:
         """Return the fraction of photons of `energy` (keV) at a detector that are counted."""
-        passed = np.exp(-_attenuation("Be", energy) * 1.848 * self.window)
-        stopped = -np.expm1(-_attenuation("Si", energy, "photo") * 2.329 * self.thickness)
+        passed = np.exp(-attenuation("Be", energy) * 1.848 * self.window)
+        stopped = -np.expm1(-attenuation("Si", energy, "photo") * 2.329 * self.thickness)
         return float(passed * stopped)
 
     def rate(self, cross_section: float, energy: float) -> float:
@@ -204,9 +199,9 @@ def _seen(lines: Lines, densities: tuple[tuple[str, float], ...], k: int, energy
         seen = [
             (line.energy, line.cross_section, 0.0) for line in fluorescence_lines(element, energy)
         ]
-        seen.append((energy, _attenuation(element, energy, "coh"), 0.0))
+        seen.append((energy, attenuation(element, energy, "coh"), 0.0))
         # The momenta of bound electrons widen Compton scatter.
-        seen.append((compton, _attenuation(element, energy, "incoh"), 0.18))
+        seen.append((compton, attenuation(element, energy, "incoh"), 0.18))
         for at, cross_section, width in seen:
             rate = density * lines.solid_angle[k] * lines.rate(cross_section, at)
             lost = escape(at)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -18,16 +16,9 @@ from p06bs.sim import projection
 from p06bs.sim.layers import LAYERS, Layer
 from p06bs.sim.projection import Map
 from p06bs.sim.spectra import SPECTRA
+from p06bs.sim.tables import AVOGADRO, ELECTRON_RADIUS, HC, scattering
 
 Complex = npt.NDArray[np.complex128]
-
-ELECTRON_RADIUS = 2.8179403e-13
-"""Classical electron radius, cm."""
-
-HC = 12398.4198
-"""Planck's constant times the speed of light, eV Å."""
-
-AVOGADRO = 6.02214076e23
 
 DEFAULT_RANGE = (-20.0, 20.0)
 """Centres of the first and the last pixel of a phantom along x and along y, µm."""
@@ -300,32 +291,6 @@ def _check(name: str, weights: npt.NDArray[np.generic]) -> None:
         raise PhantomError(
             f"map {name!r} must hold weights in 0..1, not {values.min():g}..{values.max():g}"
         )
-
-
-@cache
-def scattering(element: str, energy: float) -> tuple[float, float, float]:
-    """Return f1, f2 (electrons, Chantler's, at keV) and the molar mass (g/mol) of an element."""
-    xraydb = import_xraydb()
-    ev = energy * 1e3
-    f1 = xraydb.atomic_number(element) + float(xraydb.f1_chantler(element, ev))
-    return f1, float(xraydb.f2_chantler(element, ev)), float(xraydb.atomic_mass(element))
-
-
-def import_xraydb() -> Any:
-    """Return the module `xraydb`.
-
-    Raises
-    ------
-    RuntimeError
-        If it is not installed.
-    """
-    try:
-        import xraydb
-    except ImportError as problem:
-        raise RuntimeError(
-            'the simulated beamline needs xraydb: pip install "p06bs[sim]"'
-        ) from problem
-    return xraydb
 
 
 def _near(v: Map, centre: float) -> npt.NDArray[np.bool_]:
