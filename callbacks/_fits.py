@@ -51,7 +51,10 @@ def groups_of(settings: FluorescenceSettings, bound: Bound) -> tuple[Group, ...]
             f"sensitivity: has {len(settings.sensitivity)} values, "
             f"the spectra have {elements} detector elements"
         )
-    return _groups(settings, elements, channels)
+    # Fits are kept, and what is not theirs makes no others.
+    others = dict.fromkeys(("standard", "sensitivity", "saturation"))
+    flags = {"normalise": False, "detection_limits": True, "gain_counts": 2000.0}
+    return _groups(settings.model_copy(update=others | flags), elements, channels)
 
 
 @lru_cache(maxsize=8)

@@ -1,18 +1,17 @@
 """X-ray fluorescence: areas of fitted peak groups, areal mass densities, detection limits."""
 
 import hashlib
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from p06bs.callbacks import _whole_run
-from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
-from p06bs.callbacks._fluorescence import FluorescenceSettings, column
+from p06bs.callbacks._fits import groups_of
+from p06bs.callbacks._fluorescence import FluorescenceSettings
 from p06bs.callbacks._gain import follow
 from p06bs.callbacks._incident_flux import i0_is_rate
 from p06bs.callbacks._measure import judge_all, measure
+from p06bs.callbacks._peaks import Peaks, correction_of, totals_of
 from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._spectra import (
@@ -26,32 +25,11 @@ from p06bs.callbacks._spectra import (
     require,
     whole_counts,
 )
-from p06bs.callbacks._standard import sensitivities
-from p06bs.callbacks._totals import Areas, Totals
+from p06bs.callbacks._totals import Areas
 from p06bs.callbacks.region_sums import RegionSums
 from p06bs.model.modality import PART, Bound, Columns, Input, Modality, Output
 
 __all__ = ["Fluorescence", "RegionSums"]
-
-Correction = Literal["none", "times", "rates"]
-
-
-@dataclass(frozen=True)
-class Peaks:
-    """The setup of `Fluorescence`.
-
-    `i0_per_second` is whether the incident flux is a rate, `key` names what the gains that
-    are followed belong to, `gain_counts` how many counts they are averaged over (0: fixed).
-    """
-
-    groups: tuple[Group, ...]
-    totals: Totals
-    correction: Correction
-    i0_per_second: bool
-    saturation: float | None
-    whole: bool
-    gain_counts: float
-    key: str
 
 
 class Fluorescence(Modality):
@@ -88,7 +66,7 @@ class Fluorescence(Modality):
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return area, sigma and detection limit of each peak group, densities, elements used."""
-        made = _totals(settings, bound).outputs()
+        made = totals_of(settings, bound).outputs()
         made["elements_used"] = Output(dtype="int64", hinted=False)
         if settings.track_gain:
             made["gain_drift"] = Output(
@@ -103,7 +81,7 @@ class Fluorescence(Modality):
 
     def results(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return sum spectra, and what is fitted to them."""
-        totals = _totals(settings, bound)
+        totals = totals_of(settings, bound)
         return _whole_run.outputs(totals, bound["spectrum"], whole=whole_counts(bound))
 
     def prepare(self, settings: Any, bound: Bound) -> Peaks:
@@ -120,7 +98,7 @@ class Fluorescence(Modality):
             If the configuration does not allow a linear fit or does not match the
             spectra, or an input that a setting needs is missing.
         """
-        totals = _totals(settings, bound)
+        totals = totals_of(settings, bound)
         per_second = totals.need_flux and i0_is_rate(bound["incident_flux"])
         if per_second:
             require(bound, "real_time", "an incident flux per second")
@@ -128,7 +106,7 @@ class Fluorescence(Modality):
         return Peaks(
             groups=groups_of(settings, bound),
             totals=totals,
-            correction=_correction(settings, bound),
+            correction=correction_of(settings, bound),
             i0_per_second=per_second,
             saturation=settings.saturation,
             whole=whole_counts(bound),
@@ -241,64 +219,3 @@ class Fluorescence(Modality):
     def snapshot(self, setup: Peaks, state: Any) -> Columns:
         """Return the sum spectra and what is fitted to them."""
         return _whole_run.results(setup.groups, setup.totals, state)
-
-
-def _totals(settings: FluorescenceSettings, bound: Bound) -> Totals:
-    """Return how results are made of areas.
-
-    Raises
-    ------
-    ImportError, ValueError
-        As `prepare`.
-    """
-    peaks = peaks_of(groups_of(settings, bound))
-    unit = "counts"
-    for setting in ("normalise", "standard"):
-        if getattr(settings, setting):
-            require(bound, "incident_flux", setting)
-    if settings.normalise:
-        i0 = bound["incident_flux"]
-        unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
-    elements = bound["spectrum"].shape[0]
-    return Totals(
-        columns=tuple(column(peak) for peak in peaks),
-        elements=np.array(settings.sensitivity or (1.0,) * elements),
-        unit=unit,
-        normalise=settings.normalise,
-        limits=settings.detection_limits,
-        density=_density(settings, peaks),
-    )
-
-
-@lru_cache(maxsize=8)
-def _density(settings: FluorescenceSettings, peaks: tuple[str, ...]) -> dict[str, float]:
-    """Return by column the area per incident flux of 1 ng/mm²; none without a standard."""
-    if settings.standard is None:
-        return {}
-    return sensitivities(settings.standard, describe_fit(settings)[0], peaks)
-
-
-def _correction(settings: FluorescenceSettings, bound: Bound) -> Correction:
-    """Return what dead time is corrected by.
-
-    Raises
-    ------
-    ValueError
-        If it is to be corrected and the inputs are missing, or counts come with a rate.
-    """
-    if settings.dead_time is False:
-        return "none"
-    if {"live_time", "real_time"} <= bound.keys():
-        return "times"
-    if {"input_counts", "output_counts"} <= bound.keys():
-        given = bound["input_counts"], bound["output_counts"]
-        if len({i0_is_rate(one) for one in given}) > 1:
-            raise ValueError(
-                "input_counts and output_counts must both be counts or both be rates, "
-                f"not {given[0].unit or 'counts'} and {given[1].unit or 'counts'}"
-            )
-        return "rates"
-    if settings.dead_time is True:
-        require(bound, "live_time", "dead_time")
-        require(bound, "real_time", "dead_time")
-    return "none"
