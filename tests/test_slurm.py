@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from p06bs.config import ConfigurationError
 from p06bs.config.slurm import Slurm as Section
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
+from p06bs.pipeline.started import Started
 from tests.documents import raw_run
 from tests.online import PATIENCE, assert_equal, beamline
 from tests.slurm import (  # noqa: F401
@@ -67,6 +69,24 @@ def processes(folder: Path) -> list[psutil.Process]:
         if "distributed.cli.dask_worker" in words and str(folder) in " ".join(words):
             found += [process, *process.children(recursive=True)]
     return found
+
+
+def test_a_job_that_is_not_seen_for_a_moment_is_as_old_as_before(tmp_path, monkeypatch):
+    jobs = jobs_of(tmp_path)
+    now, there = 0.0, {"tcp://node:1": "p06bs-1"}
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    monkeypatch.setattr(Started, "tend", lambda self: there)
+    jobs._cluster = SimpleNamespace(worker_spec={"p06bs-1": {}})
+    jobs.tend()
+    now, there = jobs.section.lifetime / 2, {}
+    jobs.tend()
+    now, there = jobs.section.lifetime, {"tcp://node:1": "p06bs-1"}
+    jobs.tend()
+    assert jobs.due() == ["p06bs-1"]
+    there = {}
+    jobs._cluster.worker_spec.clear()
+    jobs.tend()
+    assert not jobs.due()
 
 
 @pytest.mark.logs_errors

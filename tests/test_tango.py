@@ -1,14 +1,17 @@
 """Services in a Tango of their own: a real database, real clients, Debian's Starter."""
 
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ import psutil
 import pytest
 
 from p06bs import Publisher
+from p06bs.bus.control import Control
+from p06bs.bus.topology import Service
 from p06bs.services.supervision import Supervision
 from p06bs.services.supervisord import SupervisionError
 from tests import tango_site
@@ -202,6 +207,51 @@ def test_what_nobody_supervises_is_stopped_by_itself(database, tmp_path):
             process.terminate()
         codes = {name: process.wait(60) for name, process in running.items()}
     assert codes == {"topology": 0, "proxy": 0, "tango": 0}
+
+
+def test_a_look_that_began_before_a_change_does_not_undo_it():
+    from p06bs.adapters.tango_watch import Watch
+
+    schema = {"properties": {"factor": {"type": "number"}}}
+    record = {"schema": schema, "values": {"factor": 1.0}}
+    looked, changed, shown = threading.Event(), threading.Event(), queue.SimpleQueue()
+
+    class Slow(Watch):
+        def _look(self):
+            report = super()._look()
+            looked.set()
+            changed.wait(60)
+            return report
+
+    def change(of, values, by):
+        record["values"] = values
+        return record
+
+    verbs = {
+        "health": lambda: {"healthy": True, "ready": True, "failed": []},
+        "metrics": lambda: "",
+        "settings": lambda of: {"scale": record},
+        "change": change,
+    }
+    with Control(verbs, "tcp://127.0.0.1:*") as control:
+        where = {"control": control.address}
+        service = Service("scale", "pipelines", "1", "here", 1, where, offers=("scale",))
+        peers = SimpleNamespace(services=(service,), listed=True, address="")
+        watch = Slow("scale", peers, SimpleNamespace(look=lambda name: None), interval=0.01)
+        watch.tell = lambda report: shown.put(list(report.values.values()))
+        changed.set()
+        watch.begin()
+        assert shown.get(timeout=60) == [1.0]
+        changed.clear()
+        looked.clear()
+        assert looked.wait(60)
+        (factor,) = watch.report.values
+        watch.change(factor, 2.0, "me")
+        while not shown.empty():
+            shown.get()
+        changed.set()
+        assert shown.get(timeout=60) == [2.0]
+        watch.close()
 
 
 def test_a_device_belongs_to_one_server(database, tmp_path):

@@ -88,7 +88,8 @@ class SlurmCluster(Started):
         for unit in units - self._ends.keys():
             early = random.uniform(0, self.section.stagger)
             self._ends[unit] = time.monotonic() + self.section.lifetime - early
-        for unit in self._ends.keys() - units:
+        # One that is not there for a moment is as old as before when it comes again.
+        for unit in self._ends.keys() - units - {str(name) for name in self._cluster.worker_spec}:
             del self._ends[unit]
         return there
 
@@ -127,9 +128,12 @@ class SlurmCluster(Started):
         command = [*shlex.split(QUEUE), "--me", "--noheader", "--format=%i|%T|%r"]
         answer = await self._cluster.job_cls._call(command)
         queue = {job: rest for job, *rest in (line.split("|", 2) for line in answer.splitlines())}
+        waits: dict[str, str] = {}
         for job in jobs.values():
             state, reason = queue.get(job, (ENDED, ""))
-            if state == "PENDING" and reason != "None" and self._told.get(job) != reason:
-                self._told[job] = reason
-                log.info("job %s waits: %s", job, reason)
+            if state == "PENDING" and reason != "None":
+                waits[job] = reason
+                if self._told.get(job) != reason:
+                    log.info("job %s waits: %s", job, reason)
+        self._told = waits
         return {unit for unit, job in jobs.items() if queue.get(job, [ENDED])[0] == ENDED}

@@ -99,6 +99,7 @@ class Watch:
         self._interval = interval
         self._condition = Condition()
         self._reached: Service | None = None  # the service, if it is there
+        self._changes = 0  # of settings, from here
         self._lock = threading.Lock()  # guards these, and the report
         self._looked = threading.Event()
         self._wake = threading.Event()
@@ -175,6 +176,7 @@ class Watch:
         record = self._ask(service, "change", of=of, values=wanted, by=by)
         changed = tango_attributes.settings({of: record})
         with self._lock:
+            self._changes += 1
             known = {a: v for a, v in changed.items() if a in self.report.values}
             values = {**self.report.values, **known}
             self.report = replace(self.report, when=time.time(), values=values)
@@ -199,8 +201,11 @@ class Watch:
             while not self._closing:
                 self._wake.clear()
                 try:
+                    before = self._changes
                     report = self._look()
                     with self._lock:
+                        if self._changes != before:  # it may show what was before the change
+                            continue
                         self.report = report
                     self.tell(report)
                 except Exception:  # whatever one look meets, the next may not
