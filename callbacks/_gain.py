@@ -1,7 +1,7 @@
 """Follow the gain of detector elements by the place of strong peaks.
 
-A peak that is shifted by the fraction s of its width loses about s²/4 of its area, so that
-no derivative at the nominal gain corrects a drift. The fit is therefore solved at several
+A peak that is shifted by s of its standard deviations loses about s²/4 of its area, so that no
+derivative at the nominal gain corrects a drift. The fit is therefore solved at several
 gains (nodes); all these solutions are linear in the counts, and what lies between the nodes
 is interpolated by a polynomial. At each node one more shape is fitted: the derivative of the
 reference peaks by the gain. Its amplitude over the peaks' area is the distance between the
@@ -28,7 +28,7 @@ STEPS = 6
 ENOUGH = 0.05
 """Share of the counts averaged over from which a gain is believed."""
 PER_WIDTH = 2.0
-"""Nodes for a shift by √2 standard deviations of a peak: areas then are right within 1e-3."""
+"""Nodes for a shift by √2 standard deviations of a peak: areas then are right within some 1e-3."""
 
 
 @dataclass(frozen=True)
@@ -223,4 +223,4 @@ def follow(
         at = fit.between(np.where(few, 0, known))
         areas[:, elements] = np.einsum("nek,nekp->nep", at, solutions[:, elements, :, :-2])
     areas[np.isnan(drift)] = 0
-    return Followed(faded[-1], drift, areas)
+    return Followed(faded[-1].copy(), drift, areas)

@@ -67,7 +67,7 @@ def measure(
     for group in groups:
         model, own = group.fit.model, group.elements
         number = usable[:1, own].size
-        step = max(1, BLOCK // (number * channels)) if number else 1
+        step = max(1, min(events, BLOCK // max(1, number * channels)))
         block = np.empty((step, number, channels))
         for at in (slice(k, k + step) for k in range(0, events, step)):
             cut = spectrum[at, own]

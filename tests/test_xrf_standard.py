@@ -1,5 +1,7 @@
 """Areal mass densities: a thin film's own, and others by theory that is not the code under test."""
 
+from functools import cache
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -20,10 +22,17 @@ def fluorescence(standard: Any = FILM, **settings: Any) -> Fluorescence:
     return Fluorescence(**given)
 
 
+@cache
+def elements() -> Any:
+    """Return fisx's tables, which take a second to read."""
+    from PyMca5.PyMcaPhysics.xrf import FisxHelper
+
+    return FisxHelper.getElementsInstance()
+
+
 def theory(element: str, family: str, **geometry: float) -> float:
     """Return fisx's rate of 1 ng/mm² behind the window and detector that are the defaults."""
     import fisx
-    from PyMca5.PyMcaPhysics.xrf import FisxHelper
 
     asked = fisx.XRF()
     asked.setBeam(11.0)
@@ -31,9 +40,7 @@ def theory(element: str, family: str, **geometry: float) -> float:
     asked.setGeometry(geometry.get("incidence", 45.0), 45.0)
     asked.setAttenuators([["Be1", 1.848, 8e-4, 1.0]])
     asked.setDetector(fisx.Detector("Si1", 2.33, 0.045))
-    found = asked.getMultilayerFluorescence(
-        [f"{element} {family}"], FisxHelper.getElementsInstance()
-    )
+    found = asked.getMultilayerFluorescence([f"{element} {family}"], elements())
     (layers,) = found.values()
     return float(sum(line["rate"] for line in layers[0].values()))
 
@@ -209,3 +216,33 @@ def test_settings_with_a_standard_survive_json() -> None:
     again = Fluorescence.validate(modality.settings.model_dump(mode="json"))
     assert again == modality.settings
     assert hash(again) == hash(modality.settings)
+
+
+def test_densities_of_a_measured_multi_element_standard_are_those_of_pymca() -> None:
+    """XRFSpectrum.mca, which PyMca ships, in the ratios that its ConcentrationsTool finds."""
+    from PyMca5 import PyMcaDataDir
+    from PyMca5.PyMcaIO import ConfigDict, specfilewrapper
+    from PyMca5.PyMcaPhysics.xrf import ClassMcaTheory, ConcentrationsTool
+
+    from p06bs.sim.spectra import pymca_configuration
+
+    path = f"{PyMcaDataDir.PYMCA_DATA_DIR}/XRFSpectrum.mca"
+    counts = specfilewrapper.Specfile(path)[-1].mca(1)
+    text = pymca_configuration("XRFSpectrum")
+    film = {"areal_density": {"Co": 10.0}, "areas": {"Co_K": 1e5}, "incident_flux": 1e6}
+    modality = Fluorescence(config=text, background="snip", standard=film)
+    made = run(modality, COUNTS, spectrum=counts[None, None].copy(), incident_flux=np.array([1e6]))
+    theory = ClassMcaTheory.McaTheory()
+    configuration = ConfigDict.ConfigDict()
+    configuration.readfp(StringIO(text))
+    theory.setConfiguration(configuration)
+    groups = ["Co K", "Ni K", "Cu K", "Zn K", "Se K", "Sr K", "Pb L"]
+    found = {g: {"fitarea": made[g.replace(" ", "_")][0], "sigmaarea": 1.0} for g in groups}
+    result = {"config": theory.config, "groups": groups, **found}
+    tool = ConcentrationsTool.ConcentrationsTool()
+    asked = tool.configure() | {"flux": 1e10}
+    concentrations = tool.processFitResult(config=asked, fitresult={"result": result})
+    fraction = concentrations["mass fraction"]
+    for group in groups:
+        ratio = made[f"{group.replace(' ', '_')}_density"][0] / made["Co_K_density"][0]
+        assert ratio == pytest.approx(fraction[group] / fraction["Co K"], rel=1e-6), group
