@@ -1,14 +1,19 @@
-"""What a valid pixel of a frame is."""
+"""From frames to patterns: what a valid pixel is, and the loop over frames."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.callbacks._xrd_integrator import Bins, Floats, Pixels
 from p06bs.callbacks._xrd_settings import PowderSettings
 
 Array = npt.NDArray[Any]
 
+
+LANES_UP_TO = 8192
+"""Bins up to which there are several copies of the histogram: more do not fit the cache."""
 
 COMPILED = {"?": "u2", "B": "u2", "b": "i4", "h": "i4", "e": "f4"}
 """Types of frames that are widened, so that code is compiled for fewer of them."""
@@ -42,4 +47,86 @@ def native(frames: Array) -> Array:
     kind = np.dtype(COMPILED.get(frames.dtype.char, frames.dtype)).newbyteorder("=")
     made = np.ascontiguousarray(frames, kind).view()
     made.flags.writeable = False
+    return made
+
+
+@dataclass(frozen=True)
+class Patterns:
+    """What frames gave.
+
+    `patterns` (events, 2, radial bins) and `cakes` (events, 2, sectors, radial bins, or
+    empty) hold intensity and sigma; `total`, `invalid` and `saturated` (events,) the counts
+    in all bins and numbers of pixels; `totals` (4, radial bins) the sums of S, V and N, and
+    the largest intensity, over events that are valid.
+    """
+
+    patterns: Floats
+    cakes: Floats
+    total: Floats
+    invalid: Array
+    saturated: Array
+    totals: Floats
+
+
+def integrate(
+    frames: Array,
+    bins: Bins,
+    pixels: Pixels,
+    valid: tuple[Any, Any, Array],
+    scale: Floats,
+    most_invalid: float,
+) -> Patterns:
+    """Integrate frames.
+
+    Parameters
+    ----------
+    frames : (events, pixels)
+        Counts, as `native` returns them.
+    valid
+        What a valid value is, as `limits` returns it.
+    scale : (events,)
+        What patterns are divided by; NaN: an invalid event.
+    most_invalid : float
+        Number of invalid pixels from which an event is invalid.
+    """
+    from p06bs.callbacks import _xrd_kernels as kernels
+
+    count, radial, number = len(frames), len(bins.radial), bins.full.shape[1]
+    split = bins.first.size > 0
+    lanes = kernels.LANES if number <= LANES_UP_TO and not split else 1
+    exact = frames.dtype.kind in "iu" and not split
+    sums = np.zeros((lanes, number), np.int64 if exact else np.float64)
+    variances, lost = np.zeros(number if split else 0), np.zeros((3, number))
+    made = Patterns(
+        patterns=np.empty((count, 2, radial)),
+        cakes=np.empty((count, 2, *((bins.sectors, radial) if len(bins.azimuth) else (0, 0)))),
+        total=np.empty(count),
+        invalid=np.zeros(count, np.int64),
+        saturated=np.zeros(count, np.int64),
+        totals=np.zeros((4, radial)),
+    )
+    made.totals[3] = -np.inf
+    runs, known = (bins.starts, bins.stops), (pixels.norm, pixels.dark)
+    for k in range(count):
+        sums[:] = 0
+        if k and made.invalid[k - 1]:
+            lost[:] = 0
+        if split:
+            variances[:] = 0
+            shares = (bins.first, bins.cells, bins.weights)
+            bad = kernels.add_split(
+                frames[k], *runs, *shares, *known, *valid, sums[0], variances, lost
+            )
+            counts = sums[0]
+        else:
+            bad = kernels.add(
+                frames[k], *runs, bins.cells, *known, *valid, sums.reshape(-1), lanes, lost
+            )
+            counts = sums.sum(axis=0).astype(np.float64)
+        made.invalid[k], made.saturated[k] = bad
+        counted = bool(scale[k] > 0 and bad[0] < most_invalid)
+        made.total[k] = kernels.finish(
+            counts, variances if split else counts, bins.full, lost, bins.floor, bins.sectors,
+            scale[k], made.patterns[k], made.cakes[k], made.totals, counted,
+        ) / scale[k]  # fmt: skip
     return made

@@ -27,11 +27,10 @@ COUNT, NORM, DARK = 0, 1, 2
 
 def compiled(function: Any) -> Any:
     """Have numba compile a function when it is first called, and keep the code if it may."""
-    options = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, nogil=True, error_model="numpy")(function)
     except RuntimeError:  # neither this folder nor the user's can be written
-        return numba.njit(**options)(function)
+        return numba.njit(nogil=True, error_model="numpy")(function)
 
 
 @compiled
@@ -64,7 +63,7 @@ def _lose(lost: Array, cell: Any, weight: float, norm: float, dark: float) -> No
 
 
 @compiled
-def _add(
+def add(
     frame: Array,
     starts: Array,
     stops: Array,
@@ -78,7 +77,25 @@ def _add(
     lanes: int,
     lost: Array,
 ) -> tuple[int, int]:
-    """Add pixels that lie in one bin each; return how many are invalid, and saturated."""
+    """Add pixels that lie in one bin each; return how many are invalid, and saturated.
+
+    Parameters
+    ----------
+    frame, norms, darks : (pixels,)
+        Counts of any number type, what they are divided by, and what is subtracted.
+    starts, stops : (runs,)
+        Runs of used pixels.
+    cells : (pixels,)
+        The bin of each pixel.
+    least, most, dummies
+        What a valid value is; of the type of `frame`.
+    sums : (lanes * bins,)
+        Sums of counts are added to it; its dtype is what they are made in.
+    lanes : int
+        1, or `LANES`.
+    lost : (3, bins)
+        What invalid pixels would have given is added to it.
+    """
     kind = sums.dtype.type
     size = sums.size // LANES if lanes == LANES else 0
     one, two, three = np.uint32(size), np.uint32(2 * size), np.uint32(3 * size)
@@ -107,7 +124,7 @@ def _add(
 
 
 @compiled
-def _add_split(
+def add_split(
     frame: Array,
     starts: Array,
     stops: Array,
@@ -123,7 +140,10 @@ def _add_split(
     variances: Array,
     lost: Array,
 ) -> tuple[int, int]:
-    """Add pixels that are shared out to several bins; return how many are invalid, saturated."""
+    """Add pixels that are shared out to several bins; return how many are invalid, saturated.
+
+    The bins of pixel p are `cells`, with `weights`, from `first[p]` to `first[p + 1]`.
+    """
     invalid, saturated = 0, 0
     for run in range(starts.size):
         for p in range(starts[run], stops[run]):
@@ -143,7 +163,7 @@ def _add_split(
 
 
 @compiled
-def _finish(
+def finish(
     sums: Array,
     variances: Array,
     full: Array,
@@ -156,7 +176,25 @@ def _finish(
     totals: Array,
     counted: bool,
 ) -> float:
-    """Put I and sigma of each bin into `pattern` and `cake`, add to `totals`; return the sum."""
+    """Put I and sigma of each bin into `pattern` and `cake`; return the counts in all bins.
+
+    Parameters
+    ----------
+    sums, variances : (bins,)
+        S and V.
+    full, lost : (3, bins)
+        C, N and dark counts of all pixels of a bin, and of those that are not valid.
+    floor : (bins,)
+        Least variance: that of one count.
+    sectors : int
+        Bins of the cake that lie in one of the pattern, one after the other.
+    scale : float
+        What is divided by, such as the incident flux; NaN: an invalid event.
+    pattern : (2, radial bins), cake : (2, sectors, radial bins) or empty
+        Results: intensity and sigma, NaN without valid pixels.
+    totals : (4, radial bins)
+        If `counted`, S, V and N are added to it, and the last row is the largest intensity.
+    """
     total = 0.0
     for radial in range(full.shape[1] // sectors):
         s, v, n, c, least = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -186,99 +224,6 @@ def _finish(
             pattern[0, radial] = np.nan
             pattern[1, radial] = np.nan
     return total
-
-
-@compiled
-def integrate(
-    frames: Array,
-    starts: Array,
-    stops: Array,
-    first: Array,
-    cells: Array,
-    weights: Array,
-    norms: Array,
-    darks: Array,
-    full: Array,
-    floor: Array,
-    sectors: int,
-    least: Any,
-    most: Any,
-    dummies: Array,
-    sums: Array,
-    scale: Array,
-    most_invalid: float,
-    patterns: Array,
-    cakes: Array,
-    total: Array,
-    invalid: Array,
-    saturated: Array,
-    totals: Array,
-) -> None:
-    """Integrate frames.
-
-    Parameters
-    ----------
-    frames : (events, pixels)
-        Counts, of any number type.
-    starts, stops : (runs,)
-        Runs of used pixels.
-    first : (pixels + 1,) or empty
-        Where the bins of a pixel begin in `cells` and `weights`; empty: each pixel has
-        one bin, `cells` has it by pixel, and `weights` is empty.
-    norms, darks : (pixels,)
-        What the counts of a pixel are divided by, and what is subtracted from them.
-    full : (3, cells)
-        C, N and dark counts of all pixels of a bin.
-    floor : (cells,)
-        Least variance: that of one count.
-    sectors : int
-        Cells per radial bin, which lie together.
-    least, most, dummies
-        What a valid value is.
-    sums : (lanes, cells)
-        Room for the sums; its dtype is what they are made in.
-    scale : (events,)
-        What patterns are divided by, such as the incident flux; NaN: an invalid event.
-    most_invalid : float
-        Number of invalid pixels from which an event is not in `totals`.
-    patterns : (events, 2, radial bins), cakes : (events, 2, sectors, radial bins) or empty
-        Results: intensity and sigma.
-    total, invalid, saturated : (events,)
-        Results: counts in all bins, number of invalid and of saturated pixels.
-    totals : (4, radial bins)
-        Results: sums over events of S, V and N, and the maximum of the intensity.
-    """
-    lanes, number = sums.shape
-    flat = sums.reshape(-1)
-    merged = np.zeros(number)
-    variances = np.zeros(number if first.size else 0)
-    lost = np.zeros((3, number))
-    clean = True
-    for event in range(len(frames)):
-        if not clean:
-            lost[:] = 0
-        flat[:] = 0
-        if first.size:
-            variances[:] = 0
-            bad, over = _add_split(
-                frames[event], starts, stops, first, cells, weights, norms, darks,
-                least, most, dummies, flat, variances, lost,
-            )  # fmt: skip
-        else:
-            bad, over = _add(
-                frames[event], starts, stops, cells, norms, darks,
-                least, most, dummies, flat, lanes, lost,
-            )  # fmt: skip
-        clean = bad == 0
-        merged[:] = sums[0]
-        for lane in range(1, lanes):
-            merged += sums[lane]
-        invalid[event], saturated[event] = bad, over
-        total[event] = _finish(
-            merged, variances if first.size else merged, full, lost, floor, sectors, scale[event],
-            patterns[event], cakes[event], totals,
-            scale[event] > 0 and bad < most_invalid,
-        ) / scale[event]  # fmt: skip
 
 
 @compiled

@@ -1,9 +1,9 @@
 """Masks, flats and darks: pictures that belong to settings, which travel as JSON."""
 
 import base64
+import bz2
 import hashlib
 import importlib.util
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ class Mask(ModalitySettings):
     """
 
     shape: tuple[int, int] = Field(description="(y, x)")
-    bits: str = Field(description="a bit per pixel, 1 is masked; zlib, base64")
+    bits: str = Field(description="a bit per pixel, 1 is masked; bzip2, base64")
 
     @model_validator(mode="before")
     @classmethod
@@ -36,7 +36,7 @@ class Mask(ModalitySettings):
             masked = np.asarray(given)
             if masked.ndim != 2 or masked.dtype.kind not in "biuf":
                 raise ValueError(f"a mask has two axes of numbers, not shape {masked.shape}")
-            packed = zlib.compress(np.packbits(masked != 0).tobytes(), 9)
+            packed = bz2.compress(np.packbits(masked != 0).tobytes())
             return {"shape": masked.shape, "bits": base64.b64encode(packed).decode()}
         return given
 
@@ -44,15 +44,14 @@ class Mask(ModalitySettings):
     def _whole(self) -> "Mask":
         try:
             self.pixels()
-        except (ValueError, zlib.error) as error:
+        except (ValueError, OSError) as error:
             raise ValueError(f"bits are not those of a mask of {self.shape}: {error}") from None
         return self
 
     def pixels(self) -> Mask2D:
         """Return the mask, True where a pixel is left out."""
         size = self.shape[0] * self.shape[1]
-        inflate = zlib.decompressobj()
-        packed = inflate.decompress(base64.b64decode(self.bits), size // 8 + 2)
+        packed = bz2.BZ2Decompressor().decompress(base64.b64decode(self.bits), size // 8 + 2)
         bits = np.unpackbits(np.frombuffer(packed, np.uint8))
         if min(self.shape) < 1 or len(bits) != -(-size // 8) * 8:
             raise ValueError(f"there are {len(bits)} for {size} pixels")

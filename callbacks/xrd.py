@@ -8,7 +8,7 @@ import numpy as np
 
 from p06bs.callbacks._incident_flux import i0_is_rate
 from p06bs.callbacks._spectra import invalidate, require
-from p06bs.callbacks._xrd_frames import limits, native
+from p06bs.callbacks._xrd_frames import integrate, limits, native
 from p06bs.callbacks._xrd_integrator import (
     Array,
     Bins,
@@ -26,9 +26,6 @@ from p06bs.model.modality import PART, Bound, BoundInput, Columns, Input, Modali
 
 EXAMPLE = {"distance": 0.1, "poni1": 6e-3, "poni2": 6.8e-3, "wavelength": 1e-10, "pixel1": 2e-4}
 EXAMPLE_SHAPE = (64, 64)
-
-LANES_UP_TO = 8192
-"""Bins up to which there are several copies of the histogram: more do not fit the cache."""
 
 
 @dataclass(frozen=True)
@@ -165,39 +162,27 @@ class PowderDiffraction(Modality):
         I = Σ (counts - dark) / Σ norm over the valid pixels of a bin, with
         norm = solid angle · polarisation · flat; sigma = √(Σ counts) / Σ norm.
         """
-        from p06bs.callbacks._xrd_kernels import LANES, integrate
-
         settings, bins, count = setup.settings, setup.bins, len(frames)
-        least, most, dummies = limits(settings, frames.dtype)
+        valid = limits(settings, frames.dtype)
         frames = native(frames.reshape(count, -1))
         scale, reasons = _received(setup, count, incident_flux, exposure)
-        number, whole = bins.full.shape[1], frames.dtype.kind in "iu" and not bins.first.size
-        lanes = LANES if number <= LANES_UP_TO and not bins.first.size else 1
-        radial = len(bins.radial)
-        patterns = np.empty((count, 2, radial))
-        cakes = np.empty((count, 2, *((bins.sectors, radial) if len(bins.azimuth) else (0, 0))))
-        total, totals = np.empty(count), np.zeros((4, radial))
-        totals[3] = -np.inf
-        invalid, saturated = np.empty(count, np.int64), np.empty(count, np.int64)
         most_invalid = float(np.ceil(settings.max_invalid * bins.pixels))
-        integrate(
-            frames, bins.starts, bins.stops, bins.first, bins.cells, bins.weights,
-            setup.pixels.norm, setup.pixels.dark, bins.full, bins.floor, bins.sectors,
-            least, most, dummies, np.empty((lanes, number), np.int64 if whole else np.float64),
-            scale, most_invalid, patterns, cakes, total, invalid, saturated, totals,
-        )  # fmt: skip
-        for k in np.flatnonzero(invalid >= most_invalid).tolist():
-            some = "all" if invalid[k] == bins.pixels else f"{invalid[k]} of"
+        found = integrate(frames, bins, setup.pixels, valid, scale, most_invalid)
+        for k in np.flatnonzero(found.invalid >= most_invalid).tolist():
+            some = "all" if found.invalid[k] == bins.pixels else f"{found.invalid[k]} of"
             reasons.setdefault(k, f"{some} {bins.pixels} used pixels are invalid")
-        made: dict[str, Array] = {"intensity": patterns[:, 0], "sigma": patterns[:, 1]}
+        made: dict[str, Array] = {
+            "intensity": found.patterns[:, 0],
+            "sigma": found.patterns[:, 1],
+        }
         if len(bins.azimuth):
-            made["cake"], made["cake_sigma"] = cakes[:, 0], cakes[:, 1]
-        made["total"] = total
+            made |= {"cake": found.cakes[:, 0], "cake_sigma": found.cakes[:, 1]}
+        made["total"] = found.total
         for name, ring in setup.rings.items():
-            sums = ring_sums(ring, frames, setup.pixels.dark, (least, most, dummies))
+            sums = ring_sums(ring, frames, setup.pixels.dark, valid)
             made[name], made[f"{name}_sigma"] = (column / scale for column in sums)
-        made["n_invalid"], made["n_saturated"] = invalid, saturated
-        part: Any = dict(zip(("signal", "variance", "norm", "maximum"), totals, strict=True))
+        made |= {"n_invalid": found.invalid, "n_saturated": found.saturated}
+        part: Any = dict(zip(("signal", "variance", "norm", "maximum"), found.totals, strict=True))
         return {**invalidate(made, reasons), PART: part}
 
     def results(self, settings: Any, bound: Bound) -> dict[str, Output]:

@@ -41,7 +41,6 @@ RAYONIX = 'poni_version: 2\nDetector: RayonixMx225\nDetector_config: {"pixel1": 
     [
         (V1, (40, 50), (75e-6, 80e-6)),
         (V1_NAMED, (1043, 981), (172e-6, 172e-6)),
-        (V1_NAMED + V1, (40, 50), (75e-6, 80e-6)),
         (V2 + '"max_shape": [40, 50]}\n', (40, 50), (75e-6, 80e-6)),
         (V2 + '"max_shape": null}\n', (40, 50), (75e-6, 80e-6)),
         (V2 + '"max_shape": null, "orientation": 4}\n', (40, 50), (75e-6, 80e-6)),
@@ -58,6 +57,7 @@ def test_poni_files_of_all_versions_mean_what_pyfai_reads(
     path = tmp_path / "a.poni"
     path.write_text(head + "Distance: 7\n" + WHERE)
     theirs = load(str(path))
+    theirs.detector.shape = shape
     settings = PowderDiffraction(poni=str(path)).settings
     path.unlink()
     assert settings == PowderDiffraction(poni=head + WHERE).settings
@@ -140,7 +140,7 @@ def test_the_mask_of_a_large_detector_is_short() -> None:
 
     mask = detector_factory("Eiger 4M").mask
     settings = PowderDiffraction(poni={**PILATUS, "detector": "Eiger 4M"}, mask=mask).settings
-    assert len(settings.model_dump_json()) < 2500
+    assert len(settings.model_dump_json()) < 1200
     np.testing.assert_array_equal(settings.mask.pixels(), mask != 0)
 
 
@@ -175,7 +175,7 @@ def test_a_picture_that_has_changed_is_refused(tmp_path: Path) -> None:
         ({}, "poni: Field required"),
         ({"poni": "nowhere.poni"}, "there is no .poni file 'nowhere.poni'"),
         ({"poni": "[fit]\nxmin: 1\n"}, "no .poni file: it has no line 'Distance"),
-        ({"poni": {**SQUARE, "wavelength": 1.0}}, "wavelength: .* less than 1e-08.*got 1.0"),
+        ({"poni": {**SQUARE, "wavelength": 1.0}}, "wavelength: .* less than 0.00000001, got 1.0"),
         ({"poni": {**SQUARE, "distance": 200}}, "distance: .* less than or equal to 100"),
         ({"poni": {**SQUARE, "rot4": 1}}, "rot4: Extra inputs"),
         ({"poni": {**PILATUS, "detector": None}}, "how large pixels are: detector, or pixel1"),
