@@ -188,11 +188,11 @@ def test_pymca_configurations_are_there():
 
 def phantoms():
     rng = np.random.default_rng(7)
-    smooth = [ndimage.gaussian_filter(rng.random((31, 37)), s) for s in (3, 5)]
+    smooth = [ndimage.gaussian_filter(rng.random((21, 24)), s) for s in (3, 5)]
     smooth = [(m - m.min()) / np.ptp(m) for m in smooth]
-    blocky = [np.kron(rng.integers(0, 2, (5, 6)), np.ones((6, 6))) * w for w in (1.0, 0.5)]
+    blocky = [np.kron(rng.integers(0, 2, (5, 6)), np.ones((4, 4))) * w for w in (1.0, 0.5)]
     return {
-        "default": Phantom.default(),
+        "default": Phantom.default((25, 23)),
         "smooth": Phantom(dict(zip(SPECTRA, smooth, strict=True))),
         "blocky": Phantom(dict(zip(SPECTRA, blocky, strict=True))),
         "correlated": Phantom({"XRFSpectrum": smooth[0], "Steel": 0.2 + 0.8 * smooth[0] ** 2}),

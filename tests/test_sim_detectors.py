@@ -3,15 +3,23 @@
 import threading
 from urllib.parse import unquote, urlparse
 
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
 import event_model
 import h5py
 import hdf5plugin
 import numpy as np
 import pytest
 from bluesky import RunEngine
-from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from ophyd_async.core import (
+    DetectorTrigger,
+    StaticPathProvider,
+    TriggerInfo,
+    UUIDFilenameProvider,
+    init_devices,
+)
 
-from p06bs.plans.maps import fly_map
+from p06bs.plans.maps import fly_map, grid
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import AreaDetector
 from p06bs.sim.diffraction import Geometry, PowderRings
@@ -162,6 +170,34 @@ def test_a_lagging_file_is_announced_before_it_is_written(run_engine, tmp_path):
     named, path = scan(run_engine, tmp_path, Recording(lag=0.3), look=look)
     assert any(behind)
     np.testing.assert_array_equal(announced(named), RINGS.rows(path, range(POINTS))["data"])
+
+
+def test_triggers_before_the_kickoff_are_not_lost(run_engine, tmp_path):
+    """Whichever of box and detector is kicked off first."""
+    seen = []
+    with init_devices():
+        box = TriggerBox(Beamline(), name="panda")
+        paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+        eiger = AreaDetector(RINGS, box, paths, Recording(lag=0.01), "eiger")
+
+    @bpp.stage_decorator([eiger, box])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(box, grid((0, 1), 5, (0, 1), 2, rate=np.inf), wait=True)
+        trigger = DetectorTrigger.EXTERNAL_EDGE
+        yield from bps.prepare(
+            eiger, TriggerInfo(trigger=trigger, livetime=0.005, number_of_events=10), wait=True
+        )
+        yield from bps.declare_stream(eiger, name="eiger", collect=True)
+        yield from bps.kickoff(box, wait=True)
+        yield from bps.sleep(0.2)
+        yield from bps.kickoff(eiger, wait=True)
+        yield from bps.complete_all(eiger, box, wait=True)
+        yield from bps.collect(eiger, name="eiger")
+
+    run_engine(plan(), lambda name, document: seen.append((name, document)))
+    (stop,) = [document for name, document in seen if name == "stop"]
+    assert stop["num_events"] == {"eiger": 10}
 
 
 def test_impossible_recordings_are_refused():

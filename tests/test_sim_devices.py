@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from urllib.parse import unquote, urlparse
 
 import bluesky.plan_stubs as bps
@@ -152,6 +153,23 @@ def test_a_fly_scan_sees_the_sample_as_it_is_turned(run_engine, devices):
     assert (turned["Fe"] > 1.5 * BEAMLINE.phantom.areal_density(at["x"], at["y"])["Fe"]).any()
     expected = path.beamline.expose(range(21), at["x"], at["y"], path.gate_time).spectrum
     np.testing.assert_array_equal(recorder.rows("xspress3-spectrum"), expected)
+
+
+def test_an_energy_scan_crosses_an_edge(run_engine, devices):
+    """Below the K edge of strontium (16.105 keV) there are no Sr K lines, above there are."""
+    recorder = Recorder()
+    steps = [16.05, 16.15]
+    run_engine(bp.list_scan([devices.xspress3, devices.eiger], devices.energy, steps), recorder)
+    emission = BEAMLINE.emission
+    for k in range(BEAMLINE.elements):
+        at = emission.zero[k] + emission.gain[k] * np.arange(4096)
+        below, above = recorder.rows("xspress3-spectrum")[:, k, np.abs(at - 14.14) < 0.1].sum(1)
+        assert above > 5 * below
+    # Rings go inwards as the energy rises.
+    below, above = recorder.rows("eiger")
+    rings = devices.eiger.instrument
+    assert rings.ring_angles("LaB6")[0] < replace(rings, energy=16.05).ring_angles("LaB6")[0]
+    assert (below != above).any()
 
 
 def test_surroundings_are_read_as_a_baseline_and_can_be_lost(run_engine, devices):

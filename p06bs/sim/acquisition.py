@@ -7,7 +7,7 @@ told of a row, by a stream datum, can read it (unless the `Recording` lags).
 import asyncio
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -62,6 +62,7 @@ class Acquisition(DetectorAcquireLogic):
     _triggers: int = 0
     step_time: float | None = None
     """Seconds per exposure that nobody but the detector triggers; None: the box triggers."""
+    kicked_off: asyncio.Event = field(default_factory=asyncio.Event)
 
     def __post_init__(self) -> None:
         self.written, self._publish = soft_signal_r_and_setter(int)
@@ -99,6 +100,7 @@ class Acquisition(DetectorAcquireLogic):
         if self.files is None or (self._triggers and self.step_time is None):
             raise RuntimeError("stage and prepare the detector anew before each scan")
         if self.step_time is None:
+            self.kicked_off.clear()
             self._task = asyncio.create_task(self._fly(self.files))
         else:
             path = self.box.flyable_logic.standing(self._triggers, self.step_time)
@@ -141,6 +143,8 @@ class Acquisition(DetectorAcquireLogic):
 
     async def _fly(self, files: Files) -> None:
         trigger = self.box.flyable_logic
+        # `StandardDetector.kickoff` takes rows that there are before it for an earlier scan's.
+        await self.kicked_off.wait()
         while (count := await trigger.triggered(beyond=self._triggers)) > self._triggers:
             await self._record(files, trigger.prepared, min(count, self._triggers + ROWS_AT_ONCE))
 

@@ -21,6 +21,7 @@ class Devices:
     samx: Motor
     samy: Motor
     rotation: Motor
+    energy: Motor
     scaler: Scaler
     panda: TriggerBox
     xspress3: FluorescenceDetector
@@ -37,7 +38,8 @@ def connect(beamline: Beamline, directory: Path) -> Devices:
     """
     samx, samy = Motor("position_x", name="samx"), Motor("position_y", name="samy")
     rotation = Motor("rotation", egu="deg", name="rotation")
-    sample = Stage(samx, samy, rotation)
+    energy = Motor("photon_energy", egu="keV", name="energy", value=beamline.energy)
+    sample = Stage(samx, samy, rotation, energy)
     paths = StaticPathProvider(UUIDFilenameProvider(), directory)
     rings = PowderRings(beamline.phantom, energy=beamline.energy, seed=beamline.seed)
     with init_devices():
@@ -48,4 +50,5 @@ def connect(beamline: Beamline, directory: Path) -> Devices:
         shutter = Shutter()
         hutch = Hutch(beamline.metrology.air)
     scaler = Scaler(beamline, sample, name="scaler")
-    return Devices(samx, samy, rotation, scaler, panda, xspress3, eiger, ring, shutter, hutch)
+    motors, detectors = (samx, samy, rotation, energy), (scaler, panda, xspress3, eiger)
+    return Devices(*motors, *detectors, ring, shutter, hutch)

@@ -7,7 +7,7 @@ the solid angle of each pixel; there is a smooth background of air scatter.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Literal
@@ -91,7 +91,8 @@ class PowderRings:
     phantom : Phantom
         The sample; its layers say which crystals there are.
     energy : float
-        Of the beam, keV.
+        Of the beam, keV, for which geometry and rings are told; a scan at another
+        energy has its rings elsewhere.
     seed : int
         Of the noise and of the dead pixels.
     geometry : Geometry
@@ -238,6 +239,8 @@ class PowderRings:
 
     def expected(self, path: Trajectory, triggers: range) -> Floats:
         """Return the mean photons per pixel at points of a scan, shape ``(points, y, x)``."""
+        if path.beamline.energy != self.energy:
+            return replace(self, energy=path.beamline.energy).expected(path, triggers)
         at = path.exposed(triggers.start, triggers.stop)
         weights = self.phantom.weights(at["x"], at["y"], path.beamline.angle)
         amounts = np.stack(

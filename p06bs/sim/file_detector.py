@@ -107,6 +107,12 @@ class FileDetector(StandardDetector):
         )
         super().__init__(name=name)
 
+    @AsyncStatus.wrap
+    async def kickoff(self) -> None:
+        """Record from now on; triggers that came since it was prepared are not lost."""
+        await super().kickoff()
+        self._acquisition.kicked_off.set()
+
     @WatchableAsyncStatus.wrap
     async def complete(self) -> AsyncIterator[WatcherUpdate[int]]:
         """Wait for the last exposure, however long the scan is paused.

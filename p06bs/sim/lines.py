@@ -185,8 +185,15 @@ class Lines:
         """Return a peak of area 1, integrated over each channel, shape ``(CHANNELS,)``."""
         fano = (FWHM**2) * self.fano * PAIR_ENERGY * energy
         sigma = np.sqrt(self.noise[k] ** 2 + fano + width**2) / FWHM
-        edges = self.zero[k] + self.gain[k] * (np.arange(CHANNELS + 1) - 0.5)
-        return np.diff(ndtr((edges - energy) / sigma))
+        # Beyond 8 sigma there is nothing.
+        centre, reach = (energy - self.zero[k]) / self.gain[k], 8 * sigma / self.gain[k]
+        first, stop = np.clip(
+            np.rint([centre - reach, centre + reach + 1]).astype(int), 0, CHANNELS
+        )
+        edges = self.zero[k] + self.gain[k] * (np.arange(first, stop + 1) - 0.5)
+        peak = np.zeros(CHANNELS)
+        peak[first:stop] = np.diff(ndtr((edges - energy) / sigma))
+        return peak
 
 
 @cache

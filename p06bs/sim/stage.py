@@ -60,7 +60,7 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         """
         beamline = self.beamline
         if self.stage is not None:
-            beamline = self.stage.turned(beamline)
+            beamline = self.stage.set_up(beamline)
         self.trajectory, self.collected = Trajectory(beamline, value), 0
         self.clock = TriggerClock(len(self.trajectory), value.rate)
         return self.clock
@@ -146,7 +146,7 @@ class TriggerBox(
     beamline : Beamline
         What there is to see.
     stage : Stage, optional
-        The sample's motors: the rotation as it is when a fly scan is prepared holds for
+        The motors: rotation and energy as they are when a fly scan is prepared hold for
         the scan; detectors on the box make step scans with it.
     """
 

@@ -183,15 +183,19 @@ class Still:
 
 @dataclass(frozen=True)
 class Stage:
-    """The motors that bring the sample into the beam: `x` and `y` (µm), `rotation` (degrees)."""
+    """The motors of a scan: `x` and `y` (µm), `rotation` (degrees) and photon `energy` (keV)."""
 
     x: Axis
     y: Axis
     rotation: Axis
+    energy: Axis
 
-    def turned(self, beamline: Beamline) -> Beamline:
-        """Return the beamline with the sample turned as the rotation is now."""
-        return replace(beamline, angle=float(self.rotation.position))
+    def set_up(self, beamline: Beamline) -> Beamline:
+        """Return the beamline with the sample turned and the beam tuned as the motors are now."""
+        angle, energy = float(self.rotation.position), float(self.energy.position)
+        if (angle, energy) == (beamline.angle, beamline.energy):
+            return beamline
+        return replace(beamline, angle=angle, energy=energy)
 
     def standing(self, beamline: Beamline, point: int, gate_time: float) -> Trajectory:
         """Return a path on which only the point with number `point`, here and now, has a meaning.
@@ -204,7 +208,7 @@ class Stage:
             Seconds.
         """
         x, y = (np.full(point + 1, float(axis.position)) for axis in (self.x, self.y))
-        return Trajectory(self.turned(beamline), Still(x, y, gate_time))
+        return Trajectory(self.set_up(beamline), Still(x, y, gate_time))
 
 
 def speed(position: npt.ArrayLike, interval: float) -> Floats:
