@@ -199,6 +199,25 @@ def test_count_rates_and_times_correct_alike() -> None:
         )
 
 
+@pytest.mark.parametrize("track", [(), ("Fe_K",)])
+def test_one_time_for_all_detector_elements_is_that_of_each(track: tuple[str, ...]) -> None:
+    spectrum, flux = drawn(6, 3), np.full(6, 1e5)
+    live, real = np.linspace(0.6, 0.8, 18).reshape(6, 3), np.full((6, 1), 1.0)
+    live[3, 1] = real[4] = 0
+    units = {"incident_flux": "counts/s"}
+    modality = fluorescence(track_gain=track, normalise=True)
+    given = {"spectrum": spectrum, "live_time": live, "incident_flux": flux}
+    one, _ = through(modality, units=units, real_time=real, **given)
+    each, _ = through(modality, units=units, real_time=real.repeat(3, axis=1), **given)
+    assert one.reasons == each.reasons
+    assert [bool(r) for r in one.reasons] == [k == 4 for k in range(6)]
+    assert one.columns["elements_used"].tolist() == [3, 3, 3, 2, 3]
+    for name, column in each.columns.items():
+        np.testing.assert_array_equal(one.columns[name], column, err_msg=name)
+    alike, _ = through(modality, units=units, real_time=real, **given | {"live_time": real * 0.7})
+    assert alike.columns["Fe_K"][0] == pytest.approx(3 * AREAS["Fe_K"] / 0.7 / 1e5, rel=0.05)
+
+
 def test_nan_outside_the_fitted_range_spoils_nothing() -> None:
     columns = bad()
     columns["spectrum"][1, 1, 20] = np.nan
@@ -270,5 +289,5 @@ def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
         for name, value in results.items():
             np.testing.assert_allclose(whole[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
     rows = newest(expected["raw_seq_num"])
-    good = rows[expected["valid"][rows]] if rows.dtype != bool else rows & expected["valid"]
+    good = rows[expected["valid"][rows]]
     assert results["Fe_K"] == pytest.approx(expected["Fe_K"][good].sum(), rel=0.01)
