@@ -8,6 +8,7 @@ import typer
 from benchmarks import (
     archive,
     count,
+    diffraction,
     fluorescence,
     frames,
     gaps,
@@ -26,6 +27,7 @@ BENCHMARKS = {
     "slurm": slurm,
     "frames": frames,
     "spectra": spectra,
+    "diffraction": diffraction,
     "fluorescence": fluorescence,
     "count": count,
     "gaps": gaps,

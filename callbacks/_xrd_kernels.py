@@ -1,9 +1,8 @@
 """Sum frames into bins: what is done for every pixel of every frame, compiled by numba.
 
 A bin has the sums S of counts, V of their variance, N of the norms of pixels and C of
-pixels (J. Kieffer et al., J. Appl. Cryst. 53 (2020) 1013). C and N are constants as long
-as all pixels are valid, so that a frame costs one addition per pixel; what an invalid
-pixel would have given is taken away.
+pixels. C and N are constants as long as all pixels are valid, so that a frame costs one
+addition per pixel; what an invalid pixel would have given is taken away.
 """
 
 from typing import Any
