@@ -10,8 +10,8 @@ from p06bs.config.slurm import Slurm
 
 if TYPE_CHECKING:
     from p06bs.pipeline.cluster import Cluster
+    from p06bs.pipeline.found import Find
     from p06bs.pipeline.needs import Needs
-    from p06bs.services._dask import Find
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ def cluster(
     listen : str
         Where the services of this host bind; says whether other hosts may reach them.
     find : callable
-        See `_dask.Found`.
+        See `Found`.
     needs : Needs, optional
         What each worker must have.
 
@@ -37,9 +37,10 @@ def cluster(
         If that cannot be used here.
     """
     if workers.on == "scheduler":
-        from p06bs.services._dask import Found
+        from p06bs.pipeline.found import Found
+        from p06bs.pipeline.needs import ANYTHING
 
-        return Found(find, needs)
+        return Found(find, needs or ANYTHING)
     if workers.on != "slurm":
         return workers.on
     from p06bs.adapters.slurm import SlurmCluster

@@ -25,11 +25,11 @@ class SchedulerService(Service[SchedulerDefinition]):
     Definition = SchedulerDefinition
 
     def __init__(self, name: str, definition: SchedulerDefinition, here: Surroundings) -> None:
-        from p06bs.services import _dask
+        from p06bs.pipeline.client import make_credentials
 
         super().__init__(name, definition, here)
         self._local = is_local(here.listen)
-        self._credentials = {} if here.keys is None else _dask.make_credentials()
+        self._credentials = {} if here.keys is None else make_credentials()
         self._address = ""
         self._workers = 0
         self._stop = threading.Event()
@@ -69,7 +69,7 @@ class SchedulerService(Service[SchedulerDefinition]):
             host="127.0.0.1" if self._local else None,
             port=self.definition.port,
             protocol="tls://" if self._credentials else "tcp://",
-            security=_dask.security(self._credentials),
+            security=client.security(self._credentials),
             dashboard=False,
             dashboard_address=_dask.HTTP,
         ) as scheduler:

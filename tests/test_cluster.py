@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from p06bs.callbacks.counters import Counters
 from p06bs.pipeline import engine
+from p06bs.pipeline.cluster import cluster_of
 from p06bs.pipeline.engine import Engine
 from p06bs.pipeline.local import Local
 from p06bs.pipeline.pipeline import Pipelines
@@ -99,6 +100,14 @@ def test_each_local_worker_is_waited_for_by_itself(monkeypatch):
     assert not cluster.lost(["0", "1"], ["0"])
     now = 119.0
     assert set(cluster.lost(["0", "1"], [])) == {"1"}
+
+
+def test_a_scheduler_that_is_away_is_waited_for(caplog):
+    cluster = cluster_of("tcp://127.0.0.1:1", 1)
+    cluster.open()
+    assert cluster.tend() == {}
+    assert "no connection to the Dask scheduler at tcp://127.0.0.1:1" in caplog.text
+    cluster.close()
 
 
 class Nobody:

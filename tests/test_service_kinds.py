@@ -83,12 +83,12 @@ def listening(pids):
 
 
 def speaks_http(port):
-    with socket.create_connection((own_address(), port), timeout=PATIENCE) as connection:
-        connection.sendall(b"GET /health HTTP/1.0\r\n\r\n" + bytes(64))
-        try:
+    try:
+        with socket.create_connection((own_address(), port), timeout=PATIENCE) as connection:
+            connection.sendall(b"GET /health HTTP/1.0\r\n\r\n" + bytes(64))
             return connection.recv(5) == b"HTTP/"
-        except ConnectionResetError:
-            return False
+    except (ConnectionResetError, ConnectionRefusedError):  # it hangs up, or has ended
+        return False
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ def test_workers_and_pipelines_find_the_scheduler_wherever_it_is_and_again_when_
                     os.kill(services.statuses()["scheduler"].pid, signal.SIGKILL)
                 publish(name, document)
             assert_equal(listener.wait(uid, "scale"), Scale(inputs={"x": "x"}), raw)
+            services.wait_ready()  # also the workers of the scheduler that was killed
             dask = [s.pid for name, s in services.statuses().items() if name.startswith(WITH_DASK)]
             assert not [end for end in listening(dask) if speaks_http(end.port)]
             files = tmp_path / "nexus"

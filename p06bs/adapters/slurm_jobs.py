@@ -21,7 +21,7 @@ from typing import Any
 from p06bs.bus.processes import runs
 from p06bs.config.base import ConfigurationError
 from p06bs.config.slurm import Slurm
-from p06bs.pipeline.client import ENVIRON, SETTINGS
+from p06bs.pipeline.client import ENVIRON, SETTINGS, make_credentials, security
 
 PATIENCE = 15
 """Seconds for a command of SLURM. They retry for minutes while slurmctld is away."""
@@ -44,40 +44,26 @@ class Keys:
     @classmethod
     def make(cls, parent: Path) -> "Keys":
         """Make keys in a new directory; remove those of processes of this host that are gone."""
-        from distributed.security import Security
-
         prefix = f"keys-{socket.gethostname()}-"
         ours = re.compile(re.escape(prefix) + r"(\d+)-[^-]+")  # not those of a host HERE-1
         for other in parent.glob("keys-*"):
             if (found := ours.fullmatch(other.name)) and not runs(int(found[1])):
                 shutil.rmtree(other, ignore_errors=True)
         made = cls(Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent)))
-        security: Any = Security
-        temporary = security.temporary()
-        made._write("ca.pem", temporary.tls_ca_file)
-        made._write("cert.pem", temporary.tls_worker_cert)
-        made._write("key.pem", temporary.tls_worker_key)
+        for name, text in make_credentials().items():
+            made._write(name, text)
         return made
 
     def security(self) -> Any:
         """Return what Dask is told of them."""
-        from distributed.security import Security
-
-        pair = {"cert": self._path("cert.pem"), "key": self._path("key.pem")}
-        roles = ("scheduler", "worker", "client")
-        security: Any = Security
-        return security(
-            require_encryption=True,
-            tls_ca_file=self._path("ca.pem"),
-            **{f"tls_{role}_{part}": path for role in roles for part, path in pair.items()},
-        )
+        return security({name: self._path(name) for name in ("ca", "cert", "key")})
 
     def remove(self) -> None:
         """Remove them; jobs that start later end at once."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _path(self, name: str) -> str:
-        return str(self.directory / name)
+        return str(self.directory / f"{name}.pem")
 
     def _write(self, name: str, text: str) -> None:
         opened = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

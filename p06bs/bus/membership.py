@@ -117,13 +117,6 @@ class Membership(Closing):
                 return service.addresses[what]
         return None
 
-    def offering(self, name: str) -> Service | None:
-        """Return the service that hosts what is called so, or is called so itself."""
-        services = self.services
-        hosts = [one for one in services if name in one.offers]
-        named = [one for one in services if one.name == name]
-        return next(iter(hosts + named), None)
-
     def wait_listed(self, seconds: float) -> bool:
         """Wait until the Topology Manager has answered; return False if it has not."""
         with self._changed:

@@ -21,6 +21,7 @@ SETTINGS: Mapping[str, Any] = {
     "distributed.comm.timeouts.connect": "10s",
 }
 """What Dask has no arguments for."""
+ROLES = ("scheduler", "worker", "client")
 
 
 def configure() -> None:
@@ -30,6 +31,33 @@ def configure() -> None:
     dask.config.set(SETTINGS)
     # Dask tells about every connection; what fails is seen here as workers that left.
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
+
+
+def make_credentials() -> dict[str, str]:
+    """Return new keys, in PEM: a certificate that vouches for itself, and its key."""
+    from distributed.security import Security
+
+    make: Any = Security  # not annotated
+    temporary = make.temporary()
+    return {
+        "ca": temporary.tls_ca_file,
+        "cert": temporary.tls_worker_cert,
+        "key": temporary.tls_worker_key,
+    }
+
+
+def security(credentials: Mapping[str, str]) -> Any:
+    """Return what Dask is told of keys, in PEM or as paths of files; None if there are none."""
+    from distributed.security import Security
+
+    if not credentials:
+        return None
+    make: Any = Security
+    return make(
+        require_encryption=True,
+        tls_ca_file=credentials["ca"],
+        **{f"tls_{role}_{part}": credentials[part] for role in ROLES for part in ("cert", "key")},
+    )
 
 
 def connect(cluster: Any) -> Any:

@@ -7,9 +7,9 @@ example jobs of SLURM.
 from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
-from p06bs.pipeline.client import configure, connect, restart
+from p06bs.pipeline.found import Found
 from p06bs.pipeline.local import Local
-from p06bs.pipeline.needs import ANYTHING, Needs, choose, offer_of
+from p06bs.pipeline.needs import ANYTHING, Needs
 
 
 class Cluster(Protocol):
@@ -53,61 +53,6 @@ class Cluster(Protocol):
         """End what was started. Idempotent."""
 
 
-class Existing:
-    """The workers of a Dask scheduler that others have started.
-
-    Parameters
-    ----------
-    address : str
-        The scheduler's.
-    needs : Needs
-        What they must have; others are left alone.
-    among : collection of Needs
-        Of all pools on this scheduler: a worker is for the greatest that it meets.
-    """
-
-    scales = False
-    prompt = True
-
-    def __init__(
-        self, address: str, needs: Needs = ANYTHING, among: Collection[Needs] = (ANYTHING,)
-    ) -> None:
-        self.address = address
-        self.needs = needs
-        self.among = among
-        self._client: Any = None
-
-    def open(self) -> Any:
-        configure()
-        self._client = connect(self.address)
-        return self._client
-
-    def scale(self, workers: int) -> None:
-        """Do nothing: whoever started the workers decides how many there are."""
-
-    def tend(self) -> Mapping[str, str]:
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
-        return {
-            address: address
-            for address, worker in workers.items()
-            if choose(offer_of(worker), self.among) == self.needs
-        }
-
-    def due(self) -> Collection[str]:
-        return ()
-
-    def retire(self, unit: str) -> None:
-        """Do nothing, as `scale`."""
-
-    def restart(self, workers: Collection[str]) -> None:
-        restart(self._client, workers)
-
-    def close(self) -> None:
-        if self._client is not None:
-            self._client.close()
-            self._client = None
-
-
 def cluster_of(
     on: str, workers: int, needs: Needs = ANYTHING, among: Collection[Needs] = (ANYTHING,)
 ) -> Cluster:
@@ -120,4 +65,4 @@ def cluster_of(
     among : collection of Needs
         What the workers of all pools on it must have.
     """
-    return Local(workers, needs) if on == "local" else Existing(on, needs, among)
+    return Local(workers, needs) if on == "local" else Found(lambda: (on, None), needs, among)

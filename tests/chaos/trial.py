@@ -405,7 +405,9 @@ class Trial:
 
     def _ask(self, service: str, verb: str, seconds: float, **arguments: Any) -> Any:
         """Return what a service answers, or the error."""
-        found = self._peers.offering(service)
+        found = next(
+            (one for one in self._peers.services if service in (one.name, *one.offers)), None
+        )
         if found is None:
             return LookupError(f"{service} is not registered")
         try:
