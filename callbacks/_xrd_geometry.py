@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from p06bs.callbacks._xrd_pixels import absolute, digest, require_same
 from p06bs.model.modality import ModalitySettings
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -43,7 +44,11 @@ class Geometry(ModalitySettings):
     )
     pixel1: float | None = Field(None, gt=0, lt=0.1, description="m, along y")
     pixel2: float | None = Field(None, gt=0, lt=0.1, description="m, along x")
+    splinefile: str | None = Field(None, description="path, distortion of the detector")
     parallax: bool = Field(False, description="correct for the depth of the sensor")
+    sha256: dict[str, str] = Field(
+        {}, description="path -> digest of the files by which the detector is described"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -64,23 +69,24 @@ class Geometry(ModalitySettings):
         fields = {k: v for k, v in found.items() if k not in DROPPED and not _empty(v)}
         if isinstance(fields.get("detector_config"), str):
             fields["detector_config"] = _config(fields["detector_config"])
-        if "splinefile" in fields:
-            raise ValueError(f"splinefile: {_ONLY_NAMES}")
+        if "sha256" not in fields:  # made by hand, and not read from documents
+            places = [fields]
+            if isinstance(fields.get("detector_config"), Mapping):
+                places.append(dict(fields["detector_config"]))
+                fields["detector_config"] = places[-1]
+            files = {}
+            for place in places:
+                for key, value in place.items():
+                    if isinstance(value, str) and FILE.match(value):
+                        place[key] = absolute(value)
+                        files[place[key]] = digest(place[key])
+            fields["sha256"] = files
         return fields
-
-    @field_validator("detector_config")
-    @classmethod
-    def _no_file(cls, config: dict[str, Any] | None) -> dict[str, Any] | None:
-        for key, value in (config or {}).items():
-            if isinstance(value, str) and FILE.match(value):
-                raise ValueError(f"{key} is the file {value!r}; {_ONLY_NAMES}")
-        return config
 
     @model_validator(mode="after")
     def _pixels(self) -> "Geometry":
-        if self.detector is not None and FILE.match(self.detector):
-            raise ValueError(f"detector is the file {self.detector!r}; {_ONLY_NAMES}")
-        if self.detector is None and self.detector_config is None and self.pixel1 is None:
+        described = (self.detector, self.detector_config, self.splinefile, self.pixel1)
+        if all(what is None for what in described):
             raise ValueError("say how large pixels are: detector, or pixel1 and pixel2 (m)")
         return self
 
@@ -89,7 +95,15 @@ class Geometry(ModalitySettings):
         return self if energy is None else self.model_copy(update={"wavelength": HC / energy})
 
     def as_poni(self) -> dict[str, Any]:
-        """Return the dictionary that pyFAI's `PoniFile` reads."""
+        """Return the dictionary that pyFAI's `PoniFile` reads.
+
+        Raises
+        ------
+        ValueError
+            If a file by which the detector is described is not what it was.
+        """
+        for path, expected in self.sha256.items():
+            require_same(path, expected)
         names = ("distance", "poni1", "poni2", "rot1", "rot2", "rot3", "wavelength")
         made = {name: getattr(self, name) for name in names}
         pixels = {"pixel1": self.pixel1, "pixel2": self.pixel2 or self.pixel1}
@@ -97,18 +111,13 @@ class Geometry(ModalitySettings):
             if self.detector is not None:
                 made["detector"] = self.detector
             sizes = {f"pixelsize{k[-1]}": v for k, v in pixels.items() if v is not None}
-            return {**made, **sizes, "poni_version": 1}
+            spline = {} if self.splinefile is None else {"splinefile": self.splinefile}
+            return {**made, **sizes, **spline, "poni_version": 1}
         config = {k: v for k, v in pixels.items() if v is not None} | (self.detector_config or {})
         made |= {"detector": self.detector or "Detector", "detector_config": config}
         if self.parallax:
             return {**made, "poni_version": 3, "parallax": True}
         return {**made, "poni_version": 2.1 if "orientation" in config else 2}
-
-
-_ONLY_NAMES = (
-    "settings hold no names of files, which change: give the name of one of pyFAI's detectors "
-    "or the size of pixels"
-)
 
 
 def _empty(value: Any) -> bool:
@@ -139,7 +148,7 @@ def _parse(text: str) -> dict[str, Any]:
     return {k: v for k, v in found.items() if k in _KEYS}
 
 
-_KEYS = {*Geometry.model_fields, *ALIASES, "splinefile"}
+_KEYS = {*Geometry.model_fields, *ALIASES}
 
 
 def _config(text: str) -> dict[str, Any]:

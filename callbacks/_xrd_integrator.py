@@ -81,16 +81,18 @@ def integrator(geometry: Geometry, shape: tuple[int, ...]) -> Any:
     Raises
     ------
     ValueError
-        If pyFAI does not know the detector, or the detector has another shape.
+        If pyFAI does not know the detector, or the detector has another shape, or a file
+        by which it is described has changed.
     """
     import_pyfai()
     from pyFAI.integrator.azimuthal import AzimuthalIntegrator
     from pyFAI.io.ponifile import PoniFile
 
-    if geometry.detector is not None:
+    described = geometry.as_poni()
+    if geometry.detector is not None and geometry.detector not in geometry.sha256:
         _detector_class(geometry.detector)
     try:
-        poni = PoniFile(geometry.as_poni())
+        poni = PoniFile(described)
         made = AzimuthalIntegrator()
         made._init_from_poni(poni)
     except Exception as error:  # pyFAI raises what it likes

@@ -72,8 +72,8 @@ class Picture(ModalitySettings):
     @classmethod
     def _read(cls, given: Any) -> Any:
         if isinstance(given, str | Path):
-            path = Path(str(given)).expanduser().absolute()
-            return {"path": str(path), "sha256": _digest(path)}
+            path = absolute(str(given))
+            return {"path": path, "sha256": digest(path)}
         return given
 
     def pixels(self) -> npt.NDArray[np.float64]:
@@ -84,16 +84,39 @@ class Picture(ModalitySettings):
         ValueError
             If the file is not there, cannot be read, or is not what it was.
         """
-        if _digest(Path(self.path)) != self.sha256:
-            raise ValueError(f"{self.path} has changed since the settings were made; set it again")
+        require_same(self.path, self.sha256)
         return read_picture(self.path).astype(np.float64)
 
 
-def _digest(path: Path) -> str:
+def absolute(name: str) -> str:
+    """Return the name of a file as settings hold it."""
+    return str(Path(name).expanduser().absolute())
+
+
+def digest(path: str) -> str:
+    """Return the SHA-256 digest of a file.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be read.
+    """
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError as error:
-        raise ValueError(f"cannot read {str(path)!r}: {error.strerror}") from None
+        raise ValueError(f"cannot read {path!r}: {error.strerror}") from None
+
+
+def require_same(path: str, sha256: str) -> None:
+    """Make sure that a file is what it was when the settings were made.
+
+    Raises
+    ------
+    ValueError
+        If it is not, or cannot be read.
+    """
+    if digest(path) != sha256:
+        raise ValueError(f"{path} has changed since the settings were made; set it again")
 
 
 def read_picture(name: str) -> Array:

@@ -102,6 +102,26 @@ def test_objects_and_dictionaries_of_pyfai_are_taken() -> None:
     )
 
 
+def test_a_detector_may_be_described_by_a_file_that_must_not_change(tmp_path: Path) -> None:
+    from pyFAI.detectors import detector_factory
+
+    path = tmp_path / "mine.h5"
+    detector_factory("Pilatus 100k").save(str(path))
+    head = f'poni_version: 2\nDetector: NexusDetector\nDetector_config: {{"filename": "{path}"}}\n'
+    for poni in (head + WHERE, f"Detector: {path}\n" + WHERE):
+        settings = PowderDiffraction(poni=poni).settings
+        again = PowderDiffraction(**json.loads(settings.model_dump_json())).settings
+        assert again == settings
+        made = integrator(again.geometry, (195, 487))
+        same = integrator(
+            PowderDiffraction(poni=V21.replace("2}", "3}") + WHERE).settings.poni, (195, 487)
+        )
+        np.testing.assert_allclose(made.qArray(), same.qArray(), rtol=1e-6)
+    path.write_bytes(path.read_bytes() + b"0")
+    with pytest.raises(ValueError, match=r"mine.h5 has changed since the settings were made"):
+        integrator(again.geometry, (195, 487))
+
+
 def test_photon_energy_sets_the_wavelength() -> None:
     poni = {k: v for k, v in SQUARE.items() if k != "wavelength"}
     frames = np.ones((1, SIDE, SIDE), np.uint16)
@@ -180,12 +200,8 @@ def test_a_picture_that_has_changed_is_refused(tmp_path: Path) -> None:
         ({"poni": {**SQUARE, "rot4": 1}}, "rot4: Extra inputs"),
         ({"poni": {**PILATUS, "detector": None}}, "how large pixels are: detector, or pixel1"),
         ({"poni": {**PILATUS, "wavelength": None}}, r"q_nm\^-1 needs the wavelength"),
-        ({"poni": {**PILATUS, "detector": "my.h5"}}, "hold no names of files"),
-        ({"poni": {**SQUARE, "splinefile": "a.spline"}}, "splinefile: settings hold no names"),
-        (
-            {"poni": V2 + '"splinefile": "frelon.spline"}\n' + WHERE},
-            "splinefile is the file 'frelon.spline'",
-        ),
+        ({"poni": {**PILATUS, "detector": "my.h5"}}, "cannot read .*my.h5': No such file"),
+        ({"poni": {**SQUARE, "splinefile": "a.spline"}}, "cannot read .*a.spline': No such file"),
         ({"poni": V2 + "\n" + WHERE}, "detector_config.*not JSON|not JSON"),
         ({"unit": "q"}, r"unit: .*'q_nm\^-1', 'q_A\^-1' or '2th_deg'"),
         ({"bins": 0}, "bins: .*greater than or equal to 1"),
