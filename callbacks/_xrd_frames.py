@@ -32,13 +32,14 @@ def limits(settings: PowderSettings, dtype: np.dtype[Any]) -> tuple[Any, Any, Ar
         top = np.finfo(kind).max
         least = -top if low is None else low
         most = top if above is None else np.nextafter(kind.type(above), kind.type(0))
-        return kind.type(least), kind.type(most), np.array(settings.dummy, kind)
+        usual = (-1.0, -2.0) if settings.dummy is None else settings.dummy
+        return kind.type(least), kind.type(most), np.array(usual, kind)
     info = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
     largest = int(info.max) - (1 if dtype.kind == "i" else 2)
     if above is not None:
         largest = min(largest, int(np.ceil(above)) - 1)
     fewest = 0 if low is None else min(max(int(np.ceil(low)), int(info.min)), int(info.max))
-    dummies = [int(d) for d in settings.dummy if d.is_integer() and info.min <= d <= info.max]
+    dummies = [int(d) for d in settings.dummy or () if d.is_integer() and info.min <= d <= info.max]
     return kind.type(fewest), kind.type(largest), np.array(dummies, kind)
 
 

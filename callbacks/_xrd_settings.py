@@ -103,7 +103,9 @@ class PowderSettings(ModalitySettings):
         description="counts from which a pixel is saturated; None: the dtype's largest (two "
         "largest if unsigned)",
     )
-    dummy: tuple[Finite, ...] = Field((), max_length=16, description="further invalid values")
+    dummy: tuple[Finite, ...] | None = Field(
+        None, max_length=16, description="further invalid values; None: -1 and -2 in floats"
+    )
     max_invalid: float = Field(
         1.0, gt=0, le=1, description="share of invalid pixels from which an event is invalid"
     )

@@ -239,7 +239,7 @@ def test_dummies_of_detectors_are_left_out_and_counted() -> None:
         "u2": (2**16 - 1, 2**16 - 2),
         "u4": (2**32 - 1, 2**32 - 2),
         "u1": (255, 254),
-        "f4": (np.nan, np.inf, -np.inf),
+        "f4": (np.nan, np.inf, -np.inf, -1, -2),
     }.items():
         frames = np.full((len(dummies) + 1, SIDE, SIDE), 7, dtype)
         for event, dummy in enumerate(dummies):
@@ -277,6 +277,13 @@ def test_what_is_valid_can_be_set() -> None:
         frames=frames.astype(float),
     )
     assert (made["n_invalid"][0], made["n_saturated"][0]) == (10, 3)
+
+
+def test_negative_floats_are_values_where_no_dummy_is_wanted() -> None:
+    frames = np.random.default_rng(5).integers(-3, 4, (1, SIDE, SIDE)).astype(np.float32)
+    made, _ = run(PowderDiffraction(poni=SQUARE, bins=5, dummy=()), frames=frames)
+    assert made["n_invalid"].tolist() == [0]
+    assert made["total"][0] == frames.sum()
 
 
 @pytest.mark.parametrize("splitting", ["no", "bbox"])
