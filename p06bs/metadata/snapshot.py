@@ -1,0 +1,171 @@
+"""All values of a device at one time: what it reads, its configuration, and its other signals."""
+
+import asyncio
+import copy
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from bluesky.protocols import HasHints, WritesExternalAssets, WritesStreamAssets
+
+from p06bs.metadata.patience import Patience
+
+Described = dict[str, dict[str, Any]]
+Read = dict[str, dict[str, Any]]
+
+LARGEST_ARRAY = 1000
+"""Items of an array that is part of a snapshot; pictures are not."""
+
+
+@dataclass(eq=False)
+class Snapshot:
+    """What a device has said, for bluesky to read in its place: it never waits and never fails.
+
+    Attributes
+    ----------
+    name : str
+        The device's.
+    problems : list of str
+        What could not be had, and why.
+    """
+
+    name: str
+    described: Described = field(default_factory=dict)
+    values: Read = field(default_factory=dict)
+    described_configuration: Described = field(default_factory=dict)
+    configuration: Read = field(default_factory=dict)
+    hints: Mapping[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    parent: None = None
+
+    def read(self) -> Read:
+        """Return the values."""
+        return copy.deepcopy(self.values)
+
+    def describe(self) -> Described:
+        """Describe the values."""
+        return copy.deepcopy(self.described)
+
+    def read_configuration(self) -> Read:
+        """Return the configuration, and what is part of neither."""
+        return copy.deepcopy(self.configuration)
+
+    def describe_configuration(self) -> Described:
+        """Describe the configuration."""
+        return copy.deepcopy(self.described_configuration)
+
+    def update(self, later: "Snapshot") -> list[str]:
+        """Take the values of a later snapshot, and return what could not be had.
+
+        What is missing in it stays as it was.
+        """
+        self.values |= {key: r for key, r in later.values.items() if key in self.values}
+        kept = sorted({*self.values} - {*later.values})
+        return [*later.problems, *([f"as at the beginning: {', '.join(kept)}"] if kept else [])]
+
+
+async def snapshot(device: Any, patience: Patience) -> Snapshot:
+    """Return all values of a device; what fails or takes too long is among the problems."""
+    taken = Snapshot(str(device.name))
+    recording = isinstance(device, WritesExternalAssets | WritesStreamAssets)
+    flying = not hasattr(device, "read") or recording  # it has values only while it is used
+
+    async def part(what: str, owner: Any) -> dict[str, Any]:
+        method = getattr(owner, what, None)
+        if method is None:
+            return {}
+        try:
+            return dict(await patience.call(f"{taken.name}.{owner.name}.{what}", method))
+        except Exception as error:  # devices fail in every way there is
+            taken.problems.append(f"{what}: {_short(error)}")
+            return {}
+
+    parts = ["describe_configuration", "read_configuration", *([] if flying else WHOLE)]
+    asked = await asyncio.gather(*(part(what, device) for what in parts))
+    answers = dict(zip(parts, asked, strict=True))
+    taken.described, taken.values = _paired(*(answers.get(what, {}) for what in WHOLE))
+    described, configuration = _paired(*asked[:2])
+    try:
+        others = list(_signals(device, {*described, *taken.described}))
+    except Exception as error:
+        taken.problems.append(f"its signals: {_short(error)}")
+        others = []
+    both = await asyncio.gather(
+        *(asyncio.gather(*(part(what, signal) for what in WHOLE)) for signal in others)
+    )
+    for one in both:
+        for key, value in (kept := _paired(*one))[1].items():
+            if np.size(value["value"]) > LARGEST_ARRAY:
+                taken.problems.append(f"{key} is too large: {np.shape(value['value'])}")
+            elif key not in configuration and key not in taken.values:
+                described[key], configuration[key] = kept[0][key], value
+    taken.described_configuration, taken.configuration = described, configuration
+    if taken.values and isinstance(device, HasHints):
+        fields = [key for key in device.hints.get("fields", []) if key in taken.values]
+        taken.hints = {"fields": fields}
+    return taken
+
+
+WHOLE = ("describe", "read")
+
+
+def _signals(device: Any, known: set[str]) -> Iterator[Any]:
+    """Yield the readable signals in a device, ophyd's or ophyd-async's, beside those known."""
+    if callable(getattr(device, "walk_signals", None)):
+        found: Iterator[Any] = (walk.item for walk in device.walk_signals())
+    elif callable(getattr(device, "children", None)):
+        found = _leaves(device)
+    else:
+        found = iter(())
+    for signal in found:
+        if signal is not device and signal.name not in known and hasattr(signal, "read"):
+            yield signal
+
+
+def _leaves(device: Any) -> Iterator[Any]:
+    for _, child in device.children():
+        below = list(child.children())
+        if below:
+            yield from _leaves(child)
+        else:
+            yield child
+
+
+def _paired(described: Described, read: Read) -> tuple[Described, Read]:
+    """Return descriptions and values of what has both, as documents can hold them."""
+    keys: Described = {}
+    values: Read = {}
+    for key, reading in read.items():
+        if key in described and "external" not in described[key] and reading["value"] is not None:
+            value = plain(reading["value"])
+            keys[key] = dict(described[key])
+            values[key] = {"value": value, "timestamp": float(reading.get("timestamp", 0.0))}
+            if isinstance(value, str) and keys[key].get("dtype") != "string":
+                keys[key] |= {"dtype": "string", "shape": []}
+                keys[key].pop("dtype_numpy", None)
+    return keys, values
+
+
+def plain(value: Any) -> Any:
+    """Return a value as every document can hold it; what cannot be in one becomes text."""
+    if isinstance(value, Enum):
+        return plain(value.value)
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufUS":
+        return value.tolist() if value.ndim == 0 or value.dtype.kind in "US" else value
+    if isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, list | tuple) and all(isinstance(v, bool | int | float) for v in value):
+        return list(value)
+    dump = getattr(value, "model_dump_json", None)
+    try:
+        return str(dump()) if dump is not None else json.dumps(value)
+    except (TypeError, ValueError):
+        return str(value)
+
+
+def _short(error: BaseException) -> str:
+    text = " ".join(f"{type(error).__name__}: {error}".split())
+    return text if len(text) <= 160 else text[:157] + "..."
