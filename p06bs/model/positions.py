@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from p06bs.model.binding import ASIDE, aligned_streams, candidates
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document, is_derived, is_snapshots
 from p06bs.model.maps import Extents, Grid, grid_of
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
 from p06bs.model.units import unit_scale
@@ -158,7 +158,7 @@ def families(run: Run) -> list[tuple[str, ...]]:
         return [(name,) for name in sorted(group, key=lambda name: name != home)]
     families: dict[str, list[tuple[int, str]]] = {}
     for name in names:
-        if "raw_seq_num" in run.streams[name].numbers:
+        if "raw_seq_num" in run.streams[name].numbers and not is_snapshots({"name": name}):
             found = REVISION.fullmatch(name)
             base, revision = (found[1], int(found[2])) if found else (name, -1)
             families.setdefault(base, []).append((revision, name))
