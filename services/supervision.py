@@ -248,6 +248,7 @@ class Supervision:
         """
         with self._alone():
             if not self.is_up():
+                self._supervisord.await_orphans()
                 self._supervisord.forget()
                 return {}
             killed = self._stop_in_order(self.statuses())

@@ -189,8 +189,8 @@ class Supervisord:
         """
         until = time.monotonic() + BEGIN_SECONDS
         self.forget()  # one that was killed
-        self.directory.mkdir(mode=0o700)
         self.logs.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(mode=0o700)
         self.write(programs)
         said = self.directory / "said"
         with said.open("wb") as output:
@@ -252,6 +252,19 @@ class Supervisord:
         self.ask("shutdown")
         _expect_end(pid)
         self.forget()
+
+    def await_orphans(self) -> None:
+        """Wait until the services have ended of one that was killed, as they do by themselves.
+
+        Raises
+        ------
+        SupervisionError
+            If they do not end.
+        """
+        until = time.monotonic() + END_SECONDS
+        for pid in processes.having(SUPERVISOR, self._url):
+            if not processes.wait_ended(pid, until - time.monotonic()):
+                raise SupervisionError(f"process {pid} of a killed supervisord does not end")
 
     def forget(self) -> None:
         """Remove what one leaves that has ended, or was killed.

@@ -15,6 +15,7 @@ import pytest
 
 from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.membership import Membership
+from p06bs.bus.processes import runs
 from p06bs.bus.topology import Service
 from p06bs.config import modalities
 from p06bs.server.archive.storage import StorageLock
@@ -237,9 +238,11 @@ def test_services_end_with_a_supervisor_that_is_killed(tmp_path):
     assert not services.is_up()
     services.start()  # what it left does not matter
     services.wait_ready()
-    psutil.Process(services.statuses()["proxy"].pid).parent().kill()
+    pids = [status.pid for status in services.statuses().values()]
+    psutil.Process(pids[0]).parent().kill()
     wait(lambda: not services.is_up())
     assert p06bs("down", services.file).returncode == 0
+    assert not any(map(runs, pids))
     assert not list((tmp_path / "run").rglob("*"))
     services.stop()
 
@@ -297,6 +300,14 @@ def test_an_address_that_cannot_be_is_said_without_a_traceback(tmp_path):
     assert f"address 'ipc://{tmp_path}/no/in': there is no directory" in up.stderr
     assert "Traceback" not in (tmp_path / "services" / "proxy.log").read_text()
     p06bs("down", file)
+
+
+def test_logs_that_cannot_be_kept_leave_nothing_behind(tmp_path):
+    (tmp_path / "file").touch()
+    up = p06bs("up", "-d", written(tmp_path), "--logs", tmp_path / "file" / "logs")
+    assert up.returncode == 1
+    assert f"{tmp_path}/file/logs: Not a directory" in up.stderr
+    assert not list((tmp_path / "run").rglob("*"))
 
 
 def test_up_in_the_foreground_shows_logs_and_ends_with_a_signal(tmp_path):
