@@ -6,7 +6,7 @@ ARGS ?=
 N ?= 200
 SEED ?=
 # What some tests need beyond Python; without them these tests are skipped and say so.
-PACKAGES := acl chromium chromium-driver munge postgresql rsync slurm-client slurmctld slurmd sqlite3 tango-starter
+PACKAGES := acl chromium chromium-driver libfontconfig1 libgl1 munge postgresql rsync slurm-client slurmctld slurmd sqlite3 tango-starter
 # Most tests wait for processes, so that one more than the cores of a small machine keeps these busy.
 SPREAD := --numprocesses 3 --dist worksteal
 
@@ -49,4 +49,4 @@ bench: env ## benchmarks of the spine, as ratios
 	$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## remove what was built
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) .venv-lavue build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from p06bs.adapters.lavue import PictureSocket, command, configure, frame
-from p06bs.adapters.lavue_programme import Programme, Show
+from p06bs.adapters.lavue_programme import Due, Programme, Show
 from p06bs.model.maps import pixels
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.services.lavue import LavueDefinition
@@ -65,6 +65,14 @@ def test_what_matters_most_of_the_newest_scan_comes_first(offered):
     ranks = [one.rank for one in programme.shows.values()]
     assert ranks == sorted(ranks)
     assert {(one.began, one.scan) for one in programme.shows.values()} == {newest}
+
+
+def test_a_list_of_nothing_is_not_sent():
+    programme = Programme()
+    assert programme.wake_at(0.0) == float("inf")
+    assert programme.due(0.0) == Due()
+    programme.offer([Show("s", 1.0, "raw", "a")], 1.0)
+    assert programme.due(1.0) == Due(listing=True)
 
 
 @given(
@@ -161,7 +169,7 @@ def test_the_command_and_the_configuration_that_is_kept(tmp_path):
     configure(tmp_path)
     assert "RefreshRate" in file.read_text()
     assert command("tcp://127.0.0.1:5590", tmp_path) == (
-        f"lavue --configuration-path {tmp_path} -s zmq -c 127.0.0.1:5590 -i linear -x"
+        f"lavue --configuration-path {tmp_path} -s zmq -c '127.0.0.1:5590/first|' -i linear -x"
     )
 
 

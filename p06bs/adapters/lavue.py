@@ -20,6 +20,8 @@ HIGH_WATER_MARK = 2
 """Pictures that wait for a slow LaVue; later ones are dropped, and the next one is newer."""
 LIST_TOPIC = b"datasources"
 JSON = b"JSON"
+FIRST = "first|"
+"""A topic that there never is: LaVue goes on from it to the first of the list."""
 SETTINGS = "[Configuration]\nAutoZMQStreamTopics=true\n"
 """With it LaVue offers the topics that it is told of."""
 
@@ -72,9 +74,9 @@ def configure(directory: Path) -> None:
 def command(address: str, directory: Path) -> str:
     """Return the command that starts LaVue and connects it; see `configure`.
 
-    Intensities are linear: maps have negative values, which LaVue's square root loses.
+    It shows what is first in the list. Intensities are linear: maps have negative values, which LaVue's square root loses.
     """
-    place = address.removeprefix("tcp://")
+    place = f"{address.removeprefix('tcp://')}/{FIRST}"
     words = ["lavue", "--configuration-path", str(directory), "-s", "zmq", "-c", place]
     return shlex.join([*words, "-i", "linear", "-x"])
 

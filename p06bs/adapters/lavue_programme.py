@@ -84,7 +84,7 @@ class Programme:
         self._newest: tuple[float, str] | None = None
         self._waits_until = float("-inf")
         self._wishes: set[bytes] = set()
-        self._sent: dict[str, float] = {}  # when the picture of a topic was sent last
+        self._next: dict[str, float] = {}  # when the picture of a topic is due again
         self._list_at = float("-inf")
 
     def offer(self, shows: Iterable[Show], now: float) -> None:
@@ -106,13 +106,13 @@ class Programme:
         for one in shown:
             self.shows[self._topic(one)] = one
         self.topics = tuple(self.shows)
-        self._sent = {topic: at for topic, at in self._sent.items() if topic in self.shows}
+        self._next = {topic: at for topic, at in self._next.items() if topic in self.shows}
 
     def want(self, beginning: bytes) -> None:
         """Note that somebody wants all topics that begin like this; they come at once."""
         self._wishes.add(beginning)
-        for topic in [topic for topic in self._sent if topic.encode().startswith(beginning)]:
-            del self._sent[topic]
+        for topic in [topic for topic in self._next if topic.encode().startswith(beginning)]:
+            del self._next[topic]
 
     def unwant(self, beginning: bytes) -> None:
         """Note that nobody wants these any more."""
@@ -120,24 +120,25 @@ class Programme:
 
     def due(self, now: float) -> Due:
         """Return what is to be sent now; it counts as sent."""
-        topics = tuple(
-            topic
-            for topic in self._wanted()
-            if self._sent.get(topic, -1e99) + self._interval <= now
-        )
-        self._sent.update(dict.fromkeys(topics, now))
-        listing = self._list_at <= now
+        topics = tuple(topic for topic, at in self._wanted().items() if at <= now)
+        self._next.update(dict.fromkeys(topics, now + self._interval))
+        listing = bool(self.topics) and self._list_at <= now  # of nothing LaVue would want all
         if listing:
             self._list_at = now + self._list_seconds
         return Due(topics, listing)
 
     def wake_at(self, now: float) -> float:
-        """Return when something will be due, if nothing else happens."""
-        times = [self._sent.get(topic, now - self._interval) for topic in self._wanted()]
-        return min([self._list_at, *(at + self._interval for at in times)])
+        """Return when something will be due, if nothing else happens; inf if never."""
+        lists = [self._list_at] if self.topics else []
+        return min([*lists, *self._wanted().values()], default=float("inf"))
 
-    def _wanted(self) -> list[str]:
-        return [t for t in self.topics if any(t.encode().startswith(b) for b in self._wishes)]
+    def _wanted(self) -> dict[str, float]:
+        """Return the topics that somebody wants, and when they are due."""
+        return {
+            topic: self._next.get(topic, float("-inf"))
+            for topic in self.topics
+            if any(topic.encode().startswith(beginning) for beginning in self._wishes)
+        }
 
     def _topic(self, one: Show) -> str:
         name = FORBIDDEN.sub("_", f"{one.source}.{one.name}")
