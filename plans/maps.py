@@ -1,79 +1,128 @@
-"""Maps of a sample: plans that move over a grid and record at every point."""
+"""Maps of a sample: plans that go over an area, in steps or flying, and record at every point."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
+import bluesky.plans as bp
 import numpy as np
-import numpy.typing as npt
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import MsgGenerator
 
-Floats = npt.NDArray[np.float64]
+from p06bs.plans.dwell import with_dwell
+from p06bs.plans.flying import COLLECT_EVERY, flight, flown
+from p06bs.plans.metadata import described, units_of
+from p06bs.plans.points import Axis, Grid, grid, spiral
 
-COLLECT_EVERY = 0.15
-"""Seconds between two collections while flying: how live the documents are."""
+__all__ = ["Grid", "fly_map", "fly_spiral", "grid", "spiral", "spiral_map", "step_map"]
 
-LONGEST_PAUSE = 3600.0
-"""Seconds that a `StandardDetector` waits for its next trigger before it gives up."""
-
-NOMINAL_GATE = 0.005
-"""Gate time (s) of scans without a finite rate, as simulations have."""
-
-# Preprocessors have no annotations of their own.
-_in_run: Callable[..., MsgGenerator[str]] = bpp.run_wrapper
-_staged: Callable[..., MsgGenerator[str]] = bpp.stage_wrapper
+FLUORESCENCE = "X-ray fluorescence"
 
 
-@dataclass(frozen=True)
-class Grid:
-    """The points of a map in the order of acquisition.
+def step_map(
+    detectors: Sequence[Any],
+    slow: Any,
+    slow_start: float,
+    slow_stop: float,
+    slow_points: int,
+    fast: Any,
+    fast_start: float,
+    fast_stop: float,
+    fast_points: int,
+    *,
+    dwell: float | None = None,
+    snake: bool = True,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[Any]:
+    """Measure a rectangle of any two axes, point by point: bluesky's `grid_scan`.
 
     Parameters
     ----------
-    x, y : ndarray
-        Nominal positions, µm, shape ``(points,)``.
-    rate : float
-        Points per second.
-    gate_time : float
-        Seconds per point.
-    """
+    detectors : sequence of devices
+    slow, fast : motors
+        The fast one moves along each line.
+    slow_start, slow_stop, fast_start, fast_stop : float
+        The outermost points, in the motors' units.
+    slow_points, fast_points : int
+    dwell : float, optional
+        Seconds per point; by default as detectors are set.
+    snake : bool
+        Whether every other line runs backwards.
+    md : mapping, optional
+        More metadata; wins over the plan's own.
 
-    x: Floats
-    y: Floats
-    rate: float
-    gate_time: float
-
-
-def grid(
-    x_ends: tuple[float, float],
-    nx: int,
-    y_ends: tuple[float, float],
-    ny: int,
-    *,
-    rate: float,
-    gate_time: float | None = None,
-    snake: bool = True,
-) -> Grid:
-    """Return ``ny`` rows of ``nx`` points, x fast; a snake runs every other row backwards.
+    Returns
+    -------
+    str
+        Uid of the run.
 
     Raises
     ------
     ValueError
-        If there is less than one point along an axis, or the rate is not positive.
+        If there is less than one point along an axis.
     """
-    if nx < 1 or ny < 1:
-        raise ValueError(f"a map needs at least 1 x 1 points, not nx={nx}, ny={ny}")
-    if not rate > 0:
-        raise ValueError(f"rate must be more than 0 points/s, not {rate}")
-    x = np.tile(np.linspace(*x_ends, nx), (ny, 1))
-    if snake:
-        x[1::2] = x[1::2, ::-1]
-    y = np.repeat(np.linspace(*y_ends, ny), nx)
-    if gate_time is None:
-        gate_time = 1 / rate if np.isfinite(rate) else NOMINAL_GATE
-    return Grid(x.ravel(), y, rate, gate_time)
+    if slow_points < 1 or fast_points < 1:
+        raise ValueError(f"a map needs at least 1 x 1 points, not {slow_points} x {fast_points}")
+    start = described(
+        "step_map",
+        [*detectors, slow, fast],
+        md,
+        scan={
+            **{"dwell": dwell, "units": units_of([slow, fast])},
+            "duration": dwell and dwell * slow_points * fast_points,
+        },
+    )
+    axes = (slow, slow_start, slow_stop, slow_points, fast, fast_start, fast_stop, fast_points)
+    plan = bp.grid_scan(list(detectors), *axes, snake_axes=snake, md=start)
+    return (yield from with_dwell(plan, detectors, dwell))
+
+
+def spiral_map(
+    detectors: Sequence[Any],
+    x: Any,
+    x_centre: float,
+    width: float,
+    y: Any,
+    y_centre: float,
+    height: float,
+    distance: float,
+    *,
+    dwell: float | None = None,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[Any]:
+    """Measure a rectangle of any two axes on a Fermat spiral: bluesky's `spiral_fermat`.
+
+    Parameters
+    ----------
+    x, y : motors
+    x_centre, y_centre, width, height : float
+        Of the rectangle, in the motors' units.
+    distance : float
+        Between neighbouring points, about.
+    detectors, dwell, md
+        As of `step_map`.
+
+    Raises
+    ------
+    ValueError
+        If width, height or distance are not positive.
+    """
+    points = spiral((x_centre, y_centre), (width, height), distance, rate=np.inf).x.size
+    start = described(
+        "spiral_map",
+        [*detectors, x, y],
+        md,
+        scan={
+            **{"dwell": dwell, "units": units_of([y, x])},
+            "duration": dwell and dwell * points,
+        },
+    )
+    # bluesky's own extents are twice as large as what it covers.
+    start.setdefault(
+        "extents",
+        [[c - s / 2, c + s / 2] for c, s in ((x_centre, width), (y_centre, height))],
+    )
+    place = (x_centre, y_centre, width, height, distance / np.sqrt(np.pi), 1.0)
+    plan = bp.spiral_fermat(list(detectors), x, y, *place, md=start)
+    return (yield from with_dwell(plan, detectors, dwell))
 
 
 def fly_map(
@@ -89,20 +138,14 @@ def fly_map(
     rate: float = 200.0,
     gate_time: float | None = None,
     snake: bool = True,
+    fast: Axis = "x",
     collect_every: float = COLLECT_EVERY,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
-    """Fly over a rectangle, row by row, while a box triggers the detectors.
+    """Fly over a rectangle, line by line, while a box triggers the detectors.
 
-    The box's captures (positions, counters) become events of stream ``primary``,
-    the rows that each detector writes become stream data of a stream with the
-    detector's name; the start document lists these streams under
-    ``aligned_streams``: equal seq_num, same point. Documents come out during the
-    scan, every `collect_every` seconds.
-
-    A pause stops the triggers; on resume the scan goes on at the next point and
-    nothing is repeated. When the scan is aborted or fails, the triggers are stopped,
-    what has been recorded is still collected, and files are closed.
+    See `p06bs.plans.flying.flown` for what becomes of interruptions. The start document lists the
+    streams of box and detectors under ``aligned_streams``: equal seq_num, same point.
 
     Parameters
     ----------
@@ -113,13 +156,15 @@ def fly_map(
     x_start, x_stop, y_start, y_stop : float
         Centres of the outermost points, µm.
     nx, ny : int
-        Points per row, and rows.
+        Points along x and y.
     rate : float
         Points per second; ``inf`` for simulations without a clock.
     gate_time : float, optional
         Seconds per point; the whole time between two points by default.
     snake : bool
-        Whether every other row runs backwards.
+        Whether every other line runs backwards.
+    fast : "x" or "y"
+        Which axis the lines are along.
     collect_every : float
         Seconds between two collections.
     md : mapping, optional
@@ -135,85 +180,84 @@ def fly_map(
     ValueError
         If there is less than one point along an axis, or the rate is not positive.
     """
-    # A plan needs no ophyd-async to be imported, only to be run.
-    from ophyd_async.core import DetectorTrigger, TriggerInfo
-
-    points = grid(
-        (x_start, x_stop), nx, (y_start, y_stop), ny, rate=rate, gate_time=gate_time, snake=snake
-    )
-    flyers = [*detectors, box]
-    start = {
-        **_metadata(detectors, box),
-        "plan_name": "fly_map",
-        "plan_args": {
+    ends = (x_start, x_stop), (y_start, y_stop)
+    points = grid(ends[0], nx, ends[1], ny, rate=rate, gate_time=gate_time, snake=snake, fast=fast)
+    axes: list[Axis] = ["y", "x"] if fast == "x" else ["x", "y"]
+    numbers = {"x": nx, "y": ny}
+    extents = {"x": [x_start, x_stop], "y": [y_start, y_stop]}
+    said = flight(detectors, box, axes)
+    said["hints"]["gridding"] = "rectilinear"
+    start = described(
+        "fly_map",
+        [*detectors, box],
+        md,
+        scan=_of_flight(points),
+        technique=FLUORESCENCE,
+        plan_args={
             **{"x_start": x_start, "x_stop": x_stop, "nx": nx},
             **{"y_start": y_start, "y_stop": y_stop, "ny": ny},
-            **{"rate": rate if np.isfinite(rate) else None, "snake": snake},
+            **{"rate": rate if np.isfinite(rate) else None, "snake": snake, "fast": fast},
         },
-        "scan": {"kind": "fly_map", "gate_time": points.gate_time},
-        "technique": "X-ray fluorescence",
-        "num_points": nx * ny,
-        "shape": [ny, nx],
-        "extents": [[y_start, y_stop], [x_start, x_stop]],
-        "snaking": [False, snake],
-        **(md or {}),
-    }
-    trigger = TriggerInfo(
-        trigger=DetectorTrigger.EXTERNAL_EDGE,
-        livetime=points.gate_time,
-        number_of_events=points.x.size,
-        exposure_timeout=LONGEST_PAUSE,
+        num_points=nx * ny,
+        shape=[numbers[axis] for axis in axes],
+        extents=[extents[axis] for axis in axes],
+        snaking=[False, snake],
+        **said,
     )
-
-    def collect() -> Iterator[Msg]:
-        for detector in detectors:
-            yield from bps.collect(detector, name=detector.name, return_payload=False)
-        yield from bps.collect(box, name="primary", return_payload=False)
-
-    def fly() -> Iterator[Msg]:
-        yield from bps.kickoff_all(*flyers, wait=True)
-        completions = yield from bps.complete_all(*flyers, wait=False)
-        # Not bps.wait: a wait that a pause interrupts forgets what it waited for.
-        while not all(status.done for status in completions):
-            yield from bps.checkpoint()
-            yield from bps.sleep(collect_every)
-            yield from collect()
-        yield from collect()
-
-    def run() -> Iterator[Msg]:
-        yield from bps.prepare(box, points, wait=True)
-        for detector in detectors:
-            yield from bps.prepare(detector, trigger, wait=True)
-            yield from bps.declare_stream(detector, name=detector.name, collect=True)
-        yield from bps.declare_stream(box, name="primary", collect=True)
-        try:
-            yield from fly()
-        except Exception:  # also what the RunEngine throws in at stop and abort
-            yield from bps.stop(box)
-            yield from collect()
-            raise
-
-    uid: str = yield from _staged(_in_run(run(), md=start), flyers)
-    return uid
+    return (yield from flown(detectors, box, points, start, collect_every))
 
 
-def _metadata(detectors: Sequence[Any], box: Any) -> dict[str, Any]:
-    """Return what the devices say about themselves: roles, streams and axes."""
-    axes = {role: key for key, role in box.roles.items()}
-    motors = [axes["position_y"], axes["position_x"]]
+def fly_spiral(
+    detectors: Sequence[Any],
+    box: Any,
+    *,
+    centre: tuple[float, float] = (0.0, 0.0),
+    size: tuple[float, float] = (40.0, 40.0),
+    distance: float = 1.0,
+    rate: float = 200.0,
+    gate_time: float | None = None,
+    collect_every: float = COLLECT_EVERY,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Fly over a rectangle on a Fermat spiral.
+
+    Parameters
+    ----------
+    centre, size : (float, float)
+        Of the rectangle: x, y and width, height, µm.
+    distance : float
+        Between neighbouring points, about, µm.
+    detectors, box, rate, gate_time, collect_every, md
+        As of `fly_map`.
+
+    Raises
+    ------
+    ValueError
+        If size, distance or rate are not positive.
+    """
+    points = spiral(centre, size, distance, rate=rate, gate_time=gate_time)
+    start = described(
+        "fly_spiral",
+        [*detectors, box],
+        md,
+        scan=_of_flight(points),
+        technique=FLUORESCENCE,
+        plan_args={
+            **{"centre": list(centre), "size": list(size), "distance": distance},
+            "rate": rate if np.isfinite(rate) else None,
+        },
+        num_points=points.x.size,
+        extents=[[c - s / 2, c + s / 2] for c, s in zip(centre, size, strict=True)],
+        **flight(detectors, box, ["x", "y"]),
+    )
+    return (yield from flown(detectors, box, points, start, collect_every))
+
+
+def _of_flight(points: Grid) -> dict[str, Any]:
+    dwell = 1 / points.rate if np.isfinite(points.rate) else points.gate_time
     return {
-        "detectors": [detector.name for detector in detectors],
-        "devices": {
-            device.name: {
-                **({"role": device.role} if hasattr(device, "role") else {}),
-                "roles": dict(device.roles),
-            }
-            for device in [*detectors, box]
-        },
-        "aligned_streams": ["primary", *(detector.name for detector in detectors)],
-        "motors": motors,
-        "hints": {
-            "dimensions": [[[motor], "primary"] for motor in motors],
-            "gridding": "rectilinear",
-        },
+        "gate_time": points.gate_time,
+        "dwell": dwell,
+        "duration": dwell * points.x.size,
+        "units": ["um", "um"],
     }

@@ -1,0 +1,167 @@
+"""Find the beam's place and size with an edge."""
+
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import numpy as np
+import numpy.typing as npt
+from bluesky.utils import MsgGenerator
+
+from p06bs.plans.scans import line_scan
+
+Floats = npt.NDArray[np.float64]
+_subscribed: Callable[..., MsgGenerator[Any]] = bpp.subs_wrapper
+
+FWHM = 2 * math.sqrt(2 * math.log(2))
+"""Full width at half maximum of a normal distribution, in standard deviations."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What an edge showed; lengths are in the motor's unit.
+
+    Attributes
+    ----------
+    centre : float
+        Where half of the beam is covered.
+    fwhm : float
+        Size of the beam, full width at half maximum.
+    low, high : float
+        Signal where the beam is covered, and where it is not, or the other way round.
+    residual : float
+        Root mean square of what the fit leaves, relative to the height of the edge.
+    uid : str
+        Of the run.
+    """
+
+    centre: float
+    fwhm: float
+    low: float
+    high: float
+    residual: float
+    uid: str = ""
+
+
+class EdgeError(ValueError):
+    """A signal that shows no edge; says why."""
+
+
+def fit_edge(position: Floats, signal: Floats) -> Edge:
+    """Return centre and size of a normal beam that an edge covers.
+
+    Parameters
+    ----------
+    position, signal : ndarray
+        Shape ``(points,)``; points that are not finite are left out.
+
+    Raises
+    ------
+    EdgeError
+        If there are less than five points, or no edge is within them.
+    """
+    from scipy.optimize import OptimizeWarning, curve_fit
+    from scipy.special import erf
+
+    fine = np.isfinite(position) & np.isfinite(signal)
+    x, y = position[fine], signal[fine]
+    order = np.argsort(x)
+    x, y = x[order], y[order]
+    if np.unique(x).size < 5 or np.ptp(y) == 0:
+        raise EdgeError("an edge needs five points at least, and a signal that changes")
+
+    def shape(x: Floats, centre: float, sigma: float, low: float, high: float) -> Any:
+        return low + (high - low) * (1 + erf((x - centre) / (abs(sigma) * math.sqrt(2)))) / 2
+
+    crossing = x[np.argmin(np.abs(y - (y.max() + y.min()) / 2))]
+    start = (crossing, np.ptp(x) / 20, y[:2].mean(), y[-2:].mean())
+    try:
+        with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
+            (centre, sigma, low, high), _ = curve_fit(shape, x, y, start, maxfev=5000)
+    except RuntimeError as error:
+        raise EdgeError(f"no edge fits: {error}") from error
+    sigma = abs(sigma)
+    if not x[0] <= centre <= x[-1] or sigma > np.ptp(x):
+        raise EdgeError(f"no edge between {x[0]:g} and {x[-1]:g}: it would be at {centre:g}")
+    left = y - shape(x, centre, sigma, low, high)
+    residual = float(np.sqrt(np.mean(left**2)) / abs(high - low))
+    if residual > 0.2:
+        raise EdgeError(f"what changes is no edge: the fit leaves {residual:.0%} of its height")
+    return Edge(float(centre), float(FWHM * sigma), float(low), float(high), residual)
+
+
+def knife_edge(
+    detectors: Sequence[Any],
+    motor: Any,
+    start: float,
+    stop: float,
+    num: int,
+    signal: str,
+    *,
+    dwell: float | None = None,
+    align: bool = False,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[Any]:
+    """Move an edge through the beam, and find the beam's centre and size.
+
+    Parameters
+    ----------
+    detectors : sequence of devices
+    motor : motor
+        Moves the edge.
+    start, stop : float
+        In the motor's unit.
+    num : int
+        Points.
+    signal : str
+        Data key of what shines on, or of what the edge emits.
+    dwell : float, optional
+        Seconds per point; by default as detectors are set.
+    align : bool
+        Move the edge to the beam's centre in the end; where it was, if no edge was found.
+    md : mapping, optional
+        More metadata; wins over the plan's own.
+
+    Returns
+    -------
+    Edge
+
+    Raises
+    ------
+    EdgeError
+        If there was no edge.
+    ValueError
+        If the detectors do not have the signal.
+    """
+    points: dict[int, tuple[Any, Any]] = {}
+    streams: dict[str, str] = {}
+
+    def remember(name: str, document: dict[str, Any]) -> None:
+        # By seq_num: what is measured again after a pause is newer.
+        if name == "descriptor":
+            streams[document["uid"]] = document["name"]
+        elif name == "event" and streams.get(document["descriptor"]) == "primary":
+            data = document["data"]
+            points[document["seq_num"]] = (data.get(motor.name), data.get(signal))
+
+    before = yield from bps.rd(motor)
+    scan = {"kind": "knife_edge", "signal": signal, **(md or {}).get("scan", {})}
+    said = {"plan_name": "knife_edge", **(md or {}), "scan": scan}
+    plan = line_scan(detectors, motor, start, stop, num=num, dwell=dwell, md=said)
+    uid = yield from _subscribed(plan, remember)
+    position, seen = np.array([points[n] for n in sorted(points)], dtype=float).T
+    if np.isnan(seen).all():
+        raise ValueError(f"no detector has {signal!r}")
+    try:
+        found = fit_edge(position, seen)
+    except EdgeError:
+        if align and before is not None:
+            yield from bps.mv(motor, before)
+        raise
+    if align:
+        yield from bps.mv(motor, found.centre)
+    return Edge(**{**vars(found), "uid": uid})

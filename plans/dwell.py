@@ -1,0 +1,54 @@
+"""How long detectors look at each point of a step scan."""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+from bluesky.utils import Msg, MsgGenerator
+
+_mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
+
+PRESETS = ("preset_time", "count_time", "acquire_time", "exposure_time")
+"""Names of the signal with a detector's time per point, as ophyd's devices have it."""
+
+
+def set_dwell(detectors: Sequence[Any], dwell: float) -> Iterator[Msg]:
+    """Have all detectors look for so many seconds per point from now on.
+
+    Where a device is configured, its new configuration is recorded in a new descriptor; detectors
+    of ophyd-async are prepared, and have forgotten it when they are staged.
+
+    Raises
+    ------
+    ValueError
+        If the time is not positive.
+    """
+    if not dwell > 0:
+        raise ValueError(f"dwell must be more than 0 s, not {dwell}")
+    for detector in detectors:
+        preset = next((name for name in PRESETS if hasattr(detector, name)), None)
+        if preset is not None:
+            yield from bps.configure(detector, {preset: dwell})
+        elif hasattr(detector, "prepare") and hasattr(detector, "trigger"):
+            from ophyd_async.core import TriggerInfo
+
+            yield from bps.prepare(detector, TriggerInfo(livetime=dwell), wait=True)
+
+
+def with_dwell(
+    plan: MsgGenerator[Any], detectors: Sequence[Any], dwell: float | None
+) -> MsgGenerator[Any]:
+    """Return a plan that sets the time per point before each of its runs; None leaves it."""
+
+    def insert(msg: Msg) -> tuple[Any, Any]:
+        if msg.command != "open_run" or dwell is None:
+            return None, None
+        return _before(set_dwell(detectors, dwell), msg), None
+
+    return (yield from _mutated(plan, insert))
+
+
+def _before(first: Iterator[Msg], msg: Msg) -> Iterator[Msg]:
+    yield from first
+    return (yield msg)

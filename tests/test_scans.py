@@ -1,0 +1,468 @@
+"""Every plan on the simulated beamline: what it measures and says, and every interruption."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from functools import partial
+
+import bluesky.plan_stubs as bps
+import bluesky.preprocessors as bpp
+import event_model
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
+from ophyd import Signal
+from ophyd.sim import SynAxis, SynSignal
+
+from p06bs.metadata.recorder import MetadataRecorder
+from p06bs.model.maps import grid_of
+from p06bs.model.plan_axes import plan_axes
+from p06bs.plans import alignment, maps, scans, suspenders, tomography
+from p06bs.plans.points import spiral
+from p06bs.sim.beamline import Beamline
+from p06bs.sim.devices import Devices, connect
+from p06bs.sim.phantom import Phantom
+
+BEAMLINE = Beamline(Phantom.default((9, 9)), seed=3)
+
+
+class Recorded:
+    def __init__(self) -> None:
+        self.documents: list[tuple[str, dict]] = []
+
+    def __call__(self, name, document):
+        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
+        self.documents.append((name, document))
+
+    def named(self, name):
+        return [d for n, d in self.documents if n == name]
+
+    def rows(self, *keys):
+        """Return columns of stream primary, the newest row of each seq_num, run by run."""
+        found = {}
+        runs = {}
+        for name, document in self.documents:
+            if name == "descriptor" and document["name"] == "primary":
+                runs[document["uid"]] = document["run_start"]
+            elif name == "event" and document["descriptor"] in runs:
+                place = runs[document["descriptor"]], document["seq_num"]
+                found[place] = [document["data"][key] for key in keys]
+            elif name == "event_page" and document["descriptor"] in runs:
+                for row, number in enumerate(document["seq_num"]):
+                    values = [document["data"][key][row] for key in keys]
+                    found[runs[document["descriptor"]], number] = values
+        return np.array(list(found.values()), dtype=float).T
+
+
+@pytest.fixture
+def engine() -> Iterator[RunEngine]:
+    made = RunEngine({})
+    yield made
+    if made.state != "idle":
+        made.abort()
+    made.loop.call_soon_threadsafe(made.loop.stop)
+    made._th.join()
+    made.loop.close()
+    assert not [t.name for t in threading.enumerate() if t.name.startswith("sim-")]
+
+
+@pytest.fixture
+def recorded(engine) -> Recorded:
+    made = Recorded()
+    engine.subscribe(made)
+    return made
+
+
+@pytest.fixture
+def devices(engine, tmp_path) -> Devices:
+    return connect(BEAMLINE, tmp_path)
+
+
+def edge_of(motor, sigma=0.8, centre=1.5):
+    """Return a signal behind an edge in a beam."""
+    from scipy.special import erf
+
+    def shines():
+        return 1000 * (1 + erf((motor.position - centre) / sigma / np.sqrt(2))) / 2
+
+    return SynSignal(name="shine", func=shines)
+
+
+PLANS = {
+    "step_map": lambda d: maps.step_map(
+        [d.scaler], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
+    ),
+    "spiral_map": lambda d: maps.spiral_map([d.scaler], d.samx, 1, 10, d.samy, 2, 8, 2.8),
+    "line_scan": lambda d: scans.line_scan([d.scaler], d.samx, 0, 5, num=12, dwell=0.05),
+    "time_series": lambda d: scans.time_series([d.scaler], 12, dwell=0.05),
+    "energy_scan": lambda d: scans.energy_scan(
+        [d.scaler], d.energy, (17, 17.5, 0.1, 0.05), (17.5, 17.8, 0.05, 0.1)
+    ),
+    "knife_edge": lambda d: alignment.knife_edge(
+        [edge_of(d.samx)], d.samx, -3, 5, 12, "shine", align=True
+    ),
+    "tomography": lambda d: tomography.tomography(
+        partial(maps.step_map, [d.scaler], d.samy, -1, 1, 2, d.samx, -1, 1, 3), d.rotation, 2
+    ),
+    "fly_map": lambda d: maps.fly_map(
+        [d.xspress3], d.panda, nx=4, ny=3, rate=40.0, gate_time=0.003, collect_every=0.04
+    ),
+    "fly_spiral": lambda d: maps.fly_spiral(
+        [d.xspress3], d.panda, size=(10, 8), distance=2.8, rate=40.0, gate_time=0.003
+    ),
+}
+AXES = {
+    "step_map": ("samx", "samy"),
+    "spiral_map": ("samx", "samy"),
+    "line_scan": ("samx",),
+    "time_series": ("scaler-gate_time",),
+    "energy_scan": ("energy",),
+    "knife_edge": ("samx",),
+    "tomography": ("samx", "samy"),
+    "fly_map": ("panda-x", "panda-y"),
+    "fly_spiral": ("panda-x", "panda-y"),
+}
+
+
+def plan_of(name, devices):
+    """Return a plan whose points take some time, as real ones do."""
+
+    def insert(msg):
+        return None, (bps.sleep(0.03) if msg.command == "save" else None)
+
+    return bpp.plan_mutator(PLANS[name](devices), insert)
+
+
+def expected(name, engine, devices):
+    """Return the axes of an undisturbed scan."""
+    undisturbed = Recorded()
+    engine(PLANS[name](devices), undisturbed)
+    return undisturbed.rows(*AXES[name])
+
+
+def at_row(number, action):
+    """Return a callback that acts in a thread at a row of a scan: anywhere in the plan."""
+    left = [number]
+
+    def count(name, document):
+        if name in ("event", "event_page"):
+            left[0] -= 1 if name == "event" else len(document["seq_num"])
+            if left[0] <= 0 < left[0] + 1000:
+                left[0] = -1000
+                threading.Thread(target=action).start()
+
+    return count
+
+
+def assert_whole(name, recorded, wanted):
+    assert {stop["exit_status"] for stop in recorded.named("stop")} == {"success"}
+    np.testing.assert_allclose(recorded.rows(*AXES[name]), wanted, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_is_paused_and_resumed_measures_every_point(engine, devices, name):
+    wanted = expected(name, engine, devices)
+    recorded = Recorded()
+    engine.subscribe(recorded)
+    with pytest.raises(RunEngineInterrupted):
+        engine(plan_of(name, devices), at_row(3, engine.request_pause))
+    assert engine.state == "paused"
+    engine.resume()
+    assert_whole(name, recorded, wanted)
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_waits_while_the_beam_is_lost(engine, devices, name):
+    """The ring loses its beam in mid-scan, by the signal that a person or a control system sets."""
+    wanted = expected(name, engine, devices)
+    recorded = Recorded()
+    engine.subscribe(recorded)
+    current = devices.ring.current
+    tripped, released = threading.Event(), threading.Event()
+    engine.install_suspender(suspenders.ring_suspender(current, 50.0, resume=80.0, settle=0.0))
+
+    def lose_the_beam():
+        engine.loop.call_soon_threadsafe(lambda: engine.loop.create_task(lost()))
+
+    async def lost():
+        await current.set(0.0)
+        rows = recorded.rows(*AXES[name]).shape[-1]
+        await asyncio.sleep(0.2)
+        tripped.set()
+        # Nothing is measured without beam, but for what was under way.
+        assert recorded.rows(*AXES[name]).shape[-1] <= rows + 2
+        await current.set(60.0)  # not enough to go on
+        await asyncio.sleep(0.1)
+        await current.set(100.0)
+        released.set()
+
+    engine(plan_of(name, devices), at_row(3, lose_the_beam))
+    assert tripped.is_set()
+    assert released.is_set()
+    assert_whole(name, recorded, wanted)
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_that_is_aborted_says_so_and_leaves_devices_ready(engine, devices, recorded, name):
+    with pytest.raises(RunEngineInterrupted):
+        engine(plan_of(name, devices), at_row(3, engine.request_pause))
+    engine.abort("enough")
+    stop = recorded.named("stop")[-1]
+    assert stop["exit_status"] == "abort"
+    first = recorded.rows(*AXES[name]).shape[-1]
+    assert first > 0
+    engine(PLANS[name](devices))
+    assert recorded.named("stop")[-1]["exit_status"] == "success"
+
+
+# What plans say
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_start_documents_say_what_a_scan_is(engine, devices, recorded, name):
+    MetadataRecorder([devices.ring]).install(engine)
+    engine(bpp.inject_md_wrapper(PLANS[name](devices), {"purpose": "test"}))
+    start = recorded.named("start")[0]
+    assert start["scan"]["kind"] == ("step_map" if name == "tomography" else name)
+    assert start["plan_name"] == start["scan"]["kind"]
+    assert start["num_points"] == recorded.rows(*AXES[name]).shape[-1] or name == "tomography"
+    assert "metadata_warnings" not in start
+    if name != "knife_edge":
+        assert start["devices"]["xspress3" if name.startswith("fly") else "scaler"]["roles"]
+    if name not in ("knife_edge", "spiral_map", "tomography"):
+        durations = [start["scan"]["duration"]]
+        assert durations[0] > 0
+
+
+def test_maps_of_step_scans_are_found(engine, devices, recorded):
+    engine(PLANS["step_map"](devices))
+    start = recorded.named("start")[0]
+    grid = grid_of(start)
+    assert (grid.shape, grid.snaking) == ((3, 4), True)
+    assert start["scan"]["units"] == ["um", "um"]
+    assert [list(e) for e in start["extents"]] == [[-8, 8], [-10, 10]]
+    assert start["scan"]["duration"] == pytest.approx(0.6)
+    assert set(recorded.rows("scaler-gate_time")[0]) == {0.05}
+    (descriptor,) = recorded.named("descriptor")
+    assert descriptor["configuration"]["scaler"]["data"]["scaler_preset_time"] == 0.05
+
+
+def test_a_map_may_be_of_any_two_axes(engine, devices, recorded):
+    plan = maps.step_map(
+        [devices.scaler], devices.rotation, 0, 90, 2, devices.energy, 17, 18, 3, snake=False
+    )
+    engine(plan)
+    start = recorded.named("start")[0]
+    assert plan_axes(start) == ("rotation", "energy")
+    assert start["scan"]["units"] == ["deg", "keV"]
+    rotation, energy = recorded.rows("rotation", "energy")
+    assert rotation.tolist() == [0, 0, 0, 90, 90, 90]
+    assert energy.tolist() == [17, 17.5, 18] * 2
+
+
+def test_lines_of_a_flight_may_be_along_y(engine, devices, recorded):
+    engine(
+        maps.fly_map(
+            [devices.xspress3], devices.panda, nx=2, ny=3, rate=np.inf, fast="y", snake=True
+        )
+    )
+    start = recorded.named("start")[0]
+    assert start["shape"] == [2, 3]
+    assert start["motors"] == ["panda-x", "panda-y"]
+    x, y = recorded.rows("panda-x", "panda-y")
+    np.testing.assert_allclose(x, [-20, -20, -20, 20, 20, 20], atol=0.05)
+    np.testing.assert_allclose(y, [-20, 0, 20, 20, 0, -20], atol=0.05)
+
+
+def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
+    points = spiral((5.0, -3.0), (20.0, 10.0), 1.0, rate=np.inf)
+    assert (abs(points.x - 5) <= 10).all()
+    assert (abs(points.y + 3) <= 5).all()
+    assert points.x.size == pytest.approx(200, rel=0.05)  # one per 1 µm x 1 µm
+    apart = np.hypot(*(np.subtract.outer(a, a) for a in (points.x, points.y)))
+    nearest = np.sort(apart, axis=1)[:, 1]
+    assert nearest.min() > 0.5
+    engine(PLANS["spiral_map"](devices))
+    engine(PLANS["fly_spiral"](devices))
+    step, fly = recorded.named("start")
+    assert step["extents"] == [[-4, 6], [-2, 6]]
+    assert fly["extents"] == [[-5, 5], [-4, 4]]
+    assert plan_axes(step) == ("samy", "samx")
+    assert plan_axes(fly) == ("panda-y", "panda-x")
+
+
+def test_energies_of_regions_and_their_times(engine, devices, recorded):
+    engine(PLANS["energy_scan"](devices))
+    energy, gate = recorded.rows("energy", "scaler-gate_time")
+    np.testing.assert_allclose(energy[:7], [17, 17.1, 17.2, 17.3, 17.4, 17.5, 17.55])
+    assert energy.size == 12
+    assert gate.tolist() == [0.05] * 6 + [0.1] * 6
+    # A change of settings is in the documents where it happened.
+    presets = [
+        descriptor["configuration"]["scaler"]["data"]["scaler_preset_time"]
+        for descriptor in recorded.named("descriptor")
+    ]
+    assert presets == [0.05, 0.1]
+    start = recorded.named("start")[0]
+    assert start["scan"]["duration"] == pytest.approx(0.9)
+    assert start["technique"] == "XANES"
+
+
+def test_projections_of_a_tomography_belong_together(engine, devices, recorded):
+    plan = tomography.tomography(
+        partial(maps.fly_map, [devices.xspress3], devices.panda, nx=3, ny=2, rate=np.inf),
+        devices.rotation,
+        3,
+        md={"sample": {"name": "leaf"}},
+    )
+    engine(plan)
+    starts = recorded.named("start")
+    said = [start["scan"] for start in starts]
+    assert [one["kind"] for one in said] == ["fly_map"] * 3
+    assert [one["projection"] for one in said] == [0, 1, 2]
+    assert len({one["tomography"] for one in said}) == 1
+    assert [one["angle"] for one in said] == pytest.approx([0, 111.246, 42.492], abs=1e-3)
+    assert {start["sample"]["name"] for start in starts} == {"leaf"}
+    assert sorted({*recorded.rows("panda-rotation")[0]}) == pytest.approx(
+        sorted(one["angle"] for one in said)
+    )
+
+
+def test_angles_in_golden_order_are_spread_after_any_number():
+    for number in (5, 13, 60):
+        angles = np.sort(tomography.angles_of(number))
+        gaps = np.diff(np.append(angles, angles[0] + 180))
+        assert gaps.max() < 3 * 180 / number
+    assert tomography.angles_of(4, order="linear").tolist() == [0, 45, 90, 135]
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        (lambda d: maps.step_map([], d.samx, 0, 1, 0, d.samy, 0, 1, 2), "1 x 1 points"),
+        (lambda d: maps.fly_map([], d.panda, fast="z"), "fast must be"),
+        (lambda d: maps.spiral_map([], d.samx, 0, 1, d.samy, 0, 1, 0.0), "more than 0"),
+        (lambda d: scans.line_scan([], d.samx, 0, num=3), "a line is motor, start, stop"),
+        (lambda d: scans.line_scan([d.scaler], d.samx, 0, 1, num=3, dwell=0), "dwell must be"),
+        (lambda d: scans.time_series([], 0), "num must be"),
+        (lambda d: scans.energy_scan([], d.energy), "needs a region"),
+        (lambda d: scans.energy_scan([], d.energy, (2, 1, 0.1)), "a region is"),
+        (lambda d: tomography.tomography(None, d.rotation, 0), "num must be"),
+        (lambda d: tomography.tomography(None, d.rotation, 1, order="x"), "order must be"),
+    ],
+)
+@pytest.mark.logs_errors
+def test_scans_that_make_no_sense_are_refused(engine, devices, recorded, plan, message):
+    with pytest.raises(ValueError, match=message):
+        engine(plan(devices))
+    assert not recorded.documents
+
+
+# An edge in the beam
+
+
+@pytest.mark.parametrize("rising", [1, -1])
+def test_an_edge_shows_centre_and_size_of_the_beam(engine, devices, rising):
+    edge = edge_of(devices.samx, sigma=rising * 0.8)
+    result = engine(alignment.knife_edge([edge], devices.samx, -3, 5, 41, "shine", align=True))
+    assert devices.samx.position == pytest.approx(1.5, abs=1e-3)
+    assert len(result) == 1
+
+
+def test_noise_of_an_edge_is_no_trouble():
+    rng = np.random.default_rng(1)
+    x = np.linspace(-10, 10, 101)
+    from scipy.special import erf
+
+    mean = 200 + 5000 * (1 - erf((x - 2) / 1.2 / np.sqrt(2))) / 2
+    found = alignment.fit_edge(x, rng.poisson(mean).astype(float))
+    assert found.centre == pytest.approx(2, abs=0.1)
+    assert found.fwhm == pytest.approx(1.2 * alignment.FWHM, rel=0.1)
+    with pytest.raises(alignment.EdgeError, match="edge"):
+        alignment.fit_edge(x, rng.poisson(100.0, x.size).astype(float))
+    with pytest.raises(alignment.EdgeError, match="five points"):
+        alignment.fit_edge(x[:4], mean[:4])
+
+
+@pytest.mark.logs_errors
+def test_a_motor_goes_back_where_no_edge_is_found(engine):
+    motor = SynAxis(name="m", value=7.0)
+    flat = SynSignal(name="flat", func=lambda: 1.0)
+    with pytest.raises(alignment.EdgeError):
+        engine(alignment.knife_edge([flat], motor, 0, 1, 6, "flat", align=True))
+    assert motor.position == 7.0
+    with pytest.raises(ValueError, match="no detector has 'nothing'"):
+        engine(alignment.knife_edge([flat], motor, 0, 1, 6, "nothing"))
+
+
+# Beam
+
+
+@pytest.mark.parametrize("what", ["shutter", "flux", "injection"])
+def test_each_suspender_holds_a_scan_and_lets_it_go(engine, devices, recorded, what):
+    flux, injecting = Signal(name="flux", value=1e9), Signal(name="injecting", value=False)
+    suspender, lose, regain = {
+        "shutter": (
+            suspenders.shutter_suspender(devices.shutter.state, settle=0.0),
+            *(lambda s=state: engine.loop.create_task(closed(s)) for state in ("closed", "open")),
+        ),
+        "flux": (
+            suspenders.flux_suspender(flux, 1e8, settle=0.0),
+            *(partial(flux.put, value) for value in (0.0, 1e9)),
+        ),
+        "injection": (
+            suspenders.injection_suspender(injecting, settle=0.0),
+            *(partial(injecting.put, value) for value in (True, False)),
+        ),
+    }[what]
+
+    async def closed(state):
+        await devices.shutter.state.set(state)
+
+    engine.install_suspender(suspender)
+    held = []
+
+    def lost():
+        engine.loop.call_soon_threadsafe(lose)
+        threading.Event().wait(0.3)
+        held.append(suspender.tripped)
+        engine.loop.call_soon_threadsafe(regain)
+
+    engine(scans.time_series([devices.scaler], 8, interval=0.02), at_row(3, lost))
+    assert held == [True]
+    assert recorded.named("stop")[0]["num_events"] == {"primary": 8}
+    engine.remove_suspender(suspender)
+
+
+def test_no_point_is_begun_that_an_injection_would_spoil(engine, devices, recorded):
+    class Countdown(Signal):
+        """Comes nearer with each look, and jumps to 8 s when the injection is over."""
+
+        left = 0.25
+
+        def read(self):
+            self.left = round(self.left - 0.04, 2) if self.left > 0.04 else 8.0
+            return {self.name: {"value": self.left, "timestamp": 0.0}}
+
+    countdown = Countdown(name="countdown")
+    at = []
+    triggered = devices.scaler.trigger
+
+    def trigger():
+        at.append(countdown.left)
+        return triggered()
+
+    devices.scaler.trigger = trigger
+    plan = scans.time_series([devices.scaler], 5)
+    engine(suspenders.top_up_gated(plan, countdown, 0.1, settle=0.0, look_every=0.0))
+    assert len(at) == 5
+    assert min(at) > 0.1
+    assert max(at) > 7
+
+
+def test_settings_of_detectors_do_not_change_without_a_dwell(engine, devices, recorded):
+    engine(bps.mv(devices.scaler.preset_time, 0.07))
+    engine(scans.time_series([devices.scaler], 2))
+    assert set(recorded.rows("scaler-gate_time")[0]) == {0.07}
