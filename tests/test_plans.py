@@ -1,10 +1,6 @@
 """Fly maps by a real RunEngine on the simulated beamline."""
 
 import asyncio
-import os
-import shutil
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +19,6 @@ from bluesky import RunEngine
 from bluesky.utils import FailedStatus, RunEngineInterrupted
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
-from p06bs import DocumentLog
 from p06bs.plans.maps import fly_map, grid
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import FluorescenceDetector
@@ -398,39 +393,3 @@ def test_detectors_must_be_prepared_anew_for_each_scan(run_engine, instruments):
     with pytest.raises(FailedStatus, match="stage and prepare the detector anew"):
         run_engine(again())
     instruments.assert_closed()
-
-
-# The profile
-
-
-def test_the_profile_starts_alone_and_scans(tmp_path):
-    """Nothing else runs: no proxy, no server; and a step scan works beside the fly map."""
-    startup = Path(__file__).parents[1] / "profile_collection" / "startup"
-    shutil.copytree(startup, tmp_path / "profile" / "startup")
-    environment = {
-        "P06BS_DATA": str(tmp_path / "data"),
-        "P06BS_LOG": str(tmp_path / "log"),
-        "P06BS_PROXY": f"ipc://{tmp_path}/nobody",
-        "P06BS_SEED": "3",
-        "IPYTHONDIR": str(tmp_path),
-    }
-    code = """
-import numpy, ophyd.sim
-RE(fly_map(nx=6, ny=5, rate=numpy.inf))
-RE(bp.count([ophyd.sim.det], 2))
-"""
-    done = subprocess.run(
-        [sys.executable, "-m", "IPython", f"--profile-dir={tmp_path / 'profile'}", "-c", code],
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr
-    assert "success: {'xspress3': 30, 'primary': 30}" in done.stdout
-    assert len(list((tmp_path / "data").glob("*.h5"))) == 1
-    with DocumentLog(tmp_path / "log") as log:
-        kinds = [[name for name, _ in log.read(uid)] for uid in log.runs()]
-    assert [k[0] for k in kinds] == [k[-1].replace("stop", "start") for k in kinds]
-    assert [("stream_datum" in k, "event" in k) for k in kinds] == [(True, False), (False, True)]

@@ -23,8 +23,8 @@ class OnlineAnalysis:
 
     Parameters
     ----------
-    peers : Membership
-        Who is there.
+    peers : Membership or None
+        Who is there; None if that cannot be known.
     keys : Keys, optional
         With which to ask services on other hosts.
     catalog : callable, optional
@@ -35,7 +35,7 @@ class OnlineAnalysis:
 
     def __init__(
         self,
-        peers: Membership,
+        peers: Membership | None,
         keys: Keys | None = None,
         catalog: Callable[[], Any] | None = None,
         seconds: float = 1.0,
@@ -95,6 +95,8 @@ class OnlineAnalysis:
             return ()
 
     def _hosts(self) -> list[Service]:
+        if self._peers is None:
+            raise ConnectionError("there is no connection to a Topology Manager")
         if not self._peers.listed:
             raise ConnectionError(f"no Topology Manager answers at {self._peers.address}")
         return [service for service in self._peers.services if service.offers]

@@ -3,52 +3,39 @@
 import atexit
 
 from bluesky.callbacks.best_effort import BestEffortCallback
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from p06bs import Keys, Membership, Publisher
-
-
-class FlyProgress:
-    """Show how many points of a fly scan have come out; leave other scans to a live table."""
-
-    def __init__(self, table):
-        self.table = table
-        self.bar = None
-
-    def __call__(self, name, document):
-        if name == "start" and document.get("scan", {}).get("kind") == "fly_map":
-            print(f"fly map {document['shape']}, run {document['uid']}")
-            self.bar = Progress(
-                TextColumn("points"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-            )
-            self.task = self.bar.add_task("points", total=document["num_points"])
-            self.bar.start()
-        elif self.bar is None:
-            self.table(name, document)
-        elif name == "event_page":
-            self.bar.update(self.task, advance=len(document["seq_num"]))
-        elif name == "stop":
-            self.bar.stop()
-            self.bar = None
-            print(f"{document['exit_status']}: {document['num_events']}")
-
+from p06bs import Publisher
+from p06bs.session.catalog import NoCatalogError, all_runs, root_of
+from p06bs.session.progress import ScanProgress, StepsOnly
 
 best_effort = BestEffortCallback()
 best_effort.disable_plots()
-RE.subscribe(FlyProgress(best_effort))
+best_effort.disable_heading()
+best_effort.disable_baseline()
+progress = ScanProgress()
+RE.subscribe(StepsOnly(best_effort))
+RE.subscribe(progress)
 
 # Log, then publish. Without a proxy it says so and goes on: the log has everything.
-try:
-    keys = Keys(KEYS) if KEYS else None
-    peers = Membership(TOPOLOGY, keys)
+if peers is not None:
     peers.wait_listed(1.0)
-    proxy = PROXY or (lambda: peers.address_of("proxy", "inbound"))
+try:
+    proxy = PROXY or (lambda: peers.address_of("proxy", "inbound") if peers else None)
     publisher = Publisher(proxy, LOG, run_engine=RE, keys=keys)
 except (OSError, ValueError) as problem:
     print(f"Scans are neither recorded nor published: {problem}")
 else:
     RE.subscribe(publisher)
-    atexit.register(peers.close)
     atexit.register(publisher.close)
 
-print(f"RE, fly_map(), panda and xspress3 are there; data in {DATA}, documents in {LOG}.")
+catalog = None  # all runs; runs["live"] has the newest, also those that go on
+try:
+    runs = root_of(peers, API_KEY_FILE)
+    catalog = all_runs(runs)
+    atexit.register(runs.context.close)
+except NoCatalogError as problem:
+    print(f"There is no catalog: {problem}")
+
+if peers is not None and not peers.listed:
+    print(f"No pipelines can be asked: no Topology Manager answers at {TOPOLOGY}")
+print(f"RE, {', '.join(devices) or 'no devices'}; data in {DATA}, documents in {LOG}.")

@@ -1,0 +1,23 @@
+"""What goes into the documents of every run beside the scan: `recorder`, `sample(...)`."""
+
+from p06bs.metadata.recorder import MetadataRecorder
+from p06bs.metadata.records import Sample
+
+recorder = MetadataRecorder(
+    devices.values(),
+    sources=sources,
+    beamtime=Path(BEAMTIME) if BEAMTIME else None,
+    settings=analysis.settings_in_force,
+)
+recorder.install(RE)
+
+
+def sample(name=None, *, uid=None, elements=(), mount=None, **more):
+    """Say what is in the beam, for all scans from now on; without a name: what was said last.
+
+    sample("leaf 3", elements="Fe Zn", mount="pin 7", thickness="30 um", treatment="none")
+    """
+    if name is not None:
+        said = {"name": name, "uid": uid, "elements": elements, "mount": mount, **more}
+        RE.md["sample"] = Sample.model_validate(said).document()
+    return RE.md.get("sample", {})
