@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.documents import SNAPSHOTS, is_derived
+from p06bs.model.documents import SNAPSHOTS, Document, is_derived
 from p06bs.model.mapped import Mapped
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.model.positions import REVISION
@@ -138,9 +139,37 @@ class Pictures:
         return Picture("image", values, unit, axes[0], axes[1], rows)
 
 
-def source_of(start: Mapping[str, Any]) -> str:
-    """Return what made a run: the name of its modality, or that it is raw."""
-    return str(start["process"]["name"]) if is_derived(start) else RAW
+def of_scan(
+    starts: Sequence[Document], of: Callable[[str], list[Showable]]
+) -> Iterator[tuple[str, str, Showable]]:
+    """Yield run, source and what can be shown, of the runs of one scan; `of` says of a run what.
+
+    The source is the name of the modality, or that a run is raw. Of several runs of a modality
+    the one that goes on with the scan has it, and others a number.
+    """
+    sources: Counter[str] = Counter()
+    for start in sorted(starts, key=lambda start: (is_derived(start), _further(start))):
+        found = of(start["uid"])
+        if not found:
+            continue
+        source = str(start["process"]["name"]) if is_derived(start) else RAW
+        sources[source] += 1
+        if sources[source] > 1:
+            source = f"{source}~{sources[source]}"
+        for one in found:
+            yield start["uid"], source, one
+
+
+def title_of(raw: Document) -> str:
+    """Return what a scan is called."""
+    number = raw.get("scan_id")
+    return f"run {raw['uid'][:8]}" if number is None else f"scan {number}"
+
+
+def _further(start: Document) -> tuple[bool, bool, float]:
+    """Return whether a derived run is a preview, or was made again of earlier events; and when."""
+    process = start["process"] if is_derived(start) else {}
+    return bool(process.get("preview")), bool(process.get("reprocessing")), start["time"]
 
 
 def _rank(run: RunView, streams: Mapping[str, StreamView], one: Mapped) -> Rank:

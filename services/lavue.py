@@ -6,8 +6,7 @@ A bridge holds the newest runs in a sink of its own, and makes its maps as the s
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from itertools import count
 from pathlib import Path
@@ -204,6 +203,9 @@ class Offers:
         """Return what can be shown of the newest scans: of the last of which there is something,
         and of the one before.
         """
+        from p06bs.adapters.lavue_programme import Show
+        from p06bs.services._pictures import of_scan, title_of
+
         with self._lock:
             changed, self._changed = self._changed, {}
         for uid, gone in changed.items():
@@ -212,8 +214,11 @@ class Offers:
                 self._pictures.forget(uid)
         shows: list[Show] = []
         scans = 0
-        for began, runs in self._scans():
-            found = list(self._of(began, runs))
+        for raw, starts in self._scans():
+            found = [
+                Show(raw["uid"], raw["time"], source, one.name, one.rank, (one, title_of(raw)))
+                for _, source, one in of_scan(starts, self._of)
+            ]
             shows += found
             scans += bool(found)
             if scans == 2:
@@ -224,8 +229,8 @@ class Offers:
         with self._lock:
             self._changed[change.run] = change.kind == "gone"
 
-    def _scans(self) -> "Iterator[tuple[float, list[Document]]]":
-        """Yield the start documents of each scan, the raw run's first, from the newest scan on."""
+    def _scans(self) -> "Iterator[tuple[Document, list[Document]]]":
+        """Yield the raw start document and all of each scan, from the newest scan on."""
         from p06bs.model.documents import is_derived
 
         scans: dict[str, list[Document]] = {}
@@ -240,39 +245,15 @@ class Offers:
         for scan, starts in scans.items():
             raw = next((start for start in starts if start["uid"] == scan), None)
             if raw is not None:  # without it nobody knows how new the scan is
-                # Of several runs of one modality: the one that goes on with the scan.
-                starts.sort(key=lambda start: (start is not raw, _further(start), start["time"]))
-                found.append((raw["time"], starts))
-        found.sort(key=lambda one: (one[0], one[1][0]["uid"]), reverse=True)
+                found.append((raw, starts))
+        found.sort(key=lambda one: (one[0]["time"], one[0]["uid"]), reverse=True)
         yield from found
 
-    def _of(self, began: float, starts: "Sequence[Document]") -> "Iterator[Show]":
-        from p06bs.adapters.lavue_programme import Show
-        from p06bs.services._pictures import source_of
-
-        raw = starts[0]
-        number = raw.get("scan_id")
-        title = f"run {raw['uid'][:8]}" if number is None else f"scan {number}"
-        sources: Counter[str] = Counter()
-        for start in starts:
-            uid = start["uid"]
-            try:
-                if uid not in self._known:
-                    self._known[uid] = self._pictures.of(uid)
-                self._sink.touch(uid)
-            except KeyError:  # it has left meanwhile
-                continue
-            if not self._known[uid]:
-                continue
-            source = source_of(start)
-            sources[source] += 1
-            if sources[source] > 1:
-                source = f"{source}~{sources[source]}"
-            for one in self._known[uid]:
-                yield Show(raw["uid"], began, source, one.name, one.rank, (one, title))
-
-
-def _further(start: "Document") -> tuple[bool, bool]:
-    """Return whether a derived run is a preview, or was made again of earlier events."""
-    process = start.get("process") or {}
-    return bool(process.get("preview")), bool(process.get("reprocessing"))
+    def _of(self, uid: str) -> "list[Showable]":
+        try:
+            if uid not in self._known:
+                self._known[uid] = self._pictures.of(uid)
+            self._sink.touch(uid)
+        except KeyError:  # it has left meanwhile
+            return []
+        return self._known[uid]

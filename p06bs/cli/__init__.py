@@ -14,11 +14,13 @@ from p06bs.cli import (
     archive,
     demo,
     keys,
+    lavue,
     logs,
     modalities,
     recorded,
     services,
     settings,
+    show,
     sink,
     tango,
     token,
@@ -40,6 +42,8 @@ app.command()(services.ls)
 app.command()(units.units)
 app.command()(settings.settings)
 app.command(context_settings={"ignore_unknown_options": True})(why.why)  # -1 is a run
+app.command(context_settings={"ignore_unknown_options": True})(show.show)
+app.command()(lavue.lavue)
 app.command()(demo.demo)
 app.command()(recorded.process)
 app.command()(recorded.replay)
