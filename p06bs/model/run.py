@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +21,10 @@ from p06bs.model.binding import (
 )
 from p06bs.model.documents import Document, LoggedArray
 from p06bs.model.modality import BoundInput, Modality
-from p06bs.model.rows import Rows, Source
+from p06bs.model.rows import Rows
+from p06bs.model.source import Source
 from p06bs.model.units import unit_scale
+from p06bs.model.upstream import Upstream
 
 HELD_DOCUMENTS = 10_000
 """How many documents wait for the descriptors of the announced streams before they go unheard."""
@@ -38,17 +40,33 @@ class RawRun:
     axis (None in the shape), the first event that holds numbers says it, so that
     counts which a recorded run has as lists of integers stay integers.
     With `limit`, the first so many rows are all that there are.
+    Derived runs of the raw run may feed inputs, too (`feed`). Those of the pipelines that `after`
+    names are waited for: until it is known what they make nothing is bound.
 
     Raises
     ------
     BindingError
-        From `add`, at the stop document or when too many documents wait, if the
-        run does not have what the modality needs.
+        From `add`, `feed` and `go_without`, at the stop document or when too many documents wait,
+        if the run does not have what the modality needs.
+
+    Attributes
+    ----------
+    upstream : dict of str to Upstream
+        The derived runs that may feed inputs, by uid.
     """
 
-    def __init__(self, modality: Modality, start: Document, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        start: Document,
+        limit: int | None = None,
+        after: Collection[str] = (),
+    ) -> None:
         self.modality = modality
         self.limit = limit
+        self.after = tuple(after)
+        self.upstream: dict[str, Upstream] = {}
+        self._without = ""  # why derived runs that are not there are not waited for
         self.start = start
         self.uid: str = start["uid"]
         self.stop: Document | None = None
@@ -82,10 +100,80 @@ class RawRun:
                 self.stop = document
                 if self.rows is None:
                     self._bind(final=True)
-                if self.rows is not None:
+                else:
                     self.rows.finish()
             case _:
                 pass
+
+    def feed(self, run: str, name: str, document: Document, where: Any = None) -> None:
+        """Take the next document of the derived run with uid `run`, whose rows may feed inputs."""
+        if name == "start":
+            self.upstream[run] = Upstream(document)
+            return
+        fed = self.upstream[run]
+        was_described = fed.described
+        fed.add(name, document, where)
+        if self.rows is not None:
+            self.rows.release()
+        elif fed.described and not was_described:
+            self._bind_late()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Names of the pipelines whose derived run is waited for, before inputs are bound."""
+        if self.rows is not None:
+            return ()
+        begun = {one.name: one for one in self.upstream.values()}
+        return tuple(
+            name
+            for name in self.after
+            if (not self._without if name not in begun else not begun[name].described)
+        )
+
+    @property
+    def unbegun(self) -> tuple[str, ...]:
+        """Those of them that have not begun, while rows, or the end, wait for that."""
+        if not self._held and self.stop is None:
+            return ()
+        begun = {one.name for one in self.upstream.values()}
+        return tuple(name for name in self.lacks if name not in begun)
+
+    def go_without(self, why: str) -> None:
+        """Wait no longer for derived runs that have not begun; `why`, as a sentence."""
+        self._without = why
+        self._bind_late()
+
+    def _bind_late(self) -> None:
+        """Bind what rows wait for, because it is known now what derived runs make."""
+        if self.stop is not None or (self._held and self._announced()):
+            self._tried = len(self.descriptors)
+            self._bind(final=self.stop is not None)
+
+    @property
+    def held(self) -> int:
+        """Number of documents that wait for the inputs to be bound."""
+        return len(self._held)
+
+    @property
+    def ending(self) -> Document | None:
+        """With what the derived run is to end when all rows are computed; None if more may come.
+
+        The raw run's stop document. If a derived run that feeds inputs did not end well, its stop
+        document counts.
+        """
+        rows = self.rows
+        if rows is None or self.binding is None or rows.full:
+            return self.stop
+        if rows.cut_by is not None:
+            return _ended(rows.cut_by)
+        fed_by = [self.upstream[uid] for uid in self.binding.fed_by]
+        if self.stop is None or rows.waiting or any(one.stop is None for one in fed_by):
+            return None
+        bad = (one for one in fed_by if one.stop and one.stop["exit_status"] != "success")
+        ended_badly = next(bad, None)
+        if ended_badly is None or self.stop["exit_status"] != "success":
+            return self.stop
+        return _ended(ended_badly)
 
     def _compare(self, descriptor: Document) -> None:
         """Note inputs of which a further descriptor says another unit or configuration."""
@@ -93,7 +181,7 @@ class RawRun:
             return
         again = {(c.stream, c.data_key): c for c in candidates(self.start, [descriptor])}
         for name, bound in self.binding.bound.items():
-            said = again.get((bound.stream, bound.data_key))
+            said = None if bound.run else again.get((bound.stream, bound.data_key))
             if said is not None and not _is_alike(said, bound):
                 self.reconfigured.add(name)
 
@@ -127,6 +215,8 @@ class RawRun:
             return ""
         if self.problem:
             return f"what it lacks: {self.problem}"
+        if self.lacks:
+            return f"the derived run of {', '.join(self.lacks)}"
         if self._found is not None:
             said = ", ".join(
                 f"{b.stream}/{b.data_key}"
@@ -142,13 +232,20 @@ class RawRun:
 
     def _bind(self, *, final: bool) -> None:
         if self._found is None:
+            if self.lacks:
+                return
             try:
-                found = bind(self.modality, self.start, self.descriptors.values())
+                found = bind(
+                    self.modality,
+                    self.start,
+                    self.descriptors.values(),
+                    list(self.upstream.values()),
+                )
             except BindingError as error:
-                self.problem = str(error)
+                self.problem = f"{error}. {self._without}" if self._without else str(error)
                 if final:
                     self._held.clear()
-                    raise
+                    raise BindingError(self.problem) from None
                 return
             self._found = found
             self.problem = ""
@@ -164,13 +261,20 @@ class RawRun:
                 for n, b in found.bound.items()
             },
         )
-        self.rows = Rows(self.binding, self.limit)
+        self.rows = Rows(self.binding, self.limit, self.upstream)
+        for uid in found.fed_by:
+            fed = self.upstream[uid]
+            keys = {b.data_key for b in found.bound.values() if b.run == uid}
+            assert fed.descriptor is not None
+            fed.want({key: fed.descriptor["data_keys"][key].get("units") for key in keys})
         held, self._held = self._held, []
         for name, document, where in held:
             try:
                 self._enter(name, document, where)
             except Exception as error:  # whatever it holds, those behind it are entered
                 self.refused.append((name, error))
+        if self.stop is not None:
+            self.rows.finish()
 
     def _look_at(self, found: Binding, name: str, document: Document) -> None:
         """Remember an event's value of each input whose descriptor leaves something open."""
@@ -181,7 +285,7 @@ class RawRun:
         for wanted, bound in found.bound.items():
             data = document.get("data")
             values = data.get(bound.data_key) if isinstance(data, Mapping) else None
-            if bound.stream != stream or wanted in self._first or not _open(bound):
+            if bound.run or bound.stream != stream or wanted in self._first or not _open(bound):
                 continue
             rows = [values] if isinstance(document["uid"], str) else values
             value = None if rows is None or not len(rows) else _numbers(rows[0])
@@ -237,7 +341,16 @@ class RawRun:
 
 def _open(bound: BoundInput) -> bool:
     """Return whether the descriptor does not say an input's dtype or the length of an axis."""
-    return not bound.external and (not bound.dtype or 0 in bound.source_shape)
+    open_ = not bound.dtype or 0 in bound.source_shape
+    return open_ and not bound.external and not bound.run
+
+
+def _ended(upstream: Upstream) -> Document:
+    """Return how a run ends which a derived run feeds that did not end well."""
+    assert upstream.stop is not None
+    status, reason = upstream.stop["exit_status"], upstream.stop.get("reason")
+    said = f"{upstream.name} ended with {status}" + (f": {reason}" if reason else "")
+    return {"exit_status": status, "reason": said}
 
 
 _Numbers = npt.NDArray[Any] | LoggedArray

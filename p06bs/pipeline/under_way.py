@@ -14,14 +14,14 @@ from p06bs.bus.reader import Entry, LogError
 from p06bs.metadata import Analysis
 from p06bs.model.compute import Setup
 from p06bs.model.derived import PREVIEW, DerivedRun
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document, is_derived, pipeline_of, worked_on
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocessing
 from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.elastic import ElasticPool
-from p06bs.pipeline.feeding import Feeding
+from p06bs.pipeline.feeding import Feeding, UpstreamFeeding
 from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.preview import Preview
@@ -70,13 +70,20 @@ class UnderWay:
         self.documents = documents
         self.publisher = publisher
         self.decisions = decisions
-        self.reprocessing = Reprocessing(adjustments, documents, self._begin, self._let_go)
+        self.reprocessing = Reprocessing(
+            adjustments, documents, self._begin, self._let_go, self._fed_as_before
+        )
         self._pools = pools
         self._later = later
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
-        # Of those that stand by, or did: their names wait in the log, not in memory.
+        # Of those that stand by, or did, and those that others feed: their names wait in the log,
+        # not in memory.
         self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
+        self._upstream: defaultdict[str, dict[str, UpstreamFeeding]] = defaultdict(dict)
+        # Raw run -> the derived runs of it that feed others, by the names of their pipelines.
+        self._begun: defaultdict[str, dict[str, str]] = defaultdict(dict)
+        self._feeds: dict[str, str] = {}  # such a derived run -> its raw run
         self._working: set[str] = set()  # uids of the derived runs that are being made
 
     @property
@@ -99,10 +106,15 @@ class UnderWay:
         self.reprocessing.take(name)
 
     def take(self, entry: Entry) -> None:
-        """Take a document of a raw run."""
+        """Take a document of a raw run, or of a derived run that feeds others."""
+        if entry.name == "start" and is_derived(entry.document):
+            raw = self._feeds[entry.run] = worked_on(entry.document)
+            self._begun[raw].setdefault(pipeline_of(entry.document), entry.run)
+        if entry.run in self._feeds:
+            for upstream in self._upstream.get(self._feeds[entry.run], {}).values():
+                upstream.wake(entry.run)
+            return
         if entry.name == "start":
-            if is_derived(entry.document):
-                return  # derived runs feed no pipeline yet
             self._runs[entry.run] = self._begin_all(entry.document)
             self._previews[entry.run] = {
                 p.name: Preview(
@@ -113,6 +125,9 @@ class UnderWay:
                 for p in self.adjustments.pipelines.values()
                 if p.overload == "thin"
             }
+            for pipeline in self.adjustments.pipelines.values():
+                if self._runs[entry.run][pipeline.name].raw.after:
+                    self._feed_from_logs(pipeline, entry)
         from_log = self._from_log.get(entry.run, {})
         for name, run in self._runs.get(entry.run, {}).items():
             if name in from_log:
@@ -123,6 +138,43 @@ class UnderWay:
                 reader = self.documents.reader(entry.run, arrays=False)
                 reader.advance(entry)
                 self._from_log[entry.run][name] = Feeding(reader)
+
+    def _feed_from_logs(self, pipeline: Pipeline, start: Entry) -> None:
+        """Have a run that begins fed by its log, and by those of derived runs."""
+        reader = self.documents.reader(start.run, arrays=False)
+        reader.advance(start)
+        self._from_log[start.run][pipeline.name] = Feeding(reader)
+        before = self._fed_before(pipeline.name, start.run)
+
+        def left(name: str) -> str:
+            other = self._runs[start.run].get(name)
+            return "" if other is None else other.left or ""
+
+        self._upstream[start.run][pipeline.name] = UpstreamFeeding(
+            self.documents,
+            pipeline.wait,
+            lambda: self._begun[start.run] if before is None else before,
+            left,
+        )
+
+    def _fed_before(self, name: str, raw: str) -> dict[str, str] | None:
+        """Return what feeds the derived run that a pipeline began of a raw run; None if none has.
+
+        Uids by the names of pipelines: it must be fed by the same again, or would be another one.
+        """
+        uid = self.adjustments[name].derived_of(raw)
+        first = None
+        if uid is not None and self.documents.path(uid).exists():
+            first, _ = self.documents.ends(uid)
+        if first is None:
+            return None
+        bound = first.document["process"]["inputs"].values()
+        return {one["pipeline"]: one["run"] for one in bound if "run" in one}
+
+    def _fed_as_before(self, name: str, raw: str) -> UpstreamFeeding:
+        """Return what feeds a run that is computed again."""
+        before = self._fed_before(name, raw) or {}
+        return UpstreamFeeding(self.documents, 0.0, lambda: before)
 
     def _feed(self, name: str, run: RunPipeline, entry: Entry) -> None:
         where = (entry.offset, entry.nbytes)
@@ -150,19 +202,37 @@ class UnderWay:
         held_up = self._pools[name].held_up(key_of(name, run.raw.uid, 0))
         return decision(name, run, held_up)
 
-    def go_on(self) -> None:
-        """Do a little of what waits in logs: what others left, and what is computed again."""
+    def go_on(self) -> bool:
+        """Do a little of what waits in logs; return whether there was any.
+
+        That is what others left, what others feed, and what is computed again.
+        """
+        busy = False
         for uid, feedings in self._from_log.items():
             for name, feeding in feedings.items():
                 run = self._runs[uid][name]
+                upstream = self._upstream[uid].get(name)
                 try:
+                    fed = [] if upstream is None else upstream.feed(run)
                     entries = feeding.entries(run)
                 except (OSError, LogError) as error:
-                    run.abandon(f"its raw run cannot be read: {error}")
+                    run.abandon(f"a log that feeds it cannot be read: {error}")
                     continue
+                for derived, entry in fed:
+                    self._feed_upstream(name, run, derived, entry)
                 for entry in entries:
                     self._feed(name, run, entry)
+                if upstream is not None:
+                    upstream.give_up(run)
+                busy = busy or bool(entries or fed)
         self.reprocessing.go_on(self._runs)
+        return busy
+
+    def _feed_upstream(self, name: str, run: RunPipeline, derived: str, entry: Entry) -> None:
+        where = (entry.offset, entry.nbytes, derived)
+        preview = self._previews.get(run.raw.uid, {}).get(name)
+        for one in (run,) if preview is None else (run, preview.sample):
+            one.feed(derived, entry.name, entry.document, where)
 
     def thin(self) -> None:
         """Let previews begin and pause as the load of their pipelines is."""
@@ -201,6 +271,8 @@ class UnderWay:
             time.time,
             size=pipeline.batch_size,
             submit=submit,
+            pipeline=name,
+            after=self._after(pipeline, uid),
         )
         judged = partial(self.adjustments.judged, name, uid)
         if preview:
@@ -219,6 +291,11 @@ class UnderWay:
             run = make(keeper=keeper, reprocessing=again.number, rows=again.rows)
         self._pools[name].pool.load.add(key_of(name, uid, run.reprocessing), run)
         return run
+
+    def _after(self, pipeline: Pipeline, raw: str) -> tuple[str, ...]:
+        """Return the pipelines that may feed one in a raw run: as before, if it has begun."""
+        before = self._fed_before(pipeline.name, raw) if pipeline.after else None
+        return tuple(pipeline.after) if before is None else tuple(before)
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
         """Be the writer of a derived run; return what an earlier process has written of it.
@@ -249,8 +326,10 @@ class UnderWay:
                     self._let_go(name, run)
                 self.decisions.end(uid)
                 del self._runs[uid]
-                self._previews.pop(uid, None)
-                self._from_log.pop(uid, None)
+                for known in (self._previews, self._from_log, self._upstream):
+                    known.pop(uid, None)
+                for derived in self._begun.pop(uid, {}).values():
+                    self._feeds.pop(derived, None)
 
     def take_over(self) -> None:
         """Go on with what other processes made that have ended."""
