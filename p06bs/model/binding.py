@@ -78,6 +78,12 @@ class Binding:
         return tuple(dict.fromkeys(self.fed_by[b.run] if b.run else source_of(b) for b in ordered))
 
     @property
+    def streams(self) -> tuple[str, ...]:
+        """Names of the streams of the raw run that take part, the primary one first."""
+        first, *others = (source.stream for source in self.sources)
+        return (first, *sorted(set(others) - {first}))
+
+    @property
     def row_bytes(self) -> int:
         """Bytes of one event's inputs, as far as the descriptors say."""
         return sum(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.model.binding import Binding
+from p06bs.model.binding import Binding, source_of
 from p06bs.model.documents import Document
 from p06bs.model.feed import ROW_BITS, ROW_MASK, Feed, Indices, New, Segment
 from p06bs.model.pairing import Pairing
@@ -106,6 +106,7 @@ class Rows:
         self._upstream = {
             uid: (one, binding.fed_by[uid].key) for uid, one in fed if uid in binding.fed_by
         }
+        self._read = {source_of(b).key for b in binding.bound.values() if not b.run}
         self._joined: deque[tuple[Indices, dict[str, Indices]]] = deque()
         self.waiting = 0
         self.cut_by: Upstream | None = None
@@ -309,6 +310,8 @@ class Rows:
     def _spans(self, refs: dict[str, Indices]) -> dict[str, tuple[Span, ...]]:
         spans: dict[str, tuple[Span, ...]] = {}
         for key, feed in self._feeds.items():
+            if key not in self._read:
+                continue  # it only says which rows there are
             made: list[Span] = []
             for segment, start, count in feed.spans(refs[key]):
                 first = segment.base + start

@@ -171,8 +171,9 @@ class Upstream:
             self._found.pop(ref, None)
         if not len(refs):
             return
-        absent = (refs[1:] < 0) & (refs[:-1] < 0)
-        breaks = np.flatnonzero((np.diff(refs) != 1) & ~absent) + 1
+        absent = refs < 0
+        goes_on = np.where(absent[1:], absent[:-1], ~absent[:-1] & (np.diff(refs) == 1))
+        breaks = np.flatnonzero(~goes_on) + 1
         for part in np.split(refs, breaks):
             first = int(part[0])
             if first < 0:
