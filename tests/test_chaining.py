@@ -1,5 +1,7 @@
 """Pipelines that feed each other: the right rows, whatever comes first and whoever is killed."""
 
+import os
+import signal
 from pathlib import Path as Folder
 from typing import Any
 
@@ -8,14 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p06bs import callback, process
+from p06bs import DocumentLog, Publisher, callback, process
 from p06bs.model.documents import NamedDocument
 from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.pipeline import Pipelines
 from tests.chains import Encoder, Interferometer, Path, Position, Unsteady
 from tests.documents import acquisition, raw_run, rows_of
-from tests.online import assert_equal, beamline
+from tests.online import Listener, assert_equal, beamline, proxy, running
+from tests.supervised import supervised, wait
 
 REPOSITORY = Folder(__file__).parents[1]
 LEGS = [(30, 6), (40, 3), (20, 0)]
@@ -185,3 +189,188 @@ def damaged(run: list[NamedDocument], data: Any) -> list[NamedDocument]:
     ]
     pages_of: list[NamedDocument] = [("event_page", page) for page in made]
     return [*run[:2], *pages_of, run[-1]]
+
+
+CHAIN: list[Any] = [
+    Pipeline(modality=path(), after=["position"]),
+    Pipeline(modality=Position(), after=["encoder", "interferometer"], batch_size=5),
+    Pipeline(modality=encoders(**FAULTS), batch_size=7),
+    interferometers(flagged=[50.0]),
+]
+NAMES = ("encoder", "interferometer", "position", "path")
+
+
+def assert_chain(made: dict[str, list[NamedDocument]], raw: list[NamedDocument]) -> None:
+    """Compare each derived run with what is computed of its recorded upstream ones."""
+    by_name = {"encoder": encoders(), "interferometer": interferometers()}
+    by_name |= {"position": Position(), "path": path()}
+    for name in NAMES:
+        upstream = [
+            document
+            for other in made.values()
+            if other[0][1]["uid"] in made[name][0][1]["derived_from"]
+            for document in other
+        ]
+        assert_equal(made[name], by_name[name], raw, upstream)
+
+
+@pytest.mark.parametrize("page", [0, 9])
+def test_a_chain_in_one_process(tmp_path, page):
+    raw = scan(page=page)
+    uid = raw[0][1]["uid"]
+    with beamline(tmp_path, CHAIN) as (pipelines, publish, listener):
+        middle = len(raw) // 2
+        for document in raw[:middle]:
+            publish(*document)
+        # The settings of what comes first change in mid-scan: values follow, and get lost.
+        listener.wait(uid, "path", rows=20)
+        pipelines.change("encoder", {"factor": 4.0})
+        for document in raw[middle:-1]:
+            publish(*document)
+        listener.wait(uid, "path", rows=len(acquisition(LEGS)))
+        publish(*raw[-1])
+        made = {name: listener.wait(uid, name) for name in NAMES}
+    assert_chain(made, raw)
+    assert {d["name"] for n, d in made["encoder"] if n == "descriptor"} == {"primary"}
+    assert len([d for n, d in made["encoder"] if n == "descriptor"]) == 2
+    assert made["path"][0][1]["derived_from"] == [uid, made["position"][0][1]["uid"]]
+    assert made["path"][0][1]["original_run_uid"] == uid
+
+
+def test_what_upstream_makes_no_more_is_invalid_and_comes_again(tmp_path):
+    raw = scan([(60, 0)], page=10)
+    uid = raw[0][1]["uid"]
+    unsteady = Unsteady(inputs={"x": "signal"})
+    after = Position(inputs={"coarse": "unsteady/primary/x", "fine": "other/primary/x"})
+    pipelines = [
+        unsteady,
+        Pipeline(modality=interferometers(), name="other"),
+        Pipeline(modality=after, name="joined"),
+    ]
+    with beamline(tmp_path, pipelines) as (served, publish, listener):
+        for first, last, values in ((0, 4, {"square": True}), (4, 6, {"square": False})):
+            for document in raw[first:last]:
+                publish(*document)
+            rows = last * 10 - 20
+            listener.wait(uid, "position", rows=rows)
+            served.change("unsteady", values)
+        for document in raw[6:]:
+            publish(*document)
+        made = {n: listener.wait(uid, n) for n in ("unsteady", "interferometer", "position")}
+    streams = [d["name"] for n, d in made["unsteady"] if n == "descriptor"]
+    assert streams == ["primary", "primary_r1", "primary_r2"]
+    said = [row[3] for row in rows_of(made["position"], "invalid_reason")]
+    lost = "unsteady makes no x any more: its settings were changed"
+    assert said == [*[""] * 20, *[lost] * 20, *[""] * 20]
+    assert made["position"][0][1]["process"]["pipeline"] == "joined"
+    upstream = [*made["unsteady"], *made["interferometer"]]
+    assert_equal(made["position"], after, raw, upstream)
+
+
+SERVICES = """
+[bus]
+inbound = "ipc://{0}/in"
+outbound = "ipc://{0}/out"
+topology = "ipc://{0}/topology"
+log = "{0}/log"
+
+[services.coarse]
+kind = "pipelines"
+workers = {{ min = 1, max = 1 }}
+[[services.coarse.pipelines]]
+modality = "tests.chains:Encoder"
+inputs.x = "signal"
+settings = {{ bad = [17.0], flagged = [5.0, 40.0] }}
+
+[services.fine]
+kind = "pipelines"
+workers = {{ min = 1, max = 1 }}
+[[services.fine.pipelines]]
+modality = "tests.chains:Interferometer"
+inputs.x = "signal"
+settings = {{ factor = 2.5, flagged = [50.0] }}
+
+[services.joined]
+kind = "pipelines"
+replicas = 2
+workers = {{ min = 1, max = 1 }}
+[[services.joined.pipelines]]
+modality = "tests.chains:Position"
+after = ["encoder", "interferometer"]
+[[services.joined.pipelines]]
+modality = "tests.chains:Path"
+inputs = {{ signal = "signal", x = "position/primary/x" }}
+"""
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_when_any_process_of_a_chain_is_killed(tmp_path, own_runtime_directory):
+    file = tmp_path / "services.toml"
+    file.write_text(SERVICES.format(tmp_path))
+    legs = [(300, 20), (300, 0)]
+    raw = scan(legs, page=5)
+    uid = raw[0][1]["uid"]
+    victims = ["coarse", "joined-1", "fine", "joined-2"]
+    with (
+        supervised(file) as started,
+        Publisher(f"ipc://{tmp_path}/in", tmp_path / "log") as publish,
+        Listener(f"ipc://{tmp_path}/out", tmp_path / "log") as listener,
+    ):
+        for number, document in enumerate(raw):
+            publish(*document)
+            if number % 20 == 10 and victims:
+                listener.wait(uid, "path", rows=(number - 8) * 5)
+                victim = victims.pop(0)
+                os.kill(started.statuses()[victim].pid, signal.SIGKILL)
+        made = {name: listener.wait(uid, name) for name in NAMES}
+        # Whoever was killed last is to be back before everybody is told to end.
+        wait(started.wait_ready)
+    assert not victims
+    assert_chain(made, raw)
+    for documents in made.values():
+        uids = [row[2] for row in rows_of(documents)]
+        assert len(set(uids)) == len(uids) == len(acquisition(legs))
+    with DocumentLog(tmp_path / "log") as log:
+        assert len(log.runs()) == 1 + len(made)
+
+
+@pytest.mark.parametrize("status", ["abort", "fail"])
+def test_a_raw_run_that_ends_badly_ends_the_chain_so_and_whole(tmp_path, status):
+    raw = scan([(30, 0)], page=5)
+    raw[-1][1].update(exit_status=status, reason="beam lost")
+    with beamline(tmp_path, CHAIN) as (_, publish, listener):
+        for document in raw:
+            publish(*document)
+        made = {name: listener.wait(raw[0][1]["uid"], name) for name in NAMES}
+    assert_chain(made, raw)
+    for documents in made.values():
+        assert documents[-1][1]["exit_status"] == status
+        assert documents[-1][1]["reason"] == "beam lost"
+        assert len(rows_of(documents)) == 30
+
+
+class Unprepared(Encoder):
+    """Cannot be made ready."""
+
+    name = "encoder"
+
+    def prepare(self, settings: Any, bound: Any) -> Any:
+        raise ValueError("no reference mark was found")
+
+
+@pytest.mark.logs_errors
+def test_what_fails_ends_what_it_feeds_with_the_reason(tmp_path, monkeypatch):
+    raw = scan([(30, 0)], page=5)
+    uid = raw[0][1]["uid"]
+    failing = Unprepared(inputs={"x": "signal"})
+    pipelines = [failing, interferometers(), Position(), path()]
+    pipelines[2:] = [
+        Pipeline(modality=Position(), after=["encoder", "interferometer"]),
+        Pipeline(modality=path(), after=["position"]),
+    ]
+    with beamline(tmp_path, pipelines) as (_, publish, listener):
+        for document in raw[:-1]:
+            publish(*document)
+        made = {n: listener.recorder.wait(lambda: stop_of(listener, uid, "encoder"), 60)}  # noqa
+        for document in raw[-1:]:
+            publish(*document)
