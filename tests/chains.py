@@ -72,3 +72,26 @@ class Path(Modality):
         before, total = (x[0], 0.0) if state is None else state
         path = total + np.cumsum(np.abs(np.diff(x, prepend=before)))
         return (x[-1], path[-1]), {"path": path, "signal": columns["signal"]}
+
+
+class Unprepared(Encoder):
+    """Cannot be made ready."""
+
+    name = "encoder"
+
+    def prepare(self, settings: Any, bound: Any) -> Any:
+        raise ValueError("no reference mark was found")
+
+
+class Offset(Modality):
+    """Subtract what another one has made, if it has."""
+
+    x = Input(role="counter")
+    zero = Input(role="encoder_x", optional=True)
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"offset": Output()}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        zero = columns["zero"]
+        return {"offset": columns["x"] - (0.0 if zero is None else zero)}

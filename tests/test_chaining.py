@@ -16,9 +16,9 @@ from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
-from tests.chains import Encoder, Interferometer, Path, Position, Unsteady
+from tests.chains import Encoder, Interferometer, Offset, Path, Position, Unprepared, Unsteady
 from tests.documents import acquisition, raw_run, rows_of
-from tests.online import Listener, assert_equal, beamline, proxy, running
+from tests.online import Listener, assert_equal, beamline
 from tests.supervised import supervised, wait
 
 REPOSITORY = Folder(__file__).parents[1]
@@ -349,28 +349,89 @@ def test_a_raw_run_that_ends_badly_ends_the_chain_so_and_whole(tmp_path, status)
         assert len(rows_of(documents)) == 30
 
 
-class Unprepared(Encoder):
-    """Cannot be made ready."""
-
-    name = "encoder"
-
-    def prepare(self, settings: Any, bound: Any) -> Any:
-        raise ValueError("no reference mark was found")
-
-
 @pytest.mark.logs_errors
-def test_what_fails_ends_what_it_feeds_with_the_reason(tmp_path, monkeypatch):
+def test_what_fails_ends_what_it_feeds_with_the_reason(tmp_path):
     raw = scan([(30, 0)], page=5)
     uid = raw[0][1]["uid"]
     failing = Unprepared(inputs={"x": "signal"})
-    pipelines = [failing, interferometers(), Position(), path()]
-    pipelines[2:] = [
-        Pipeline(modality=Position(), after=["encoder", "interferometer"]),
+    with beamline(tmp_path, [failing, *CHAIN[:2], CHAIN[3]]) as (served, publish, listener):
+        for document in raw[:-1]:  # the scan goes on
+            publish(*document)
+        wait(lambda: (end := listener.derived(uid, "position")) and end[-1][0] == "stop")
+        publish(*raw[-1])
+        (why,) = wait(
+            lambda: [
+                d
+                for d in served.decisions.why(uid)["pipelines"]
+                if d["pipeline"] == "path" and d["state"] == "left"
+            ]
+        )
+        made = {name: listener.derived(uid, name) for name in ("encoder", "position")}
+    failed = "ValueError: no reference mark was found"
+    assert made["encoder"][-1][1]["reason"] == failed
+    assert made["position"][-1][1]["exit_status"] == "fail"
+    assert made["position"][-1][1]["reason"] == f"encoder ended with fail: {failed}"
+    assert f"position made no rows: it ended with fail: encoder ended with fail: {failed}" in (
+        why["why"]
+    )
+
+
+def test_what_does_not_begin_is_waited_for_and_then_said(tmp_path):
+    raw = scan([(30, 0)], page=5)
+    uid = raw[0][1]["uid"]
+    pipelines = [
+        Pipeline(modality=Position(), after=["encoder", "interferometer"], wait=0.5),
+        interferometers(),
+        Pipeline(modality=Path(inputs={"x": "nobody/primary/x"}), wait=600),
+    ]
+    with beamline(tmp_path, pipelines) as (served, publish, listener):
+
+        def why(name: str) -> Any:
+            return next(
+                d for d in served.decisions.why(uid)["pipelines"] if d["pipeline"] == name
+            )
+
+        for document in raw:
+            publish(*document)
+        listener.wait(uid, "interferometer")
+        assert wait(lambda: why("path"))["why"] == "for the derived run of nobody"
+        said = wait(lambda: (d := why("position"))["state"] == "left" and d["why"])
+    assert "input 'coarse' looked for role 'encoder_x'" in said
+    assert "interferometer/primary/x (role interferometer_x, shape [], um)" in said
+    assert said.endswith("encoder has begun no derived run of it within 0.5 s")
+
+
+def test_what_is_left_is_not_waited_for(tmp_path):
+    raw = scan([(30, 0)], page=5)
+    uid = raw[0][1]["uid"]
+    lacking = Encoder(inputs={"x": "nothing"})
+    pipelines = [Pipeline(modality=Position(), after=["encoder", "interferometer"], wait=1e6)]
+    with beamline(tmp_path, [*pipelines, lacking, interferometers()]) as (served, publish, _):
+        for document in raw:
+            publish(*document)
+        decided = wait(
+            lambda: (d := served.decisions.why(uid)["pipelines"][0])["state"] == "left" and d
+        )
+    assert "encoder makes no derived run of it: encoder cannot work on this run" in decided["why"]
+
+
+def test_an_optional_input_may_come_from_what_does_not_begin():
+    run = RawRun(Offset(inputs={"x": "signal"}), scan()[0][1], after=["encoder"])
+    raw = scan()
+    for document in raw[1:3]:
+        run.add(*document)
+    assert run.rows is None
+    assert run.unbegun == ("encoder",)
+    run.go_without("encoder has not begun")
+    assert run.binding is not None
+    assert list(run.binding.bound) == ["x"]
+
+
+def test_pipelines_do_not_wait_for_each_other(tmp_path):
+    circle = [
+        Pipeline(modality=Position(), after=["encoder"]),
+        Pipeline(modality=Encoder(inputs={"x": "path/primary/path"})),
         Pipeline(modality=path(), after=["position"]),
     ]
-    with beamline(tmp_path, pipelines) as (_, publish, listener):
-        for document in raw[:-1]:
-            publish(*document)
-        made = {n: listener.recorder.wait(lambda: stop_of(listener, uid, "encoder"), 60)}  # noqa
-        for document in raw[-1:]:
-            publish(*document)
+    with pytest.raises(ValueError, match="position after encoder after path after position; take"):
+        Pipelines("ipc://in", "ipc://out", tmp_path, circle)

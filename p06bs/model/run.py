@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -242,7 +242,7 @@ class RawRun:
                     list(self.upstream.values()),
                 )
             except BindingError as error:
-                self.problem = f"{error}. {self._without}" if self._without else str(error)
+                self.problem = ". ".join((str(error), *self._unfed()))
                 if final:
                     self._held.clear()
                     raise BindingError(self.problem) from None
@@ -275,6 +275,15 @@ class RawRun:
                 self.refused.append((name, error))
         if self.stop is not None:
             self.rows.finish()
+
+    def _unfed(self) -> Iterator[str]:
+        """Yield why derived runs make nothing that could feed inputs."""
+        if self._without:
+            yield self._without
+        for one in self.upstream.values():
+            if one.descriptor is None and one.stop is not None:
+                ended = f"{one.stop['exit_status']}: {one.stop.get('reason')}"
+                yield f"{one.name} made no rows: it ended with {ended}"
 
     def _look_at(self, found: Binding, name: str, document: Document) -> None:
         """Remember an event's value of each input whose descriptor leaves something open."""
