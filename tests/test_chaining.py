@@ -1,5 +1,6 @@
 """Pipelines that feed each other: the right rows, whatever comes first and whoever is killed."""
 
+import json
 import os
 import signal
 from pathlib import Path as Folder
@@ -17,7 +18,7 @@ from p06bs.model.run import RawRun
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
 from tests.chains import Encoder, Interferometer, Offset, Path, Position, Unprepared, Unsteady
-from tests.documents import acquisition, raw_run, rows_of
+from tests.documents import acquisition, raw_run, rows_of, write
 from tests.online import Listener, assert_equal, beamline
 from tests.supervised import supervised, wait
 
@@ -435,3 +436,35 @@ def test_pipelines_do_not_wait_for_each_other(tmp_path):
     ]
     with pytest.raises(ValueError, match="position after encoder after path after position; take"):
         Pipelines("ipc://in", "ipc://out", tmp_path, circle)
+
+
+def test_recorded_runs_feed_each_other_on_the_command_line(tmp_path, run):
+    raw = scan([(40, 3), (20, 0)], page=8)
+    uid = raw[0][1]["uid"]
+    for documents in (raw, process(encoders(**FAULTS), raw)):
+        write(tmp_path, documents)
+
+    def made(*words: object) -> Any:
+        status, said, errors = run("process", uid, "--log", tmp_path, "--json", *words)
+        return json.loads(said)[0] if status == 0 else errors
+
+    position = ("--modality", "tests.chains:Position")
+    assert "looked for role 'interferometer_x'" in made(*position)
+    lacking = made(*position, "--after", "interferometer")
+    assert "by interferometer is recorded where the raw run is; p06bs process" in lacking
+    fine = ("--modality", "tests.chains:Interferometer", "--inputs", "x=signal", "--store")
+    first = made(*fine, "--settings", "factor=2.5")["derived"]
+    stored = made(*position, "--store")
+    assert (stored["events"], stored["invalid"]) == (60, 3)
+    with DocumentLog(tmp_path) as log:
+        assert first in next(log.read(stored["derived"]))[1]["derived_from"]
+        upstream = [document for other in log.runs()[1:3] for document in log.read(other)]
+        assert_equal(list(log.read(stored["derived"])), Position(), raw, upstream)
+    second = made(*fine, "--settings", "factor=3.5")["derived"]
+    assert f"interferometer has made 2 derived runs of {uid}" in made(*position)
+    both = ("--after", "encoder", "--after")
+    assert made(*position, *both, second[:9])["derived"] != stored["derived"]
+    assert made(*position, *both, first)["derived"] == stored["derived"]
+    assert made("--like", stored["derived"]) == {**stored, "stored": None}
+    explicit = ("--inputs", "fine=encoder/primary/x", "--inputs", "coarse=encoder/primary/n")
+    assert made(*position, *explicit)["columns"]["apart"]["max"] == 0.0

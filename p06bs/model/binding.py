@@ -271,7 +271,7 @@ def _match(name: str, wanted: Input, found: list[Candidate], explicit: str | Non
     ):
         if len(fits) > 1:
             fits = [c for c in fits if exact(c)] or fits
-    if len({c.path for c in fits}) > 1:
+    if len({(c.path, c.upstream and c.upstream.uid) for c in fits}) > 1:
         names = ", ".join(c.path for c in fits)
         raise BindingError(
             f"input {name!r} fits several data keys ({names}); "
