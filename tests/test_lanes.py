@@ -218,7 +218,7 @@ def answer(socket: Any, message: list[Any]) -> None:
     setup = lane.make_setup(record)
 
     def read(where: tuple[int, int]) -> Any:
-        return frame_of(carried[lane.frame_key(where)]).document
+        return frame_of(carried[str(where[0])]).document
 
     columns, reasons = gather(
         setup.binding, len(rows), rows.spans, resources, read, lambda *_: None

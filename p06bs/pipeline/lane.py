@@ -101,7 +101,7 @@ def frame_place(log: str | Path, where: Where) -> tuple[str, int, int]:
 
 def frame_key(where: Where) -> str:
     """Return by which name a batch carries a frame."""
-    return "/".join(map(str, where))
+    return "/".join(map(str, (where[0], *where[2:])))
 
 
 def carried(log: Path, rows: Taken) -> dict[str, bytes]:
