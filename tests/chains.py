@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from p06bs import Input, Modality, Output
-from tests.techniques import Scale
+from tests.techniques import Brightness, Scale
 
 
 class Encoder(Scale):
@@ -95,3 +95,23 @@ class Offset(Modality):
     def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
         zero = columns["zero"]
         return {"offset": columns["x"] - (0.0 if zero is None else zero)}
+
+
+class Lit(Brightness):
+    """Say how bright frames are."""
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"sum": Output(dtype="int64", role="brightness"), "ratio": Output()}
+
+
+class Contrast(Modality):
+    """Compare a signal with how bright its frame is."""
+
+    x = Input(role="counter")
+    bright = Input(role="brightness")
+
+    def outputs(self, settings: Any, bound: Any) -> dict[str, Output]:
+        return {"contrast": Output()}
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        return {"contrast": columns["bright"] - columns["x"]}

@@ -12,13 +12,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p06bs import DocumentLog, Publisher, callback, process
+from p06bs.bus.codec import pack, unpack
+from p06bs.bus.framing import frame_of
 from p06bs.model.documents import NamedDocument
+from p06bs.model.gather import gather
 from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
+from p06bs.pipeline import feeding, lane
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
-from tests.chains import Encoder, Interferometer, Offset, Path, Position, Unprepared, Unsteady
-from tests.documents import acquisition, raw_run, rows_of, write
+from tests.chains import (
+    Contrast,
+    Encoder,
+    Interferometer,
+    Lit,
+    Offset,
+    Path,
+    Position,
+    Unprepared,
+    Unsteady,
+)
+from tests.documents import acquisition, frame_documents, raw_run, rows_of, write
 from tests.online import Listener, assert_equal, beamline
 from tests.supervised import supervised, wait
 
@@ -426,6 +440,98 @@ def test_an_optional_input_may_come_from_what_does_not_begin():
     run.go_without("encoder has not begun")
     assert run.binding is not None
     assert list(run.binding.bound) == ["x"]
+
+
+def test_of_two_streams_each_row_finds_its_own(tmp_path):
+    raw = scan([(9, 0)], page=4, aligned_streams=["primary", "frames"])
+    uid = raw[0][1]["uid"]
+    frames = frame_documents(uid, tmp_path / "frames.h5", 9, (4, 5))
+    both = [*raw[:-1], *frames, raw[-1]]
+    bright = process(Lit(inputs={"frame": "det"}), both)
+    assert rows_of(bright, "raw_uid")[3][3].endswith("/3")
+    made = process(Contrast(inputs={"x": "signal"}), both, upstream=bright)
+    expected = [total - signal for signal, (*_, total) in enumerate(rows_of(bright, "sum"))]
+    assert [row[3] for row in rows_of(made, "contrast")] == expected
+    assert [row[3] for row in rows_of(made, "raw_uid")] == [u for u, _ in identities(raw)]
+    assert made[0][1]["derived_from"] == [uid, bright[0][1]["uid"]]
+    apart = [("start", {**raw[0][1], "aligned_streams": []}), *both[1:]]
+    with pytest.raises(LookupError, match="but the start document does not list it with 'primary'"):
+        process(Contrast(inputs={"x": "signal"}), apart, upstream=bright)
+
+
+def test_what_is_computed_again_feeds_nobody_and_is_fed_as_before(tmp_path):
+    raw = scan([(60, 0)], page=10)
+    uid = raw[0][1]["uid"]
+    first, then = interferometers(), Encoder(inputs={"x": "interferometer/primary/x"})
+    with beamline(tmp_path, [first, then]) as (served, publish, listener):
+        for document in raw[:5]:
+            publish(*document)
+        listener.wait(uid, "encoder", rows=30)
+        for of in ("interferometer", "encoder"):
+            served.change(of, {"factor": 4.0}, reprocess=True)
+        for document in raw[5:]:
+            publish(*document)
+        listener.wait(uid, "encoder")
+
+        def runs() -> dict[tuple[str, int], list[NamedDocument]]:
+            found = [list(record.documents) for record in listener.recorder.runs.values()]
+            return {
+                (d[0][1]["process"]["name"], d[0][1]["process"]["reprocessing"]): d
+                for d in found
+                if "process" in d[0][1] and d[-1][0] == "stop"
+            }
+
+        made = wait(lambda: len(found := runs()) == 4 and found)
+    assert len(listener.recorder.runs) == 5
+    for number in (0, 1):
+        assert made["encoder", number][0][1]["derived_from"] == [
+            made["interferometer", 0][0][1]["uid"]
+        ]
+        assert_equal(made["encoder", number], then, raw, made["interferometer", 0])
+    assert len(rows_of(made["encoder", 1])) == 30
+
+
+def test_memory_is_bounded_and_nobody_waits_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(feeding, "AHEAD", 10)
+    monkeypatch.setattr(feeding, "HELD_DOCUMENTS", 10)
+    monkeypatch.setattr(feeding, "AT_ONCE", 1)
+    monkeypatch.setattr("p06bs.pipeline.pipeline.BACKLOG", 20)
+    monkeypatch.setattr(feeding, "LOOK", 0.01)
+    raw = scan([(120, 10), (60, 0)], page=3)
+    with beamline(tmp_path, CHAIN) as (_, publish, listener):
+        for document in raw:
+            publish(*document)
+        made = {name: listener.wait(raw[0][1]["uid"], name) for name in NAMES}
+    assert_chain(made, raw)
+
+
+def test_a_worker_that_sees_no_log_gets_frames_of_each(tmp_path):
+    raw = scan([(6, 0)], page=3)
+    upstream = process(interferometers(), raw, batch_size=2)
+    for documents in (raw, upstream):
+        write(tmp_path, documents)
+    derived = upstream[0][1]["uid"]
+    then = Contrast(inputs={"x": "signal", "bright": "interferometer/primary/n"})
+    run = RawRun(then, raw[0][1])
+    with DocumentLog(tmp_path) as log:
+        for entry in log.entries(derived):
+            where = (entry.offset, entry.nbytes, derived)
+            run.feed(derived, entry.name, entry.document, where)
+        for entry in log.entries(raw[0][1]["uid"]):
+            run.add(entry.name, entry.document, (entry.offset, entry.nbytes))
+        rows = run.rows.take(10)
+        carried = lane.carried(log.path(raw[0][1]["uid"]), rows)
+    rows = lane.decode_rows(unpack(pack(lane.encode_rows(rows))))
+    assert len(carried) == 2 + 3
+    columns, _ = gather(
+        run.binding,
+        len(rows),
+        rows.spans,
+        {},
+        lambda where: frame_of(carried[lane.frame_key(where)]).document,
+        lambda *_: None,
+    )
+    assert columns["x"].tolist() == columns["bright"].tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_pipelines_do_not_wait_for_each_other(tmp_path):

@@ -116,6 +116,9 @@ class UnderWay:
             return
         if entry.name == "start":
             self._runs[entry.run] = self._begin_all(entry.document)
+            for pipeline in self.adjustments.pipelines.values():
+                if self._runs[entry.run][pipeline.name].raw.after:
+                    self._feed_from_logs(pipeline, entry)
             self._previews[entry.run] = {
                 p.name: Preview(
                     self._runs[entry.run][p.name],
@@ -125,9 +128,6 @@ class UnderWay:
                 for p in self.adjustments.pipelines.values()
                 if p.overload == "thin"
             }
-            for pipeline in self.adjustments.pipelines.values():
-                if self._runs[entry.run][pipeline.name].raw.after:
-                    self._feed_from_logs(pipeline, entry)
         from_log = self._from_log.get(entry.run, {})
         for name, run in self._runs.get(entry.run, {}).items():
             if name in from_log:
@@ -326,8 +326,9 @@ class UnderWay:
                     self._let_go(name, run)
                 self.decisions.end(uid)
                 del self._runs[uid]
-                for known in (self._previews, self._from_log, self._upstream):
-                    known.pop(uid, None)
+                self._previews.pop(uid, None)
+                self._from_log.pop(uid, None)
+                self._upstream.pop(uid, None)
                 for derived in self._begun.pop(uid, {}).values():
                     self._feeds.pop(derived, None)
 
