@@ -6,6 +6,7 @@ import signal
 from pathlib import Path as Folder
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -20,6 +21,7 @@ from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
 from p06bs.pipeline import feeding, lane
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.foreseen import foresee
 from p06bs.pipeline.pipeline import Pipelines
 from tests.chains import (
     Contrast,
@@ -446,12 +448,14 @@ def test_of_two_streams_each_row_finds_its_own(tmp_path):
     raw = scan([(9, 0)], page=4, aligned_streams=["primary", "frames"])
     uid = raw[0][1]["uid"]
     frames = frame_documents(uid, tmp_path / "frames.h5", 9, (4, 5))
+    with h5py.File(tmp_path / "frames.h5", "w") as file:
+        images = np.arange(9)[:, None, None] * np.ones((4, 5), int)
+        file.create_dataset("/entry/data", data=images.astype("u2"), chunks=(1, 4, 5))
     both = [*raw[:-1], *frames, raw[-1]]
     bright = process(Lit(inputs={"frame": "det"}), both)
     assert rows_of(bright, "raw_uid")[3][3].endswith("/3")
     made = process(Contrast(inputs={"x": "signal"}), both, upstream=bright)
-    expected = [total - signal for signal, (*_, total) in enumerate(rows_of(bright, "sum"))]
-    assert [row[3] for row in rows_of(made, "contrast")] == expected
+    assert [row[3] for row in rows_of(made, "contrast")] == [19.0 * n for n in range(9)]
     assert [row[3] for row in rows_of(made, "raw_uid")] == [u for u, _ in identities(raw)]
     assert made[0][1]["derived_from"] == [uid, bright[0][1]["uid"]]
     apart = [("start", {**raw[0][1], "aligned_streams": []}), *both[1:]]
@@ -574,3 +578,22 @@ def test_recorded_runs_feed_each_other_on_the_command_line(tmp_path, run):
     assert made("--like", stored["derived"]) == {**stored, "stored": None}
     explicit = ("--inputs", "fine=encoder/primary/x", "--inputs", "coarse=encoder/primary/n")
     assert made(*position, *explicit)["columns"]["apart"]["max"] == 0.0
+
+
+def test_why_knows_recorded_runs_that_feed_others(tmp_path):
+    raw = scan([(9, 0)], page=3)
+    for documents in (raw, process(encoders(), raw)):
+        write(tmp_path, documents)
+    pipeline = Pipeline(modality=Position(), after=["encoder", "interferometer"])
+
+    def why() -> Any:
+        with DocumentLog(tmp_path) as log:
+            return foresee(pipeline, log, raw[0][1]["uid"], tmp_path / "settings", hosted=False)
+
+    assert why().why == "for the derived run of interferometer"
+    fine = process(interferometers(), raw)
+    write(tmp_path, fine)
+    assert why().inputs == {"coarse": "encoder/primary/x", "fine": "interferometer/primary/x"}
+    upstream = [*process(encoders(), raw), *fine]
+    write(tmp_path, process(Position(), raw, upstream=upstream))
+    assert (why().state, why().events) == ("done", 9)

@@ -162,7 +162,9 @@ class RawRun:
         document counts.
         """
         rows = self.rows
-        if rows is None or self.binding is None or rows.full:
+        if rows is None or self.binding is None:
+            return None if self.lacks else self.stop
+        if rows.full:
             return self.stop
         if rows.cut_by is not None:
             return _ended(rows.cut_by)
