@@ -83,16 +83,16 @@ def test_a_chain_gives_what_its_parts_give_one_after_the_other():
     }
     rows = rows_of(made, "raw_seq_num", "x", "apart", "valid", "invalid_reason")
     assert [row[3] for row in rows] == acquisition(LEGS)
-    for signal, (*_, x, apart, valid, reason) in enumerate(rows):
-        if signal == 17:
+    for count, (*_, x, apart, valid, reason) in enumerate(rows):
+        if count == 17:
             assert reason == "encoder: ValueError: cannot stand [17.0]"
-        elif signal in (5, 40):
+        elif count in (5, 40):
             assert reason == "encoder: flagged"
-        elif signal == 50:
+        elif count == 50:
             assert reason == "interferometer: flagged"
         else:
             assert valid
-            assert (x, apart) == pytest.approx((2250.0 * signal, -500.0 * signal))
+            assert (x, apart) == pytest.approx((2250.0 * count, -500.0 * count))
         assert valid == (not reason)
     further = process(path(), raw, upstream=made)
     assert further[0][1]["derived_from"] == [raw[0][1]["uid"], start["uid"]]
@@ -114,7 +114,7 @@ def test_a_notebook_computes_what_comes_before():
     for document in raw:
         analyse(*document)
         if document[0] == "event_page":
-            assert rows_of(seen)[-1][1] == rows_of(seen)[-1][1]
+            assert rows_of(seen, "raw_uid")[-1][3] == document[1]["uid"][-1]  # at once
     upstream = [*process(coarse, raw), *process(fine, raw)]
     assert_equal(seen, Position(), raw, upstream)
 
@@ -388,8 +388,9 @@ def test_what_fails_ends_what_it_feeds_with_the_reason(tmp_path):
     assert made["encoder"][-1][1]["reason"] == failed
     assert made["position"][-1][1]["exit_status"] == "fail"
     assert made["position"][-1][1]["reason"] == f"encoder ended with fail: {failed}"
-    assert f"position made no rows: it ended with fail: encoder ended with fail: {failed}" in (
-        why["why"]
+    assert (
+        f"position made no rows: it ended with fail: encoder ended with fail: {failed}"
+        in (why["why"])
     )
 
 
@@ -404,9 +405,7 @@ def test_what_does_not_begin_is_waited_for_and_then_said(tmp_path):
     with beamline(tmp_path, pipelines) as (served, publish, listener):
 
         def why(name: str) -> Any:
-            return next(
-                d for d in served.decisions.why(uid)["pipelines"] if d["pipeline"] == name
-            )
+            return next(d for d in served.decisions.why(uid)["pipelines"] if d["pipeline"] == name)
 
         for document in raw:
             publish(*document)

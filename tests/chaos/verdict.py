@@ -59,7 +59,7 @@ def verdict(directory: Path) -> dict[str, Any]:
             continue
         modality = config.make_modality(like.modality, like.settings, like.inputs)
         try:
-            upstream = [document for uid in like.upstream for document in runs[uid]]
+            upstream = [document for fed in like.upstream for document in runs[fed]]
             assert_equal(run, modality, raws[like.raw], upstream)
         except Exception as error:  # whatever it is, the others are looked at
             where = traceback.extract_tb(error.__traceback__)[-1].line
