@@ -15,7 +15,8 @@ import numpy as np
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.model.binding import BindingError, candidates
+from p06bs.model.binding import BindingError
+from p06bs.model.candidates import candidates
 from p06bs.model.documents import Document, NamedDocument, is_derived, pipeline_of, worked_on
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import settings_history

@@ -1,25 +1,15 @@
 """Follow one raw run for one modality: what it is, what feeds the inputs, which rows there are."""
 
-import math
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from p06bs.model.binding import (
-    ASIDE,
-    Binding,
-    BindingError,
-    Candidate,
-    aligned_streams,
-    bind,
-    candidates,
-    squeezed,
-)
-from p06bs.model.documents import Document, LoggedArray
+from p06bs.model.binding import Binding, BindingError, bind
+from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates
+from p06bs.model.documents import Document
+from p06bs.model.first_values import FirstValues
 from p06bs.model.modality import BoundInput, Modality
 from p06bs.model.rows import Rows
 from p06bs.model.source import Source
@@ -80,8 +70,7 @@ class RawRun:
         self.reconfigured: set[str] = set()  # inputs whose device was configured anew
         self.refused: list[tuple[str, Exception]] = []  # documents that could not be used
         self.problem = ""  # why the inputs are not bound yet, if that was tried
-        self._found: Binding | None = None  # until the first events say what it leaves open
-        self._first: dict[str, _Numbers] = {}
+        self._found: FirstValues | None = None  # of what the binding leaves open
 
     def add(self, name: str, document: Document, where: Any = None) -> None:
         """Take one document; `where` says where its columns can be read again."""
@@ -167,15 +156,13 @@ class RawRun:
         if rows.full:
             return self.stop
         if rows.cut_by is not None:
-            return _ended(rows.cut_by)
+            return rows.cut_by.bad_end
         fed_by = [self.upstream[uid] for uid in self.binding.fed_by]
         if self.stop is None or rows.waiting or any(one.stop is None for one in fed_by):
             return None
-        bad = (one for one in fed_by if one.stop and one.stop["exit_status"] != "success")
-        ended_badly = next(bad, None)
-        if ended_badly is None or self.stop["exit_status"] != "success":
+        if self.stop["exit_status"] != "success":
             return self.stop
-        return _ended(ended_badly)
+        return next(filter(None, (one.bad_end for one in fed_by)), self.stop)
 
     def _compare(self, descriptor: Document) -> None:
         """Note inputs of which a further descriptor says another unit or configuration."""
@@ -220,11 +207,7 @@ class RawRun:
         if self.lacks:
             return f"the derived run of {', '.join(self.lacks)}"
         if self._found is not None:
-            said = ", ".join(
-                f"{b.stream}/{b.data_key}"
-                for n, b in self._found.bound.items()
-                if _open(b) and n not in self._first
-            )
+            said = ", ".join(self._found.missing)
             return f"the first numbers of {said}, whose descriptor leaves dtype or shape open"
         if missing := self._unannounced():
             return f"the descriptor of stream {', '.join(missing)}, which aligned_streams announces"
@@ -249,26 +232,18 @@ class RawRun:
                     self._held.clear()
                     raise BindingError(self.problem) from None
                 return
-            self._found = found
+            self._found = FirstValues(found)
             self.problem = ""
             for name, document, _ in self._held:
-                self._look_at(found, name, document)
-        found = self._found
-        if not final and any(_open(b) and n not in self._first for n, b in found.bound.items()):
+                self._look_at(self._found, name, document)
+        if not final and self._found.missing:
             return
-        self.binding = replace(
-            found,
-            bound={
-                n: _closed(b, self._first[n]) if n in self._first else b
-                for n, b in found.bound.items()
-            },
-        )
+        self.binding = self._found.close()
         self.rows = Rows(self.binding, self.limit, self.upstream)
-        for uid in found.fed_by:
-            fed = self.upstream[uid]
-            keys = {b.data_key for b in found.bound.values() if b.run == uid}
-            assert fed.descriptor is not None
-            fed.want({key: fed.descriptor["data_keys"][key].get("units") for key in keys})
+        for uid in self.binding.fed_by:
+            self.upstream[uid].want(
+                [b.data_key for b in self.binding.bound.values() if b.run == uid]
+            )
         held, self._held = self._held, []
         for name, document, where in held:
             try:
@@ -287,21 +262,11 @@ class RawRun:
                 ended = f"{one.stop['exit_status']}: {one.stop.get('reason')}"
                 yield f"{one.name} made no rows: it ended with {ended}"
 
-    def _look_at(self, found: Binding, name: str, document: Document) -> None:
-        """Remember an event's value of each input whose descriptor leaves something open."""
+    def _look_at(self, found: FirstValues, name: str, document: Document) -> None:
+        """Let an event say what its descriptor leaves open."""
         descriptor = self.descriptors.get(document["descriptor"])
-        if name == "stream_datum" or descriptor is None:
-            return
-        stream = descriptor.get("name", "primary")
-        for wanted, bound in found.bound.items():
-            data = document.get("data")
-            values = data.get(bound.data_key) if isinstance(data, Mapping) else None
-            if bound.run or bound.stream != stream or wanted in self._first or not _open(bound):
-                continue
-            rows = [values] if isinstance(document["uid"], str) else values
-            value = None if rows is None or not len(rows) else _numbers(rows[0])
-            if value is not None and _is_like(value, bound.source_shape):
-                self._first[wanted] = value
+        if name != "stream_datum" and descriptor is not None:
+            found.look_at(descriptor.get("name", "primary"), document)
 
     def _enter(self, name: str, document: Document, where: Any) -> None:
         assert self.rows is not None
@@ -348,49 +313,6 @@ class RawRun:
         if self.reconfigured:
             found["reconfigured_inputs"] = sorted(self.reconfigured)
         return found
-
-
-def _open(bound: BoundInput) -> bool:
-    """Return whether the descriptor does not say an input's dtype or the length of an axis."""
-    open_ = not bound.dtype or 0 in bound.source_shape
-    return open_ and not bound.external and not bound.run
-
-
-def _ended(upstream: Upstream) -> Document:
-    """Return how a run ends which a derived run feeds that did not end well."""
-    assert upstream.stop is not None
-    status, reason = upstream.stop["exit_status"], upstream.stop.get("reason")
-    said = f"{upstream.name} ended with {status}" + (f": {reason}" if reason else "")
-    return {"exit_status": status, "reason": said}
-
-
-_Numbers = npt.NDArray[Any] | LoggedArray
-
-
-def _closed(bound: BoundInput, value: _Numbers) -> BoundInput:
-    """Return what feeds an input, with dtype and shape of its first value where they are open."""
-    shape = bound.source_shape if 0 not in bound.source_shape else value.shape
-    inner = squeezed(shape, len(bound.shape))
-    return replace(
-        bound,
-        dtype=bound.dtype or value.dtype.str,
-        source_shape=shape,
-        shape=(1,) * (len(bound.shape) - len(inner)) + inner,
-    )
-
-
-def _is_like(value: _Numbers, shape: tuple[int, ...]) -> bool:
-    """Return whether a value can be of a described shape, in which 0 is an open length."""
-    return value.ndim == len(shape) if 0 in shape else value.size == math.prod(shape)
-
-
-def _numbers(value: Any) -> _Numbers | None:
-    """Return a value as an array; None if it is no number and no regular array of numbers."""
-    try:
-        array = value if isinstance(value, LoggedArray) else np.asarray(value)
-    except ValueError:  # ragged
-        return None
-    return array if array.dtype.kind in "biufc" else None
 
 
 def _is_alike(said: Candidate, bound: BoundInput) -> bool:

@@ -7,7 +7,7 @@ used: what belongs together must follow from the logs alone, not from who has re
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -115,9 +115,19 @@ class Upstream:
         elif name == "stop":
             self.stop = document
 
-    def want(self, units: Mapping[str, Any]) -> None:
-        """Take which of its data keys feed inputs, and the units in which they were bound."""
-        self._wanted = dict(units)
+    def want(self, keys: Iterable[str]) -> None:
+        """Take which of its data keys feed inputs, as its first descriptor describes them."""
+        assert self.descriptor is not None
+        self._wanted = {key: self.descriptor["data_keys"][key].get("units") for key in keys}
+
+    @property
+    def bad_end(self) -> Document | None:
+        """How a run that it feeds ends, if it has ended, and not well."""
+        if self.stop is None or self.stop["exit_status"] == "success":
+            return None
+        status, reason = self.stop["exit_status"], self.stop.get("reason")
+        said = f"{self.name} ended with {status}" + (f": {reason}" if reason else "")
+        return {"exit_status": status, "reason": said}
 
     def know(self, identities: Sequence[str], refs: Sequence[int]) -> None:
         """Take the next rows of its raw source: the raw event of each, and a number that grows."""
