@@ -9,7 +9,7 @@ documents alone, so everyone who reads the same log counts alike.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,8 @@ from p06bs.model.documents import Document
 from p06bs.model.feed import ROW_BITS, ROW_MASK, Feed, Indices, New, Segment
 from p06bs.model.pairing import Pairing
 from p06bs.model.source import Source, Span
-from p06bs.model.upstream import Place, Upstream
+from p06bs.model.upstream import Upstream
+from p06bs.model.waiting import Waiting
 
 CHUNK = 512
 """Rows up to which those of several documents are kept as one array."""
@@ -84,14 +85,6 @@ class Rows:
 
     With `limit`, the first so many rows are all that there are. Rows that `upstream`, derived runs
     by their uids, feed are available when theirs have come.
-
-    Attributes
-    ----------
-    waiting : int
-        Rows that wait for those of a derived run.
-    cut_by : Upstream or None
-        The derived run that ended before a row of it was there, and not in good order: there are
-        no more rows.
     """
 
     def __init__(
@@ -103,13 +96,9 @@ class Rows:
         self.limit = limit
         self._sources = binding.sources
         fed = (upstream or {}).items()
-        self._upstream = {
-            uid: (one, binding.fed_by[uid].key) for uid, one in fed if uid in binding.fed_by
-        }
+        feeding = {uid: (one, binding.fed_by[uid].key) for uid, one in fed if uid in binding.fed_by}
+        self._waiting = Waiting(feeding) if feeding else None
         self._read = {source_of(b).key for b in binding.bound.values() if not b.run}
-        self._joined: deque[tuple[Indices, dict[str, Indices]]] = deque()
-        self.waiting = 0
-        self.cut_by: Upstream | None = None
         self._feeds = {source.key: Feed() for source in self._sources}
         self._primary = self._sources[0].key
         partners = {key: feed for key, feed in self._feeds.items() if key != self._primary}
@@ -153,9 +142,8 @@ class Rows:
         new = feed.add(segment, seqs, index=self._pairing is not None)
         if new is None:
             return
-        for one, theirs in self._upstream.values():
-            if theirs == key:
-                one.know(_identities(segment, new), new.refs.tolist())
+        if self._waiting is not None:
+            self._waiting.know(key, _identities(segment, new), new.refs)
         if self._pairing is None:
             self._push(new.seqs, {key: new.refs})
         elif key == self._primary:
@@ -175,59 +163,31 @@ class Rows:
 
     def _push(self, seqs: Indices, refs: dict[str, Indices]) -> None:
         """Take the next rows that are joined."""
-        if not self._upstream:
+        if self._waiting is None:
             self._make_available(seqs, refs)
-        elif len(seqs) and self.cut_by is None:
-            self._joined.append((seqs, refs))
-            self.waiting += len(seqs)
+        else:
+            self._waiting.add(seqs, refs)
             self.release()
 
     def release(self) -> None:
         """Make the rows available, in order, whose rows of derived runs are known by now."""
-        while self._joined:
-            seqs, refs = self._joined.popleft()
-            places = {
-                uid: self._places(one, refs[key]) for uid, (one, key) in self._upstream.items()
-            }
-            known = min(map(len, places.values()))
-            if known:
-                self.waiting -= known
-                found = {key: part[:known] for key, part in refs.items()}
-                found |= {uid: np.array(theirs[:known], np.int64) for uid, theirs in places.items()}
-                self._make_available(seqs[:known], found)
-            if known == len(seqs):
-                continue
-            rest = {key: part[known:] for key, part in refs.items()}
-            self._joined.appendleft((seqs[known:], rest))
-            for one, key in self._upstream.values():
-                if one.place(int(rest[key][0])) == Place.CUT:
-                    self.cut_by = one
-                    self._joined.clear()
-                    self.waiting = 0
-            return
+        for seqs, refs in () if self._waiting is None else self._waiting.release():
+            self._make_available(seqs, refs)
 
-    @staticmethod
-    def _places(one: Upstream, refs: Indices) -> list[int]:
-        """Return where a derived run's rows lie, up to the first one of which nothing is known."""
-        places: list[int] = []
-        for ref in refs.tolist():
-            place = one.place(ref)
-            if place in (Place.UNKNOWN, Place.CUT):
-                break
-            places.append(place)
-        return places
+    @property
+    def waiting(self) -> int:
+        """Number of rows that wait for those of derived runs."""
+        return 0 if self._waiting is None else self._waiting.rows
 
     @property
     def awaited(self) -> list[str]:
         """Names of the derived runs that the first row which waits lacks."""
-        if not self._joined:
-            return []
-        _, refs = self._joined[0]
-        return [
-            one.name
-            for one, key in self._upstream.values()
-            if one.place(int(refs[key][0])) == Place.UNKNOWN
-        ]
+        return [] if self._waiting is None else self._waiting.awaited
+
+    @property
+    def cut_by(self) -> Upstream | None:
+        """The derived run because of whose end there are no more rows; see `Waiting`."""
+        return None if self._waiting is None else self._waiting.cut_by
 
     def _make_available(self, seqs: Indices, refs: dict[str, Indices]) -> None:
         if self.limit is not None:
@@ -251,9 +211,9 @@ class Rows:
         """Settle what still waits, because no more documents of the raw run come."""
         if self._pairing is not None:
             self._settle(self._pairing, final=True)
-        for one, _ in self._upstream.values():
-            one.finish()
-        self.release()
+        if self._waiting is not None:
+            self._waiting.finish()
+            self.release()
 
     @property
     def unpaired(self) -> int:
@@ -327,8 +287,8 @@ class Rows:
                 else:
                     made.append(Span(segment.where, first, count))
             spans[key] = tuple(made)
-        for uid, (one, key) in self._upstream.items():
-            spans[uid] = tuple(one.spans(refs[key], refs[uid]))
+        if self._waiting is not None:
+            spans.update(self._waiting.spans(refs))
         return spans
 
     def _times(self, refs: dict[str, Indices]) -> list[float]:
@@ -343,16 +303,18 @@ class Rows:
         """Let go of the primary's documents before `last` of which all rows were handed out."""
         feed = self._feeds[self._primary]
         bound = last
-        for rows in (self._ready, self._joined):
-            if rows:
-                bound = min(bound, int(rows[0][1][self._primary][0]) >> ROW_BITS)
+        oldest = None if self._waiting is None else self._waiting.oldest(self._primary)
+        if oldest is not None:
+            bound = min(bound, oldest >> ROW_BITS)
+        if self._ready:
+            bound = min(bound, int(self._ready[0][1][self._primary][0]) >> ROW_BITS)
         if self._pairing is None:
             feed.forget(bound)
         else:
             feed.forget(min(bound, self._pairing.oldest >> ROW_BITS), self._pairing.kept)
 
 
-def _identities(segment: Segment, new: New) -> Sequence[str]:
+def _identities(segment: Segment, new: New) -> list[str]:
     """Return the identities of a document's new rows."""
     rows = (new.refs & ROW_MASK).tolist()
     every = segment.identities(0, rows[-1] + 1)

@@ -14,14 +14,15 @@ from p06bs.bus.reader import Entry, LogError
 from p06bs.metadata import Analysis
 from p06bs.model.compute import Setup
 from p06bs.model.derived import PREVIEW, DerivedRun
-from p06bs.model.documents import Document, is_derived, pipeline_of, worked_on
+from p06bs.model.documents import Document
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocessing
+from p06bs.pipeline.chains import Chains
 from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.elastic import ElasticPool
-from p06bs.pipeline.feeding import Feeding, UpstreamFeeding
+from p06bs.pipeline.feeding import Feeding
 from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.preview import Preview
@@ -70,8 +71,9 @@ class UnderWay:
         self.documents = documents
         self.publisher = publisher
         self.decisions = decisions
+        self._chains = Chains(documents, adjustments)
         self.reprocessing = Reprocessing(
-            adjustments, documents, self._begin, self._let_go, self._fed_as_before
+            adjustments, documents, self._begin, self._let_go, self._chains.as_before
         )
         self._pools = pools
         self._later = later
@@ -80,10 +82,6 @@ class UnderWay:
         # Of those that stand by, or did, and those that others feed: their names wait in the log,
         # not in memory.
         self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
-        self._upstream: defaultdict[str, dict[str, UpstreamFeeding]] = defaultdict(dict)
-        # Raw run -> the derived runs of it that feed others, by the names of their pipelines.
-        self._begun: defaultdict[str, dict[str, str]] = defaultdict(dict)
-        self._feeds: dict[str, str] = {}  # such a derived run -> its raw run
         self._working: set[str] = set()  # uids of the derived runs that are being made
 
     @property
@@ -107,12 +105,7 @@ class UnderWay:
 
     def take(self, entry: Entry) -> None:
         """Take a document of a raw run, or of a derived run that feeds others."""
-        if entry.name == "start" and is_derived(entry.document):
-            raw = self._feeds[entry.run] = worked_on(entry.document)
-            self._begun[raw].setdefault(pipeline_of(entry.document), entry.run)
-        if entry.run in self._feeds:
-            for upstream in self._upstream.get(self._feeds[entry.run], {}).values():
-                upstream.wake(entry.run)
+        if self._chains.take(entry):
             return
         if entry.name == "start":
             self._runs[entry.run] = self._begin_all(entry.document)
@@ -144,37 +137,12 @@ class UnderWay:
         reader = self.documents.reader(start.run, arrays=False)
         reader.advance(start)
         self._from_log[start.run][pipeline.name] = Feeding(reader)
-        before = self._fed_before(pipeline.name, start.run)
 
         def left(name: str) -> str:
             other = self._runs[start.run].get(name)
             return "" if other is None else other.left or ""
 
-        self._upstream[start.run][pipeline.name] = UpstreamFeeding(
-            self.documents,
-            pipeline.wait,
-            lambda: self._begun[start.run] if before is None else before,
-            left,
-        )
-
-    def _fed_before(self, name: str, raw: str) -> dict[str, str] | None:
-        """Return what feeds the derived run that a pipeline began of a raw run; None if none has.
-
-        Uids by the names of pipelines: it must be fed by the same again, or would be another one.
-        """
-        uid = self.adjustments[name].derived_of(raw)
-        first = None
-        if uid is not None and self.documents.path(uid).exists():
-            first, _ = self.documents.ends(uid)
-        if first is None:
-            return None
-        bound = first.document["process"]["inputs"].values()
-        return {one["pipeline"]: one["run"] for one in bound if "run" in one}
-
-    def _fed_as_before(self, name: str, raw: str) -> UpstreamFeeding:
-        """Return what feeds a run that is computed again."""
-        before = self._fed_before(name, raw) or {}
-        return UpstreamFeeding(self.documents, 0.0, lambda: before)
+        self._chains.begin(pipeline, start.run, left)
 
     def _feed(self, name: str, run: RunPipeline, entry: Entry) -> None:
         where = (entry.offset, entry.nbytes)
@@ -211,7 +179,7 @@ class UnderWay:
         for uid, feedings in self._from_log.items():
             for name, feeding in feedings.items():
                 run = self._runs[uid][name]
-                upstream = self._upstream[uid].get(name)
+                upstream = self._chains.feeding(name, uid)
                 try:
                     fed = [] if upstream is None else upstream.feed(run)
                     entries = feeding.entries(run)
@@ -272,7 +240,7 @@ class UnderWay:
             size=pipeline.batch_size,
             submit=submit,
             pipeline=name,
-            after=self._after(pipeline, uid),
+            after=self._chains.after(pipeline, uid),
         )
         judged = partial(self.adjustments.judged, name, uid)
         if preview:
@@ -291,11 +259,6 @@ class UnderWay:
             run = make(keeper=keeper, reprocessing=again.number, rows=again.rows)
         self._pools[name].pool.load.add(key_of(name, uid, run.reprocessing), run)
         return run
-
-    def _after(self, pipeline: Pipeline, raw: str) -> tuple[str, ...]:
-        """Return the pipelines that may feed one in a raw run: as before, if it has begun."""
-        before = self._fed_before(pipeline.name, raw) if pipeline.after else None
-        return tuple(pipeline.after) if before is None else tuple(before)
 
     def _look_back(self, derived: DerivedRun) -> Earlier | None:
         """Be the writer of a derived run; return what an earlier process has written of it.
@@ -328,9 +291,7 @@ class UnderWay:
                 del self._runs[uid]
                 self._previews.pop(uid, None)
                 self._from_log.pop(uid, None)
-                self._upstream.pop(uid, None)
-                for derived in self._begun.pop(uid, {}).values():
-                    self._feeds.pop(derived, None)
+                self._chains.end(uid)
 
     def take_over(self) -> None:
         """Go on with what other processes made that have ended."""
