@@ -56,6 +56,8 @@ class Upstream:
     descriptor : Document or None
         The first descriptor of its rows: what it makes.
     stop : Document or None
+    unused : int
+        Number of rows that came and were not handed out.
     """
 
     def __init__(self, start: Document) -> None:
@@ -64,6 +66,7 @@ class Upstream:
         self.name = pipeline_of(start)
         self.descriptor: Document | None = None
         self.stop: Document | None = None
+        self.unused = 0
         self._units: dict[str, dict[str, Any]] = {}  # descriptor -> data key -> unit
         self._wanted: Mapping[str, Any] = {}  # data key -> unit with which it was bound
         self._pages: dict[int, _Page] = {}
@@ -79,11 +82,6 @@ class Upstream:
     def described(self) -> bool:
         """Whether it is known what it makes, or that it makes nothing."""
         return self.descriptor is not None or self.stop is not None
-
-    @property
-    def unused(self) -> int:
-        """Number of rows that came and were not handed out."""
-        return sum(page.left for page in self._pages.values())
 
     def source(self, is_external: Mapping[tuple[str, str], bool]) -> Source:
         """Return the source of the raw run whose events its rows are.
@@ -111,6 +109,7 @@ class Upstream:
             self._pages[self._made] = _Page(place, document["descriptor"], uids, len(uids))
             self._pending.append(self._made)
             self._made += 1
+            self.unused += len(uids)
             self._advance()
         elif name == "stop":
             self.stop = document
@@ -207,5 +206,6 @@ class Upstream:
     def _let_go(self, number: int, rows: int) -> None:
         page = self._pages[number]
         page.left -= rows
+        self.unused -= rows
         if not page.left:
             del self._pages[number]
