@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from p06bs.bus.membership import Membership
     from p06bs.bus.publish import Publisher
     from p06bs.model.modality import Input, Modality, ModalitySettings, Output
-    from p06bs.pipeline.inline import callback, process
+    from p06bs.pipeline.inline import process
+    from p06bs.pipeline.notebook import callback
 
 __all__ = [
     "DocumentLog",
@@ -40,7 +41,7 @@ _HOME = {
     "ModalitySettings": "p06bs.model.modality",
     "Output": "p06bs.model.modality",
     "Publisher": "p06bs.bus.publish",
-    "callback": "p06bs.pipeline.inline",
+    "callback": "p06bs.pipeline.notebook",
     "process": "p06bs.pipeline.inline",
 }
 

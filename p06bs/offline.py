@@ -5,8 +5,9 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,14 @@ import numpy as np
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
-from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.model.binding import BindingError
+from p06bs.model.candidates import candidates
+from p06bs.model.documents import Document, NamedDocument, is_derived, pipeline_of, worked_on
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import settings_history
+from p06bs.pipeline.declared import fed_by
 from p06bs.pipeline.inline import History, process
-from p06bs.recorded import Runs
+from p06bs.recorded import RunError, Runs
 
 NAMING = ("uid", "run_start", "descriptor", "stream_resource", "resource")
 """Fields by which a document names itself or another document of its run."""
@@ -35,6 +39,7 @@ class Like:
     history: list[tuple[str, dict[str, Any]]]
     reprocessing: int
     rows: int | None
+    upstream: list[str]
 
     @classmethod
     def of(cls, derived: Iterable[NamedDocument]) -> "Like":
@@ -50,14 +55,77 @@ class Like:
         start = documents[0][1]
         process = start["process"]
         return cls(
-            raw=start["derived_from"][0],
+            raw=worked_on(start),
             modality=process["modality"],
             settings=settings,
-            inputs={k: f"{i['stream']}/{i['data_key']}" for k, i in process["inputs"].items()},
+            inputs={name: _path(bound) for name, bound in process["inputs"].items()},
             history=history,
             reprocessing=process["reprocessing"],
             rows=process.get("rows"),
+            upstream=list(
+                dict.fromkeys(i["run"] for i in process["inputs"].values() if "run" in i)
+            ),
         )
+
+
+def _path(bound: Mapping[str, str]) -> str:
+    """Return what an explicit input calls what fed one."""
+    return "/".join(bound[part] for part in ("pipeline", "stream", "data_key") if part in bound)
+
+
+def fed_from(
+    modality: Modality, runs: Runs, uid: str, after: Sequence[str] = ()
+) -> list[NamedDocument]:
+    """Return the documents of the recorded derived runs of a raw run that may feed a modality.
+
+    Parameters
+    ----------
+    after : sequence of str
+        Names of pipelines, or (beginnings of) uids of derived runs: those that may. If nothing
+        is said, and no explicit input says it, all that make what has the role of an input.
+
+    Raises
+    ------
+    RunError
+        If one is not there, or a pipeline has made several.
+    """
+    starts = {run: next(iter(runs.documents(run)))[1] for run in runs.derived(uid)}
+    found: dict[str, list[str]] = {}  # name of a pipeline -> derived runs by it
+    for name in fed_by(after, modality.inputs):
+        if name not in found:  # else it was named by its uid before
+            made = [run for run, start in starts.items() if _is_whole(start, name)]
+            made = made or [run for run in starts if run.startswith(name)]
+            found.setdefault(pipeline_of(starts[made[0]]) if made else name, []).extend(made)
+    roles = {wanted.role for wanted in modality.declared.values()}
+    for run, start in starts.items() if not found else ():
+        if _is_whole(start, pipeline_of(start)) and _roles(runs.documents(run)) & roles:
+            found.setdefault(pipeline_of(start), []).append(run)
+    for name, made in found.items():
+        if not made:
+            raise RunError(
+                f"no derived run of {uid} by {name} is recorded where the raw run is; "
+                f"p06bs process {uid} --modality {name} --store makes one"
+            )
+        if len(made) > 1:
+            raise RunError(
+                f"{name} has made {len(made)} derived runs of {uid}: {', '.join(made)}; say which"
+            )
+    return [document for made in found.values() for document in runs.documents(made[0])]
+
+
+def _is_whole(start: Document, pipeline: str) -> bool:
+    return pipeline_of(start) == pipeline and start["process"]["reprocessing"] == 0
+
+
+def _roles(documents: Iterable[NamedDocument]) -> set[str]:
+    """Return the roles of what a derived run makes, as its first descriptor says."""
+    start: Document = {}
+    for name, document in documents:
+        if name == "start":
+            start = document
+        elif name == "descriptor":
+            return {found.role for found in candidates(start, [document]) if found.role}
+    return set()
 
 
 def process_run(
@@ -71,8 +139,11 @@ def process_run(
     batch_size: int = 256,
     reprocessing: int = 0,
     rows: int | None = None,
+    after: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Process one recorded run and return a summary.
+
+    What the run itself does not have comes from its recorded derived runs; see `fed_from`.
 
     With `out`, the derived run's document log and NeXus file are left there.
     With `store`, the derived run is kept where the raw run is.
@@ -88,14 +159,22 @@ def process_run(
     RunError
         If the derived run is stored already, or cannot be.
     """
-    derived = process(
+    make = partial(
+        process,
         modality,
-        runs.documents(uid),
-        history,
+        history=history,
         batch_size=batch_size,
         reprocessing=reprocessing,
         rows=rows,
     )
+    try:
+        # Those that are not needed are not read, unless somebody says so.
+        known = fed_from(modality, runs, uid, after) if fed_by(after, modality.inputs) else []
+        derived = make(documents=runs.documents(uid), upstream=known)
+    except BindingError:
+        if known or not (known := fed_from(modality, runs, uid)):
+            raise
+        derived = make(documents=runs.documents(uid), upstream=known)
     if not derived:
         raise LogError(f"what is recorded of run {uid} does not begin with a start document")
     files = [] if out is None else _write(derived, out)

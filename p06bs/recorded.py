@@ -1,12 +1,14 @@
 """Where recorded runs are kept: a directory of logs here, or a server (`p06bs.remote`)."""
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 from p06bs.bus.log import DocumentLog
-from p06bs.model.documents import NamedDocument
+from p06bs.bus.reader import LogError
+from p06bs.model.documents import NamedDocument, is_derived
 
 
 class RunError(ValueError):
@@ -21,6 +23,9 @@ class Runs(Protocol):
 
     def documents(self, uid: str) -> Iterator[NamedDocument]:
         """Yield a run's documents in the order of its log."""
+
+    def derived(self, uid: str) -> list[str]:
+        """Return the uids of the derived runs whose root is the raw run `uid`."""
 
     def store(self, file: Path) -> str:
         """Keep a derived run's log file; return where it is now."""
@@ -41,6 +46,7 @@ class LogDirectory:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._log = DocumentLog(directory)
+        self._derived: defaultdict[str, list[str]] | None = None  # by raw run, as they were found
 
     def find(self, beginning: str) -> str:
         """Return the uid of the one run whose uid begins like this.
@@ -58,6 +64,19 @@ class LogDirectory:
     def documents(self, uid: str) -> Iterator[NamedDocument]:
         """Yield the documents in a run's log; see `DocumentLog.read`."""
         return self._log.read(uid)
+
+    def derived(self, uid: str) -> list[str]:
+        """Return the uids of the derived runs of a raw run; logs that are damaged are left out."""
+        if self._derived is None:
+            self._derived = defaultdict(list)
+            for run in self._log.runs():
+                try:
+                    first = next(self._log.entries(run), None)
+                except (OSError, LogError):
+                    continue
+                if first is not None and is_derived(first.document):
+                    self._derived[first.document["original_run_uid"]].append(run)
+        return list(self._derived[uid])
 
     def store(self, file: Path) -> str:
         """Put a derived run's log file beside the others, whole or not at all.

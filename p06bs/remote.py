@@ -99,6 +99,25 @@ class Server(Closing):
                 raise ServerError(f"{self.url} does not give run {path}: {_reason(response)}")
             yield from records(response.iter_text(BLOCK))
 
+    def derived(self, uid: str) -> list[str]:
+        """Return the uids of the derived runs of a raw run.
+
+        Raises
+        ------
+        ServerError
+            If the server cannot be searched.
+        """
+        from tiled.queries import Eq
+
+        found: dict[str, str] = {}  # uid -> tree
+        with _plainly(f"cannot search the server at {self.url}"):
+            for tree in TREES:
+                if tree in self._root:
+                    runs = self._root[tree].search(Eq("start.original_run_uid", uid))
+                    found.update(dict.fromkeys(runs.keys(), tree))
+        self._trees.update(found)
+        return list(found)
+
     def store(self, file: Path) -> str:
         """Give a derived run's log file to the server, which keeps it as if written there.
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from p06bs import DocumentLog, config, process
 from p06bs.model.documents import Document, NamedDocument
+from p06bs.offline import Like
 from p06bs.services._recorder import Recorder
 from p06bs.services._truth import Likeness, Truth
 from p06bs.writers import nexus
@@ -92,7 +93,9 @@ def judge(
             if early >= wanted
             else f"{early} of {points} rows before the raw run's stop document"
         )
-        reference = process(sections[name].make(), logs.read(raw))
+        fed_by = Like.of(documents).upstream
+        upstream = [document for one in fed_by for document in logs.read(one)]
+        reference = process(sections[name].make(), logs.read(raw), upstream=upstream)
         checks[f"{name} equals the reference"] = _difference(documents, reference)
         path = summary["files"][name] = _file(documents, files, checks)
         likeness.update(truth.likeness(name, Path(path)))

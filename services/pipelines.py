@@ -119,6 +119,8 @@ def declared(section: PipelineSection) -> "Pipeline":
         batch_size=section.batch_size,
         name=section.name,
         overload=section.overload,
+        after=section.after,
+        wait=section.wait,
         needs=Needs(section.environment, section.gpus, section.memory or 0),
     )
 

@@ -1,7 +1,7 @@
 """A proxy, pipelines, a publisher before and a listener behind them."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -94,15 +94,27 @@ def beamline(
         yield served, publish, listener
 
 
-def assert_equal(online: list[NamedDocument], modality: Modality, raw: list[NamedDocument]) -> None:
+def assert_equal(
+    online: list[NamedDocument],
+    modality: Modality,
+    raw: list[NamedDocument],
+    upstream: Sequence[NamedDocument] = (),
+) -> None:
     """Compare with what a fresh computation of the raw documents gives."""
     validate(online)
     initial, history = settings_history(online)
     again = type(modality)(inputs=modality.inputs, **initial)
     made = online[0][1]["process"]
     reference = process(
-        again, raw, history, reprocessing=made["reprocessing"], rows=made.get("rows")
+        again,
+        raw,
+        history,
+        reprocessing=made["reprocessing"],
+        rows=made.get("rows"),
+        upstream=upstream,
     )
+    assert online[0][1]["uid"] == reference[0][1]["uid"]
+    assert online[0][1]["derived_from"] == reference[0][1]["derived_from"]
     described = [d for n, d in reference if n == "descriptor" and d["configuration"]]
     keys = [k for d in described for k in d["data_keys"]]
     for key in dict.fromkeys(keys):

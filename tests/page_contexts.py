@@ -21,6 +21,7 @@ import numpy as np
 from p06bs import DocumentLog, Input, Modality, Output, Publisher, process
 from p06bs.callbacks.xrf import Fluorescence, RegionSums
 from p06bs.model.conformance import check, made_up_columns
+from tests.chains import Encoder, Interferometer, Position
 from tests.documents import raw_run
 
 Names = dict[str, Any]
@@ -90,8 +91,17 @@ def first_scan() -> Iterator[Given]:
 
 @contextmanager
 def bind_inputs() -> Iterator[Given]:
-    """A RunEngine, two detectors, a motor, a modality."""
-    yield {**endstation(), "RegionSums": RegionSums}, {}
+    """A RunEngine, two detectors, a motor, modalities, two of which feed a third."""
+    names: Names = {
+        **endstation(),
+        "RegionSums": RegionSums,
+        "encoders": Encoder(inputs={"x": "det"}),
+        "interferometers": Interferometer(inputs={"x": "det"}),
+        "positions": Position(),
+        "documents": raw_run({"det": np.arange(9.0)}),
+    }
+    yield names, {}
+    assert names["derived"][-1][1]["num_events"] == {"primary": 9}
 
 
 @contextmanager

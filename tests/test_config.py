@@ -252,3 +252,26 @@ def test_databases_that_are_not_tested_are_refused(tmp_path, uri):
 def test_options_win_over_a_section_also_one_with_keys():
     bus = config.changed(config.Bus(), {"outbound": "ipc:///run/out", "log": None})
     assert bus == config.Bus(outbound="ipc:///run/out")
+
+
+CHAIN = """
+[[pipelines]]
+modality = "tests.chains:Position"
+after = [{first}]
+[services.encoders]
+kind = "pipelines"
+pipelines = [{{ modality = "tests.chains:Encoder", name = "rough", inputs.x = "{x}" }}]
+[services.fine]
+kind = "pipelines"
+replicas = 2
+pipelines = [{{ modality = "tests.chains:Interferometer", inputs.x = "x" }}]
+"""
+
+
+def test_pipelines_of_all_services_may_feed_each_other_but_not_in_circles(tmp_path):
+    both = '"rough", "interferometer"'
+    config.definitions(load(tmp_path, CHAIN.format(first=both, x="signal")))
+    with pytest.raises(ConfigurationError, match="position comes after ruff, which no pipeline"):
+        config.definitions(load(tmp_path, CHAIN.format(first='"ruff"', x="signal")))
+    with pytest.raises(ConfigurationError, match="position after rough after position; take one"):
+        config.definitions(load(tmp_path, CHAIN.format(first=both, x="position/primary/x")))

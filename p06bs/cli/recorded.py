@@ -51,6 +51,13 @@ def process(
             autocompletion=complete_run,
         ),
     ] = "",
+    after: Annotated[
+        list[str],
+        typer.Option(
+            help="recorded derived run of RUN that may feed inputs, by its uid or its pipeline's "
+            "name; repeatable; by default any that makes what RUN lacks"
+        ),
+    ] = [],
     out: Annotated[
         Path | None, typer.Option(help="directory for the derived log and NeXus file")
     ] = None,
@@ -89,6 +96,7 @@ def process(
             modality = modality or same.modality
             reprocessing, rows = same.reprocessing, same.rows
             uids = uids or [same.raw]
+            after = after or same.upstream
         if not modality:
             raise UsageError("say which modality with --modality, or which derived run with --like")
         chosen = config.make_modality(modality, made, bindings)
@@ -107,6 +115,7 @@ def process(
                         batch_size=batch_size,
                         reprocessing=reprocessing,
                         rows=rows,
+                        after=after,
                     )
                 except (BindingError, LogError) as reason:
                     if len(uids) == 1:

@@ -101,7 +101,17 @@ class PipelineSection(Section):
     name: str = Field("", description="what the pipeline is called; the modality's name by default")
     settings: dict[str, Any] = Field(default_factory=dict, description="the modality's settings")
     inputs: dict[str, str] = Field(
-        default_factory=dict, description="input -> data key, or stream/data key"
+        default_factory=dict,
+        description="input -> data key, stream/data key, or pipeline/primary/data key",
+    )
+    after: tuple[str, ...] = Field(
+        (), description="names of pipelines whose derived runs of the same run may feed inputs"
+    )
+    wait: float = Field(
+        60.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds, from the first event on, to wait for these to begin",
     )
     batch_size: int | None = Field(
         None, ge=1, description="events per batch; follows the load if absent"

@@ -7,7 +7,7 @@ difference between them and those of ``[services.NAME]``.
 
 import importlib.metadata
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,9 +81,38 @@ def definitions(configuration: "Configuration") -> dict[str, Definition]:
             if one in found:
                 wrong.append(f"two services are called {one}")
             found[one] = definition
+    wrong += _wrong_chains(found.values())
     if wrong:
         raise ConfigurationError("; ".join(wrong))
     return found
+
+
+def _wrong_chains(found: Iterable[Definition]) -> Iterator[str]:
+    """Yield what is wrong with which pipelines feed which, in whatever services they are."""
+    sections = [section for one in found for section in getattr(one, "pipelines", ())]
+    if not any(s.after or any(x.count("/") > 1 for x in s.inputs.values()) for s in sections):
+        return  # nothing needs to be imported
+    from p06bs.config import find_modality
+    from p06bs.pipeline.declared import fed_by, refuse_cycles
+
+    def name_of(section: Any) -> str:
+        try:
+            return str(section.name or find_modality(section.modality).name)
+        except ConfigurationError:  # who is to run it says so
+            return str(section.modality)
+
+    after = {name_of(section): fed_by(section.after, section.inputs) for section in sections}
+    for name, others in after.items():
+        if strange := [other for other in others if other not in after]:
+            there = ", ".join(after)
+            yield (
+                f"pipeline {name} comes after {', '.join(strange)}, which no pipeline of this "
+                f"file is called; there are {there}"
+            )
+    try:
+        refuse_cycles(after)
+    except ValueError as error:
+        yield str(error)
 
 
 def definition(configuration: "Configuration", name: str) -> Definition:

@@ -1,27 +1,24 @@
 """Find which data keys of a run feed which inputs of a modality.
 
-A device says what its data mean, its *role*, in the start document's device
-table or in its configuration. An explicit binding wins over roles. Among the
-data keys of a role, dims, shape and unit decide. Inputs from different streams
+An explicit binding wins over roles. Among the data keys of a role, dims, shape
+and unit decide. Inputs from different streams
 are joined by equal seq_num only if the start document lists the streams under
 ``aligned_streams`` (frames of a flyer and I0 inside events are two streams).
+What the raw run does not have may come from derived runs of it, by the roles of their outputs.
 """
 
-import json
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
+from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates, made
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput, Input, Modality
+from p06bs.model.source import Source
 from p06bs.model.units import canonical, unit_scale
-
-ASIDE = re.compile(r"baseline|interruptions|.*_monitor")
-"""Streams in which bluesky records what goes on beside a scan; only explicit inputs use them."""
+from p06bs.model.upstream import Upstream
 
 
 class BindingError(LookupError):
@@ -29,38 +26,28 @@ class BindingError(LookupError):
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """One data key of a run, with what it says about itself."""
-
-    stream: str
-    data_key: str
-    role: str | None
-    external: bool
-    shape: tuple[int, ...]
-    dims: tuple[str, ...]
-    dtype: str
-    unit: str | None
-    configuration: Mapping[str, Any] = field(repr=False)
-
-    def __str__(self) -> str:
-        said = f"role {self.role}" if self.role else "no role"
-        unit = f", {self.unit}" if self.unit else ""
-        return f"{self.stream}/{self.data_key} ({said}, shape {list(self.shape)}{unit})"
-
-
-@dataclass(frozen=True)
 class Binding:
-    """What feeds a modality's inputs; the first required input names the primary source."""
+    """What feeds a modality's inputs; the first required input names the primary source.
+
+    `fed_by` has the derived runs that feed inputs, by uid: of the events of which source of the
+    raw run their rows are.
+    """
 
     bound: Mapping[str, BoundInput]
     primary: str
+    fed_by: Mapping[str, Source] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """The sources of the raw run that make the rows, the primary one first, each once."""
+        ordered = [self.bound[self.primary], *self.bound.values()]
+        return tuple(dict.fromkeys(self.fed_by[b.run] if b.run else source_of(b) for b in ordered))
 
     @property
     def streams(self) -> tuple[str, ...]:
-        """Names of the streams that take part, the primary one first."""
-        first = self.bound[self.primary].stream
-        others = {b.stream for b in self.bound.values()} - {first}
-        return (first, *sorted(others))
+        """Names of the streams of the raw run that take part, the primary one first."""
+        first, *others = (source.stream for source in self.sources)
+        return (first, *sorted(set(others) - {first}))
 
     @property
     def row_bytes(self) -> int:
@@ -73,48 +60,41 @@ class Binding:
     def record(self) -> dict[str, dict[str, str]]:
         """Return the binding as it is recorded in a derived start document."""
         return {
-            name: {"stream": b.stream, "data_key": b.data_key} for name, b in self.bound.items()
+            name: {
+                "stream": b.stream,
+                "data_key": b.data_key,
+                **({"run": b.run, "pipeline": b.pipeline} if b.run else {}),
+            }
+            for name, b in self.bound.items()
         }
 
 
-def aligned_streams(start: Document) -> tuple[str, ...]:
-    """Return the streams whose equal seq_nums belong together, as the start document says."""
-    return tuple(start.get("aligned_streams") or ())
+def source_of(bound: BoundInput) -> Source:
+    """Return the source of the raw run that an input's values lie in."""
+    return Source(bound.stream, bound.data_key if bound.external else None)
 
 
-def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Candidate]:
-    """Yield every data key of a run, once per stream."""
-    devices: Mapping[str, Any] = start.get("devices") or {}
-    seen: set[tuple[str, str]] = set()
-    for descriptor in descriptors:
-        stream = descriptor.get("name", "primary")
-        owner = {
-            key: device
-            for device, keys in (descriptor.get("object_keys") or {}).items()
-            for key in keys
-        }
-        for key, described in descriptor["data_keys"].items():
-            external = str(described.get("external", ""))
-            if (stream, key) in seen or (external and not external.startswith("STREAM:")):
-                continue  # data of resource and datum documents cannot be read
-            seen.add((stream, key))
-            device = owner.get(key, described.get("object_name", key))
-            configuration = (descriptor.get("configuration") or {}).get(device, {}).get("data", {})
-            yield Candidate(
-                stream=stream,
-                data_key=key,
-                role=_role(key, device, devices, configuration),
-                external=bool(external),
-                shape=_shape(described),
-                dims=tuple(described.get("dims") or ()),
-                dtype=_dtype(described),
-                unit=canonical(described.get("units")),
-                configuration=configuration,
-            )
+def upstream_of(explicit: str) -> str:
+    """Return which pipeline an explicit binding names, ``pipeline/stream/data key``; "" if none.
+
+    A name of two parts is a stream's and a data key's of the raw run, whatever they are called.
+    """
+    parts = explicit.split("/")
+    return parts[0] if len(parts) == 3 else ""
 
 
-def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -> Binding:
+def bind(
+    modality: Modality,
+    start: Document,
+    descriptors: Iterable[Document],
+    upstream: Sequence[Upstream] = (),
+) -> Binding:
     """Return what feeds each input of `modality` in a run.
+
+    Parameters
+    ----------
+    upstream : sequence of Upstream
+        Derived runs of the raw run that may feed inputs, too.
 
     Raises
     ------
@@ -122,31 +102,36 @@ def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -
         If a required input finds nothing, or finds several equally good data
         keys, or the inputs lie in streams that the run does not call aligned.
     """
-    every = list(candidates(start, descriptors))
+    raw = list(candidates(start, descriptors))
     asked = {explicit.rpartition("/")[0] for explicit in modality.inputs.values()}
-    found = [c for c in every if c.stream in asked or not ASIDE.fullmatch(c.stream)]
+    found = [c for c in raw if c.stream in asked or not ASIDE.fullmatch(c.stream)]
+    found += [c for one in upstream for c in made(one, raw)]
     bound: dict[str, BoundInput] = {}
     problems: list[str] = []
     aligned = aligned_streams(start)
     primary: str | None = None
+    home: str | None = None
+    fed_by: dict[str, Source] = {}
+    external = {(c.stream, c.data_key): c.external for c in raw}
     required_first = sorted(modality.declared.items(), key=lambda item: item[1].optional)
     for name, wanted in required_first:
-        home = bound[primary].stream if primary else None
         usable = [
             c
             for c in found
-            if home is None or c.stream == home or (home in aligned and c.stream in aligned)
+            if home is None or c.home == home or (home in aligned and c.home in aligned)
         ]
         try:
             match = _match(name, wanted, usable, modality.inputs.get(name))
+            bound[name] = _bound(match, wanted, explicit=name in modality.inputs)
         except BindingError as problem:
             if not wanted.optional or name in modality.inputs:
                 elsewhere = "" if home is None else _elsewhere(name, wanted, found, usable, home)
                 problems.append(f"{problem}{elsewhere}")
             continue
-        if match is not None:
-            bound[name] = match
-            primary = primary or name
+        primary = primary or name
+        home = home or match.home
+        if match.upstream is not None:
+            fed_by[match.upstream.uid] = match.upstream.source(external)
     if not problems and primary is None:
         problems.append("it declares no required input that the run could feed")
     if problems or primary is None:
@@ -155,28 +140,38 @@ def bind(modality: Modality, start: Document, descriptors: Iterable[Document]) -
             f"{modality.name} cannot work on this run: {'; '.join(problems)}. The run has: {has}"
         )
     ordered = {name: bound[name] for name in modality.declared if name in bound}
-    return Binding(ordered, primary)
+    return Binding(ordered, primary, fed_by)
 
 
-def _match(
-    name: str, wanted: Input, found: list[Candidate], explicit: str | None
-) -> BoundInput | None:
+def _match(name: str, wanted: Input, found: list[Candidate], explicit: str | None) -> Candidate:
     if explicit is not None:
-        stream, _, key = explicit.rpartition("/")
-        named = [c for c in found if c.data_key == key and stream in ("", c.stream)]
-        if not stream and len(named) > 1:
+        if upstream_of(explicit):
+            named = [c for c in found if c.upstream is not None and c.path == explicit]
+        else:
+            stream, _, key = explicit.rpartition("/")
+            named = [
+                c
+                for c in found
+                if c.upstream is None and c.data_key == key and stream in ("", c.stream)
+            ]
+        if not upstream_of(explicit) and not stream and len(named) > 1:
             named = [c for c in named if c.stream == "primary"] or named
         if not named:
             raise BindingError(f"input {name!r} is bound to {explicit!r}, which is not there")
         if len(named) > 1:
-            streams = ", ".join(f"{c.stream}/{key}" for c in named)
-            raise BindingError(f"input {name!r} is bound to {key!r}; say which of {streams}")
-        return _bound(named[0], wanted, explicit=True)
-    role = [c for c in found if c.role == wanted.role]
+            paths = ", ".join(c.path for c in named)
+            raise BindingError(f"input {name!r} is bound to {explicit!r}; say which of {paths}")
+        return named[0]
+    raw = [c for c in found if c.upstream is None]
+    role = [c for c in raw if c.role == wanted.role]
     if not role:
         # No device speaks of roles: names of axes say as much when they are unique.
-        role = [c for c in found if c.role is None and c.dims and c.dims == wanted.dims]
+        role = [c for c in raw if c.role is None and c.dims and c.dims == wanted.dims]
     fits = [c for c in role if _fits(c, wanted)]
+    if not fits:
+        derived = [c for c in found if c.upstream is not None and c.role == wanted.role]
+        role += derived
+        fits = [c for c in derived if _fits(c, wanted)]
     if not fits:
         what = f"role {wanted.role!r}, dims {list(wanted.dims)}, unit {wanted.unit or 'any'}"
         near = f"; not fitting: {'; '.join(map(str, role))}" if role else ""
@@ -189,19 +184,19 @@ def _match(
     ):
         if len(fits) > 1:
             fits = [c for c in fits if exact(c)] or fits
-    if len({(c.stream, c.data_key) for c in fits}) > 1:
-        names = ", ".join(f"{c.stream}/{c.data_key}" for c in fits)
+    if len({(c.path, c.upstream and c.upstream.uid) for c in fits}) > 1:
+        names = ", ".join(c.path for c in fits)
         raise BindingError(
             f"input {name!r} fits several data keys ({names}); "
             f"say which with inputs={{{name!r}: ...}}"
         )
-    return _bound(fits[0], wanted)
+    return fits[0]
 
 
 def _elsewhere(
     name: str, wanted: Input, found: list[Candidate], usable: list[Candidate], home: str
 ) -> str:
-    others = {c.stream for c in found if c.role == wanted.role} - {c.stream for c in usable}
+    others = {c.home for c in found if c.role == wanted.role} - {c.home for c in usable}
     if not others:
         return ""
     return (
@@ -241,52 +236,6 @@ def _bound(c: Candidate, wanted: Input, *, explicit: bool = False) -> BoundInput
         unit=wanted.unit or c.unit,
         scale=scale,
         configuration=dict(c.configuration),
-    )
-
-
-def _role(
-    key: str, device: str, devices: Mapping[str, Any], configuration: Mapping[str, Any]
-) -> str | None:
-    for table in (devices.get(device), devices.get(key)):
-        if isinstance(table, Mapping):
-            roles = table.get("roles") or {}
-            if key in roles:
-                return str(roles[key])
-            if table.get("role") and not roles:
-                return str(table["role"])
-        elif isinstance(table, str):
-            return table
-    names = [f"{key}{s}role" for s in "-_."] + [f"{device}{s}role" for s in "-_."] + ["role"]
-    for name in names:
-        value = configuration.get(name)
-        if isinstance(value, str) and value:
-            return _from_json(value, key) if value.startswith("{") else value
-    return None
-
-
-def _from_json(value: str, key: str) -> str | None:
-    """Read a table {data key: role} that a device keeps in one configuration string."""
-    try:
-        role = json.loads(value).get(key)
-    except ValueError:
-        return None
-    return role if isinstance(role, str) else None
-
-
-def _shape(described: Mapping[str, Any]) -> tuple[int, ...]:
-    """Return a described shape; 0 is an axis whose length the first event will say."""
-    shape = tuple(n or 0 for n in described.get("shape") or ())
-    return (0,) if not shape and described.get("dtype") == "array" else shape
-
-
-def _dtype(described: Mapping[str, Any]) -> str:
-    said = described.get("dtype_numpy")
-    try:
-        dtype = np.dtype(said) if isinstance(said, str) else None
-    except TypeError:  # no dtype of numpy's: the plain dtype, or the first event, says it
-        dtype = None
-    if dtype is not None and dtype.kind not in "OV":
-        return dtype.str
-    return {"integer": "<i8", "number": "<f8", "boolean": "|b1", "string": "<U0"}.get(
-        str(described.get("dtype")), ""
+        run="" if c.upstream is None else c.upstream.uid,
+        pipeline="" if c.upstream is None else c.upstream.name,
     )

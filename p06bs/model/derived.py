@@ -7,7 +7,7 @@ derived run looks.
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,8 @@ class DerivedRun:
         of it before.
     rows : int, optional
         It is made of the first so many rows only.
+    pipeline : str
+        Name of the pipeline that makes it, if that is not the modality's.
     """
 
     modality: Modality
@@ -89,6 +91,7 @@ class DerivedRun:
     clock: Clock
     reprocessing: int = 0
     rows: int | None = None
+    pipeline: str = ""
     uid: str = field(init=False)
     _streams: dict[int, Stream] = field(init=False, default_factory=dict)
     _setups: dict[int, Setup] = field(init=False, default_factory=dict)
@@ -115,7 +118,7 @@ class DerivedRun:
             uid=self.uid,
             time=self.clock(),
             original_run_uid=raw.get("original_run_uid", raw["uid"]),
-            derived_from=[raw["uid"]],
+            derived_from=self._direct_inputs(),
             process={
                 "name": self.modality.name,
                 "version": self.modality.version,
@@ -123,9 +126,12 @@ class DerivedRun:
                 "settings": settings_json(self.initial.settings),
                 "settings_digest": self.initial.digest,
                 "inputs": self.binding.record(),
+                "source": asdict(self.binding.sources[0]),
                 "reprocessing": self.reprocessing,
             },
         )
+        if self.pipeline not in ("", self.modality.name):
+            document["process"]["pipeline"] = self.pipeline
         if self.reprocessing == PREVIEW:
             document["process"]["preview"] = True
         if self.initial.preset:
@@ -135,6 +141,11 @@ class DerivedRun:
         if "dimensions" in (raw.get("hints") or {}):
             document["hints"] = {"dimensions": raw["hints"]["dimensions"]}
         return "start", document
+
+    def _direct_inputs(self) -> list[str]:
+        """Return the uids of the runs that feed inputs, the raw run first."""
+        fed = [bound.run or str(self.raw_start["uid"]) for bound in self.binding.bound.values()]
+        return sorted(dict.fromkeys(fed), key=lambda uid: uid != self.raw_start["uid"])
 
     def revise(self, revision: Revision, setup: Setup, first: int, raw_uid: str) -> NamedDocument:
         """Return the descriptor that records from which event on a revision is in force.
@@ -174,7 +185,12 @@ class DerivedRun:
             "hints": {process: {"fields": hinted}},
             "configuration": {
                 process: configuration(
-                    revision, first=first, raw_uid=raw_uid, version=self.modality.version, now=now
+                    revision,
+                    first=first,
+                    raw_uid=raw_uid,
+                    version=self.modality.version,
+                    now=now,
+                    roles={k: o.role for k, o in setup.outputs.items() if o.role},
                 )
             },
         }

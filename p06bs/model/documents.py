@@ -81,6 +81,22 @@ def is_derived(start: Document) -> bool:
     )
 
 
+def pipeline_of(start: Document) -> str:
+    """Return by which name a derived run feeds pipelines: its own pipeline's, or its process's."""
+    process = start["process"]
+    return str(process.get("pipeline") or process["name"])
+
+
+def worked_on(start: Document) -> str:
+    """Return the uid of the run whose rows a derived run's are: what it was made from, mostly.
+
+    Where all inputs come from other derived runs, which `derived_from` names, it is the raw run.
+    """
+    fed = {bound.get("run") for bound in start["process"]["inputs"].values()}
+    others = [uid for uid in start["derived_from"] if uid not in fed]
+    return str(others[0] if others else start["original_run_uid"])
+
+
 SNAPSHOTS = "snapshots"
 """Stream of a derived run for results of the whole run so far."""
 

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.binding import Binding
+from p06bs.model.binding import Binding, source_of
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
-from p06bs.model.rows import Source, Span
+from p06bs.model.source import Span
 
 Array = npt.NDArray[Any]
 
@@ -77,7 +77,8 @@ def gather(
 ) -> tuple[dict[str, Array | None], list[str]]:
     """Return a batch's columns by input, and a reason per event that could not be read.
 
-    Columns have the shape ``(count, *input shape)``; rows with a reason hold zeros.
+    Columns have the shape ``(count, *input shape)``; what they hold in rows with a reason means
+    nothing. What is invalid in a derived run is invalid here, with its name and reason.
 
     Raises
     ------
@@ -86,14 +87,16 @@ def gather(
     """
     reasons = [""] * count
     columns: dict[str, Array | None] = {}
-    pages: dict[str, list[Document | UnreadableError]] = {}
+    pages: dict[str, list[Document | _Unread]] = {}
     for name, bound in binding.bound.items():
-        source = Source(bound.stream, bound.data_key if bound.external else None).key
+        source = bound.run or source_of(bound).key
         if bound.external:
             pieces = [_frames(s, bound, resources, read_frames) for s in spans[source]]
         else:
             if source not in pages:
-                pages[source] = [_document(s.where, read_events) for s in spans[source]]
+                pages[source] = [_document(s, read_events) for s in spans[source]]
+                if bound.run:
+                    _pass_on(bound.pipeline, pages[source], spans[source], reasons)
             pieces = [
                 _said_values(page, span, bound.data_key)
                 for page, span in zip(pages[source], spans[source], strict=True)
@@ -120,16 +123,33 @@ def _frames(
     return singly
 
 
-def _document(where: Any, read_events: ReadEvents) -> Document | UnreadableError:
+def _document(span: Span, read_events: ReadEvents) -> Document | _Unread:
+    if span.lacking:
+        return _Unread(span.lacking)
     try:
-        return read_events(where)
+        return read_events(span.where)
     except UnreadableError as error:
-        return error
+        return _Unread(f"its document cannot be read: {error}")
 
 
-def _said_values(page: Document | UnreadableError, span: Span, key: str) -> Array | list[Any]:
-    if isinstance(page, UnreadableError):
-        return [_Unread(f"{key} cannot be read: {page}")] * span.count
+def _pass_on(
+    pipeline: str, pages: Sequence[Document | _Unread], spans: Sequence[Span], reasons: list[str]
+) -> None:
+    """Give the rows their reasons that are invalid in a derived run."""
+    at = 0
+    for page, span in zip(pages, spans, strict=True):
+        if not isinstance(page, _Unread):
+            valid = np.atleast_1d(page["data"]["valid"])[span.start : span.start + span.count]
+            said = np.atleast_1d(np.asarray(page["data"]["invalid_reason"], object))
+            for row in np.flatnonzero(~valid.astype(bool)).tolist():
+                reason = f"{pipeline}: {said[span.start + row] or 'invalid'}"
+                reasons[at + row] = reasons[at + row] or reason
+        at += span.count
+
+
+def _said_values(page: Document | _Unread, span: Span, key: str) -> Array | list[Any]:
+    if isinstance(page, _Unread):
+        return [page] * span.count
     try:
         return _values(page, span, key)
     except (TypeError, KeyError, IndexError, AttributeError) as error:

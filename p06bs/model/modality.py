@@ -81,6 +81,8 @@ class Output:
         Within what two computations of the same event count as equal (floats only).
     hinted : bool
         Whether viewers show it by default.
+    role : str, optional
+        What it means to the modality of another pipeline; see `Input`.
     """
 
     unit: str | None = None
@@ -91,6 +93,7 @@ class Output:
     atol: float = 0.0
     hinted: bool = True
     description: str = ""
+    role: str | None = None
 
     @property
     def fill(self) -> Any:
@@ -112,6 +115,8 @@ class BoundInput:
     `shape` is one event's value *as `process` gets it* (behind the leading axis).
     `scale` converts the source's unit to the input's.
     `configuration` is the device's configuration (names as in the descriptor).
+    `run` is the uid of the derived run that it comes from, and `pipeline` the name of what makes
+    that; both are "" where it comes from the raw run.
     """
 
     stream: str
@@ -123,6 +128,8 @@ class BoundInput:
     unit: str | None = None
     scale: float = 1.0
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    run: str = ""
+    pipeline: str = ""
 
 
 Bound = Mapping[str, BoundInput]

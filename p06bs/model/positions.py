@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from p06bs.model.binding import ASIDE, aligned_streams, candidates
+from p06bs.model.candidates import ASIDE, aligned_streams, candidates
 from p06bs.model.documents import Document, is_derived, is_snapshots
 from p06bs.model.maps import Extents, Grid, grid_of
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes

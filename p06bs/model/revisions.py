@@ -2,7 +2,7 @@
 
 import importlib.metadata
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +55,13 @@ class Since:
 
 
 def configuration(
-    revision: Revision, *, first: int, raw_uid: str, version: str, now: float
+    revision: Revision,
+    *,
+    first: int,
+    raw_uid: str,
+    version: str,
+    now: float,
+    roles: Mapping[str, str],
 ) -> dict[str, Any]:
     """Return what a derived descriptor's configuration says of a revision.
 
@@ -67,6 +73,8 @@ def configuration(
         Version of the modality.
     now : float
         Unix time, s.
+    roles : mapping of str to str
+        Output -> its role, for those that have one; a device's roles are looked for as ``role``.
     """
     data = {
         "settings": settings_json(revision.settings),
@@ -81,6 +89,8 @@ def configuration(
         "version": version,
         "p06bs_version": importlib.metadata.version("p06bs"),
     }
+    if roles:
+        data["role"] = json.dumps(dict(roles), sort_keys=True)
     dtypes = {str: "string", int: "integer", float: "number"}
     return {
         "data": data,

@@ -15,48 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.model.binding import Binding
+from p06bs.model.binding import Binding, source_of
 from p06bs.model.documents import Document
-from p06bs.model.feed import ROW_BITS, Feed, Indices, Segment
+from p06bs.model.feed import ROW_BITS, ROW_MASK, Feed, Indices, New, Segment
 from p06bs.model.pairing import Pairing
+from p06bs.model.source import Source, Span
+from p06bs.model.upstream import Upstream
+from p06bs.model.waiting import Waiting
 
 CHUNK = 512
 """Rows up to which those of several documents are kept as one array."""
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where columns come from: the events of a stream, or the frames of one external data key."""
-
-    stream: str
-    data_key: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Name of the source, unique within a run."""
-        return self.stream if self.data_key is None else f"{self.stream}/{self.data_key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """Rows `start` to `start + count - 1` of what lies at `where`.
-
-    `where` is a frame of the document log (offset, nbytes), or the document
-    itself where there is no log, or the uid of a stream resource, whose rows
-    are then absolute indices.
-    """
-
-    where: Any
-    start: int
-    count: int
-
-
-def sources(binding: Binding) -> tuple[Source, ...]:
-    """Return the sources of a binding, the primary one first, each once."""
-    ordered = [binding.bound[binding.primary], *binding.bound.values()]
-    return tuple(
-        dict.fromkeys(Source(b.stream, b.data_key if b.external else None) for b in ordered)
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,19 +76,29 @@ def _cut(spans: Iterable[Span], start: int, stop: int) -> Iterator[Span]:
     for span in spans:
         low, high = max(start, at), min(stop, at + span.count)
         if low < high:
-            yield Span(span.where, span.start + low - at, high - low)
+            yield replace(span, start=span.start + low - at, count=high - low)
         at += span.count
 
 
 class Rows:
     """Join a run's documents to rows and hand them out in acquisition order.
 
-    With `limit`, the first so many rows are all that there are.
+    With `limit`, the first so many rows are all that there are. Rows that `upstream`, derived runs
+    by their uids, feed are available when theirs have come.
     """
 
-    def __init__(self, binding: Binding, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        limit: int | None = None,
+        upstream: Mapping[str, Upstream] | None = None,
+    ) -> None:
         self.limit = limit
-        self._sources = sources(binding)
+        self._sources = binding.sources
+        fed = (upstream or {}).items()
+        feeding = {uid: (one, binding.fed_by[uid].key) for uid, one in fed if uid in binding.fed_by}
+        self._waiting = Waiting(feeding) if feeding else None
+        self._read = {source_of(b).key for b in binding.bound.values() if not b.run}
         self._feeds = {source.key: Feed() for source in self._sources}
         self._primary = self._sources[0].key
         partners = {key: feed for key, feed in self._feeds.items() if key != self._primary}
@@ -164,6 +142,8 @@ class Rows:
         new = feed.add(segment, seqs, index=self._pairing is not None)
         if new is None:
             return
+        if self._waiting is not None:
+            self._waiting.know(key, _identities(segment, new), new.refs)
         if self._pairing is None:
             self._push(new.seqs, {key: new.refs})
         elif key == self._primary:
@@ -182,6 +162,34 @@ class Rows:
             self._push(seqs, {self._primary: refs, **found})
 
     def _push(self, seqs: Indices, refs: dict[str, Indices]) -> None:
+        """Take the next rows that are joined."""
+        if self._waiting is None:
+            self._make_available(seqs, refs)
+        else:
+            self._waiting.add(seqs, refs)
+            self.release()
+
+    def release(self) -> None:
+        """Make the rows available, in order, whose rows of derived runs are known by now."""
+        for seqs, refs in () if self._waiting is None else self._waiting.release():
+            self._make_available(seqs, refs)
+
+    @property
+    def waiting(self) -> int:
+        """Number of rows that wait for those of derived runs."""
+        return 0 if self._waiting is None else self._waiting.rows
+
+    @property
+    def awaited(self) -> list[str]:
+        """Names of the derived runs that the first row which waits lacks."""
+        return [] if self._waiting is None else self._waiting.awaited
+
+    @property
+    def cut_by(self) -> Upstream | None:
+        """The derived run because of whose end there are no more rows; see `Waiting`."""
+        return None if self._waiting is None else self._waiting.cut_by
+
+    def _make_available(self, seqs: Indices, refs: dict[str, Indices]) -> None:
         if self.limit is not None:
             room = self.limit - self.taken - self.available
             seqs, refs = seqs[:room], {key: found[:room] for key, found in refs.items()}
@@ -200,9 +208,12 @@ class Rows:
         return self.limit is not None and self.taken + self.available >= self.limit
 
     def finish(self) -> None:
-        """Settle what still waits, because no more documents come."""
+        """Settle what still waits, because no more documents of the raw run come."""
         if self._pairing is not None:
             self._settle(self._pairing, final=True)
+        if self._waiting is not None:
+            self._waiting.finish()
+            self.release()
 
     @property
     def unpaired(self) -> int:
@@ -239,7 +250,7 @@ class Rows:
         if not parts:
             return None
         seqs = _concatenate(p[0] for p in parts)
-        refs = {k: _concatenate(p[1][k] for p in parts) for k in self._feeds}
+        refs = {k: _concatenate(p[1][k] for p in parts) for k in parts[0][1]}
         uids: list[str] = []
         for segment, start, count in self._feeds[self._primary].spans(refs[self._primary]):
             uids += segment.identities(start, count)
@@ -259,6 +270,8 @@ class Rows:
     def _spans(self, refs: dict[str, Indices]) -> dict[str, tuple[Span, ...]]:
         spans: dict[str, tuple[Span, ...]] = {}
         for key, feed in self._feeds.items():
+            if key not in self._read:
+                continue  # it only says which rows there are
             made: list[Span] = []
             for segment, start, count in feed.spans(refs[key]):
                 first = segment.base + start
@@ -274,6 +287,8 @@ class Rows:
                 else:
                     made.append(Span(segment.where, first, count))
             spans[key] = tuple(made)
+        if self._waiting is not None:
+            spans.update(self._waiting.spans(refs))
         return spans
 
     def _times(self, refs: dict[str, Indices]) -> list[float]:
@@ -288,12 +303,22 @@ class Rows:
         """Let go of the primary's documents before `last` of which all rows were handed out."""
         feed = self._feeds[self._primary]
         bound = last
+        oldest = None if self._waiting is None else self._waiting.oldest(self._primary)
+        if oldest is not None:
+            bound = min(bound, oldest >> ROW_BITS)
         if self._ready:
             bound = min(bound, int(self._ready[0][1][self._primary][0]) >> ROW_BITS)
         if self._pairing is None:
             feed.forget(bound)
         else:
             feed.forget(min(bound, self._pairing.oldest >> ROW_BITS), self._pairing.kept)
+
+
+def _identities(segment: Segment, new: New) -> list[str]:
+    """Return the identities of a document's new rows."""
+    rows = (new.refs & ROW_MASK).tolist()
+    every = segment.identities(0, rows[-1] + 1)
+    return every if len(every) == len(rows) else [every[row] for row in rows]
 
 
 def _concatenate(parts: Iterable[Indices]) -> Indices:

@@ -1,28 +1,20 @@
 """Follow one raw run for one modality: what it is, what feeds the inputs, which rows there are."""
 
-import math
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from p06bs.model.binding import (
-    ASIDE,
-    Binding,
-    BindingError,
-    Candidate,
-    aligned_streams,
-    bind,
-    candidates,
-    squeezed,
-)
-from p06bs.model.documents import Document, LoggedArray
+from p06bs.model.binding import Binding, BindingError, bind
+from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates
+from p06bs.model.documents import Document
+from p06bs.model.first_values import FirstValues
 from p06bs.model.modality import BoundInput, Modality
-from p06bs.model.rows import Rows, Source
+from p06bs.model.rows import Rows
+from p06bs.model.source import Source
 from p06bs.model.units import unit_scale
+from p06bs.model.upstream import Upstream
 
 HELD_DOCUMENTS = 10_000
 """How many documents wait for the descriptors of the announced streams before they go unheard."""
@@ -38,17 +30,33 @@ class RawRun:
     axis (None in the shape), the first event that holds numbers says it, so that
     counts which a recorded run has as lists of integers stay integers.
     With `limit`, the first so many rows are all that there are.
+    Derived runs of the raw run may feed inputs, too (`feed`). Those of the pipelines that `after`
+    names are waited for: until it is known what they make nothing is bound.
 
     Raises
     ------
     BindingError
-        From `add`, at the stop document or when too many documents wait, if the
-        run does not have what the modality needs.
+        From `add`, `feed` and `go_without`, at the stop document or when too many documents wait,
+        if the run does not have what the modality needs.
+
+    Attributes
+    ----------
+    upstream : dict of str to Upstream
+        The derived runs that may feed inputs, by uid.
     """
 
-    def __init__(self, modality: Modality, start: Document, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        modality: Modality,
+        start: Document,
+        limit: int | None = None,
+        after: Collection[str] = (),
+    ) -> None:
         self.modality = modality
         self.limit = limit
+        self.after = tuple(after)
+        self.upstream: dict[str, Upstream] = {}
+        self._without = ""  # why derived runs that are not there are not waited for
         self.start = start
         self.uid: str = start["uid"]
         self.stop: Document | None = None
@@ -62,8 +70,7 @@ class RawRun:
         self.reconfigured: set[str] = set()  # inputs whose device was configured anew
         self.refused: list[tuple[str, Exception]] = []  # documents that could not be used
         self.problem = ""  # why the inputs are not bound yet, if that was tried
-        self._found: Binding | None = None  # until the first events say what it leaves open
-        self._first: dict[str, _Numbers] = {}
+        self._found: FirstValues | None = None  # of what the binding leaves open
 
     def add(self, name: str, document: Document, where: Any = None) -> None:
         """Take one document; `where` says where its columns can be read again."""
@@ -82,10 +89,80 @@ class RawRun:
                 self.stop = document
                 if self.rows is None:
                     self._bind(final=True)
-                if self.rows is not None:
+                else:
                     self.rows.finish()
             case _:
                 pass
+
+    def feed(self, run: str, name: str, document: Document, where: Any = None) -> None:
+        """Take the next document of the derived run with uid `run`, whose rows may feed inputs."""
+        if name == "start":
+            self.upstream[run] = Upstream(document)
+            return
+        fed = self.upstream[run]
+        was_described = fed.described
+        fed.add(name, document, where)
+        if self.rows is not None:
+            self.rows.release()
+        elif fed.described and not was_described:
+            self._bind_late()
+
+    @property
+    def lacks(self) -> tuple[str, ...]:
+        """Names of the pipelines whose derived run is waited for, before inputs are bound."""
+        if self.rows is not None:
+            return ()
+        begun = {one.name: one for one in self.upstream.values()}
+        return tuple(
+            name
+            for name in self.after
+            if (not self._without if name not in begun else not begun[name].described)
+        )
+
+    @property
+    def unbegun(self) -> tuple[str, ...]:
+        """Those of them that have not begun, while rows, or the end, wait for that."""
+        if not self._held and self.stop is None:
+            return ()
+        begun = {one.name for one in self.upstream.values()}
+        return tuple(name for name in self.lacks if name not in begun)
+
+    def go_without(self, why: str) -> None:
+        """Wait no longer for derived runs that have not begun; `why`, as a sentence."""
+        self._without = why
+        self._bind_late()
+
+    def _bind_late(self) -> None:
+        """Bind what rows wait for, because it is known now what derived runs make."""
+        if self.stop is not None or (self._held and self._announced()):
+            self._tried = len(self.descriptors)
+            self._bind(final=self.stop is not None)
+
+    @property
+    def held(self) -> int:
+        """Number of documents that wait for the inputs to be bound."""
+        return len(self._held)
+
+    @property
+    def ending(self) -> Document | None:
+        """With what the derived run is to end when all rows are computed; None if more may come.
+
+        The raw run's stop document. If a derived run that feeds inputs did not end well, its stop
+        document counts.
+        """
+        rows = self.rows
+        if rows is None or self.binding is None:
+            return None if self.lacks else self.stop
+        if rows.full:
+            return self.stop
+        if rows.cut_by is not None:
+            return rows.cut_by.bad_end
+        fed_by = [self.upstream[uid] for uid in self.binding.fed_by]
+        if self.stop is None or rows.waiting or any(one.stop is None for one in fed_by):
+            return None
+        if self.stop["exit_status"] != "success":
+            return self.stop
+        return next(filter(None, (one.bad_end for one in fed_by)), self.stop)
 
     def _compare(self, descriptor: Document) -> None:
         """Note inputs of which a further descriptor says another unit or configuration."""
@@ -93,7 +170,7 @@ class RawRun:
             return
         again = {(c.stream, c.data_key): c for c in candidates(self.start, [descriptor])}
         for name, bound in self.binding.bound.items():
-            said = again.get((bound.stream, bound.data_key))
+            said = None if bound.run else again.get((bound.stream, bound.data_key))
             if said is not None and not _is_alike(said, bound):
                 self.reconfigured.add(name)
 
@@ -127,12 +204,10 @@ class RawRun:
             return ""
         if self.problem:
             return f"what it lacks: {self.problem}"
+        if self.lacks:
+            return f"the derived run of {', '.join(self.lacks)}"
         if self._found is not None:
-            said = ", ".join(
-                f"{b.stream}/{b.data_key}"
-                for n, b in self._found.bound.items()
-                if _open(b) and n not in self._first
-            )
+            said = ", ".join(self._found.missing)
             return f"the first numbers of {said}, whose descriptor leaves dtype or shape open"
         if missing := self._unannounced():
             return f"the descriptor of stream {', '.join(missing)}, which aligned_streams announces"
@@ -142,51 +217,56 @@ class RawRun:
 
     def _bind(self, *, final: bool) -> None:
         if self._found is None:
+            if self.lacks:
+                return
             try:
-                found = bind(self.modality, self.start, self.descriptors.values())
+                found = bind(
+                    self.modality,
+                    self.start,
+                    self.descriptors.values(),
+                    list(self.upstream.values()),
+                )
             except BindingError as error:
-                self.problem = str(error)
+                self.problem = ". ".join((str(error), *self._unfed()))
                 if final:
                     self._held.clear()
-                    raise
+                    raise BindingError(self.problem) from None
                 return
-            self._found = found
+            self._found = FirstValues(found)
             self.problem = ""
             for name, document, _ in self._held:
-                self._look_at(found, name, document)
-        found = self._found
-        if not final and any(_open(b) and n not in self._first for n, b in found.bound.items()):
+                self._look_at(self._found, name, document)
+        if not final and self._found.missing:
             return
-        self.binding = replace(
-            found,
-            bound={
-                n: _closed(b, self._first[n]) if n in self._first else b
-                for n, b in found.bound.items()
-            },
-        )
-        self.rows = Rows(self.binding, self.limit)
+        self.binding = self._found.close()
+        self.rows = Rows(self.binding, self.limit, self.upstream)
+        for uid in self.binding.fed_by:
+            self.upstream[uid].want(
+                [b.data_key for b in self.binding.bound.values() if b.run == uid]
+            )
         held, self._held = self._held, []
         for name, document, where in held:
             try:
                 self._enter(name, document, where)
             except Exception as error:  # whatever it holds, those behind it are entered
                 self.refused.append((name, error))
+        if self.stop is not None:
+            self.rows.finish()
 
-    def _look_at(self, found: Binding, name: str, document: Document) -> None:
-        """Remember an event's value of each input whose descriptor leaves something open."""
+    def _unfed(self) -> Iterator[str]:
+        """Yield why derived runs make nothing that could feed inputs."""
+        if self._without:
+            yield self._without
+        for one in self.upstream.values():
+            if one.descriptor is None and one.stop is not None:
+                ended = f"{one.stop['exit_status']}: {one.stop.get('reason')}"
+                yield f"{one.name} made no rows: it ended with {ended}"
+
+    def _look_at(self, found: FirstValues, name: str, document: Document) -> None:
+        """Let an event say what its descriptor leaves open."""
         descriptor = self.descriptors.get(document["descriptor"])
-        if name == "stream_datum" or descriptor is None:
-            return
-        stream = descriptor.get("name", "primary")
-        for wanted, bound in found.bound.items():
-            data = document.get("data")
-            values = data.get(bound.data_key) if isinstance(data, Mapping) else None
-            if bound.stream != stream or wanted in self._first or not _open(bound):
-                continue
-            rows = [values] if isinstance(document["uid"], str) else values
-            value = None if rows is None or not len(rows) else _numbers(rows[0])
-            if value is not None and _is_like(value, bound.source_shape):
-                self._first[wanted] = value
+        if name != "stream_datum" and descriptor is not None:
+            found.look_at(descriptor.get("name", "primary"), document)
 
     def _enter(self, name: str, document: Document, where: Any) -> None:
         assert self.rows is not None
@@ -233,40 +313,6 @@ class RawRun:
         if self.reconfigured:
             found["reconfigured_inputs"] = sorted(self.reconfigured)
         return found
-
-
-def _open(bound: BoundInput) -> bool:
-    """Return whether the descriptor does not say an input's dtype or the length of an axis."""
-    return not bound.external and (not bound.dtype or 0 in bound.source_shape)
-
-
-_Numbers = npt.NDArray[Any] | LoggedArray
-
-
-def _closed(bound: BoundInput, value: _Numbers) -> BoundInput:
-    """Return what feeds an input, with dtype and shape of its first value where they are open."""
-    shape = bound.source_shape if 0 not in bound.source_shape else value.shape
-    inner = squeezed(shape, len(bound.shape))
-    return replace(
-        bound,
-        dtype=bound.dtype or value.dtype.str,
-        source_shape=shape,
-        shape=(1,) * (len(bound.shape) - len(inner)) + inner,
-    )
-
-
-def _is_like(value: _Numbers, shape: tuple[int, ...]) -> bool:
-    """Return whether a value can be of a described shape, in which 0 is an open length."""
-    return value.ndim == len(shape) if 0 in shape else value.size == math.prod(shape)
-
-
-def _numbers(value: Any) -> _Numbers | None:
-    """Return a value as an array; None if it is no number and no regular array of numbers."""
-    try:
-        array = value if isinstance(value, LoggedArray) else np.asarray(value)
-    except ValueError:  # ragged
-        return None
-    return array if array.dtype.kind in "biufc" else None
 
 
 def _is_alike(said: Candidate, bound: BoundInput) -> bool:

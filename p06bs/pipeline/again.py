@@ -11,7 +11,7 @@ from p06bs.model.documents import Document, is_snapshots
 from p06bs.model.revisions import recorded
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
-from p06bs.pipeline.feeding import Feeding
+from p06bs.pipeline.feeding import Feeding, UpstreamFeeding
 from p06bs.pipeline.run import RunPipeline
 from p06bs.settings import Again, PipelineSettings
 
@@ -38,6 +38,8 @@ class Reprocess:
     documents : DocumentLog
     make : callable
         Returns the `RunPipeline` for a raw start document, which is served then.
+    upstream : UpstreamFeeding
+        The derived runs that feed it, as they fed the one that is made live.
 
     Attributes
     ----------
@@ -48,7 +50,12 @@ class Reprocess:
     """
 
     def __init__(
-        self, again: Again, store: PipelineSettings, documents: DocumentLog, make: Make
+        self,
+        again: Again,
+        store: PipelineSettings,
+        documents: DocumentLog,
+        make: Make,
+        upstream: Callable[[], UpstreamFeeding],
     ) -> None:
         self.again = again
         self.store = store
@@ -58,6 +65,8 @@ class Reprocess:
         self.over = False
         self._resolved, self._rows = again.resolved, again.rows
         self._feeding = Feeding(documents.reader(again.run, arrays=False))  # workers read them
+        self._make_upstream = upstream
+        self._upstream: UpstreamFeeding | None = None
         self._ask_at = 0.0
         self._give_up_at = time.monotonic() + GIVE_UP
 
@@ -68,7 +77,7 @@ class Reprocess:
                 self._resolve(live)
             elif self._rows == 0:
                 self._finish("there were no events yet")
-            elif self.pipeline is None or self.pipeline.raw.stop is None:
+            elif self.pipeline is None or self.pipeline.raw.ending is None:
                 self._feed()
             if self.pipeline is not None and self.pipeline.over:
                 self._finish(self.pipeline.left or "")
@@ -122,14 +131,26 @@ class Reprocess:
         for entry in self._feeding.entries(self.pipeline):
             if self.pipeline is None:
                 self.pipeline = self.make(entry.document, self.again_with_rows)
+                self._upstream = self._make_upstream()
             self.pipeline.add(entry.name, entry.document, (entry.offset, entry.nbytes))
-            rows = self.pipeline.raw.rows
-            if rows is not None and rows.full and self.pipeline.raw.stop is None:
-                self.pipeline.add("stop", _end(self.again.run), None)
-            if self.pipeline.raw.stop is not None:
+            if self._is_fed(self.pipeline):
                 return
+        if self.pipeline is not None and self._upstream is not None:
+            for uid, entry in self._upstream.feed(self.pipeline):
+                where = (entry.offset, entry.nbytes, uid)
+                self.pipeline.feed(uid, entry.name, entry.document, where)
+                if self._is_fed(self.pipeline):
+                    return
+            self._upstream.give_up(self.pipeline)
         if self.pipeline is None and not self.documents.path(self.again.run).exists():
             self._finish("its log is not there")
+
+    def _is_fed(self, pipeline: RunPipeline) -> bool:
+        """Return whether the raw run has ended, or all is there that is to be computed."""
+        rows = pipeline.raw.rows
+        if rows is not None and rows.full and pipeline.raw.stop is None:
+            pipeline.add("stop", _end(self.again.run), None)
+        return pipeline.raw.stop is not None and pipeline.raw.ending is not None
 
     @property
     def again_with_rows(self) -> Again:
@@ -155,6 +176,8 @@ class Reprocessing:
         Returns a `RunPipeline` that is served, for a pipeline and a raw start document.
     let_go : callable
         Ends that.
+    upstream : callable
+        Returns what feeds a pipeline's derived run of a raw run, as it was fed before.
     """
 
     def __init__(
@@ -163,11 +186,13 @@ class Reprocessing:
         documents: DocumentLog,
         begin: Callable[[Pipeline, Document, Again], RunPipeline],
         let_go: Callable[[str, RunPipeline], None],
+        upstream: Callable[[str, str], UpstreamFeeding],
     ) -> None:
         self._adjustments = adjustments
         self._documents = documents
         self._begin = begin
         self._let_go = let_go
+        self._upstream = upstream
         self._jobs: dict[tuple[str, str, int], Reprocess] = {}
 
     def take(self, name: str) -> None:
@@ -177,7 +202,8 @@ class Reprocessing:
         for again in store.again():
             key = (name, again.run, again.number)
             if key not in self._jobs:
-                self._jobs[key] = Reprocess(again, store, self._documents, begin)
+                upstream = partial(self._upstream, name, again.run)
+                self._jobs[key] = Reprocess(again, store, self._documents, begin, upstream)
 
     def going(self, name: str) -> list[tuple[str, RunPipeline]]:
         """Return the runs that a pipeline computes again. Any thread."""

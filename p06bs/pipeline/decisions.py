@@ -47,7 +47,8 @@ class Decision:
     derived : str or None
         Uid of the derived run.
     inputs : mapping of str to str
-        Input -> ``stream/data key`` that feeds it; empty until that is known.
+        Input -> ``stream/data key`` that feeds it, or ``pipeline/stream/data key``; empty until
+        that is known.
     settings : mapping
         ``change``, ``preset``, ``digest`` and ``changed_by`` of the settings that hold, or
         are to hold from one of the next events on.
@@ -105,7 +106,10 @@ def decision(pipeline: str, run: RunPipeline, held_up: str = "") -> Decision:
 def fed(binding: Binding | None) -> dict[str, str]:
     """Return which data key feeds which input."""
     bound = {} if binding is None else binding.bound
-    return {name: f"{one.stream}/{one.data_key}" for name, one in bound.items()}
+    return {
+        name: f"{one.pipeline}/{one.stream}/{one.data_key}".lstrip("/")
+        for name, one in bound.items()
+    }
 
 
 def told(revision: Revision) -> dict[str, Any]:
@@ -136,8 +140,13 @@ def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
     if work.fan_in.next < there:
         said = f"at event {work.fan_in.next} of {there}"
         return State.WORKS, f"{said}; {held_up}" if held_up else said
+    if raw.rows.waiting:
+        awaited = ", ".join(raw.rows.awaited)
+        return State.WORKS, f"at event {there}; the next ones wait for {awaited}"
     if raw.stop is None:
         return State.WORKS, "all events so far are computed; it has no stop document yet"
+    if raw.ending is None:
+        return State.WORKS, "all events are computed; it waits for those that feed it to end"
     return State.WORKS, "all events are computed; it ends"
 
 

@@ -1,14 +1,18 @@
 """What is to be computed online: a modality, and how."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+from p06bs.model.binding import upstream_of
 from p06bs.model.documents import Document, settings_digest
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.needs import Needs
+
+WAIT = 60.0
+"""Seconds for which a pipeline waits by default until the derived run of another one begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +31,11 @@ class Pipeline:
         of every n-th batch beside, as long as the scan runs.
     needs : Needs
         What a worker must have to get its batches.
+    after : sequence of str
+        Names of the pipelines, of whatever process, whose derived runs of the same raw run may
+        feed inputs. Those that the modality's explicit inputs name are added.
+    wait : float
+        Seconds from the first event on for which they are waited for until they begin.
 
     Raises
     ------
@@ -39,12 +48,16 @@ class Pipeline:
     name: str = ""
     overload: Literal["queue", "thin"] = "queue"
     needs: Needs = field(default_factory=Needs)
+    after: Sequence[str] = ()
+    wait: float = WAIT
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.modality.name)
+        object.__setattr__(self, "after", fed_by(self.after, self.modality.inputs))
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size of pipeline {self.name} is {self.batch_size}, not >= 1")
-
+        if not self.wait >= 0:
+            raise ValueError(f"wait of pipeline {self.name} is {self.wait}, not >= 0")
         if self.overload == "thin" and self.modality.is_stateful:
             raise ValueError(
                 f'pipeline {self.name} cannot have overload = "thin": {self.modality.name} carries '
@@ -64,8 +77,7 @@ class Pipeline:
             and process["settings_digest"] == digest
             and process["reprocessing"] == 0
             and all(
-                name in bound
-                and key in (bound[name]["data_key"], "{stream}/{data_key}".format(**bound[name]))
+                name in bound and key in _names_of(bound[name])
                 for name, key in modality.inputs.items()
             )
         )
@@ -77,6 +89,41 @@ class Pipeline:
             and self.modality.inputs == other.modality.inputs
             and mine.digest == theirs.digest
         )
+
+
+def _names_of(bound: Mapping[str, str]) -> tuple[str, ...]:
+    """Return what an explicit input may call what feeds an input, as it is recorded."""
+    path = f"{bound['stream']}/{bound['data_key']}"
+    return (f"{bound['pipeline']}/{path}",) if "run" in bound else (bound["data_key"], path)
+
+
+def fed_by(after: Iterable[str], inputs: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the pipelines that may feed one, by what it comes after and its explicit inputs."""
+    named = (upstream_of(explicit) for explicit in inputs.values())
+    return tuple(dict.fromkeys(filter(None, (*after, *named))))
+
+
+def refuse_cycles(after: Mapping[str, Collection[str]]) -> None:
+    """Raise ValueError if pipelines feed each other in a circle.
+
+    Parameters
+    ----------
+    after : mapping of str to collection of str
+        Name of each pipeline -> names of those that may feed it, known or not.
+    """
+    done: set[str] = set()
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " after ".join((*path[path.index(name) :], name))
+            raise ValueError(f"pipelines wait for each other: {circle}; take one of these away")
+        if name not in done:
+            for other in after.get(name, ()):
+                visit(other, (*path, name))
+            done.add(name)
+
+    for name in after:
+        visit(name, ())
 
 
 def refuse_twins(pipelines: Sequence[Pipeline]) -> None:

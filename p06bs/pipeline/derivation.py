@@ -28,6 +28,8 @@ class Derivation:
         Reads rows of stream resources.
     changes : mapping of raw event uid to settings
         Settings, in order, that begin with the event of that uid.
+    after : sequence of str
+        Names of derived runs that are waited for; see `RawRun`.
     batch_size, share, reprocessing, rows, clock
         See `inline.Worker`.
     """
@@ -45,6 +47,7 @@ class Derivation:
         reprocessing: int,
         rows: int | None,
         clock: Clock,
+        after: Sequence[str] = (),
     ) -> None:
         self.modality = modality
         self.emit = emit
@@ -54,7 +57,7 @@ class Derivation:
         self.share = share
         self.reprocessing = reprocessing
         self.clock = clock
-        self.raw = RawRun(modality, start, rows)
+        self.raw = RawRun(modality, start, rows, after)
         self.derived: DerivedRun | None = None
         self.results: Results | None = None
         self.setup: Setup | None = None
@@ -67,6 +70,13 @@ class Derivation:
         for _, error in self.raw.refused:
             raise error
         self.work(final=name == "stop")
+
+    def feed(self, run: str, name: str, document: Document) -> None:
+        """Take a document of a derived run that may feed inputs."""
+        self.raw.feed(run, name, document)
+        for _, error in self.raw.refused:
+            raise error
+        self.work(final=False)
 
     def work(self, *, final: bool) -> None:
         rows = self.raw.rows
@@ -161,7 +171,7 @@ class Derivation:
             ]
             for last in self.results.finish(made if again else None):
                 self.emit(*last)
-        stop = self.raw.stop or {
+        stop = self.raw.ending or {
             "exit_status": "abort",
             "reason": "the raw run has no stop document",
         }

@@ -3,12 +3,19 @@
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import Entry, LogError
-from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
+from p06bs.model.documents import (
+    Document,
+    NamedDocument,
+    is_derived,
+    is_snapshots,
+    pipeline_of,
+    worked_on,
+)
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision, recorded
 
@@ -113,33 +120,45 @@ class EarlierRuns:
         are of a derived run that it has made.
     since : float
         Unix time, s: logs last written before it are left out.
+    feeding : collection of str
+        Names of the pipelines whose derived runs feed others.
     """
 
-    def __init__(self, documents: DocumentLog, made: Sequence[Made], since: float) -> None:
+    def __init__(
+        self,
+        documents: DocumentLog,
+        made: Sequence[Made],
+        since: float,
+        feeding: Collection[str] = (),
+    ) -> None:
         self._documents = documents
         self._made = made
+        self._feeding = feeding
         self._done: defaultdict[str, list[Document]] = defaultdict(list)  # by raw run
         for uid in documents.runs(since=since):
             first, last = self._ends(uid)
             if first is not None and last is not None and last.name == "stop":
                 start = first.document
                 if is_derived(start):
-                    self._done[start["derived_from"][0]].append(start["process"])
+                    self._done[worked_on(start)].append(start["process"])
 
     def is_wanted(self, uid: str) -> bool:
         """Return whether to follow a run.
 
-        Not derived runs, which feed no pipeline yet, and not raw runs that have
-        ended and whose derived runs have ended.
+        Not raw runs that have ended and whose derived runs have ended. Derived runs only if
+        they feed others, and their raw run is wanted.
         """
         first, last = self._ends(uid)
         if first is None:
             return True
         if is_derived(first.document):
-            return False
+            return self._feeds(first.document) and self.is_wanted(worked_on(first.document))
         ended = last is not None and last.name == "stop"
         done = self._done.get(uid, [])
         return not ended or not all(any(made(d, uid) for d in done) for made in self._made)
+
+    def _feeds(self, start: Document) -> bool:
+        return start["process"]["reprocessing"] == 0 and pipeline_of(start) in self._feeding
 
     def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
         """Return the ends of a log; one that cannot be read is for the follower to complain of."""

@@ -11,7 +11,7 @@ from p06bs.bus.reader import LogError
 from p06bs.metadata import Analysis
 from p06bs.model.binding import BindingError
 from p06bs.model.derived import DerivedRun
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document, is_derived, pipeline_of, worked_on
 from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
 from p06bs.pipeline.decisions import Decision, State, chosen, fed, told
@@ -38,7 +38,7 @@ def find_raw(documents: DocumentLog, which: str) -> str:
     uids = documents.runs()
     if not which.startswith("-"):
         start = _start(documents, chosen(which, uids))
-        return str(start["derived_from"][0] if is_derived(start) else start["uid"])
+        return worked_on(start) if is_derived(start) else str(start["uid"])
     newest = _newest(documents, uids, int(which[1:]) if which[1:].isdecimal() else 1)
     return chosen(which, reversed(list(newest)))
 
@@ -111,9 +111,10 @@ def foresee(
     start = entries[0].document
     if reason := Analysis.of(start).refusal(name, modality.name):
         return decided(State.LEFT, reason)
-    raw = RawRun(modality, start)
+    raw = RawRun(modality, start, after=pipeline.after)
+    _feed(raw, documents)
     try:
-        while entries and raw.rows is None:
+        while entries and raw.rows is None and not raw.unbegun:
             for entry in entries:
                 raw.add(entry.name, entry.document)
             entries = reader.read(AT_ONCE)
@@ -143,6 +144,29 @@ def foresee(
     said = f"it failed: {stop['reason']}" if stop["exit_status"] == "fail" else ""
     invalid = sum(stop["num_invalid"].values())
     return decided(State.DONE, said, events=events, invalid=invalid, **about)
+
+
+def _feed(raw: RawRun, documents: DocumentLog) -> None:
+    """Let a run know the derived runs that are to feed it, and what they make."""
+    for start in derived_runs(documents, raw.uid) if raw.after else ():
+        if pipeline_of(start) in raw.lacks and not start["process"]["reprocessing"]:
+            uid = start["uid"]
+            for name, document in documents.read(uid):
+                raw.feed(uid, name, document)
+                if raw.upstream[uid].described:
+                    break
+
+
+def derived_runs(documents: DocumentLog, raw: str) -> Iterator[Document]:
+    """Yield the start documents of the derived runs of a raw run that have a log."""
+    for uid in documents.runs():
+        try:
+            start = _start(documents, uid)
+        except (LogError, OSError) as error:
+            log.warning("run %s cannot be read: %s", uid, error)
+            continue
+        if is_derived(start) and worked_on(start) == raw:
+            yield start
 
 
 def _uid(pipeline: Pipeline, start: Document, raw: RawRun, initial: Revision) -> str:

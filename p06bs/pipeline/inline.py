@@ -1,23 +1,20 @@
-"""A modality without any other process: the reference `process` and the notebook `callback`.
+"""A modality without any other process: the reference `process`, and its worker.
 
 What these compute is what the word "derived run" means; the running pipelines
 must give the same events.
 """
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from p06bs.bus.frames import FrameReader
-from p06bs.model.binding import BindingError
 from p06bs.model.derived import Clock
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
 from p06bs.pipeline.derivation import Derivation
-
-log = logging.getLogger(__name__)
 
 Subscriber = Callable[[str, Document], Any]
 History = Sequence[tuple[str, Mapping[str, Any]]]
@@ -44,8 +41,10 @@ class Worker:
         ``(k, n)``: compute batches k, k+n, k+2n, ...
     deadline : float
         Seconds to wait for detector files that do not grow.
-    reprocessing, rows
+    reprocessing, rows, upstream
         See `process`.
+    after : sequence of str
+        Names of derived runs that come while the raw run does (`feed`), and are waited for.
     """
 
     def __init__(
@@ -59,6 +58,8 @@ class Worker:
         reprocessing: int = 0,
         rows: int | None = None,
         clock: Clock = time.time,
+        upstream: Iterable[NamedDocument] = (),
+        after: Sequence[str] = (),
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
@@ -79,6 +80,9 @@ class Worker:
         self.reprocessing = reprocessing
         self.rows = rows
         self.clock = clock
+        self.after = after
+        self._upstream = _runs_of(upstream)
+        self._fed: dict[str, tuple[str, str]] = {}  # uid in a derived run -> it, its raw run
         self.read_frames = FrameReader(deadline)
         self._runs: dict[str, Derivation] = {}
         self._owner: dict[str, str] = {}
@@ -104,7 +108,12 @@ class Worker:
                 reprocessing=self.reprocessing,
                 rows=self.rows,
                 clock=self.clock,
+                after=self.after,
             )
+            for made in self._upstream:
+                if made[0][1]["original_run_uid"] == document["uid"]:
+                    for one in made:
+                        self.feed(*one)
             return
         uid = self._run_of(name, document)
         run = self._runs.get(uid)
@@ -114,19 +123,55 @@ class Worker:
             return
         if name in ("descriptor", "resource"):
             self._owner[document["uid"]] = uid
+        self._attempt(uid, partial(run.add, name, document))
+        if name == "stream_datum":
+            resource = document["stream_resource"]
+            self._owner[resource] = uid
+            if resource in self._unclaimed:
+                known = self._unclaimed.pop(resource)
+                self._attempt(uid, partial(run.add, "stream_resource", known))
+        if name == "stop":
+            self._forget(uid)
+
+    def feed(self, name: str, document: Document) -> None:
+        """Take a document of a derived run that may feed inputs of its raw run's.
+
+        Raises
+        ------
+        BindingError
+            If the raw run, with all of that, does not have what the modality needs.
+        """
+        if name == "start":
+            self._fed[document["uid"]] = (document["uid"], document["original_run_uid"])
+        key = "uid" if name == "start" else "run_start" if "run_start" in document else "descriptor"
+        derived, raw = self._fed[document[key]]
+        if name == "descriptor":
+            self._fed[document["uid"]] = (derived, raw)
+        if raw in self._runs:
+            self._attempt(raw, partial(self._runs[raw].feed, derived, name, document))
+        if name == "stop":
+            self._fed = {known: run for known, run in self._fed.items() if run[0] != derived}
+
+    def go_without(self, raw: str, why: str) -> None:
+        """Wait no longer for derived runs of a raw run that have not begun; `why`, as a sentence.
+
+        Raises
+        ------
+        BindingError
+            If the raw run does not have what the modality needs.
+        """
+        if raw in self._runs:
+            self._attempt(raw, partial(self._runs[raw].raw.go_without, why))
+
+    def _attempt(self, uid: str, action: Callable[[], None]) -> None:
+        """Do something for a run; if it fails, the run ends with the reason."""
         try:
-            run.add(name, document)
-            if name == "stream_datum":
-                resource = document["stream_resource"]
-                self._owner[resource] = uid
-                if resource in self._unclaimed:
-                    run.add("stream_resource", self._unclaimed.pop(resource))
+            action()
         except Exception as error:
+            run = self._runs[uid]
             self._forget(uid)
             run.fail(f"{type(error).__name__}: {error}")
             raise
-        if name == "stop":
-            self._forget(uid)
 
     def _run_of(self, name: str, document: Document) -> str:
         """Return the uid of a document's run, "" if it does not say or its run is unknown."""
@@ -176,6 +221,7 @@ def process(
     deadline: float = 10.0,
     reprocessing: int = 0,
     rows: int | None = None,
+    upstream: Iterable[NamedDocument] = (),
 ) -> list[NamedDocument]:
     """Return the derived documents of recorded raw documents: the reference meaning.
 
@@ -194,6 +240,9 @@ def process(
         Tells derived runs of the same raw run, settings and inputs apart.
     rows : int, optional
         Compute the first so many rows only.
+    upstream : iterable of (name, document)
+        Derived runs of these raw runs, one after the other, whose outputs may feed inputs: by
+        role what the raw run does not have, or explicitly, ``inputs={"x": "encoders/primary/x"}``.
 
     Raises
     ------
@@ -211,6 +260,7 @@ def process(
         deadline=deadline,
         reprocessing=reprocessing,
         rows=rows,
+        upstream=upstream,
     )
     try:
         for name, document in documents:
@@ -221,35 +271,18 @@ def process(
     return derived
 
 
-def callback(modality: Modality, *subscribers: Subscriber) -> Callable[[str, Document], None]:
-    """Return a RunEngine callback that computes `modality` while the scan runs.
+def _runs_of(documents: Iterable[NamedDocument]) -> list[list[NamedDocument]]:
+    """Return the documents of derived runs that come one after the other, run by run.
 
-    ``RE.subscribe(callback(RegionSums(...), LiveTable(["Fe_K"])))``. Each event is
-    computed as it comes. A run that lacks an input is left with a warning; what
-    else goes wrong, in the modality or in a subscriber, is logged, and the other
-    subscribers go on: a Bluesky plan never stops because of analysis.
+    Each gets an end, because no more documents come.
     """
-    # No deadline: the RunEngine must not wait for a detector's file.
-    worker = Worker(modality, *map(_guarded, subscribers), batch_size=1, deadline=0.0)
-
-    def analyse(name: str, document: Document) -> None:
-        try:
-            worker(name, document)
-        except BindingError as reason:
-            log.warning("%s", reason)
-        except Exception:
-            log.exception("%s leaves the run", modality.name)
-
-    return analyse
-
-
-def _guarded(subscriber: Subscriber) -> Subscriber:
-    """Return a subscriber whose exceptions are logged, and end neither the run nor the plan."""
-
-    def guarded(name: str, document: Document) -> None:
-        try:
-            subscriber(name, document)
-        except Exception:
-            log.exception("%r failed on a derived %s document", subscriber, name)
-
-    return guarded
+    runs: list[list[NamedDocument]] = []
+    for name, document in documents:
+        if name == "start":
+            runs.append([])
+        runs[-1].append((name, document))
+    for run in runs:
+        if run[-1][0] != "stop":
+            status = {"exit_status": "abort", "reason": "it has no stop document"}
+            run.append(("stop", {"run_start": run[0][1]["uid"], **status}))
+    return runs

@@ -14,14 +14,19 @@ from typing import Any
 
 from p06bs.bus.codec import Buffer, Packed, pack, unpack
 from p06bs.bus.errors import WireError
+from p06bs.bus.framing import SUFFIX
 from p06bs.model.binding import Binding
 from p06bs.model.compute import Result, Setup, make_ready
 from p06bs.model.modality import BoundInput
 from p06bs.model.page import Stream
 from p06bs.model.reference import load, reference_to
-from p06bs.model.rows import Span, Taken
+from p06bs.model.rows import Taken
+from p06bs.model.source import Span
 
 Message = list[Any]
+
+Where = tuple[int, int] | tuple[int, int, str]
+"""A frame of the raw run's log, or of that of another run beside it: offset, nbytes, run uid."""
 
 PART = 1 << 21
 """Most bytes of a part of a message."""
@@ -87,16 +92,33 @@ def setup_record(setup: Setup, stream: Stream, log: Path) -> dict[str, Any]:
     }
 
 
+def frame_place(log: str | Path, where: Where) -> tuple[str, int, int]:
+    """Return path, offset and nbytes of a frame, by the path of the raw run's log."""
+    offset, nbytes, *run = where
+    path = os.path.join(os.path.dirname(log), f"{run[0]}{SUFFIX}") if run else str(log)
+    return path, offset, nbytes
+
+
+def frame_key(where: Where) -> str:
+    """Return by which name a batch carries a frame."""
+    return "/".join(map(str, (where[0], *where[2:])))
+
+
 def carried(log: Path, rows: Taken) -> dict[str, bytes]:
-    """Return the log's frames that rows lie in, for a worker that does not see the log."""
-    fd = os.open(log, os.O_RDONLY | os.O_CLOEXEC)
+    """Return the logs' frames that rows lie in, for a worker that does not see the logs."""
+    wanted = {
+        frame_key(span.where): frame_place(log, span.where)
+        for spans in rows.spans.values()
+        for span in spans
+        if isinstance(span.where, tuple)
+    }
+    return {key: _bytes_of(*place) for key, place in wanted.items()}
+
+
+def _bytes_of(path: str, offset: int, nbytes: int) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        return {
-            str(span.where[0]): os.pread(fd, span.where[1], span.where[0])
-            for spans in rows.spans.values()
-            for span in spans
-            if isinstance(span.where, tuple)
-        }
+        return os.pread(fd, nbytes, offset)
     finally:
         os.close(fd)
 
@@ -119,7 +141,10 @@ def make_setup(record: Mapping[str, Any]) -> Setup:
 
 def encode_rows(rows: Taken) -> list[Any]:
     """Return a batch's rows as plain lists."""
-    spans = {key: [[s.where, s.start, s.count] for s in all_] for key, all_ in rows.spans.items()}
+    spans = {
+        key: [[s.where, s.start, s.count, s.lacking] for s in all_]
+        for key, all_ in rows.spans.items()
+    }
     return [rows.first, rows.seq, rows.uids, rows.times, spans]
 
 
@@ -133,8 +158,8 @@ def decode_rows(said: list[Any]) -> Taken:
         times,
         {
             key: tuple(
-                Span(tuple(w) if isinstance(w, list) else w, start, count)
-                for w, start, count in all_
+                Span(tuple(w) if isinstance(w, list) else w, start, count, lacking)
+                for w, start, count, lacking in all_
             )
             for key, all_ in spans.items()
         },

@@ -53,7 +53,8 @@ class Load:
         """Note that a document of a run came whose events are of `when` (Unix time, s)."""
         run = self.runs.get(key)
         if run is not None and run.raw.rows is not None:
-            self._lags[key].arrived(run.raw.rows.taken + run.raw.rows.available, when)
+            rows = run.raw.rows
+            self._lags[key].arrived(rows.taken + rows.available + rows.waiting, when)
 
     def remove(self, key: str) -> RunPipeline | None:
         """Stop serving a run that is over, and return it."""

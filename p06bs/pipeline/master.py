@@ -91,7 +91,7 @@ class Master:
         self._skip_delivered()
         rows = self.raw.rows
         return (
-            self.raw.stop is not None
+            self.raw.ending is not None
             and rows is not None
             and not rows.available
             and not self._out

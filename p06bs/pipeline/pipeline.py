@@ -32,7 +32,7 @@ from p06bs.model.reference import reference_to
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.decisions import Decisions
-from p06bs.pipeline.declared import Pipeline, refuse_twins
+from p06bs.pipeline.declared import Pipeline, refuse_cycles, refuse_twins
 from p06bs.pipeline.earlier import EarlierRuns
 from p06bs.pipeline.elastic import ElasticPool, placed
 from p06bs.pipeline.foreseen import foresee_all
@@ -85,7 +85,8 @@ class Pipelines:
     Raises
     ------
     ValueError
-        If this host has not what a pipeline needs of local workers.
+        If this host has not what a pipeline needs of local workers, or pipelines wait for each
+        other.
     OSError
         If changes of the settings cannot be kept in the directory of the logs.
 
@@ -116,6 +117,7 @@ class Pipelines:
     ) -> None:
         self.pipelines = [p if isinstance(p, Pipeline) else Pipeline(modality=p) for p in pipelines]
         refuse_twins(self.pipelines)
+        refuse_cycles({p.name: p.after for p in self.pipelines})
         limits = (workers, workers) if isinstance(workers, int) else workers
         places = placed(self.pipelines, limits, on)
         self.documents = log if isinstance(log, DocumentLog) else DocumentLog(log)
@@ -152,6 +154,7 @@ class Pipelines:
                 self.documents,
                 [partial(self.adjustments.made, name) for name in self.adjustments.names],
                 since,
+                {name for p in self.pipelines for name in p.after},
             ).is_wanted,
             arrays=False,  # workers read them
             keys=keys,
@@ -216,7 +219,7 @@ class Pipelines:
                     self.under_way.thin()
                     self.under_way.give_up()
                     self.under_way.take_over()
-                self.under_way.go_on()
+                busy |= self.under_way.go_on()
                 for each in self.pools.values():
                     each.pool.lease()
                 self.under_way.tidy()

@@ -1,7 +1,8 @@
 """One raw run in one pipeline: raw documents in, and what becomes of them out of `Work`."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from p06bs.bus.codec import Packed
@@ -53,6 +54,10 @@ class RunPipeline:
         are made in small batches. `PREVIEW` is made of some of them, when it is released.
     rows : int, optional
         The derived run is made of the first so many rows only.
+    pipeline : str
+        Name of the pipeline; that of the modality by default.
+    after : sequence of str
+        Names of derived runs that may feed inputs; see `RawRun`.
 
     Attributes
     ----------
@@ -82,9 +87,12 @@ class RunPipeline:
         keeper: Keeper = ALONE,
         reprocessing: int = 0,
         rows: int | None = None,
+        pipeline: str = "",
+        after: Sequence[str] = (),
     ) -> None:
         self.modality = modality
-        self.raw = RawRun(modality, start, rows)
+        self.pipeline = pipeline
+        self.raw = RawRun(modality, start, rows, after)
         self.emit = emit
         self.look_back = look_back
         self.clock = clock
@@ -117,10 +125,22 @@ class RunPipeline:
 
     def add(self, name: str, document: Document, where: Any) -> None:
         """Take a raw document; `where` is its frame in the log. What cannot be used is left out."""
+        self._take(name, partial(self.raw.add, name, document, where))
+
+    def feed(self, run: str, name: str, document: Document, where: Any) -> None:
+        """Take a document of a derived run that may feed inputs; see `add`."""
+        self._take(name, partial(self.raw.feed, run, name, document, where))
+
+    def go_without(self, why: str) -> None:
+        """Wait no longer for derived runs that have not begun; `why`, as a sentence."""
+        log.info("run %s: %s: %s", self.raw.uid, self.modality.name, why)
+        self._take("", partial(self.raw.go_without, why))
+
+    def _take(self, name: str, take: Callable[[], None]) -> None:
         if self.over:
             return
         try:
-            self.raw.add(name, document, where)
+            take()
         except BindingError as reason:
             self.left = str(reason)
             log.info("run %s: %s", self.raw.uid, reason)
@@ -135,7 +155,7 @@ class RunPipeline:
             anew = ", ".join(sorted(self.raw.reconfigured))
             said = f"{anew} was configured anew; {self.modality.name} goes on with the first"
             self._say_once(logging.WARNING, "device", said)
-        if self.work is None or self.raw.stop is not None:
+        if self.work is None or self.raw.ending is not None:
             self.attempt(self.advance)
 
     def _leave_out(self, name: str, error: Exception) -> None:
@@ -220,7 +240,14 @@ class RunPipeline:
         """Return the derived run that begins with these settings."""
         raw = self.raw
         return DerivedRun(
-            self.modality, raw.start, binding, initial, self.clock, self.reprocessing, raw.limit
+            self.modality,
+            raw.start,
+            binding,
+            initial,
+            self.clock,
+            self.reprocessing,
+            raw.limit,
+            self.pipeline,
         )
 
     def release(self, initial: Revision) -> None:

@@ -39,7 +39,7 @@ class Sampler(Master):
     @property
     def done(self) -> bool:
         """Whether the run has ended and every batch came back: then the whole run is computed."""
-        return self.raw.stop is not None and not self._out
+        return self.raw.ending is not None and not self._out
 
     def follow(self, rows: int) -> None:
         """Pass over the first so many rows of the run: they need no preview any more."""

@@ -15,9 +15,10 @@ from p06bs.bus.reader import Entry, LogError
 from p06bs.metadata import Analysis
 from p06bs.model.compute import Setup
 from p06bs.model.derived import PREVIEW, DerivedRun
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocessing
+from p06bs.pipeline.chains import Chains
 from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.earlier import Earlier
@@ -74,12 +75,16 @@ class UnderWay:
         self.documents = documents
         self.publisher = publisher
         self.decisions = decisions
-        self.reprocessing = Reprocessing(adjustments, documents, self._begin, self._let_go)
+        self._chains = Chains(documents, adjustments)
+        self.reprocessing = Reprocessing(
+            adjustments, documents, self._begin, self._let_go, self._chains.as_before
+        )
         self._pools = pools
         self._later = later
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
-        # Of those that stand by, or did: their names wait in the log, not in memory.
+        # Of those that stand by, or did, and those that others feed: their names wait in the log,
+        # not in memory.
         self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
         self._working: set[str] = set()  # uids of the derived runs that are being made
         self._heard: dict[str, float] = {}  # when the last document of a raw run came
@@ -104,11 +109,14 @@ class UnderWay:
         self.reprocessing.take(name)
 
     def take(self, entry: Entry) -> None:
-        """Take a document of a raw run."""
+        """Take a document of a raw run, or of a derived run that feeds others."""
+        if self._chains.take(entry):
+            return
         if entry.name == "start":
-            if is_derived(entry.document):
-                return  # derived runs feed no pipeline yet
             self._runs[entry.run] = self._begin_all(entry.document)
+            for pipeline in self.adjustments.pipelines.values():
+                if self._runs[entry.run][pipeline.name].raw.after:
+                    self._feed_from_logs(pipeline, entry)
             self._previews[entry.run] = {
                 p.name: Preview(
                     self._runs[entry.run][p.name],
@@ -130,6 +138,18 @@ class UnderWay:
                 reader = self.documents.reader(entry.run, arrays=False)
                 reader.advance(entry)
                 self._from_log[entry.run][name] = Feeding(reader)
+
+    def _feed_from_logs(self, pipeline: Pipeline, start: Entry) -> None:
+        """Have a run that begins fed by its log, and by those of derived runs."""
+        reader = self.documents.reader(start.run, arrays=False)
+        reader.advance(start)
+        self._from_log[start.run][pipeline.name] = Feeding(reader)
+
+        def left(name: str) -> str:
+            other = self._runs[start.run].get(name)
+            return "" if other is None else other.left or ""
+
+        self._chains.begin(pipeline, start.run, left)
 
     def _feed(self, name: str, run: RunPipeline, entry: Entry) -> None:
         where = (entry.offset, entry.nbytes)
@@ -157,19 +177,37 @@ class UnderWay:
         held_up = self._pools[name].held_up(key_of(name, run.raw.uid, 0))
         return decision(name, run, held_up)
 
-    def go_on(self) -> None:
-        """Do a little of what waits in logs: what others left, and what is computed again."""
+    def go_on(self) -> bool:
+        """Do a little of what waits in logs; return whether there was any.
+
+        That is what others left, what others feed, and what is computed again.
+        """
+        busy = False
         for uid, feedings in self._from_log.items():
             for name, feeding in feedings.items():
                 run = self._runs[uid][name]
+                upstream = self._chains.feeding(name, uid)
                 try:
+                    fed = [] if upstream is None else upstream.feed(run)
                     entries = feeding.entries(run)
                 except (OSError, LogError) as error:
-                    run.abandon(f"its raw run cannot be read: {error}")
+                    run.abandon(f"a log that feeds it cannot be read: {error}")
                     continue
+                for derived, entry in fed:
+                    self._feed_upstream(name, run, derived, entry)
                 for entry in entries:
                     self._feed(name, run, entry)
+                if upstream is not None:
+                    upstream.give_up(run)
+                busy = busy or bool(entries or fed)
         self.reprocessing.go_on(self._runs)
+        return busy
+
+    def _feed_upstream(self, name: str, run: RunPipeline, derived: str, entry: Entry) -> None:
+        where = (entry.offset, entry.nbytes, derived)
+        preview = self._previews.get(run.raw.uid, {}).get(name)
+        for one in (run,) if preview is None else (run, preview.sample):
+            one.feed(derived, entry.name, entry.document, where)
 
     def thin(self) -> None:
         """Let previews begin and pause as the load of their pipelines is."""
@@ -208,6 +246,8 @@ class UnderWay:
             time.time,
             size=pipeline.batch_size,
             submit=submit,
+            pipeline=name,
+            after=self._chains.after(pipeline, uid),
         )
         judged = partial(self.adjustments.judged, name, uid)
         if preview:
@@ -265,6 +305,7 @@ class UnderWay:
                 self._heard.pop(uid, None)
                 self._previews.pop(uid, None)
                 self._from_log.pop(uid, None)
+                self._chains.end(uid)
 
     def give_up(self) -> None:
         """Leave runs that nobody will end: their writer has died, and was not heard of for long."""

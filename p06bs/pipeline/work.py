@@ -256,7 +256,7 @@ class Work:
 
     def _finish(self) -> None:
         """End the derived run, if the raw run has ended and nothing is left."""
-        stop = self.raw.stop
+        stop = self.raw.ending
         if stop is None or self.ended or not self.master.done or self.fan_in.waiting:
             return
         if self._finish_results():

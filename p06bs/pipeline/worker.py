@@ -34,7 +34,7 @@ BEAT = 0.4
 SILENCE = 5.0
 CREDIT = 2
 SETUPS = 256
-PAGES = 4
+PAGES = 8
 
 
 def warm_up(modalities: Iterable[str | type[Modality]]) -> None:
@@ -170,7 +170,7 @@ class _Loop:
         self.socket.setsockopt(zmq.IDENTITY, worker.encode())
         connect(self.socket, address, keys)
         self.setups: OrderedDict[str, _Ready] = OrderedDict()
-        self.pages: OrderedDict[tuple[str | None, int], Document] = OrderedDict()
+        self.pages: OrderedDict[tuple[str, int], Document] = OrderedDict()
 
     def run(self) -> str:
         try:
@@ -229,10 +229,10 @@ class _Loop:
         ready = self.setups[key]
         batch = lane.decode_rows(rows)
 
-        def read_events(where: tuple[int, int]) -> Document:
+        def read_events(where: lane.Where) -> Document:
             if carried is not None:
                 try:
-                    return frame_of(carried[str(where[0])]).document
+                    return frame_of(carried[lane.frame_key(where)]).document
                 except LogError as error:
                     raise UnreadableError(str(error)) from error
             return self._page(ready.log, where)
@@ -284,13 +284,13 @@ class _Loop:
         for key in [key for key in self.setups if key.rpartition("/")[0] == run]:
             self.setups.pop(key).frames.close()
 
-    def _page(self, path: str | None, where: tuple[int, int]) -> Document:
+    def _page(self, log: str | None, where: lane.Where) -> Document:
         """Read one frame of a run's log; neighbouring batches often share one."""
-        offset, nbytes = where
+        if log is None:
+            raise WireError("a batch without a log must carry its columns")
+        path, offset, nbytes = lane.frame_place(log, where)
         page = self.pages.get((path, offset))
         if page is None:
-            if path is None:
-                raise WireError("a batch without a log must carry its columns")
             page = read_frame(path, offset, nbytes).document  # opened afresh, see bus.reader
             self.pages[path, offset] = page
             while len(self.pages) > PAGES:

@@ -23,7 +23,7 @@ from p06bs.bus.control import RefusedError, ask
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.membership import Membership
 from p06bs.bus.reader import LogError
-from p06bs.model.documents import is_derived
+from p06bs.model.documents import is_derived, worked_on
 from p06bs.services.supervision import Supervision
 from tests.chaos.faults import POOLS, Faults, MissedError, small_disk
 from tests.chaos.schedule import FAULTS, WORKING, Step, schedule
@@ -82,6 +82,10 @@ inputs = {{ frame = "det" }}
 [[services.frames.pipelines]]
 modality = "region_sums"
 settings.regions = {{ Fe_K = [518, 558], Cu_K = [1665, 1735] }}
+[[services.frames.pipelines]]
+modality = "tests.chains:Position"
+inputs = {{ coarse = "scale/primary/y", fine = "total/primary/total" }}
+wait = 300.0
 """
 
 Name = tuple[str, str]
@@ -187,7 +191,7 @@ class Logs:
             if start is None or not self._has_ended(uid):
                 left.append(uid)
             elif is_derived(start) and not start["process"]["reprocessing"]:
-                made.add((start["derived_from"][0], start["process"]["name"]))
+                made.add((worked_on(start), start["process"]["name"]))
         for uid in uids:
             start = self._start(uid)
             if start is not None and not is_derived(start):

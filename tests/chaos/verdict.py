@@ -23,7 +23,7 @@ from tests.documents import rows_of
 from tests.online import assert_equal
 
 EXPECTED = {
-    "step_scan": {"scale", "total", "histogram", "deadly", "brightness", "image_sum"},
+    "step_scan": {"scale", "total", "histogram", "deadly", "brightness", "image_sum", "position"},
     "fly_map": {"counters", "region_sums"},
 }
 """Which pipelines take a scan, by its plan."""
@@ -59,7 +59,8 @@ def verdict(directory: Path) -> dict[str, Any]:
             continue
         modality = config.make_modality(like.modality, like.settings, like.inputs)
         try:
-            assert_equal(run, modality, raws[like.raw])
+            upstream = [document for fed in like.upstream for document in runs[fed]]
+            assert_equal(run, modality, raws[like.raw], upstream)
         except Exception as error:  # whatever it is, the others are looked at
             where = traceback.extract_tb(error.__traceback__)[-1].line
             problems.append(f"{what} differs: {where}: {type(error).__name__} {str(error)[:300]}")

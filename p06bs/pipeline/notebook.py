@@ -1,0 +1,69 @@
+"""Modalities as RunEngine callbacks: `callback`."""
+
+import logging
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from p06bs.model.binding import BindingError
+from p06bs.model.documents import Document
+from p06bs.model.modality import Modality
+from p06bs.pipeline.inline import Subscriber, Worker
+
+log = logging.getLogger(__name__)
+
+
+def callback(
+    modality: Modality, *subscribers: Subscriber, after: Sequence[Modality] = ()
+) -> Callable[[str, Document], None]:
+    """Return a RunEngine callback that computes `modality` while the scan runs.
+
+    ``RE.subscribe(callback(RegionSums(...), LiveTable(["Fe_K"])))``. Each event is
+    computed as it comes. A run that lacks an input is left with a warning; what
+    else goes wrong, in the modality or in a subscriber, is logged, and the other
+    subscribers go on: a Bluesky plan never stops because of analysis.
+
+    Parameters
+    ----------
+    after : sequence of Modality
+        Modalities whose outputs may feed inputs; they are computed, too, and seen by nobody else.
+    """
+    # No deadline: the RunEngine must not wait for a detector's file.
+    alone = partial(Worker, batch_size=1, deadline=0.0)
+    worker = alone(modality, *map(_guarded, subscribers), after=[one.name for one in after])
+    before = [alone(one, _guarded(worker.feed)) for one in after]
+
+    def analyse(name: str, document: Document) -> None:
+        if name == "start":
+            _attempt(worker, name, document)
+        left = [reason for one in before if (reason := _attempt(one, name, document))]
+        if left and name == "stop":
+            worker.go_without(document["run_start"], " ".join(left))
+        if name != "start":
+            _attempt(worker, name, document)
+
+    return analyse
+
+
+def _attempt(worker: Worker, name: str, document: Document) -> str:
+    """Give a worker a document; return why it leaves the run, "" if it does not."""
+    try:
+        worker(name, document)
+    except BindingError as reason:
+        log.warning("%s", reason)
+        return f"{reason}."
+    except Exception as error:
+        log.exception("%s leaves the run", worker.modality.name)
+        return f"{worker.modality.name} leaves the run: {error}."
+    return ""
+
+
+def _guarded(subscriber: Subscriber) -> Subscriber:
+    """Return a subscriber whose exceptions are logged, and end neither the run nor the plan."""
+
+    def guarded(name: str, document: Document) -> None:
+        try:
+            subscriber(name, document)
+        except Exception:
+            log.exception("%r failed on a derived %s document", subscriber, name)
+
+    return guarded
