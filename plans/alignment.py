@@ -1,8 +1,9 @@
 """Find the beam's place and size with an edge."""
 
 import math
+import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,17 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 import numpy as np
 import numpy.typing as npt
-from bluesky.utils import MsgGenerator
+from bluesky.utils import Msg, MsgGenerator
 
+from p06bs.plans.metadata import units_of
 from p06bs.plans.scans import line_scan
 
 Floats = npt.NDArray[np.float64]
+_mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
 _subscribed: Callable[..., MsgGenerator[Any]] = bpp.subs_wrapper
+
+STREAM = "edge"
+"""Of what was found, in the scan's own run."""
 
 FWHM = 2 * math.sqrt(2 * math.log(2))
 """Full width at half maximum of a normal distribution, in standard deviations."""
@@ -35,8 +41,6 @@ class Edge:
         Signal where the beam is covered, and where it is not, or the other way round.
     residual : float
         Root mean square of what the fit leaves, relative to the height of the edge.
-    uid : str
-        Of the run.
     """
 
     centre: float
@@ -44,7 +48,6 @@ class Edge:
     low: float
     high: float
     residual: float
-    uid: str = ""
 
 
 class EdgeError(ValueError):
@@ -108,6 +111,8 @@ def knife_edge(
 ) -> MsgGenerator[Any]:
     """Move an edge through the beam, and find the beam's centre and size.
 
+    They are in the run's stream ``edge``.
+
     Parameters
     ----------
     detectors : sequence of devices
@@ -133,12 +138,11 @@ def knife_edge(
     Raises
     ------
     EdgeError
-        If there was no edge.
-    ValueError
-        If the detectors do not have the signal.
+        If there was no edge, or no detector has the signal.
     """
     points: dict[int, tuple[Any, Any]] = {}
     streams: dict[str, str] = {}
+    found: list[Edge | EdgeError] = []
 
     def remember(name: str, document: dict[str, Any]) -> None:
         # By seq_num: what is measured again after a pause is newer.
@@ -148,20 +152,62 @@ def knife_edge(
             data = document["data"]
             points[document["seq_num"]] = (data.get(motor.name), data.get(signal))
 
+    def finish(msg: Msg) -> tuple[Any, Any]:
+        if msg.command != "close_run" or len(points) < num:  # an aborted scan has no result
+            return None, None
+        return _before(record(), msg), None
+
+    def record() -> Iterator[Msg]:
+        position, seen = np.array([points[n] for n in sorted(points)], dtype=float).T
+        try:
+            if np.isnan(seen).all():
+                raise EdgeError(f"no detector has {signal!r}")
+            found.append(edge := fit_edge(position, seen))
+        except EdgeError as error:
+            found.append(error)
+        else:
+            yield from bps.create(STREAM)
+            yield from bps.read(_Reading(edge, units_of([motor])))
+            yield from bps.save()
+
     before = yield from bps.rd(motor)
-    scan = {"kind": "knife_edge", "signal": signal, **(md or {}).get("scan", {})}
+    scan = {"kind": "knife_edge", "signal": signal, "result": STREAM, **(md or {}).get("scan", {})}
     said = {"plan_name": "knife_edge", **(md or {}), "scan": scan}
     plan = line_scan(detectors, motor, start, stop, num=num, dwell=dwell, md=said)
-    uid = yield from _subscribed(plan, remember)
-    position, seen = np.array([points[n] for n in sorted(points)], dtype=float).T
-    if np.isnan(seen).all():
-        raise ValueError(f"no detector has {signal!r}")
-    try:
-        found = fit_edge(position, seen)
-    except EdgeError:
-        if align and before is not None:
-            yield from bps.mv(motor, before)
-        raise
-    if align:
-        yield from bps.mv(motor, found.centre)
-    return Edge(**{**vars(found), "uid": uid})
+    yield from _subscribed(_mutated(plan, finish), remember)
+    (edge,) = found
+    place = before if isinstance(edge, EdgeError) else edge.centre
+    if align and place is not None:  # None: the answer was lost in a pause
+        yield from bps.mv(motor, place)
+    if isinstance(edge, EdgeError):
+        raise edge
+    return edge
+
+
+class _Reading:
+    """An edge as a device that is read, so that it is in the documents."""
+
+    name = STREAM
+    parent = None
+
+    def __init__(self, edge: Edge, units: list[str] | None) -> None:
+        self._values = {f"{STREAM}-{key}": value for key, value in vars(edge).items()}
+        self._units = {f"{STREAM}-{key}": units[0] for key in ("centre", "fwhm")} if units else {}
+
+    def read(self) -> dict[str, Any]:
+        now = time.time()
+        return {key: {"value": v, "timestamp": now} for key, v in self._values.items()}
+
+    def describe(self) -> dict[str, Any]:
+        described: dict[str, Any] = {
+            key: {"source": "p06bs://fit_edge", "dtype": "number", "shape": []}
+            for key in self._values
+        }
+        for key, unit in self._units.items():
+            described[key]["units"] = unit
+        return described
+
+
+def _before(first: Iterator[Msg], msg: Msg) -> Iterator[Msg]:
+    yield from first
+    return (yield msg)

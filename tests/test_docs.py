@@ -88,7 +88,7 @@ def test_a_script_runs(reader, tmp_path, path, block):
 @pytest.mark.parametrize("path", pages_with("ipython"))
 def test_an_ipython_session_runs(reader, path):
     out = reader(path, "-c", f"from tests.test_docs import run_session; run_session({path!r})")
-    assert out.count("success: {") == 2
+    assert out.count("success: {") == 3
 
 
 def run_page(path: str) -> None:

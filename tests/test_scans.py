@@ -364,11 +364,17 @@ def test_scans_that_make_no_sense_are_refused(engine, devices, recorded, plan, m
 
 
 @pytest.mark.parametrize("rising", [1, -1])
-def test_an_edge_shows_centre_and_size_of_the_beam(engine, devices, rising):
+def test_an_edge_shows_centre_and_size_of_the_beam(engine, devices, recorded, rising):
     edge = edge_of(devices.samx, sigma=rising * 0.8)
     result = engine(alignment.knife_edge([edge], devices.samx, -3, 5, 41, "shine", align=True))
     assert devices.samx.position == pytest.approx(1.5, abs=1e-3)
     assert len(result) == 1
+    (descriptor,) = [d for d in recorded.named("descriptor") if d["name"] == "edge"]
+    assert descriptor["data_keys"]["edge-fwhm"]["units"] == "um"
+    (found,) = [e["data"] for e in recorded.named("event") if "edge-centre" in e["data"]]
+    assert found["edge-centre"] == pytest.approx(1.5, abs=1e-3)
+    assert found["edge-fwhm"] == pytest.approx(0.8 * alignment.FWHM, rel=1e-3)
+    assert recorded.named("stop")[0]["num_events"] == {"primary": 41, "edge": 1}
 
 
 def test_noise_of_an_edge_is_no_trouble():

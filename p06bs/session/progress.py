@@ -41,6 +41,8 @@ class StepsOnly:
 class ScanProgress:
     """A bar of a run's points, with the time that is gone and the time that is left.
 
+    What a run has found, in the stream that ``scan["result"]`` names, is shown, too.
+
     A callback of a RunEngine. Points are counted by their seq_num: what is measured again after
     a pause does not count twice.
 
@@ -98,7 +100,11 @@ class ScanProgress:
             self._bar.start()
 
     def _count(self, document: Document) -> None:
-        if self._bar is not None and self._streams.get(document["descriptor"]) == "primary":
+        stream = self._streams.get(document["descriptor"])
+        if stream == _scan(self._start).get("result", ""):
+            said = ", ".join(f"{key} {value:.6g}" for key, value in document["data"].items())
+            self._console.print(said, highlight=False, markup=False)
+        if self._bar is not None and stream == "primary":
             numbers = document["seq_num"]
             last = numbers if isinstance(numbers, int) else max(numbers, default=0)
             self._bar.update(self._task, completed=last)
