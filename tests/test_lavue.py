@@ -1,5 +1,6 @@
 """The bridge to LaVue: what is offered and sent, to a subscriber that does as LaVue does."""
 
+from collections import Counter
 from itertools import pairwise
 
 import numpy as np
@@ -115,6 +116,19 @@ def test_rates_are_kept_whatever_happens(steps):
             assert now - sent.get(topic, -9.0) >= 0.25 - 1e-9
             sent[topic] = now
     assert all(later - earlier >= 1.2 - 1e-9 for earlier, later in pairwise(lists))
+
+
+def test_many_topics_are_sent_evenly_over_time():
+    programme = Programme(rate=4.0, list_seconds=9.0)
+    programme.offer([Show("s", 1.0, "raw", str(n)) for n in range(100)], 0.0)
+    programme.want(b"")
+    assert len(programme.due(0.0).topics) == 100
+    sent, now = Counter(), 0.0
+    while (now := programme.wake_at(now)) < 8.0:
+        due = programme.due(now)
+        assert len(due.topics) <= 3
+        sent.update(due.topics)
+    assert set(sent.values()) <= {30, 31, 32}
 
 
 def test_the_scan_before_stays_until_there_is_something_of_the_next():

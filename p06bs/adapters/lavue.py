@@ -74,7 +74,8 @@ def configure(directory: Path) -> None:
 def command(address: str, directory: Path) -> str:
     """Return the command that starts LaVue and connects it; see `configure`.
 
-    It shows what is first in the list. Intensities are linear: maps have negative values, which LaVue's square root loses.
+    It shows what is first in the list, with linear intensities: LaVue's usual square root loses
+    negative values.
     """
     place = f"{address.removeprefix('tcp://')}/{FIRST}"
     words = ["lavue", "--configuration-path", str(directory), "-s", "zmq", "-c", place]

@@ -120,8 +120,11 @@ class Programme:
 
     def due(self, now: float) -> Due:
         """Return what is to be sent now; it counts as sent."""
-        topics = tuple(topic for topic, at in self._wanted().items() if at <= now)
-        self._next.update(dict.fromkeys(topics, now + self._interval))
+        wanted = self._wanted()
+        topics = tuple(topic for topic, at in wanted.items() if at <= now)
+        for number, topic in enumerate(topics):
+            # Evenly over time from now on: of many at once most would be dropped on their way.
+            self._next[topic] = now + self._interval * (1 + number / len(wanted))
         listing = bool(self.topics) and self._list_at <= now  # of nothing LaVue would want all
         if listing:
             self._list_at = now + self._list_seconds
