@@ -24,7 +24,7 @@ from p06bs.metadata import INDEXED
 from p06bs.metadata.beamtime import Beamtime, BeamtimeError
 from p06bs.metadata.quantity import UNITS, Energy, Flux, Length
 from p06bs.metadata.recorder import MetadataRecorder
-from p06bs.metadata.records import Beam, Sample
+from p06bs.metadata.records import MODELS, Beam, Sample, checked
 from p06bs.metadata.size import LARGEST, fitted, size
 from p06bs.plans.maps import fly_map
 from p06bs.sim.beamline import Beamline
@@ -303,14 +303,18 @@ class Slow(StandardReadable):
 def test_devices_that_fail_or_hang_are_warned_of(engine, recorded, caplog):
     broken, hanging = Broken(name="broken"), Hanging(name="hanging")
     slow, fine = Slow(name="slow"), SynAxis(name="fine")
-    record(engine, broken, hanging, slow, fine, seconds=0.2, beamtime=Path("/nowhere"))
+    devices = (broken, hanging, slow, fine, object())  # the last is no device
+    sources = {"beam": "fine", "beam.energy": "nothing", "beam.x": "fine", "ring": "fine"}
+    record(engine, *devices, seconds=0.2, beamtime=Path("/nowhere"), sources=sources)
     try:
         engine(bp.count([], num=2))
         assert recorded.named("stop")[0]["exit_status"] == "success"
-        warnings = recorded.start["metadata_warnings"]
+        assert len(recorded.start["metadata_warnings"]) == 7
+        warnings = recorded.held("warnings", 0)
         assert "broken: read: ConnectionError: controller is off" in warnings
         assert "hanging: read: TimeoutError: no answer in 0.2 s" in warnings
         assert "slow: read: TimeoutError: no answer in 0.2 s" in warnings
+        assert "beam.energy is not known: no device tells nothing" in warnings
         assert "the beamtime's file: /nowhere cannot be read: No such file or directory" in warnings
         descriptor, events = recorded.baseline
         assert "fine" in events[0]
@@ -409,6 +413,21 @@ anything = st.recursive(
     max_leaves=20,
 )
 keys = st.text() | st.sampled_from(["sample", "scan", "devices", "hints", "beamtime_id", "a.b"])
+
+
+fields = st.sampled_from(["value", "units", "energy", "elements", "mount", "focus", "id", "eV"])
+nested = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | fields,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(fields, inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*MODELS]), nested))
+def test_whatever_a_person_says_it_is_checked_without_a_failure(said):
+    document, problems = checked(said)
+    assert document.keys() == said.keys()
+    assert len(problems) <= len(said)
 
 
 @settings(max_examples=50)

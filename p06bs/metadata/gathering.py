@@ -110,12 +110,21 @@ class Sources:
                 found.warnings.append(f"{path} is not known: no device tells {key}")
                 continue
             value, units = plain(readings[key]["value"]), described[key].get("units")
-            *outer, last = path.split(".")
-            at = fields
-            for step in outer:
-                at = at.setdefault(step, {})
-            at[last] = {"value": value, "units": units} if units else value
+            told: Any = {"value": value, "units": units} if units else value
+            for step in reversed(path.split(".")):
+                told = {step: told}
+            fields = merged(fields, told)
         return fields
+
+
+def merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return both, mapping by mapping; where they differ `over` wins."""
+    both = dict(under)
+    for key, value in over.items():
+        below = both.get(key)
+        deeper = isinstance(value, Mapping) and isinstance(below, Mapping)
+        both[key] = merged(below, value) if deeper else value  # type: ignore[arg-type]
+    return both
 
 
 def digests(settings: Settings) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,8 @@ from typing import Any
 class Patience:
     """Call methods of devices, each for at most so many seconds.
 
-    What is not async runs in a thread of its own, which is left behind if it does not return;
-    nothing of the same name is called before it has.
+    What is not async runs in a thread, one at a time for one device. A thread that does not return
+    is left behind; the device is not asked again before it has.
 
     Parameters
     ----------
@@ -21,6 +22,7 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._hanging: dict[str, threading.Thread] = {}
+        self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def call(self, name: str, function: Callable[[], Any]) -> Any:
         """Return what a function returns, or what it returns an awaitable of.
@@ -28,7 +30,7 @@ class Patience:
         Parameters
         ----------
         name : str
-            Whose it is.
+            Of the device.
 
         Raises
         ------
@@ -41,7 +43,8 @@ class Patience:
             async with asyncio.timeout(self.seconds):
                 if inspect.iscoroutinefunction(function):
                     return await function()
-                result = await self._in_thread(name, function)
+                async with self._turns[name]:
+                    result = await self._in_thread(name, function)
                 return await result if inspect.isawaitable(result) else result
         except TimeoutError as error:
             raise TimeoutError(str(error) or f"no answer in {self.seconds:g} s") from None

@@ -56,16 +56,18 @@ class Quantity(BaseModel):
         elif not isinstance(said, Mapping):
             said = {"value": said, "units": cls.own}
         units = said.get("units", cls.own)
-        units = SAME.get(units, units)
+        units = SAME.get(units, units) if isinstance(units, str) else ""
         if units not in UNITS:
-            raise ValueError(f"unit {units!r} is not known; known are {', '.join(UNITS)}")
+            raise ValueError(
+                f"unit {said.get('units')!r} is not known; known are {', '.join(UNITS)}"
+            )
         value = said.get("value")
         if cls.own is None or units == cls.own:
             return {**said, "value": value, "units": units}
         scale = unit_scale(units, cls.own)
         if scale is None:
             raise ValueError(f"{units} is no unit of what is kept in {cls.own}")
-        with suppress(TypeError):  # pydantic says of None or a list that it is no number
+        with suppress(TypeError, OverflowError):  # pydantic says that it is no such number
             value = float(value) * scale
         return {"value": value, "units": cls.own}
 

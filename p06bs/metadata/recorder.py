@@ -15,7 +15,7 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator
 
-from p06bs.metadata.gathering import Gathered, Settings, Sources
+from p06bs.metadata.gathering import Gathered, Settings, Sources, merged
 from p06bs.metadata.patience import Patience
 from p06bs.metadata.records import checked
 from p06bs.metadata.size import as_json, fitted
@@ -98,7 +98,7 @@ class MetadataRecorder:
         The `md_normalizer` of the RunEngine: it sees all that users and plans have said.
         """
         known = self._opening or Gathered()
-        known.fields = _merged(known.fields, self._normalize(start))
+        known.fields = merged(known.fields, self._normalize(start))
         document, problems = checked(known.fields)
         known.warnings += problems
         document, lost = fitted(document | _warned(known.warnings))
@@ -168,16 +168,6 @@ def _reading(snapshots: Iterable[Snapshot]) -> Iterator[Msg]:
 
 def _in_run(msg: Msg, plan: Iterator[Msg]) -> Iterator[Msg]:
     return plan if msg.run is None else _keyed(plan, msg.run)
-
-
-def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """Return both, mapping by mapping; where they differ `over` wins."""
-    merged = dict(under)
-    for key, value in over.items():
-        below = merged.get(key)
-        both_map = isinstance(value, Mapping) and isinstance(below, Mapping)
-        merged[key] = _merged(below, value) if both_map else value  # type: ignore[arg-type]
-    return merged
 
 
 def _warned(warnings: Sequence[str]) -> dict[str, Any]:

@@ -69,47 +69,56 @@ class Snapshot:
 
 async def snapshot(device: Any, patience: Patience) -> Snapshot:
     """Return all values of a device; what fails or takes too long is among the problems."""
-    taken = Snapshot(str(device.name))
-    recording = isinstance(device, WritesExternalAssets | WritesStreamAssets)
-    flying = not hasattr(device, "read") or recording  # it has values only while it is used
-
-    async def part(what: str, owner: Any) -> dict[str, Any]:
-        method = getattr(owner, what, None)
-        if method is None:
-            return {}
-        try:
-            return dict(await patience.call(f"{taken.name}.{owner.name}.{what}", method))
-        except Exception as error:  # devices fail in every way there is
-            taken.problems.append(f"{what}: {_short(error)}")
-            return {}
-
-    parts = ["describe_configuration", "read_configuration", *([] if flying else WHOLE)]
-    asked = await asyncio.gather(*(part(what, device) for what in parts))
-    answers = dict(zip(parts, asked, strict=True))
-    taken.described, taken.values = _paired(*(answers.get(what, {}) for what in WHOLE))
-    described, configuration = _paired(*asked[:2])
+    taken = Snapshot(str(getattr(device, "name", device)))
+    if not hasattr(device, "read") and not hasattr(device, "read_configuration"):
+        taken.problems.append(f"{type(device).__name__} is no device that can be read")
+        return taken
     try:
-        others = list(_signals(device, {*described, *taken.described}))
-    except Exception as error:
-        taken.problems.append(f"its signals: {_short(error)}")
-        others = []
-    both = await asyncio.gather(
-        *(asyncio.gather(*(part(what, signal) for what in WHOLE)) for signal in others)
-    )
-    for one in both:
-        for key, value in (kept := _paired(*one))[1].items():
-            if np.size(value["value"]) > LARGEST_ARRAY:
-                taken.problems.append(f"{key} is too large: {np.shape(value['value'])}")
-            elif key not in configuration and key not in taken.values:
-                described[key], configuration[key] = kept[0][key], value
-    taken.described_configuration, taken.configuration = described, configuration
-    if taken.values and isinstance(device, HasHints):
-        fields = [key for key in device.hints.get("fields", []) if key in taken.values]
-        taken.hints = {"fields": fields}
+        await _take(taken, device, patience)
+    except Exception as error:  # devices fail in every way there is
+        taken.problems.append(_short(error))
     return taken
 
 
-WHOLE = ("describe", "read")
+async def _take(taken: Snapshot, device: Any, patience: Patience) -> None:
+    silent = False
+
+    async def asked(what: str, owner: Any) -> dict[str, Any]:
+        nonlocal silent
+        method = getattr(owner, what, None)
+        if method is None or silent:
+            return {}
+        try:
+            return dict(await patience.call(taken.name, method))
+        except Exception as error:  # the other parts may be had
+            silent = silent or isinstance(error, TimeoutError)
+            of = "" if owner is device else f" {owner.name}"
+            taken.problems.append(f"{what}{of}: {_short(error)}")
+            return {}
+
+    async def pair(described: str, read: str, owner: Any) -> tuple[Described, Read]:
+        both = await asyncio.gather(asked(described, owner), asked(read, owner))
+        known.update(both[0])
+        return _paired(*both)
+
+    known: set[str] = set()
+    configuration = await pair("describe_configuration", "read_configuration", device)
+    taken.described_configuration, taken.configuration = configuration
+    # What flies or writes files has values only while it is used.
+    if hasattr(device, "read") and not isinstance(
+        device, WritesExternalAssets | WritesStreamAssets
+    ):
+        taken.described, taken.values = await pair("describe", "read", device)
+    others = list(_signals(device, known))
+    for described, read in await asyncio.gather(*(pair("describe", "read", o) for o in others)):
+        for key in read:
+            if np.size(read[key]["value"]) > LARGEST_ARRAY:
+                taken.problems.append(f"{key} is too large: {np.shape(read[key]['value'])}")
+            else:
+                taken.described_configuration[key] = described[key]
+                taken.configuration[key] = read[key]
+    if taken.values and isinstance(device, HasHints):
+        taken.hints = {"fields": [k for k in device.hints.get("fields", []) if k in taken.values]}
 
 
 def _signals(device: Any, known: set[str]) -> Iterator[Any]:
