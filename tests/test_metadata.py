@@ -9,6 +9,7 @@ from pathlib import Path
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
+import bluesky.preprocessors as bpp
 import event_model
 import numpy as np
 import pytest
@@ -378,6 +379,25 @@ def test_an_aborted_run_has_its_last_baseline(engine, recorded):
     engine.abort("enough")
     assert recorded.named("stop")[0]["exit_status"] == "abort"
     assert len(recorded.baseline[1]) == 2
+
+
+def test_each_of_several_runs_at_once_has_its_own_metadata(engine, recorded):
+    axis = SynAxis(name="axis")
+    record(engine, axis)
+
+    def plan():
+        for key in ("a", "b"):
+            opening = bps.open_run(md={"sample": {"name": key}})
+            yield from bpp.set_run_key_wrapper(opening, key)
+        yield from bps.mv(axis, 1.0)
+        for key in ("a", "b"):
+            yield from bpp.set_run_key_wrapper(bps.close_run(), key)
+
+    engine(plan())
+    assert [start["sample"]["name"] for start in recorded.named("start")] == ["a", "b"]
+    assert [stop["num_events"] for stop in recorded.named("stop")] == [{"baseline": 2}] * 2
+    values = [event["data"]["axis"] for event in recorded.named("event")]
+    assert values == [0, 0, 1, 1]
 
 
 # Size
