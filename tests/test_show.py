@@ -180,7 +180,7 @@ def test_the_command_for_lavue(run, tmp_path, monkeypatch):
 
 
 def test_without_a_bridge_it_is_said_how_to_have_one(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("p06bs.cli.services.HEARD_SECONDS", 0.0)
+    monkeypatch.setattr("p06bs.cli.registered.HEARD_SECONDS", 0.0)
     address = f"ipc://{tmp_path}/topology"
     with listed(address, Service("other", "other", "1", "here", 1, {})):
         status, _, errors = run("lavue", "--topology", address)

@@ -16,6 +16,7 @@ from p06bs.cli import (
     keys,
     lavue,
     logs,
+    ls,
     modalities,
     recorded,
     services,
@@ -38,7 +39,7 @@ app = typer.Typer(
 app.command()(services.up)
 app.command()(services.down)
 app.command()(services.restart)
-app.command()(services.ls)
+app.command()(ls.ls)
 app.command()(units.units)
 app.command()(settings.settings)
 app.command(context_settings={"ignore_unknown_options": True})(why.why)  # -1 is a run

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import TopologyAddress, bus_keys, registered, topology_address
+from p06bs.cli.registered import TopologyAddress, bus_keys, registered, topology_address
 
 FileOption = Annotated[
     Path | None,

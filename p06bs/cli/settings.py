@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import TopologyAddress, bus_keys, registered, topology_address
+from p06bs.cli.registered import TopologyAddress, bus_keys, registered, topology_address
 from p06bs.cli.terminal import SHOWN, AsJson, console, folded, remark
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.services import (
+from p06bs.cli.registered import (
     HEARD_SECONDS,
     TopologyAddress,
     asking,
