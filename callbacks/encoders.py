@@ -137,7 +137,7 @@ class Encoders(Modality):
         made: dict[str, Output] = {}
         for name, axis in settings.axes.items():
             unit = axis.unit or ("deg" if name == "rotation" else "um")
-            made[name] = Output(unit=unit, description="position")
+            made[name] = Output(unit=unit, role=f"encoder_position_{name}", description="position")
             if f"{name}_min" in bound and f"{name}_max" in bound:
                 made[f"{name}_half_width"] = Output(
                     unit=unit, hinted=False, description="half the way within the gate"

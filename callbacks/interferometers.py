@@ -105,8 +105,9 @@ class Setup:
 class Interferometers(Modality):
     """Turn counts of interferometers into positions in nm.
 
-    An axis whose beam is lost is NaN and flagged, and leaves the others alone. An event
-    is invalid if all axes are lost, the air is not known, or the gate is empty.
+    An axis whose beam is lost is NaN and flagged. The event is valid all the same, even if
+    all axes are lost: where there is an encoder, its position is known (`Positions`). An event
+    is invalid if the air is not known, or the gate is empty.
     """
 
     name = "interferometers"
@@ -145,7 +146,12 @@ class Interferometers(Modality):
         """Return position and flag of each axis, and the index where the air is measured."""
         made: dict[str, Output] = {}
         for name in settings.axes:
-            made[name] = Output(unit="nm", atol=1e-6, description="position")
+            made[name] = Output(
+                unit="nm",
+                atol=1e-6,
+                role=f"interferometer_position_{name}",
+                description="position",
+            )
             made[f"{name}_flag"] = Output(
                 dtype="uint8", hinted=False, description="1: beam lost, 2: second beam lost"
             )
@@ -195,12 +201,10 @@ class Interferometers(Modality):
                 bad |= ~(columns["gate_samples"] > 0)
             for at in _blocks(count):
                 rarer = 1 / (setup.air.index if index is None else index[at])
-                lost = [_measure(setup, name, columns, rarer, made, at) for name in setup.axes]
-                gone = [mask for mask in lost if mask is not None]
-                if len(gone) == len(lost):
-                    bad[at] |= np.logical_and.reduce(gone)
+                for name in setup.axes:
+                    _measure(setup, name, columns, rarer, made, at)
         if bad.any():
-            made[INVALID] = _reasons(setup, columns, made, bad)
+            made[INVALID] = _reasons(setup, columns, bad)
         return made
 
     def scan(
@@ -258,8 +262,8 @@ def _blocks(count: int) -> Iterator[slice]:
 
 def _measure(
     setup: Setup, name: str, columns: Columns, rarer: Any, made: Columns, at: slice
-) -> Mask | None:
-    """Put position and flag of an axis of a block into `made`; return where it is lost.
+) -> None:
+    """Put position and flag of an axis of a block into `made`.
 
     `rarer` is 1 / refractive index.
     """
@@ -270,16 +274,14 @@ def _measure(
     if lost is not None:
         flag[lost] = LOST
     if axis.lever is None:
-        return lost
+        return
     other = np.empty_like(place)
-    second = _displacement(setup, f"{name}_2", columns, scale, other, at)
+    lost = _displacement(setup, f"{name}_2", columns, scale, other, at)
     other -= place
     other *= axis.lever
     place += other
-    if second is None:
-        return lost
-    flag[second] |= SECOND_LOST
-    return second if lost is None else lost | second
+    if lost is not None:
+        flag[lost] |= SECOND_LOST
 
 
 def _displacement(
@@ -302,14 +304,10 @@ def _displacement(
     return lost
 
 
-def _reasons(setup: Setup, columns: Columns, made: Columns, bad: Mask) -> Array:
-    """Return why no axis has a position, per event."""
+def _reasons(setup: Setup, columns: Columns, bad: Mask) -> Array:
+    """Return why events are bad."""
     reasons = np.full(len(bad), "", object)
     events = np.flatnonzero(bad)
-    for name in setup.axes:
-        flag = made[f"{name}_flag"][events]
-        reasons[events[flag & LOST > 0]] += f"; the beam of {name} is lost"
-        reasons[events[flag & SECOND_LOST > 0]] += f"; the second beam of {name} is lost"
     if setup.gated:
         reasons[~(columns["gate_samples"] > 0)] += "; the gate is empty"
     problems = setup.air.problems(

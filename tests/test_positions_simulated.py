@@ -1,4 +1,4 @@
-"""Encoders and interferometers find, by role, where the simulated sample was; three ways."""
+"""Encoders, interferometers and both together find, by role, where the simulated sample was."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +10,9 @@ import pytest
 from p06bs import Modality, callback, process
 from p06bs.callbacks.encoders import Encoders
 from p06bs.callbacks.interferometers import Interferometers
+from p06bs.callbacks.positions import Positions
 from p06bs.model.documents import NamedDocument
+from p06bs.pipeline.declared import Pipeline
 from p06bs.plans.maps import grid
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.metrology import Air, Metrology
@@ -100,7 +102,47 @@ def test_interferometers_follow_the_sample_in_the_air_that_there_is(path: Trajec
         assert made[f"{axis}_flag"].astype(bool).tolist() == lost[axis].tolist()
         assert 0.45 < np.nanstd(errors) < 0.55  # as put in
         assert abs(np.nanmean(errors)) < 0.1
-    assert made["valid"].tolist() == (~(lost["x"] & lost["y"])).tolist()
+    assert made["valid"].all()
+
+
+def rms(errors: Any) -> float:
+    return float(np.sqrt(np.mean(errors**2)))
+
+
+@pytest.mark.parametrize("seed", [4, 5])
+def test_positions_bridge_the_gaps_of_lost_beams(seed: int) -> None:
+    path = Trajectory(Beamline(seed=seed), grid((-6, 6), 60, (-6, 6), 60, rate=100.0))
+    raw = recorded(path)
+    coarse, fine = process(encoders(path, "sum"), raw), process(interferometers(path), raw)
+    made = table(process(Positions(), raw, upstream=[*coarse, *fine]))
+    good, truth, alone = made["valid"], path.sample(), table(coarse)
+    assert set(made["invalid_reason"]) == {
+        "",
+        *(f"encoders: {reason}" for reason in alone["invalid_reason"] if reason),
+    }
+    for axis in "xy":
+        errors = 1e3 * (made[axis] - truth[axis])
+        lost = path.beamline.metrology.blocked(axis, np.arange(len(path)))
+        assert made[f"{axis}_source"][good].tolist() == np.where(lost, 2, 1)[good].tolist()
+        assert 0.45 < errors[good & ~lost].std() < 0.55  # as put in
+        assert (good & lost).sum() > 100
+        assert rms(errors[good & lost]) < 5.0
+        unbridged = 1e3 * (alone[axis] - truth[axis])[good]
+        assert rms(unbridged) == pytest.approx(52, rel=0.2)
+
+
+def test_positions_need_no_interferometer_and_no_encoder(path: Trajectory) -> None:
+    raw = recorded(path)
+    coarse, fine = process(encoders(path, "sum"), raw), process(interferometers(path), raw)
+    truth, step = path.sample(), 1e3 * path.beamline.metrology.drift
+    for upstream, codes, limit in (
+        (fine, {1, 3}, 20.0),  # gaps are as good as the nominal positions and their jitter
+        (coarse, {2}, 1.5 * step),
+        ([], {3}, 1.5 * step),
+    ):
+        made = table(process(Positions(), raw, upstream=upstream))
+        assert set(made["x_source"][made["valid"]].tolist()) == codes
+        assert rms(1e3 * (made["x"] - truth["x"])[made["valid"]]) < limit
 
 
 def test_callback_pipeline_and_process_give_the_same(path: Trajectory, tmp_path: Path) -> None:
@@ -124,3 +166,31 @@ def test_callback_pipeline_and_process_give_the_same(path: Trajectory, tmp_path:
             assert np.array_equal(table(live)[axis], table(reference)[axis], equal_nan=True)
         flags, valid = table(reference)["x_flag"], table(reference)["valid"]
         assert not valid.all() if each.name == "encoders" else flags.any()
+
+
+def test_a_chain_of_pipelines_gives_the_positions_of_its_parts(
+    path: Trajectory, tmp_path: Path
+) -> None:
+    raw = recorded(path, [*range(1, 151), *range(100, 601)])  # a rewind, and gaps
+    uid = raw[0][1]["uid"]
+    parts: list[Modality] = [encoders(path, "sum"), interferometers(path)]
+    last = Positions()
+    chain = Pipeline(modality=last, after=["encoders", "interferometers"])
+    with beamline(tmp_path, [chain, *parts]) as (_, publish, listener):
+        for document in raw:
+            publish(*document)
+        online = {one.name: listener.wait(uid, one.name) for one in (*parts, last)}
+    upstream = [*online["encoders"], *online["interferometers"]]
+    assert_equal(online["positions"], last, raw, upstream)
+    live: list[NamedDocument] = []
+    subscriber = callback(
+        last, lambda name, document: live.append((name, document)), after=[*parts]
+    )
+    for document in raw:
+        subscriber(*document)
+    keys = ("raw_seq_num", "valid", "invalid_reason", "x_source", "y_source")
+    assert rows_of(live, *keys) == rows_of(online["positions"], *keys)
+    sources = table(live)
+    assert {1, 2} <= set(sources["x_source"].tolist())
+    for column in ("x", "y", "x_offset", "y_offset"):
+        np.testing.assert_allclose(sources[column], table(online["positions"])[column], rtol=1e-9)
