@@ -14,6 +14,7 @@ import event_model
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import RunEngineInterrupted
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,6 +24,7 @@ from pydantic import ValidationError
 
 from p06bs.metadata import INDEXED
 from p06bs.metadata.beamtime import Beamtime, BeamtimeError
+from p06bs.metadata.patience import Patience
 from p06bs.metadata.quantity import UNITS, Energy, Flux, Length
 from p06bs.metadata.recorder import MetadataRecorder
 from p06bs.metadata.records import MODELS, Beam, Sample, checked
@@ -326,6 +328,20 @@ def test_devices_that_fail_or_hang_are_warned_of(engine, recorded, caplog):
         hanging.answer.set()
 
 
+def test_a_device_that_has_failed_is_asked_again_at_once(engine):
+    patience = Patience(60)
+
+    def fail():
+        raise OSError("no")
+
+    async def again():
+        for _ in range(300):
+            with pytest.raises(OSError, match="no"):
+                await patience.call("one", fail)
+
+    call_in_bluesky_event_loop(again())
+
+
 def test_a_device_that_is_lost_during_a_scan_keeps_its_first_values(engine, recorded):
     axis = SynAxis(name="axis", value=3.0)
     record(engine, axis)
@@ -340,7 +356,7 @@ def test_a_device_that_is_lost_during_a_scan_keeps_its_first_values(engine, reco
     assert [event["axis"] for event in events] == [3.0, 3.0]
     assert "metadata_warnings" not in recorded.start
     first, second = recorded.held("warnings")
-    assert first.startswith("axis, at the end: read: ConnectionError")
+    assert first == "axis, at the end: read: ConnectionError: controller is off"
     assert second == "axis, at the end: as at the beginning: axis, axis_setpoint"
 
 

@@ -112,14 +112,17 @@ def test_without_services_nothing_but_a_word_is_said(tmp_path):
 
 def test_a_server_that_cannot_be_used_is_said(tmp_path, monkeypatch):
     monkeypatch.delenv("P06BS_API_KEY", raising=False)
-    with topology() as address, Membership(address) as peers:
-        with hosting(address, "s", "http://127.0.0.1:9", "server"):
-            heard(peers, 1)
-            with pytest.raises(NoCatalogError, match="cannot be read"):
-                root_of(peers, tmp_path / "key")
-            (tmp_path / "key").write_text("k")
-            with pytest.raises(NoCatalogError, match="cannot be used"):
-                root_of(peers, tmp_path / "key")
+    with (
+        topology() as address,
+        Membership(address) as peers,
+        hosting(address, "s", "http://127.0.0.1:9", "server"),
+    ):
+        heard(peers, 1)
+        with pytest.raises(NoCatalogError, match="cannot be read"):
+            root_of(peers, tmp_path / "key")
+        (tmp_path / "key").write_text("k")
+        with pytest.raises(NoCatalogError, match="cannot be used"):
+            root_of(peers, tmp_path / "key")
 
 
 def shown(*documents):

@@ -72,9 +72,11 @@ class Patience:
         thread = threading.Thread(target=run, name=f"asking-{name}", daemon=True)
         self._hanging[name] = thread
         thread.start()
-        result = await future
-        thread.join()  # it has nothing left to do
-        return result
+        try:
+            return await future
+        finally:
+            if not future.cancelled():
+                thread.join()  # it has nothing left to do; not to be taken for one that hangs
 
 
 def _raisable(error: BaseException) -> BaseException:
