@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from fastapi import HTTPException
 
 from p06bs.model.documents import SNAPSHOTS, Document, is_derived
 from p06bs.model.mapped import Mapped
@@ -21,7 +22,7 @@ from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.views import StreamView
-from p06bs.server.tree.maps import Maps
+from p06bs.server.tree.maps import ODD, Maps
 
 logger = logging.getLogger(__name__)
 
@@ -31,8 +32,10 @@ LARGEST = 1 << 22
 BESIDE = re.compile(r"(.+_)?(sigma|flags?|limit|half_width|valid|n_invalid|n_saturated)")
 """Names of what goes with a result: its uncertainty, and what is doubtful about it."""
 RAW = "raw"
-UNREADABLE = (KeyError, IndexError, OSError, RowsLostError)
-"""What looking at something may raise: the run has left, or its rows cannot be read (yet)."""
+UNREADABLE = (*ODD, OSError, RowsLostError, HTTPException)
+"""What looking may raise: the run has left, its rows cannot be read (yet), or its documents say
+what nobody could expect.
+"""
 
 
 class Rank(IntEnum):
@@ -57,7 +60,7 @@ class Showable:
         Unique in its run.
     rank : Rank
     look : callable
-        Returns it as it is now. Raises KeyError or OSError if it cannot be read (any more).
+        Returns it as it is now. Raises what is `UNREADABLE` if it cannot be read (any more).
     """
 
     name: str
@@ -75,7 +78,7 @@ class Pictures:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._maps = Maps(sink.view, limit=sink.shares.maps)
+        self._maps = Maps(sink.view)
 
     def of(self, uid: str) -> list[Showable]:
         """Return what can be shown of a run, the most important first; nothing without rows.
@@ -85,7 +88,7 @@ class Pictures:
         Raises
         ------
         KeyError
-            If the run is not in the sink.
+            If the run is not in the sink; or whatever else is `UNREADABLE`.
         """
         run = self._sink.view(uid)
         streams = {name: view() for name, view in run.streams.items()}

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -197,6 +197,7 @@ class Offers:
         self._lock = threading.Lock()  # of `_changed`, which the feed adds to
         self._changed: dict[str, bool] = {}  # run -> whether it is gone
         self._known: dict[str, list[Showable]] = {}
+        self._odd: set[str] = set()
         sink.subscribe(self._note)
 
     def look(self) -> "list[Show]":
@@ -211,6 +212,7 @@ class Offers:
         for uid, gone in changed.items():
             self._known.pop(uid, None)
             if gone:
+                self._odd.discard(uid)
                 self._pictures.forget(uid)
         shows: list[Show] = []
         scans = 0
@@ -236,7 +238,7 @@ class Offers:
         scans: dict[str, list[Document]] = {}
         for uid in self._sink.runs():
             try:
-                start = self._sink.documents(uid)[0].get("start", {})
+                start = self._sink.documents(uid)[0]["start"]
             except KeyError:  # it has left meanwhile
                 continue
             derived = is_derived(start)
@@ -250,10 +252,16 @@ class Offers:
         yield from found
 
     def _of(self, uid: str) -> "list[Showable]":
-        try:
-            if uid not in self._known:
+        from p06bs.services._pictures import UNREADABLE
+
+        if uid not in self._known:
+            try:
                 self._known[uid] = self._pictures.of(uid)
+            except UNREADABLE as error:
+                self._known[uid] = []
+                if uid not in self._odd:
+                    logger.warning("nothing can be shown of run %s: %r", uid, error)
+                self._odd.add(uid)
+        with suppress(KeyError):  # it has left meanwhile
             self._sink.touch(uid)
-        except KeyError:  # it has left meanwhile
-            return []
         return self._known[uid]

@@ -148,6 +148,11 @@ class Lavue:
         _, _, topic = self.state().get("configuration", "").partition("/")
         return str(topic)
 
+    def look_at(self, topic: str) -> None:
+        """Have it show another topic."""
+        place, _, _ = self.state()["configuration"].partition("/")
+        self._device.LavueState = json.dumps({"configuration": f"{place}/{topic}"})
+
     def sums(self, *regions: tuple[int, int, int, int]) -> None:
         """Have it sum over regions: first and last pixel, (x, y, x, y), both included."""
         self._device.DetectorROIs = json.dumps({"all": [list(map(float, r)) for r in regions]})

@@ -1,5 +1,6 @@
 """The bridge to LaVue: what is offered and sent, to a subscriber that does as LaVue does."""
 
+import copy
 from collections import Counter
 from itertools import pairwise
 
@@ -9,11 +10,14 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p06bs import process
 from p06bs.adapters.lavue import PictureSocket, command, configure, frame
 from p06bs.adapters.lavue_programme import Due, Programme, Show
 from p06bs.model.maps import pixels
 from p06bs.model.picture import Picture, PictureAxis
-from p06bs.services.lavue import LavueDefinition
+from p06bs.server.sink.sink import Sink
+from p06bs.services._pictures import Pictures
+from p06bs.services.lavue import LavueDefinition, Offers
 from tests.documents import raw_run, write
 from tests.lavue_site import Viewer, bridge
 from tests.online import beamline
@@ -228,6 +232,21 @@ def test_a_running_scan_its_settings_and_the_scan_after_it(tmp_path):
         viewer.until(lambda: "histogram.square|" in viewer.topics)
         np.testing.assert_array_equal(viewer.pictures["histogram.y|"], 4 * truth())
         assert len(set(viewer.names)) == len(viewer.names)
+
+
+def test_documents_that_say_odd_things_take_nothing_from_others(caplog):
+    raw = raw_run({"x": VALUES}, **PLAN)
+    odd = copy.deepcopy(process(Histogram(inputs={"x": "x"}), raw))
+    for name, document in odd:
+        if name == "descriptor" and document["name"] == "snapshots":
+            document["data_keys"]["counts"]["dims"] = 5
+    sink = Sink(100_000_000)
+    offers = Offers(sink, Pictures(sink))
+    for document in (*raw, *odd):
+        sink(*document)
+    for _ in range(2):
+        assert [one.name for one in offers.look()] == ["x"]
+    assert caplog.text.count("nothing can be shown of run") == 1
 
 
 def test_a_bridge_that_comes_late_shows_the_last_scan_and_nothing_is_asked_for_in_vain(tmp_path):

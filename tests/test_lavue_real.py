@@ -37,11 +37,14 @@ def test_lavue_shows_the_running_scan_and_follows_the_settings(tmp_path):
         beamline(tmp_path, [Line(inputs={"x": "x"})]) as (served, publish, _),
         bridge(f"ipc://{tmp_path}/out", tmp_path / "log") as service,
     ):
-        for document in (*head, *halfway):
-            publish(*document)
         starting = command(service.addresses["lavue"], tmp_path)
         with lavue(starting, tmp_path, tmp_path) as shown:
-            # Nobody said which: it is the first of the list.
+            # There is nothing yet. Then it is the first of the list, which is raw as long as
+            # nothing is derived.
+            for document in (*head, *halfway):
+                publish(*document)
+            wait(lambda: shown.topic in ("line.Fe_K|", "raw.i0|", "raw.x|"))
+            shown.look_at("line.Fe_K|")
             wait(lambda: shown.topic == "line.Fe_K|")
             assert shown.state()["scaling"] == "linear"
             shown.sums(*regions)

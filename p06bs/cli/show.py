@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.terminal import AsJson, console, folded, remark
@@ -173,7 +173,10 @@ def _plain(shown: "Shown", name: str) -> dict[str, Any]:
 
 
 def _list(shown: "Shown") -> None:
-    table = Table(*folded("name", "kind", "unit", "shape", "filled", "minimum", "mean", "maximum"))
+    table = Table(
+        Column("name", no_wrap=True),
+        *folded("kind", "unit", "shape", "filled", "minimum", "mean", "maximum"),
+    )
     for name, showable in shown.showables.items():
         table.add_row(escape(name), *_cells(showable))
     console.print(escape(f"run {shown.run}, {shown.title}"), soft_wrap=True)
