@@ -19,7 +19,8 @@ from tiled.config import Authentication
 from tiled.server.app import build_app
 
 from p06bs.bus.log import DocumentLog
-from p06bs.model.maps import pixels
+from p06bs.metadata.indexed import FOLDER
+from p06bs.model.maps import grid_map, pixels
 from p06bs.server.gate.gate import Gate
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
@@ -614,6 +615,68 @@ def test_positions_that_left_the_memory():
     assert maps.of(sink.view("run"))["Fe_K"].where.kind == "measured"
     assert without.of(sink.view("run"))["Fe_K"].where.kind == "raster"
     np.testing.assert_array_equal(look(maps, sink, "run").values, look(without, sink, "run").values)
+
+
+def corrected(sink, uid, raw, **start):
+    """Begin a derived run that corrects positions."""
+    process = {**XRF, "name": "positions"}
+    run = Writer(sink, uid, raw, **{**RASTER, **MOTORS, "process": process, **start})
+    roles = {"x-role": "position_x", "y-role": "position_y"}
+    run.stream(units={"x": "um", "y": "um"}, configuration={"xrf": {"data": roles}})
+    return run
+
+
+def test_corrected_positions_place_the_rows_of_all_runs_of_a_scan():
+    sink = Sink(500_000_000)
+    maps = Maps(sink.view, sink.corrected)
+    x, y = nominal()
+    numbers, values = range(1, NY * NX + 1), np.arange(NY * NX) + 1.0
+    raw = Writer(sink, "raw", **RASTER, **MOTORS)
+    raw.stream(units={"x": "um", "y": "um", "i0": "counts"})
+    raw.page(numbers, x=x, y=y, i0=values)
+    run = xrf(sink, "run", "raw")
+    run.page(numbers, Fe_K=values)
+    assert look(maps, sink, "run").values[0, 0] == 1
+    positions = corrected(sink, "positions", "raw")
+    turned = sum(X) - x  # as if x had gone the other way
+    turned[3] = np.nan
+    positions.page(numbers[:20], x=turned[:20], y=y[:20])
+    for uid, column in (("run", "Fe_K"), ("raw", "i0")):
+        place = maps.of(sink.view(uid))[column].where
+        assert (place.kind, place.measured.of) == ("measured", "corrected")
+        assert look(maps, sink, uid, column).rows == 20  # rows wait for their positions
+    positions.page(numbers[20:], x=turned[20:], y=y[20:])
+    positions.stop()
+    expected = grid_map(np.r_[values[:3], np.nan, values[4:]], numbers, (NY, NX), True)[:, ::-1]
+    for uid, column in (("run", "Fe_K"), ("raw", "i0")):
+        np.testing.assert_array_equal(look(maps, sink, uid, column).values, expected)
+    assert maps.of(sink.view("positions"))["x"].where.measured.of == ""
+
+
+def test_positions_that_failed_or_feed_nobody_or_are_anothers_correct_nothing():
+    sink = Sink(500_000_000)
+    maps = Maps(sink.view, sink.corrected)
+    x, y = nominal()
+    raw = Writer(sink, "raw", **RASTER, **MOTORS)
+    raw.stream(units={"x": "um", "y": "um", "i0": "counts"})
+    raw.page(range(1, 49), x=x, y=y, i0=x)
+
+    def used():
+        return maps.of(sink.view("raw"))["i0"].where.measured.of
+
+    again = {**XRF, "name": "positions", "reprocessing": 1}
+    corrected(sink, "again", "raw", process=again).page([1], x=[0.0], y=[0.0])
+    folder = {FOLDER: "/of/another"}
+    corrected(sink, "theirs", "raw", **folder).page([1], x=[0.0], y=[0.0])
+    corrected(sink, "elsewhere", "other").page([1], x=[0.0], y=[0.0])
+    assert used() == ""
+    failing = corrected(sink, "failing", "raw")
+    failing.page([1], x=[0.0], y=[0.0])
+    assert used() == "corrected"
+    failed = {"uid": "f", "run_start": "failing", "time": 9.0, "exit_status": "fail"}
+    sink("stop", failed)
+    assert sink.corrected("raw").metadata["start"]["uid"] == "theirs"
+    assert used() == ""
 
 
 def test_rows_that_are_in_the_log_only(tmp_path):

@@ -35,7 +35,9 @@ class Mapped:
     where: Where
 
 
-def mapped(run: Run, raw: Run | None = None, largest: int = LARGEST) -> dict[str, Mapped]:
+def mapped(
+    run: Run, raw: Run | None = None, largest: int = LARGEST, corrected: Run | None = None
+) -> dict[str, Mapped]:
     """Return the maps of a run by their names, what hints name first, axes last.
 
     A map has the name of its column. Where a derived run goes on in a stream
@@ -49,10 +51,12 @@ def mapped(run: Run, raw: Run | None = None, largest: int = LARGEST) -> dict[str
         The raw run of a derived one: it may have the positions.
     largest : int
         Pixels that a map may have.
+    corrected : Run, optional
+        The derived run of the same raw run that corrects the positions.
     """
     maps: dict[str, Mapped] = {}
     for streams in families(run):
-        place = where(run, raw, streams, largest)
+        place = where(run, raw, streams, largest, corrected)
         for one in _of_family(run, streams, place) if place is not None else ():
             further = f"{min(one.having, key=streams.index)}.{one.column}"
             maps.setdefault(further if one.column in maps else one.column, one)

@@ -77,8 +77,8 @@ class Measurement:
         The streams that they are in, one after the other.
     y, x : str
         Names of the columns.
-    raw : bool
-        Whether the streams are the raw run's.
+    of : str
+        Of which run the streams are: "" the run's own, ``raw`` the raw run's, ``corrected``.
     joined : bool
         Whether rows are found by equal numbers; False where they lie in the values' rows.
     scale : (float, float)
@@ -90,7 +90,7 @@ class Measurement:
     streams: tuple[str, ...]
     y: str
     x: str
-    raw: bool = False
+    of: Literal["", "raw", "corrected"] = ""
     joined: bool = False
     scale: tuple[float, float] = (1.0, 1.0)
     units: tuple[str | None, str | None] = (None, None)
@@ -169,14 +169,18 @@ def families(run: Run) -> list[tuple[str, ...]]:
 
 
 def where(
-    run: Run, raw: Run | None, streams: tuple[str, ...], largest: int = LARGEST
+    run: Run,
+    raw: Run | None,
+    streams: tuple[str, ...],
+    largest: int = LARGEST,
+    corrected: Run | None = None,
 ) -> Where | None:
     """Return where the values of streams, a tuple of `families`, belong; None if nobody says."""
     start = run.start
     grid, inorder = _declared(start)
     if grid is not None and not _is_within(grid, largest):
         return None
-    measured = _measurement(run, raw, streams)
+    measured = _measurement(run, raw, streams, corrected)
     if grid is not None:
         axes = _axes(run, raw, grid, measured)
         fitting = _fitting(start, grid, measured, axes)
@@ -246,18 +250,30 @@ def _is_extended(shape: tuple[int, int], extents: Extents) -> bool:
     )
 
 
-def _measurement(run: Run, raw: Run | None, streams: tuple[str, ...]) -> Measurement | None:
-    """Return the positions of the same rows, else of other streams, else of the raw run."""
-    for family in sorted(families(run), key=lambda family: family != streams):
-        found = _in_family(run, family)
-        if found is not None:
-            return replace(found, joined=family != streams)
-    for family in families(raw) if raw is not None else ():
-        assert raw is not None
-        found = _in_family(raw, family)
-        if found is not None:
-            return replace(found, joined=True, raw=True)
+def _measurement(
+    run: Run, raw: Run | None, streams: tuple[str, ...], corrected: Run | None
+) -> Measurement | None:
+    """Return corrected positions, else those of the same rows, of other streams, of the raw run."""
+    own = sorted(families(run), key=lambda family: family != streams)
+    for other in (corrected, run, raw):
+        if other is None:
+            continue
+        for family in own if other is run else families(other):
+            found = _in_family(other, family)
+            if found is None:
+                continue
+            if other is run:
+                return replace(found, joined=family != streams)
+            return replace(found, joined=True, of="raw" if other is raw else "corrected")
     return None
+
+
+def corrects(start: Document) -> str:
+    """Return the uid of the raw run whose positions a derived run corrects; "" if it does not."""
+    process = start.get("process")
+    if not isinstance(process, Mapping) or process.get("name") != "positions":
+        return ""
+    return "" if process.get("reprocessing") else str(start.get("original_run_uid", ""))
 
 
 def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from operator import attrgetter
 
 from p06bs.model.documents import Document
+from p06bs.model.positions import corrects
 from p06bs.server.sink.held import Change, Held, Listeners, Run
 from p06bs.server.sink.retention import Drop, Leave, NoRoomError, Retention
 from p06bs.server.sink.shares import Shares
@@ -36,6 +37,8 @@ class Holding:
         Held by whoever changes something: one at a time.
     runs : dict
         By uid.
+    corrections : dict
+        Uid of a raw run -> uids of the derived runs that correct its positions, the newest last.
     version : int
         Another one when a run came or left, or has other documents.
     listeners : Listeners
@@ -53,6 +56,7 @@ class Holding:
         self.lock = threading.RLock()
         self.feeding = threading.Lock()
         self.runs: dict[str, Run] = {}
+        self.corrections: dict[str, list[str]] = {}
         self.version = 0
         self._folders: dict[str, str | None] | None = None
         self.listeners = Listeners()
@@ -72,6 +76,8 @@ class Holding:
         self.make_room(run.uid, run.nbytes)
         with self.lock:
             self.runs[run.uid] = run
+            if raw := corrects(run.metadata["start"]):
+                self.corrections.setdefault(raw, []).append(run.uid)
             self.list_anew()
             self.retention.started(run.uid, self.clock(), older=older)
             self.count(run)
@@ -81,6 +87,10 @@ class Holding:
         """Hold a run no more."""
         with self.lock:
             del self.runs[run.uid]
+            raw = corrects(run.metadata["start"])
+            others = [uid for uid in self.corrections.pop(raw, ()) if uid != run.uid]
+            if others:
+                self.corrections[raw] = others
             self.list_anew()
             self.retention.left(run.uid)
             self.forget_routes(run)

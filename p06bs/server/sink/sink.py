@@ -230,6 +230,18 @@ class Sink:
             streams = {name: self._viewer(stream) for name, stream in run.streams.items()}
             return RunView(run.metadata, streams, lambda: self.touch(uid), run.written)
 
+    def corrected(self, raw: str) -> RunView | None:
+        """Return the newest derived run that corrects the positions of a raw run; None without one.
+
+        One that failed is none: rows would wait for its positions for ever.
+        """
+        with self._holding.lock:
+            for uid in reversed(self._holding.corrections.get(raw, ())):
+                run = self.view(uid)
+                if (run.metadata.get("stop") or {}).get("exit_status") != "fail":
+                    return run
+        return None
+
     def touch(self, uid: str) -> None:
         """Note that somebody reads data of the run."""
         with self._holding.lock:

@@ -87,17 +87,21 @@ def described(start: Mapping[str, Any], streams: Streams) -> Run:
     )
 
 
-def points_of(one: Mapped, run: Run, streams: Streams, raw: Run | None, raws: Streams) -> Points:
-    """Return what the rows of a map say beside their values."""
+def points_of(
+    one: Mapped, run: Run, streams: Streams, others: Mapping[str, tuple[Run, Streams]]
+) -> Points:
+    """Return what the rows of a map say beside their values.
+
+    `others` are the runs that may have the positions, by `Measurement.of`.
+    """
     numbers, lengths = _numbers(run, streams, one.streams)
     flags = [streams[name].columns.get("valid") for name in one.streams]
     valid = Chain(list(zip(flags, lengths, strict=True)), 1.0) if any(flags) else None
     measured = one.where.measured
     if measured is None:
         return Points(numbers, None, valid)
-    if measured.raw:
-        assert raw is not None
-        run, streams = raw, raws
+    if measured.of:
+        run, streams = others[measured.of]
     return Points(numbers, _positions(measured, run, streams), valid)
 
 

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -14,7 +15,7 @@ from p06bs.model.documents import is_derived
 from p06bs.model.gridding import PIXEL_BYTES, RunningMap
 from p06bs.model.mapped import Mapped, mapped
 from p06bs.model.placement import Measured, Placement, Raster
-from p06bs.model.positions import LARGEST, Run, may_have_maps
+from p06bs.model.positions import LARGEST, Run, corrects, may_have_maps
 from p06bs.model.statistics import Statistics, statistics
 from p06bs.model.units import canonical
 from p06bs.server.sink.held import RunView
@@ -53,6 +54,10 @@ def _no_run(uid: str) -> RunView:
     raise KeyError(uid)
 
 
+def _no_correction(uid: str) -> RunView | None:
+    return None
+
+
 class Maps:
     """Make the child ``maps`` of runs: a callable for `p06bs.server.tree.tree.run_adapter`.
 
@@ -66,6 +71,9 @@ class Maps:
     run_of : callable, optional
         Returns the view of a run by its uid (KeyError if there is none): the raw run of
         a derived one may have the positions.
+    corrected_of : callable, optional
+        Returns the view of the derived run, if there is one, that corrects the positions of a
+        raw run, by the uid of that.
     limit : int
         Bytes that are kept; a raster of which a map would need more has none.
     """
@@ -73,10 +81,12 @@ class Maps:
     def __init__(
         self,
         run_of: Callable[[str], RunView] = _no_run,
+        corrected_of: Callable[[str], RunView | None] = _no_correction,
         *,
         limit: int = LIMIT,
     ) -> None:
         self._run_of = run_of
+        self._corrected_of = corrected_of
         self._largest = min(LARGEST, limit // PIXEL_BYTES)
         self._lock = threading.Lock()  # of what follows; nothing else is done with it
         self._kept: Recent[Key, Any] = Recent(limit)
@@ -139,8 +149,9 @@ class Maps:
         Metadata by which nothing can be decided are logged, once a run: then it has none.
         """
         try:
-            described_run, _, raw, _ = self._looked_at(run)
-            return mapped(described_run, raw, self._largest)
+            described_run, _, others = self._looked_at(run)
+            raw, corrected = (others.get(of, (None,))[0] for of in ("raw", "corrected"))
+            return mapped(described_run, raw, self._largest, corrected)
         except ODD as error:
             uid = run.metadata["start"]["uid"]
             with self._lock:
@@ -169,8 +180,8 @@ class Maps:
         where: Key = (uid, one.streams, one.where)
         what: Key = (*where, one.column, canonical(one.unit))
         with self._working[hash(uid) % LOCKS]:
-            run_, streams, raw, raws = self._looked_at(run)
-            points = points_of(one, run_, streams, raw, raws)
+            run_, streams, others = self._looked_at(run)
+            points = points_of(one, run_, streams, others)
             values = values_of(one, run_, streams)
             placement, running = self._get(where), self._get(what)
             if placement is None:
@@ -201,21 +212,25 @@ class Maps:
         with self._lock:
             return self._kept.get(key)
 
-    def _looked_at(self, run: RunView) -> tuple[Run, Streams, Run | None, Streams]:
-        """Return a run and the raw run of a derived one, as they are now."""
+    def _looked_at(self, run: RunView) -> tuple[Run, Streams, dict[str, tuple[Run, Streams]]]:
+        """Return a run, and those that may have its positions, as they are now."""
         start = run.metadata["start"]
-        streams = {name: view() for name, view in run.streams.items()}
-        if not is_derived(start):
-            return described(start, streams), streams, None, {}
-        try:
-            raw = self._run_of(str(start["original_run_uid"]))
-        except KeyError:
-            return described(start, streams), streams, None, {}
-        if folder_of(raw.metadata["start"]) != folder_of(start):
+        others: dict[str, RunView | None] = {}
+        uid = str(start["original_run_uid"]) if is_derived(start) else str(start["uid"])
+        if is_derived(start):
+            with suppress(KeyError):
+                others["raw"] = self._run_of(uid)
+        if not corrects(start):
+            with suppress(KeyError):
+                others["corrected"] = self._corrected_of(uid)
+        found: dict[str, tuple[Run, Streams]] = {}
+        for of, other in others.items():
             # Who may see the one need not see the other.
-            return described(start, streams), streams, None, {}
-        raws = {name: view() for name, view in raw.streams.items()}
-        return described(start, streams), streams, described(raw.metadata["start"], raws), raws
+            if other is not None and folder_of(other.metadata["start"]) == folder_of(start):
+                streams = {name: view() for name, view in other.streams.items()}
+                found[of] = described(other.metadata["start"], streams), streams
+        streams = {name: view() for name, view in run.streams.items()}
+        return described(start, streams), streams, found
 
 
 def _placement(one: Mapped) -> Placement:
