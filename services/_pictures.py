@@ -78,7 +78,7 @@ class Pictures:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
-        self._maps = Maps(sink.view, sink.corrected)
+        self._maps = Maps(sink.view)
 
     def of(self, uid: str) -> list[Showable]:
         """Return what can be shown of a run, the most important first; nothing without rows.

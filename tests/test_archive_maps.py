@@ -9,6 +9,7 @@ from tiled.client import from_uri
 from tiled.client.utils import ClientError
 
 from p06bs import process
+from p06bs.callbacks.positions import Positions
 from p06bs.model.documents import is_derived
 from p06bs.server.archive.catalog import ask_retry
 from p06bs.server.archive.database import Database, upgrade
@@ -92,6 +93,25 @@ def test_a_derived_run_has_the_maps_that_it_has_live(here):
     values, metadata = live[uids[1]]["y"]
     assert metadata["kind"] == "scattered"
     assert np.isfinite(values).sum() == NY * NX
+
+
+def test_corrected_positions_place_rows_as_they_do_live(here):
+    sink = Sink(50_000_000)
+    scan = positioned()
+    where = {"nominal_x": "py", "nominal_y": "px"}  # the axes were mixed up
+    runs = [scan, derived(scan), process(Positions(inputs=where), scan)]
+    uids = [take(here, sink, documents) for documents in runs]
+    here.ingest()
+    with here.served(sink=sink) as url, connected(url) as archive:
+        client = from_uri(url, api_key=KEY)
+        live, kept = ({u: maps_of(tree[u]) for u in uids} for tree in (client["live"], archive))
+        client.context.close()
+    for uid, names in zip(uids[:2], ({"det", "px", "py"}, {"y", "n"}), strict=True):
+        assert set(kept[uid]) == set(live[uid]) == names
+        for name, (values, metadata) in kept[uid].items():
+            assert repr(live[uid][name]) == repr((values, metadata))
+            places = [(axis["name"], axis["unit"], axis["last"]) for axis in metadata["axes"]]
+            assert places == [("y", "um", 5000.0), ("x", "um", 3000.0)]
 
 
 def test_a_derived_run_that_comes_before_its_raw_run_gets_maps_with_it(here):

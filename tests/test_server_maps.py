@@ -628,7 +628,7 @@ def corrected(sink, uid, raw, **start):
 
 def test_corrected_positions_place_the_rows_of_all_runs_of_a_scan():
     sink = Sink(500_000_000)
-    maps = Maps(sink.view, sink.corrected)
+    maps = Maps(sink.view)
     x, y = nominal()
     numbers, values = range(1, NY * NX + 1), np.arange(NY * NX) + 1.0
     raw = Writer(sink, "raw", **RASTER, **MOTORS)
@@ -655,7 +655,7 @@ def test_corrected_positions_place_the_rows_of_all_runs_of_a_scan():
 
 def test_positions_that_failed_or_feed_nobody_or_are_anothers_correct_nothing():
     sink = Sink(500_000_000)
-    maps = Maps(sink.view, sink.corrected)
+    maps = Maps(sink.view)
     x, y = nominal()
     raw = Writer(sink, "raw", **RASTER, **MOTORS)
     raw.stream(units={"x": "um", "y": "um", "i0": "counts"})

@@ -114,7 +114,7 @@ def build_app(
         If an API key is empty or has other characters than letters and digits.
     """
     door = single_user(login) if isinstance(login, str) else login
-    maps = Maps(sink.view, sink.corrected, limit=sink.shares.maps)
+    maps = Maps(sink.view, limit=sink.shares.maps)
 
     def forget(change: Change) -> None:
         if change.kind == "gone":

@@ -16,6 +16,7 @@ from tiled.catalog.adapter import from_uri as stock_catalog
 from tiled.utils import path_from_uri
 
 from p06bs.bus.envelope import is_run_uid
+from p06bs.model.positions import corrects
 from p06bs.server.archive import schema
 from p06bs.server.archive.catalog import RUN_MIMETYPE
 from p06bs.server.archive.location import Location, missing
@@ -130,6 +131,7 @@ class Archive:
                 RUNS.c.streams,
                 RUNS.c.generation,
                 schema.have_maps(raw).label("maps"),
+                schema.corrected().label("corrected"),
             )
             .join(RUNS, RUNS.c.node_id == orm.Node.id)
             .outerjoin(raw, raw.c.uid == RUNS.c.original_run_uid)
@@ -156,11 +158,17 @@ class Archive:
         except FileNotFoundError:  # a newer one has just taken its place
             raise KeyError(uid) from None
 
+    def _corrected(self, uid: str | None) -> RunView | None:
+        """Return the run by a uid that `schema.corrected` found, if it does correct positions."""
+        found = None if uid is None else self.view(uid)
+        return found if found is not None and corrects(found.metadata["start"]) else None
+
     def _run(self, row: Any) -> RunAdapter:
         """Return the tree of a run; its files are opened when somebody asks for a stream."""
         files = _Files(self.location.generation(row.key, row.generation), self.roots)
         streams = {name: partial(files.stream, name) for name in json.loads(row.streams)}
-        view = RunView(shown(row.metadata), streams, untouched)
+        corrected = partial(self._corrected, row.corrected)
+        view = RunView(shown(row.metadata), streams, untouched, corrected=corrected)
         make = partial(ArchivedRun, opening=self.opening)
         run = run_adapter(view, self._maps.children if row.maps else _no_maps, make, self.sizes)
         run.documents = self.location.log(row.key, row.generation)

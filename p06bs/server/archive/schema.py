@@ -154,6 +154,23 @@ def have_maps(raw: Any) -> Any:
     return func.coalesce(or_(RUNS.c.maps, theirs), false())
 
 
+def corrected() -> Any:
+    """Return the uid of the newest run that corrects the positions of a run of `RUNS`, or null."""
+    found = RUNS.alias()
+    return (
+        select(found.c.uid)
+        .where(
+            found.c.original_run_uid == func.coalesce(RUNS.c.original_run_uid, RUNS.c.uid),
+            found.c.process_name == "positions",
+            found.c.exit_status != "fail",
+        )
+        .order_by(found.c.time.desc())
+        .limit(1)
+        .correlate(RUNS)
+        .scalar_subquery()
+    )
+
+
 def of_runs(connection: Connection) -> list[Table]:
     """Return the tables with what the index holds of runs."""
     words = [WORDS] if connection.dialect.name == "postgresql" else []

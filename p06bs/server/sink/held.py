@@ -42,12 +42,16 @@ Listener = Callable[[Change], None]
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run at one moment; its streams are looked at when they are asked for."""
+    """A run at one moment; its streams are looked at when they are asked for.
+
+    `corrected` returns the run, if there is one, that corrects the positions of the scan.
+    """
 
     metadata: Mapping[str, Any]
     streams: Mapping[str, Callable[[], StreamView]]
     touch: Callable[[], None]
     written: Any = None
+    corrected: Callable[[], "RunView | None"] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

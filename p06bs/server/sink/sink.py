@@ -228,7 +228,9 @@ class Sink:
         with self._holding.lock:
             run = self._holding.runs[uid]
             streams = {name: self._viewer(stream) for name, stream in run.streams.items()}
-            return RunView(run.metadata, streams, lambda: self.touch(uid), run.written)
+            raw = str(run.metadata["start"].get("original_run_uid", uid))
+            touch, corrected = partial(self.touch, uid), partial(self.corrected, raw)
+            return RunView(run.metadata, streams, touch, run.written, corrected)
 
     def corrected(self, raw: str) -> RunView | None:
         """Return the newest derived run that corrects the positions of a raw run; None without one.

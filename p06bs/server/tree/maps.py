@@ -54,10 +54,6 @@ def _no_run(uid: str) -> RunView:
     raise KeyError(uid)
 
 
-def _no_correction(uid: str) -> RunView | None:
-    return None
-
-
 class Maps:
     """Make the child ``maps`` of runs: a callable for `p06bs.server.tree.tree.run_adapter`.
 
@@ -71,9 +67,6 @@ class Maps:
     run_of : callable, optional
         Returns the view of a run by its uid (KeyError if there is none): the raw run of
         a derived one may have the positions.
-    corrected_of : callable, optional
-        Returns the view of the derived run, if there is one, that corrects the positions of a
-        raw run, by the uid of that.
     limit : int
         Bytes that are kept; a raster of which a map would need more has none.
     """
@@ -81,12 +74,10 @@ class Maps:
     def __init__(
         self,
         run_of: Callable[[str], RunView] = _no_run,
-        corrected_of: Callable[[str], RunView | None] = _no_correction,
         *,
         limit: int = LIMIT,
     ) -> None:
         self._run_of = run_of
-        self._corrected_of = corrected_of
         self._largest = min(LARGEST, limit // PIXEL_BYTES)
         self._lock = threading.Lock()  # of what follows; nothing else is done with it
         self._kept: Recent[Key, Any] = Recent(limit)
@@ -216,13 +207,12 @@ class Maps:
         """Return a run, and those that may have its positions, as they are now."""
         start = run.metadata["start"]
         others: dict[str, RunView | None] = {}
-        uid = str(start["original_run_uid"]) if is_derived(start) else str(start["uid"])
         if is_derived(start):
             with suppress(KeyError):
-                others["raw"] = self._run_of(uid)
+                others["raw"] = self._run_of(str(start["original_run_uid"]))
         if not corrects(start):
             with suppress(KeyError):
-                others["corrected"] = self._corrected_of(uid)
+                others["corrected"] = run.corrected()
         found: dict[str, tuple[Run, Streams]] = {}
         for of, other in others.items():
             # Who may see the one need not see the other.
