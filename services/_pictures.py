@@ -29,7 +29,9 @@ logger = logging.getLogger(__name__)
 Array = npt.NDArray[Any]
 LARGEST = 1 << 22
 """Values of a result that is shown, at most."""
-BESIDE = re.compile(r"(.+_)?(sigma|flags?|limit|half_width|valid|n_invalid|n_saturated)")
+BESIDE = re.compile(
+    r"(.+_)?(sigma|flags?|limit|half_width|source|offset|valid|n_invalid|n_saturated)"
+)
 """Names of what goes with a result: its uncertainty, and what is doubtful about it."""
 RAW = "raw"
 UNREADABLE = (*ODD, OSError, RowsLostError, HTTPException)
