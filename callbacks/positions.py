@@ -173,7 +173,7 @@ class Positions(Modality):
                     both = np.isfinite(differences)
                     known = apart.get(key, NOTHING)
                     differences = np.concatenate([known, differences[both]])
-                    apart[key] = differences[-setup.average :]
+                    apart[key] = differences[-setup.average :].copy()  # lets the others go
                     count = len(known) + np.cumsum(both)[gap]
                     offset[gap] = _means(differences, count, setup.average)
                 place[gap] = said[gap] + np.nan_to_num(offset[gap])
