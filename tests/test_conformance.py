@@ -13,6 +13,7 @@ from tests import wrong_techniques
         "counters",
         "encoders",
         "interferometers",
+        "positions",
         "region_sums",
         "xrf",
         "tests.techniques:Scale",
