@@ -177,7 +177,8 @@ class Authenticator:
             pass
         finally:
             with _lock:  # first: what follows frees the context, and another may take its place
-                del _authenticators[self._context.underlying]
+                if _authenticators.get(self._context.underlying) is self:
+                    del _authenticators[self._context.underlying]
             while not self._monitors.empty():
                 monitors.add(self._monitors.get())
             for socket in (self._zap, *monitors):
