@@ -325,6 +325,7 @@ def names_in(answer):
     return set(re.findall(r"run-([a-z_]+)", answer.text))
 
 
+@pytest.mark.slow
 def test_every_listing_has_what_the_kernel_shows(beamline, kernel, tree):
     search = f"/api/v1/search/{tree}"
     for user in (*NAMES, "service"):

@@ -386,6 +386,7 @@ class Policy:
         return [Visible(self.viewer)] if hasattr(node, "viewer") else []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", DATABASES)
 def test_what_one_may_not_see_is_not_there(kind, tmp_path, running_postgres):  # noqa: F811
     here = place(kind, tmp_path, running_postgres)

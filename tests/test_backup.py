@@ -68,6 +68,7 @@ def place(request, tmp_path, running_postgres):  # noqa: F811
         bash("dropdb --if-exists p06bs; dropdb --if-exists p06bs_tokens")
 
 
+@pytest.mark.slow
 def test_what_is_lost_comes_back(place, tmp_path, run):
     sqlite, bash, uris = place
     config = ["--config", str(tmp_path / "services.toml")]

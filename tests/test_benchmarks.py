@@ -13,6 +13,7 @@ def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPat
     assert all(value > 0 for row in pages for value in row.values)
 
 
+@pytest.mark.slow
 def test_positions_are_measured_beside_what_numpy_and_python_take() -> None:
     rows = positions.measure(repeat=1, seconds=0)
     assert {row.unit for row in rows} == {"M/s", ""}

@@ -120,6 +120,7 @@ def test_likeness_knows_noise_and_what_does_not_vary(tmp_path):
     assert not truth.likeness("xrf", turned)["xrf:Cu_K"].good
 
 
+@pytest.mark.slow
 def test_a_small_phantom_of_the_users_own_beside_an_older_demo(tmp_path):
     weights = np.random.default_rng(5).random((7, 4)).astype(np.float32)
     np.savez(tmp_path / "mine.npz", sample=weights)

@@ -52,6 +52,7 @@ def test_large_exports_are_refused_before_they_are_read():
         assert names.status_code == 400
 
 
+@pytest.mark.slow
 def test_what_is_made_as_a_whole_costs_a_share_of_the_budget_whatever_the_format():
     sink = Sink(64_000_000)
     rows = 20_000

@@ -195,7 +195,13 @@ def test_settings_that_were_taken_back_are_not_computed_again(tmp_path, caplog):
         asked = store.change({"factor": 3.0}, "Ada", reprocess=[start["uid"]])
         (again,) = store.again()
         made: list[Any] = []
-        job = Reprocess(again, store, documents, lambda *what: made.append(what))  # type: ignore[arg-type,return-value]
+        job = Reprocess(
+            again,
+            store,
+            documents,
+            lambda *what: made.append(what),  # type: ignore[arg-type,return-value]
+            lambda: pytest.fail("it has no other derived runs as inputs"),
+        )
         store.withdraw(asked, "it does not fit", start["uid"])
         job.go_on(None)
         assert job.over

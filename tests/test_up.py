@@ -373,8 +373,9 @@ def test_what_is_being_started_again_is_stopped_too(tmp_path, monkeypatch):
     at_once = _supervisord_conf.PROGRAM.replace("startsecs=10\n", "startsecs=0\n")
     monkeypatch.setattr(_supervisord_conf, "PROGRAM", at_once)
     with supervised.supervised(written(tmp_path, EXAMPLES)) as services:
-        os.kill(services.statuses()["one"].pid, signal.SIGKILL)
-        wait(lambda: services.statuses()["one"].state != "RUNNING")
+        killed = services.statuses()["one"].pid
+        os.kill(killed, signal.SIGKILL)
+        wait(lambda: services.statuses()["one"].pid != killed)
         assert services.halt(["one"]) == ["one"]
         assert services.statuses()["one"].state == "STOPPED"
         services.begin("one")
