@@ -244,6 +244,7 @@ def test_a_database_that_is_not_there_is_said_to_be():
         database(lambda c: c.exec_driver_sql("SELECT 1"))
 
 
+@pytest.mark.slow
 def test_who_starts_an_archive_is_told_which_database_is_away(tmp_path):
     here = place("sqlite", tmp_path, None)
     here.database = "postgresql://me:s3cret@127.0.0.1:9/runs"

@@ -146,6 +146,7 @@ def rows_of(said):
     return got
 
 
+@pytest.mark.slow
 def test_every_row_comes_once_though_the_server_is_killed_and_a_client_stops(tmp_path, children):
     servers = Servers(tmp_path, children)
     with (

@@ -116,6 +116,7 @@ class Forwarder:
             target.shutdown(socket.SHUT_WR)
 
 
+@pytest.mark.slow
 def test_databases_that_hang_are_named_in_time(tmp_path, running_postgres):  # noqa: F811
     """Connections to PostgreSQL that are silent: no error ever comes."""
     if running_postgres is None:
