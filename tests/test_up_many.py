@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from functools import partial
@@ -144,9 +145,15 @@ def test_a_second_file_does_not_take_the_services_of_the_first(tmp_path):
 
 @pytest.mark.slow
 def test_services_can_be_started_twice_at_once_and_stopped_while_they_start(tmp_path):
-    # It never becomes ready: the socket of its proxy cannot be made.
-    more = f'[services.stuck]\nkind = "proxy"\ninbound = "ipc://{tmp_path}/no/in"\n'
-    file = written(tmp_path, more + f'outbound = "ipc://{tmp_path}/out"\n')
+    with socket.create_server(("127.0.0.1", 0)) as taken:  # so it never becomes ready
+        inbound = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        more = f'[services.stuck]\nkind = "proxy"\ninbound = "{inbound}"\n'
+        _start_twice_and_stop(
+            tmp_path, written(tmp_path, more + 'outbound = "tcp://127.0.0.1:*"\n')
+        )
+
+
+def _start_twice_and_stop(tmp_path, file):
     both = [started("up", file), started("up", file)]
     services = Supervision(file)
     wait(services.is_up)
