@@ -116,10 +116,7 @@ def spiral_map(
         },
     )
     # bluesky's own extents are twice as large as what it covers.
-    start.setdefault(
-        "extents",
-        [[c - s / 2, c + s / 2] for c, s in ((x_centre, width), (y_centre, height))],
-    )
+    start.setdefault("extents", _extents((x_centre, y_centre), (width, height)))
     place = (x_centre, y_centre, width, height, distance / np.sqrt(np.pi), 1.0)
     plan = bp.spiral_fermat(list(detectors), x, y, *place, md=start)
     return (yield from with_dwell(plan, detectors, dwell))
@@ -247,10 +244,14 @@ def fly_spiral(
             "rate": rate if np.isfinite(rate) else None,
         },
         num_points=points.x.size,
-        extents=[[c - s / 2, c + s / 2] for c, s in zip(centre, size, strict=True)],
+        extents=_extents(centre, size),
         **flight(detectors, box, ["x", "y"]),
     )
     return (yield from flown(detectors, box, points, start, collect_every))
+
+
+def _extents(centre: tuple[float, float], size: tuple[float, float]) -> list[list[float]]:
+    return [[c - s / 2, c + s / 2] for c, s in zip(centre, size, strict=True)]
 
 
 def _of_flight(points: Grid) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import event_model
 import numpy as np
 
 from p06bs.bus.log import DocumentLog
-from p06bs.model.documents import NamedDocument
+from p06bs.model.documents import Document, NamedDocument
 
 
 def acquisition(legs: list[tuple[int, int]]) -> list[int]:
@@ -209,3 +209,19 @@ def write(directory: Path, documents: list[NamedDocument]) -> str:
         for name, document in documents:
             log.append(name, document)
     return str(documents[0][1]["uid"])
+
+
+class Recorded:
+    """Documents of runs, each checked against its schema."""
+
+    def __init__(self) -> None:
+        self.documents: list[NamedDocument] = []
+
+    def __call__(self, name: str, document: Document) -> None:
+        """Take a document of a RunEngine."""
+        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
+        self.documents.append((name, document))
+
+    def named(self, name: str) -> list[Document]:
+        """Return the documents of a kind."""
+        return [d for n, d in self.documents if n == name]

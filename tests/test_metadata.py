@@ -10,7 +10,6 @@ from pathlib import Path
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
 import bluesky.preprocessors as bpp
-import event_model
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -33,6 +32,7 @@ from p06bs.plans.maps import fly_map
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import connect
 from p06bs.sim.phantom import Phantom
+from tests import documents
 from tests.device_inventory import AT_REST, OF_A_SCAN, inventory, signals
 
 # As DESY writes it; names are made up, the shape is that of scingestor's own tests.
@@ -68,19 +68,7 @@ BEAMTIME = {
 }
 
 
-class Recorded:
-    """Documents of runs, each checked against its schema."""
-
-    def __init__(self) -> None:
-        self.documents: list[tuple[str, dict]] = []
-
-    def __call__(self, name, document):
-        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
-        self.documents.append((name, document))
-
-    def named(self, name):
-        return [d for n, d in self.documents if n == name]
-
+class Recorded(documents.Recorded):
     @property
     def start(self):
         return self.named("start")[-1]

@@ -7,7 +7,6 @@ from functools import partial
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
-import event_model
 import numpy as np
 import pytest
 from bluesky import RunEngine
@@ -23,21 +22,12 @@ from p06bs.plans.points import spiral
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import Devices, connect
 from p06bs.sim.phantom import Phantom
+from tests import documents
 
 BEAMLINE = Beamline(Phantom.default((9, 9)), seed=3)
 
 
-class Recorded:
-    def __init__(self) -> None:
-        self.documents: list[tuple[str, dict]] = []
-
-    def __call__(self, name, document):
-        event_model.schema_validators[event_model.DocumentNames[name]].validate(document)
-        self.documents.append((name, document))
-
-    def named(self, name):
-        return [d for n, d in self.documents if n == name]
-
+class Recorded(documents.Recorded):
     def rows(self, *keys):
         """Return columns of stream primary, the newest row of each seq_num, run by run."""
         found = {}

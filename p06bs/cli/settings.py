@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from p06bs.bus.topology import Service
 
 SECONDS = 5.0
-"""How long the Topology Manager, or a service, is waited for."""
+"""How long a service is waited for."""
 HOLDS_SECONDS = 3.0
 """How long is waited for the event from which on a change holds; a scan may be paused."""
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from p06bs.cli.errors import UsageError
 from p06bs.cli.registered import (
     HEARD_SECONDS,
+    LISTED_SECONDS,
     TopologyAddress,
     asking,
     bus_keys,
@@ -25,9 +26,9 @@ if TYPE_CHECKING:
     from p06bs.bus.topology import Service
 
 SECONDS = 5.0
-"""How long the Topology Manager, or a service, is waited for."""
+"""How long a service is waited for."""
 SHORT_SECONDS = 1.5
-"""The same for the Topology Manager where all can be computed without it."""
+"""How long the Topology Manager is waited for where all can be computed without it."""
 COLOURS = {
     "works": "green",
     "done": "green",
@@ -101,7 +102,7 @@ def _asked(run: str, file: Path | None, topology: str | None) -> _Answers:
     answers = _Answers()
     address, keys = topology_address(file, topology), bus_keys(file)
     try:
-        with asking(address, keys, SECONDS if file is None else SHORT_SECONDS) as peers:
+        with asking(address, keys, LISTED_SECONDS if file is None else SHORT_SECONDS) as peers:
             if file is None:  # else what nobody answers for is computed
                 peers.wait_heard(lambda services: any(map(_hosts, services)), HEARD_SECONDS)
             hosts = [one for one in peers.services if _hosts(one)]
