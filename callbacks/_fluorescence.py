@@ -6,10 +6,9 @@ from pydantic import Field, field_validator, model_validator
 
 from p06bs.callbacks._elements import split_group
 from p06bs.callbacks._pymca import Background, read_text
+from p06bs.callbacks._settings import NotNegative, Positive
 from p06bs.model.modality import ModalitySettings
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 KeVPerChannel = tuple[float, Positive]
 Degrees = Annotated[float, Field(gt=0, le=90)]
 

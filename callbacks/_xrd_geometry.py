@@ -8,10 +8,10 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from p06bs.callbacks._settings import Finite
 from p06bs.callbacks._xrd_pixels import absolute, digest, require_same
 from p06bs.model.modality import ModalitySettings
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Metres = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
 HC = 1.2398419843320026e-9

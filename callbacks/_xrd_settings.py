@@ -5,11 +5,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from p06bs.callbacks._settings import Finite
 from p06bs.callbacks._xrd_geometry import Geometry
 from p06bs.callbacks._xrd_pixels import Mask, Picture
 from p06bs.model.modality import RESERVED, ModalitySettings
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 Span = tuple[Finite, Finite]
 Unit = Literal["q_nm^-1", "q_A^-1", "2th_deg"]
 

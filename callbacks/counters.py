@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from p06bs.callbacks._settings import NotNegative, Positive
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -29,9 +30,6 @@ SATURATED = 1
 
 BLOCK = 4096
 """Events worked on at a time, so that the intermediate arrays stay in the cache."""
-
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class PhotonFlux(ModalitySettings):

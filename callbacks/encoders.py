@@ -1,6 +1,5 @@
 """Encoders: positions from words that wrap, or from what a box makes of them within a gate."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -8,10 +7,10 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
+from p06bs.callbacks._settings import Finite, check_names
 from p06bs.callbacks._words import Array, Floats, Integers, Mask, divided, fold, split, unwrapped
 from p06bs.model.modality import (
     INVALID,
-    RESERVED,
     Bound,
     Columns,
     Input,
@@ -26,8 +25,6 @@ OUTSIDE = 2
 """Bit of the flag: the mean lies outside of minimum and maximum by more than a count."""
 LEAP = 4
 """Bit of the flag: the step from the event before is more than a quarter of the range."""
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 def _not_zero(value: float) -> float:
@@ -71,10 +68,8 @@ class EncoderAxis(ModalitySettings):
 
 def _names(axes: Mapping[str, EncoderAxis]) -> Mapping[str, EncoderAxis]:
     made = [name + end for name in axes for end in ("", "_min", "_max", "_sum", "_flag")]
-    made += [f"{name}_half_width" for name in axes] + ["gate_samples", *RESERVED]
-    for name in axes:
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or made.count(name) > 1:
-            raise ValueError(f"{name!r} cannot be the name of an axis")
+    made += [f"{name}_half_width" for name in axes] + ["gate_samples"]
+    check_names(axes, made)
     return axes
 
 

@@ -1,6 +1,5 @@
 """Interferometers: counts to nanometres in air of any refractive index; lost beams are NaN."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -10,9 +9,9 @@ import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
 from p06bs.callbacks._air import AIR, AIR_INPUTS, Air, AirSettings, air_of
+from p06bs.callbacks._settings import Finite, Positive, check_names
 from p06bs.model.modality import (
     INVALID,
-    RESERVED,
     Bound,
     Columns,
     Input,
@@ -32,9 +31,6 @@ SECOND_LOST = 2
 
 BLOCK = 8192
 """Events worked on at a time, so that the intermediate arrays stay in the cache."""
-
-Finite = Annotated[float, Field(allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class SecondBeam(ModalitySettings):
@@ -68,10 +64,8 @@ class InterferometerAxis(ModalitySettings):
 
 def _names(axes: Mapping[str, InterferometerAxis]) -> Mapping[str, InterferometerAxis]:
     made = [name + end for name in axes for end in ("", "_2", "_valid", "_2_valid", "_flag")]
-    made += [*AIR, "gate_samples", "refractive_index", *RESERVED]
-    for name in axes:
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or made.count(name) > 1:
-            raise ValueError(f"{name!r} cannot be the name of an axis")
+    made += [*AIR, "gate_samples", "refractive_index"]
+    check_names(axes, made)
     return axes
 
 

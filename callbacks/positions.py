@@ -1,6 +1,5 @@
 """Positioning correction: the best position of each event that any of its sources knows."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -9,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
+from p06bs.callbacks._settings import check_names
 from p06bs.model.modality import (
     INVALID,
-    RESERVED,
     Bound,
     Columns,
     Input,
@@ -33,9 +32,7 @@ NOTHING.flags.writeable = False
 def _names(axes: Sequence[str]) -> Sequence[str]:
     made = [name + end for name in axes for end in ("", "_source", "_offset")]
     made += [f"{source}_{name}" for source in SOURCES for name in axes]
-    for name in axes:
-        if not re.fullmatch(r"[A-Za-z]\w*", name) or [*made, *RESERVED].count(name) > 1:
-            raise ValueError(f"{name!r} cannot be the name of an axis")
+    check_names(axes, made)
     return axes
 
 

@@ -1,0 +1,32 @@
+"""What the settings of several modalities have in common: ranges of numbers, names of axes."""
+
+import re
+from collections.abc import Iterable
+from typing import Annotated
+
+from pydantic import Field
+
+from p06bs.model.modality import RESERVED
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def check_names(axes: Iterable[str], made: Iterable[str]) -> None:
+    """Refuse names of axes that are no identifiers, or clash.
+
+    Parameters
+    ----------
+    made : iterable of str
+        Names of all inputs and outputs that there are because of the axes, each axis once.
+
+    Raises
+    ------
+    ValueError
+        Says which.
+    """
+    taken = [*made, *RESERVED]
+    for name in axes:
+        if not re.fullmatch(r"[A-Za-z]\w*", name) or taken.count(name) > 1:
+            raise ValueError(f"{name!r} cannot be the name of an axis")
