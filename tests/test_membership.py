@@ -1,8 +1,8 @@
 """Members of the Topology Manager, over real sockets; and what they ask, without."""
 
 import threading
-import time
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import zmq
@@ -15,8 +15,10 @@ from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
 from p06bs.bus.topology import Service, Topology
 from p06bs.bus.topology_manager import TopologyManager
+from tests import supervised
 
 PATIENCE = 60.0
+wait = partial(supervised.wait, seconds=PATIENCE)
 
 
 def service(name, instance="1", **fields):
@@ -33,13 +35,6 @@ def serving(address="tcp://127.0.0.1:*", ttl=1.0):
         finally:
             manager.close()
             thread.join()
-
-
-def wait(condition):
-    until = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.02)
 
 
 def names(membership):

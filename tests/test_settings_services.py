@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,8 +18,8 @@ from tiled.client import from_uri
 from p06bs import Publisher, process
 from p06bs.services.supervision import Supervision
 from tests.documents import raw_run, rows_of
-from tests.online import PATIENCE, Listener, assert_equal
-from tests.supervised import supervised
+from tests.online import Listener, assert_equal
+from tests.supervised import supervised, wait
 from tests.techniques import Scale
 from tests.test_settings import assert_no_gap, descriptors, second
 
@@ -78,14 +76,6 @@ def unused_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
-
-
-def wait(condition: Any) -> Any:
-    until = time.monotonic() + PATIENCE
-    while not (found := condition()):
-        assert time.monotonic() < until
-        threading.Event().wait(0.1)
-    return found
 
 
 def settings(*words: object) -> Any:
