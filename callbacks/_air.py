@@ -39,7 +39,12 @@ AIR = {THERMOMETER: TEMPERATURE, "air_pressure": PRESSURE, "air_humidity": HUMID
 
 # Temperatures have an offset between their units, which `air_of` sees to.
 AIR_INPUTS = {
-    name: Input(role=name, unit=None if name == THERMOMETER else quantity.unit, optional=True)
+    name: Input(
+        role=name,
+        unit=None if name == THERMOMETER else quantity.unit,
+        optional=True,
+        constant=True,
+    )
     for name, quantity in AIR.items()
 }
 

@@ -3,6 +3,7 @@
 import asyncio
 import copy
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -117,8 +118,19 @@ async def _take(taken: Snapshot, device: Any, patience: Patience) -> None:
             else:
                 taken.described_configuration[key] = described[key]
                 taken.configuration[key] = read[key]
+    if roles := getattr(device, "roles", None):
+        _say_roles(taken, roles)
     if taken.values and isinstance(device, HasHints):
         taken.hints = {"fields": [k for k in device.hints.get("fields", []) if k in taken.values]}
+
+
+def _say_roles(taken: Snapshot, roles: Mapping[str, str]) -> None:
+    """Have the configuration say what the data mean, if it does not: no plan's table does here."""
+    key = f"{taken.name}-role"
+    if key not in taken.configuration:
+        said = {"source": f"p06bs://{key}", "dtype": "string", "shape": []}
+        taken.described_configuration[key] = said
+        taken.configuration[key] = {"value": json.dumps(dict(roles)), "timestamp": time.time()}
 
 
 def _signals(device: Any, known: set[str]) -> Iterator[Any]:
