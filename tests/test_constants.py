@@ -165,7 +165,7 @@ def test_the_configuration_of_a_device_is_what_comes_last() -> None:
     device = {"det-hPa": (950.0, "hPa"), "det-T": (19.0, "degC"), "det-T2": (7.0, "degC")}
     table = {"det-hPa": "air_pressure", "det-T": "air_temperature"}
     device["det-role"] = (json.dumps(table), None)
-    inputs, row = told(weather(), scan(device=device))
+    inputs, _ = told(weather(), scan(device=device))
     assert inputs["temperature"]["stream"] == "baseline"
     inputs, row = told(weather(), scan(device=device, devices={}))
     assert inputs["temperature"] == {
@@ -217,7 +217,7 @@ def test_what_is_no_number_is_no_constant(value: Any) -> None:
 def test_readings_that_are_equally_good_feed_nothing() -> None:
     room = {**ROOM, "other": (990.0, "hPa")}
     devices = {"room": {"roles": {**ROLES, "other": "air_pressure"}}}
-    inputs, row = told(weather(), scan(room, devices=devices))
+    inputs, _ = told(weather(), scan(room, devices=devices))
     assert inputs["pressure"]["data_key"] == "other"  # in hPa, as asked for
     room["third"] = (970.0, "hPa")
     devices["room"]["roles"]["third"] = "air_pressure"
