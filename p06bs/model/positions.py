@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from p06bs.model.candidates import ASIDE, aligned_streams, candidates
 from p06bs.model.documents import Document, is_derived, is_snapshots
-from p06bs.model.maps import Extents, Grid, grid_of
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
+from p06bs.model.raster import Extents, Grid, grid_of
 from p06bs.model.units import unit_scale
 
 LARGEST = 1 << 24

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 
 from p06bs.model.documents import Document
-from p06bs.model.maps import Grid, axis, grid_map, grid_of, newest
+from p06bs.model.raster import Grid, axis, grid_map, grid_of, newest
 from p06bs.model.page import BOOKKEEPING
 from p06bs.model.plan_axes import axis_units
 from p06bs.writers._columns import Column
