@@ -13,7 +13,7 @@ from p06bs.metadata import folder_of
 from p06bs.model.documents import is_derived
 from p06bs.model.gridding import PIXEL_BYTES, Gridded, GrowingMap
 from p06bs.model.map_columns import Streams, described, points_of, values_of
-from p06bs.model.mapped import Mapped, mapped
+from p06bs.model.mapped import ODD, Mapped, mapped
 from p06bs.model.placement import placement_of
 from p06bs.model.positions import LARGEST, Run, corrects, may_have_maps
 from p06bs.model.units import canonical
@@ -33,8 +33,6 @@ LOCKS = 16
 
 REMEMBERED = 10_000
 """Runs of which something is remembered."""
-ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What comes of metadata in which anything may be."""
 
 Key = tuple[Any, ...]
 
