@@ -10,18 +10,18 @@ a grid that is fitted to them. For one column by hand: `grid_map` (by number) an
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from difflib import get_close_matches
 from typing import Any
 
-from p06bs.model.collected import CollectedStream, ReadRows, page_of
-from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.model.collected import ReadRows
+from p06bs.model.collected_runs import CollectedRuns
+from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.gridding import GrowingMap
 from p06bs.model.map_columns import Streams, described, points_of, values_of
 from p06bs.model.mapped import ODD, Mapped, mapped
 from p06bs.model.picture import Picture
 from p06bs.model.placement import Placement, placement_of
-from p06bs.model.positions import LARGEST, Where, corrects
+from p06bs.model.positions import LARGEST, Where
 from p06bs.model.raster import (
     Extents,
     Grid,
@@ -95,15 +95,6 @@ def maps_of(documents: Iterable[NamedDocument], *, read: ReadRows | None = None)
     return maps.scan()
 
 
-@dataclass(slots=True)
-class Collected:
-    """What is known of a run."""
-
-    start: Document
-    streams: dict[str, CollectedStream] = field(default_factory=dict)
-    failed: bool = False
-
-
 class RunMaps:
     """The maps of one run: where its rows lie, and the sums in each pixel.
 
@@ -174,33 +165,15 @@ class Maps:
     """
 
     def __init__(self, *, read: ReadRows | None = None, scans: int = SCANS) -> None:
-        self._read = read
-        self._scans = scans
-        self._runs: dict[str, Collected] = {}
-        self._of_scan: dict[str, list[str]] = {}  # uid of the raw run -> runs, as they came
+        self._collected = CollectedRuns(read=read, scans=scans)
         self._maps: dict[str, RunMaps] = {}
-        self._streams: dict[str, tuple[str, CollectedStream]] = {}  # descriptor -> run, stream
-        self._resources: dict[str, Document] = {}
 
     def __call__(self, name: str, document: Document) -> None:
         """Take a document; those of runs whose start did not come, or that are let go, are left."""
-        match name:
-            case "start":
-                self._start(document)
-            case "descriptor":
-                self._describe(document)
-            case "event" | "event_page":
-                if document["descriptor"] in self._streams:
-                    page = page_of(document) if name == "event" else document
-                    self._streams[document["descriptor"]][1].add(page)
-            case "stream_resource":
-                self._resources[document["uid"]] = document
-            case "stream_datum":
-                resource = self._resources.get(document["stream_resource"])
-                if resource is not None and document["descriptor"] in self._streams:
-                    self._streams[document["descriptor"]][1].announce(resource, document)
-            case "stop" if document["run_start"] in self._runs:
-                self._runs[document["run_start"]].failed = document.get("exit_status") == "fail"
+        self._collected(name, document)
+        if name == "start":
+            runs = self._collected.runs
+            self._maps = {uid: self._maps.get(uid) or RunMaps() for uid in runs}
 
     def of(self, run: str) -> dict[str, Picture]:
         """Return the maps of a run by their names, the most important first.
@@ -212,18 +185,8 @@ class Maps:
         KeyError
             If there is no such run.
         """
-        collected = self._runs[run]
-        root = _root(collected.start)
-        others: dict[str, tuple[Document, Streams]] = {}
-        if root != run and root in self._runs:
-            others["raw"] = self._runs[root].start, self._runs[root].streams
-        if not corrects(collected.start):
-            for uid in reversed(self._of_scan[root]):
-                other = self._runs[uid]
-                if corrects(other.start) == root and not other.failed:
-                    others["corrected"] = other.start, other.streams
-                    break
-        found = self._maps[run].update(collected.start, collected.streams, others)
+        one = self._collected.runs[run]
+        found = self._maps[run].update(one.start, one.streams, self._collected.beside(one.start))
         return {name: picture for name, (_, picture) in found.items()}
 
     def scan(self, run: str | None = None) -> NamedMaps:
@@ -237,40 +200,6 @@ class Maps:
         KeyError
             If there is no such run.
         """
-        if run is None:
-            run = next(reversed(self._of_scan), None)
-            if run is None:
-                return NamedMaps()
-            uids = self._of_scan[run]
-        else:
-            uids = self._of_scan[_root(self._runs[run].start)]
-        found = of_scan([self._runs[uid].start for uid in uids], lambda uid: self.of(uid).items())
+        starts = self._collected.scan(run)
+        found = of_scan(starts, lambda uid: self.of(uid).items())
         return NamedMaps({f"{source}.{name}": picture for _, source, (name, picture) in found})
-
-    def _start(self, start: Document) -> None:
-        uid, root = start["uid"], _root(start)
-        self._runs[uid] = Collected(start)
-        self._maps[uid] = RunMaps()
-        self._of_scan.setdefault(root, []).append(uid)
-        while len(self._of_scan) > self._scans:
-            self._forget(next(iter(self._of_scan)))
-
-    def _forget(self, root: str) -> None:
-        for uid in self._of_scan.pop(root):
-            del self._runs[uid], self._maps[uid]
-        self._streams = {d: known for d, known in self._streams.items() if known[0] in self._runs}
-
-    def _describe(self, descriptor: Document) -> None:
-        run = self._runs.get(descriptor["run_start"])
-        if run is None:
-            return
-        name = descriptor.get("name", "primary")
-        if name in run.streams:
-            run.streams[name].describe(descriptor)
-        else:
-            run.streams[name] = CollectedStream(descriptor, self._read)
-        self._streams[descriptor["uid"]] = descriptor["run_start"], run.streams[name]
-
-
-def _root(start: Document) -> str:
-    return str(start["original_run_uid"] if is_derived(start) else start["uid"])
