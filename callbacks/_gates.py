@@ -78,7 +78,8 @@ class Gates:
 
     def half_width(self, scale: float) -> Floats:
         """Return half the way within each gate in the unit of `scale`; NaN if not known."""
-        made: Floats = self.width * (abs(scale) / 2)
+        made = self.width.astype(np.float64)
+        made *= abs(scale) / 2
         if self.wrapped is not None:
             assert self.bits is not None
             made[self.wrapped] = np.nan

@@ -141,16 +141,16 @@ class Encoders(Modality):
             )
         return made
 
+    @np.errstate(all="ignore")  # what it would warn of is flagged
     def process(self, setup: dict[str, Axis], **columns: Any) -> Columns:
         """Return of each axis what `scan` needs: words, their rests, flag, half width."""
         made: dict[str, Any] = {}
         faults = []
-        with np.errstate(all="ignore"):  # what it would warn of is flagged
-            empty = empty_gates(columns["gate_samples"])
-            for axis in setup.values():
-                read, found = axis.read(columns, empty)
-                made |= read
-                faults.append(found)
+        empty = empty_gates(columns["gate_samples"])
+        for axis in setup.values():
+            read, found = axis.read(columns, empty)
+            made |= read
+            faults.append(found)
         if empty is None and not all(faults):
             return made
         count = len(made[next(iter(setup))])
