@@ -1,6 +1,6 @@
 """Refractive index of air, by which interferometers and spectrometers measure lengths."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,6 @@ from p06bs.model.modality import Bound, Input, ModalitySettings
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,9 @@ HUMIDITY = Quantity(0, 100, 50, "%")
 THERMOMETER = "air_temperature"
 AIR = {THERMOMETER: TEMPERATURE, "air_pressure": PRESSURE, "air_humidity": HUMIDITY}
 """Input, which is its role, too -> what it measures."""
+
+NO_AIR = {name: 4 << i for i, name in enumerate(AIR)}
+"""Input -> bit of the flag: it reads what no air has."""
 
 # Temperatures have an offset between their units, which `air_of` sees to.
 AIR_INPUTS = {
@@ -76,14 +78,15 @@ class Air:
     index: float
     thermometer: tuple[float, float]  # offset and factor to °C
 
-    def indices(self, columns: Mapping[str, Array | None]) -> Floats | None:
-        """Return the refractive index per event; None if no column is about the air.
+    def indices(self, columns: Mapping[str, Array | None]) -> tuple[Floats | None, Array | None]:
+        """Return the refractive index per event, and flags (`NO_AIR`).
 
-        NaN where a sensor reads what no air has.
+        There is no index if no column is about the air. It is NaN where a sensor reads what no
+        air has; flags are None if none does.
         """
         given = {name: column for name in AIR if (column := columns[name]) is not None}
         if not given:
-            return None
+            return None, None
         # Sensors are slow: most events have the air of the event before.
         count = len(next(iter(given.values())))
         anew = np.zeros(count, bool)
@@ -92,20 +95,18 @@ class Air:
             anew[1:] |= column[1:] != column[:-1]
         begins = np.flatnonzero(anew)
         air: dict[str, Any] = dict(self.constants)
-        good = np.ones(len(begins), bool)
+        flag = np.zeros(len(begins), np.uint8)
         for name, column in given.items():
             air[name] = self._read(name, column[begins])
-            good &= AIR[name].plausible(air[name])
+            flag |= ~AIR[name].plausible(air[name]) * np.uint8(NO_AIR[name])
         index = 1 + refractivity(self.wavelength, *air.values())
-        index[~good] = np.nan
-        return np.repeat(index, np.diff(begins, append=count))
-
-    def problems(self, columns: Mapping[str, Array | None]) -> Iterator[tuple[Mask, str, Floats]]:
-        """Yield of each column where it is bad, what it is, with a place for the value, and it."""
-        for name, quantity in AIR.items():
-            if (column := columns[name]) is not None:
-                values = self._read(name, column)
-                yield ~quantity.plausible(values), f"{name} is {{:g}} {quantity.unit}", values
+        poor = np.count_nonzero(flag) > 0
+        if poor:
+            index[flag > 0] = np.nan
+        if len(begins) == 1:
+            return np.full(count, index[0]), np.full(count, flag[0]) if poor else None
+        times = np.diff(begins, append=count)
+        return np.repeat(index, times), np.repeat(flag, times) if poor else None
 
     def _read(self, name: str, values: Array) -> Floats:
         offset, factor = self.thermometer if name == THERMOMETER else (0.0, 1.0)

@@ -47,15 +47,17 @@ def configuration(
     crystal: Literal["Si", "Ge"],
     crystal_thickness: float,
     window_thickness: float,
+    air_path: float,
     escape: bool,
     scatter: bool,
     scattering_angle: float,
     angles: tuple[float, float],
 ) -> Configuration:
-    """Return a configuration for a thin sample; energies in keV, thicknesses in µm.
+    """Return a configuration for a thin sample; energies in keV, thicknesses in µm, air in mm.
 
     The sample itself does not absorb. Element families without explicit mention
-    are those whose strongest line lies in `energy_range` and is excited.
+    are those whose strongest line is excited and lies in `energy_range`, not at its ends: what
+    is cut off there is hardly told from the continuum.
 
     Raises
     ------
@@ -65,7 +67,7 @@ def configuration(
     peaks: dict[str, list[str]] = {}
     for group in groups:
         element, family = split_group(group)
-        found = families(element, energy, *energy_range, family)
+        found = families(element, energy, *energy_range, family, margin=noise)
         listed = peaks.setdefault(element, [])
         listed += [f for f in found if f not in listed]
         double = [f for f in listed if f != f[0] and f[0] in listed]
@@ -77,6 +79,7 @@ def configuration(
     made: Configuration = {
         "attenuators": {
             "Matrix": [0, "-", 0.0, 0.0, *angles, 1, scattering_angle],
+            "atmosphere": [int(air_path > 0), "Air", 0.00120479, 0.1 * air_path, 1.0],
             "window": [1, "Be1", 1.848, 1e-4 * window_thickness, 1.0],
             "Detector": [1, f"{crystal}1", DENSITY[crystal], 1e-4 * crystal_thickness, 1.0],
         },

@@ -1,6 +1,6 @@
 """The fits that settings of `Fluorescence` describe: one for each detector element."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from p06bs.callbacks._elements import configuration
 from p06bs.callbacks._fluorescence import FluorescenceSettings, column
-from p06bs.callbacks._gain import GainFit, gain_fit, place_nodes
+from p06bs.callbacks._gain import GainFit, Range, gain_fit, place_nodes
 from p06bs.callbacks._linear_fit import Fit, Model
 from p06bs.callbacks._models import models
-from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import (
     Calibration,
     Configuration,
@@ -68,7 +67,15 @@ def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tup
         )
     described, limits = describe_fit(settings)
     reference = None if settings.reference is None else np.array(settings.reference)
-    made = models(described, channels, [calibrations[i] for i in used], limits, reference=reference)
+    spline = spline_spacing(settings)
+    made = models(
+        described,
+        channels,
+        [calibrations[i] for i in used],
+        limits,
+        reference=reference,
+        spline=spline,
+    )
     if len({model.peaks for model in made}) > 1:
         every = {p for model in made for p in model.peaks}
         some = set.intersection(*(set(model.peaks) for model in made))
@@ -77,9 +84,19 @@ def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tup
             "elements only; give an energy_range that all of them have"
         )
     top = max(model.offset + model.gain * model.stop for model in made)
-    nodes = place_nodes(settings.gain_range, top, *noise_and_fano(described))
+    followed = Range(settings.gain_range, settings.zero_range)
+    reach = followed.reach(min(float(model.energies.min()) for model in made))
+    nodes = place_nodes(reach, top, *noise_and_fano(described))
+
+    def tracked(model: Model) -> GainFit | None:
+        """Return the fit that follows the gain of a detector element, if that is asked for."""
+        if not settings.track_gain:
+            return None
+        references, drifted = _drifting(settings, described, model, channels)
+        return gain_fit(model, drifted, references, nodes, reach, followed)
+
     return tuple(
-        Group(alike, Fit.of(model), _gain(settings, described, model, channels, nodes))
+        Group(alike, Fit.of(model), tracked(model))
         for model, alike in _alike(dict(zip(used, made, strict=True)))
     )
 
@@ -101,13 +118,14 @@ def describe_fit(
         settings.elements,
         energy=settings.incident_energy,
         energy_range=limits,
-        background=settings.background or "linear",
+        background=settings.background or "spline",
         polynomial_order=settings.polynomial_order,
         noise=settings.noise,
         fano=settings.fano,
         crystal=settings.crystal,
         crystal_thickness=settings.crystal_thickness,
         window_thickness=settings.window_thickness,
+        air_path=settings.air_path,
         escape=settings.escape,
         scatter=settings.scatter,
         scattering_angle=settings.scattering_angle,
@@ -116,21 +134,21 @@ def describe_fit(
     return described, limits
 
 
+def spline_spacing(settings: FluorescenceSettings) -> float:
+    """Return the distance of the knots of a spline as continuum, keV; 0 without."""
+    chosen = settings.background or ("spline" if settings.elements else None)
+    return settings.spline_spacing if chosen == "spline" else 0.0
+
+
 def peaks_of(groups: tuple[Group, ...]) -> tuple[str, ...]:
     """Return the peak groups, as PyMca names them."""
     return groups[0].fit.model.peaks
 
 
-def _gain(
-    settings: FluorescenceSettings,
-    described: Configuration,
-    model: Model,
-    channels: int,
-    nodes: Floats,
-) -> GainFit | None:
-    """Return the fit that follows the gain of a detector element, if that is asked for."""
-    if not settings.track_gain:
-        return None
+def _drifting(
+    settings: FluorescenceSettings, described: Configuration, model: Model, channels: int
+) -> tuple[tuple[int, ...], Callable[[list[float]], tuple[Model, ...]]]:
+    """Return the places of the peak groups that tell the gain, and what makes models at gains."""
     columns = [column(peak) for peak in model.peaks]
     unknown = [name for name in settings.track_gain if name not in columns]
     if unknown:
@@ -152,10 +170,10 @@ def _gain(
             [(model.offset, model.gain * (1 + gain)) for gain in gains],
             channel_range=(model.start, model.stop),
             reference=reference,
+            spline=spline_spacing(settings),
         )
 
-    tracked = tuple(columns.index(name) for name in settings.track_gain)
-    return gain_fit(model, drifted, tracked, nodes, settings.gain_range)
+    return tuple(columns.index(name) for name in settings.track_gain), drifted
 
 
 def _alike(models: dict[int, Model]) -> Iterator[tuple[Model, Elements]]:

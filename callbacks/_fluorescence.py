@@ -77,14 +77,18 @@ class FluorescenceSettings(ModalitySettings):
         None, description="keV, fitted; None: the configuration's, or 1 to 1.05 incident_energy"
     )
     background: Background | None = Field(
-        None, description="continuum under the peaks; None: the configuration's, or linear"
+        None, description="continuum under the peaks; None: the configuration's, or spline"
     )
     polynomial_order: int = Field(5, ge=1, le=10, description="of background='polynomial'")
+    spline_spacing: Positive = Field(1.0, description="keV between knots of background='spline'")
     noise: Positive = Field(0.1, description="keV, electronic noise (FWHM); with elements")
     fano: Positive = Field(0.114, description="Fano factor; with elements")
     crystal: Literal["Si", "Ge"] = Field("Si", description="detector material; with elements")
     crystal_thickness: Positive = Field(450.0, description="µm; with elements")
     window_thickness: NotNegative = Field(8.0, description="µm of beryllium; with elements")
+    air_path: NotNegative = Field(
+        0.0, description="mm of air between sample and detector; with elements"
+    )
     escape: bool = Field(True, description="escape peaks; with elements")
     scatter: bool = Field(True, description="elastic and Compton peaks; with elements")
     scattering_angle: float = Field(90.0, gt=0, le=180, description="degrees; with elements")
@@ -118,6 +122,13 @@ class FluorescenceSettings(ModalitySettings):
         (), description="peak groups whose place tells each detector element's gain; none: fixed"
     )
     gain_range: float = Field(0.015, gt=0, le=0.05, description="largest relative drift followed")
+    zero_range: float = Field(
+        0.0,
+        ge=0,
+        le=0.1,
+        description="keV, largest drift of the zero point followed; 0: fixed. Needs two peak "
+        "groups in track_gain, far from each other",
+    )
     gain_counts: float = Field(
         2000.0, ge=100, allow_inf_nan=False, description="counts of track_gain that are averaged"
     )
@@ -163,4 +174,6 @@ class FluorescenceSettings(ModalitySettings):
             raise ValueError("incident_energy belongs to elements; a config has its own")
         if (self.weight == 1) != (self.reference is not None):
             raise ValueError("weight=1 and reference need each other")
+        if self.zero_range and len(set(self.track_gain)) < 2:
+            raise ValueError("zero_range needs two peak groups in track_gain")
         return self

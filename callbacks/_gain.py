@@ -1,15 +1,18 @@
-"""Follow the gain of detector elements by the place of strong peaks.
+"""Follow gain and zero point of detector elements by the places of strong peaks.
 
 A peak that is shifted by s of its standard deviations loses about s²/4 of its area, so that no
 derivative at the nominal gain corrects a drift. The fit is therefore solved at several
 gains (nodes); all these solutions are linear in the counts, and what lies between the nodes
-is interpolated by a polynomial. At each node one more shape is fitted: the derivative of the
-reference peaks by the gain. Its amplitude over the peaks' area is the distance between the
+is interpolated by a polynomial. At each node one more shape is fitted for each reference peak
+group: its derivative by the gain. Its amplitude over the group's area is the distance between the
 node and the true gain (a centroid that knows about neighbours and continuum), zero at the
 true gain.
 
 Both are sums over events, so that the gain follows from sums over the events before, in which
 older counts fade.
+
+A zero point that moves by z moves a peak at the energy E as a gain of z/E would. Peaks at two
+energies tell both, and the area of each group is taken at its own gain g + z/E.
 """
 
 import math
@@ -32,6 +35,18 @@ PER_WIDTH = 2.0
 
 
 @dataclass(frozen=True)
+class Range:
+    """The largest drift that is followed: of the gain, relative, and of the zero point, keV."""
+
+    gain: float
+    zero: float = 0.0
+
+    def reach(self, lowest: float) -> float:
+        """Return the largest gain that a peak may need, the lowest being at `lowest` (keV)."""
+        return self.gain + self.zero / lowest
+
+
+@dataclass(frozen=True)
 class GainFit:
     """The fit of one detector element at several gains.
 
@@ -40,24 +55,41 @@ class GainFit:
     nodes : ndarray, shape (nodes,)
         Relative changes of the gain.
     reach : float
-        The largest one that is followed.
+        The largest one between the nodes.
+    limits : Range
+        What is followed.
+    energies : ndarray, shape (peaks,)
+        Of the peak groups, keV.
+    references : tuple of int
+        Places of the peak groups that tell the gain.
     product : Product
         Maps counts to the solutions at the nodes (areas of all peak groups, then the
-        reference's derivative and area).
+        references' derivatives, then their areas).
     solve : ndarray, shape (nodes, nodes)
         Maps values at the nodes to the coefficients of their Chebyshev polynomial.
+    weight : ndarray, shape (references,)
+        Inverse variance of a relative gain that one count of a reference tells.
     seen : float
         What one reference count at the nominal gain seems to be, in the mean over the nodes.
     """
 
     nodes: Floats
     reach: float
+    limits: Range
+    energies: Floats
+    references: tuple[int, ...]
     product: Product
     solve: Floats
+    weight: Floats
     seen: float
 
+    @property
+    def width(self) -> int:
+        """Number of solutions at each node."""
+        return len(self.energies) + 2 * len(self.references)
+
     def solutions(self, counts: Floats) -> Floats:
-        """Return the solutions at the nodes, (events, nodes, peaks + 2)."""
+        """Return the solutions at the nodes, (events, nodes, width)."""
         made = self.product(counts)
         return made.reshape(len(counts), len(self.nodes), -1)
 
@@ -66,24 +98,78 @@ class GainFit:
         weights: Floats = chebyshev.chebvander(gain / self.reach, len(self.nodes) - 1) @ self.solve
         return weights
 
-    def gain(self, sums: Floats) -> Floats:
-        """Return the gains that the reference's derivative and area tell, NaN beyond reach.
+    def brightness(self, sums: Floats) -> Floats:
+        """Return counts of the references at the nodes, (..., nodes), the best telling whole."""
+        areas = sums[..., len(self.references) :]
+        bright: Floats = areas @ (self.weight / self.weight.max())
+        return bright
+
+    def drift(self, sums: Floats) -> tuple[Floats, Floats]:
+        """Return gains and zero points (keV) that the references tell, NaN beyond their limits.
 
         Parameters
         ----------
-        sums : ndarray, shape (..., nodes, 2)
+        sums : ndarray, shape (..., nodes, 2 * references)
+            Sums of their derivatives and areas.
         """
-        grid = np.linspace(-self.reach, self.reach, 2 * len(self.nodes) + 1)
-        # The reference has most area about where its gain is.
-        area = np.einsum("gk,...k->...g", self.between(grid), sums[..., 1])
+        number, limits = len(self.references), self.limits
+        at = 1 / self.energies[list(self.references)]
+        # The references have most area about where their gain is.
+        grid = np.linspace(-limits.gain, limits.gain, 2 * len(self.nodes) + 1)
+        area = np.einsum("gk,...k->...g", self.between(grid), self.brightness(sums))
         gain = grid[area.argmax(axis=-1)]
+        zero = np.zeros(gain.shape)
         most = self.reach / len(self.nodes)
-        with np.errstate(all="ignore"):  # no area tells no gain
-            for _ in range(STEPS):
-                there = np.einsum("...k,...kq->...q", self.between(gain), sums)
-                step = np.clip(there[..., 0] / there[..., 1], -most, most)
-                gain = np.clip(gain + step, -1.5 * self.reach, 1.5 * self.reach)
-        return np.where((np.abs(gain) <= self.reach) & (there[..., 1] > 0), gain, np.nan)
+        # The zero point is expected where it was, with half its limit as standard deviation.
+        prior = (2 / limits.zero) ** 2 if limits.zero else np.inf
+        for _ in range(STEPS):
+            weights = self.between(gain[..., None] + zero[..., None] * at)
+            there = np.einsum("...rk,...kr->...r", weights, sums[..., :number])
+            counts = np.einsum("...rk,...kr->...r", weights, sums[..., number:])
+            known = np.maximum(counts, 0) * self.weight
+            with np.errstate(all="ignore"):  # no area tells no gain
+                off = np.where(known > 0, np.clip(there / counts, -most, most), 0)
+                step, turn = _solve(known, off, at, zero, prior)
+            gain = np.clip(gain + np.nan_to_num(step), -1.5 * limits.gain, 1.5 * limits.gain)
+            zero = np.clip(zero + np.nan_to_num(turn), -1.5 * limits.zero, 1.5 * limits.zero)
+        fine = (np.abs(gain) <= limits.gain) & (np.abs(zero) <= limits.zero)
+        fine &= known.any(axis=-1)
+        return np.where(fine, gain, np.nan), np.where(fine, zero, np.nan)
+
+    def areas(self, solutions: Floats, gain: Floats, zero: Floats) -> Floats:
+        """Return the areas, (..., peaks), at gains and zero points of solutions' leading shape."""
+        areas = solutions[..., : len(self.energies)]
+        if self.limits.zero:
+            gain = gain[..., None] + zero[..., None] / self.energies
+        else:
+            gain = gain[..., None]  # the same for all peaks
+        made: Floats = np.einsum("...pk,...kp->...p", self.between(gain), areas)
+        return made
+
+
+def _solve(
+    known: Floats, off: Floats, at: Floats, zero: Floats, prior: float
+) -> tuple[Floats, Floats]:
+    """Return by how much gain and zero point are to be changed (least squares).
+
+    Parameters
+    ----------
+    known, off : ndarray, shape (..., references)
+        Inverse variances and distances of the references' own gains.
+    at : ndarray, shape (references,)
+        1/keV.
+    zero : ndarray, shape (...)
+        Zero point so far, keV.
+    prior : float
+        Its inverse variance before anything was seen.
+    """
+    one, pull = known.sum(axis=-1), (known * off).sum(axis=-1)
+    if prior == np.inf:
+        return pull / one, np.zeros(zero.shape)
+    cross, turn = (known * at).sum(axis=-1), (known * off * at).sum(axis=-1) - prior * zero
+    two = (known * at**2).sum(axis=-1) + prior
+    both = one * two - cross**2
+    return (two * pull - cross * turn) / both, (one * turn - cross * pull) / both
 
 
 def place_nodes(reach: float, top: float, noise: float, fano: float) -> Floats:
@@ -107,9 +193,10 @@ def place_nodes(reach: float, top: float, noise: float, fano: float) -> Floats:
 def gain_fit(
     model: Model,
     drifted: Callable[[list[float]], tuple[Model, ...]],
-    reference: tuple[int, ...],
+    references: tuple[int, ...],
     nodes: Floats,
     reach: float,
+    limits: Range,
 ) -> GainFit:
     """Return the fit at several gains.
 
@@ -119,12 +206,14 @@ def gain_fit(
         At the nominal gain.
     drifted : callable
         Returns the models at relative changes of the gain.
-    reference : tuple of int
+    references : tuple of int
         Places of the peak groups that tell the gain.
     nodes : ndarray
         As `place_nodes` returns them.
     reach : float
-        Largest relative change of the gain that is followed.
+        Largest relative gain that a peak may need.
+    limits : Range
+        The largest drift that is followed.
 
     Raises
     ------
@@ -133,7 +222,7 @@ def gain_fit(
     """
     number = len(nodes)
     models = drifted(nodes.tolist())
-    if any(m.peaks != model.peaks or m.columns.shape != model.columns.shape for m in models):
+    if any(m.peaks != model.peaks or m.shapes.shape != model.shapes.shape for m in models):
         raise ValueError(
             "track_gain: a peak leaves the fitted range when the gain drifts; "
             "widen energy_range, or make gain_range smaller"
@@ -142,25 +231,29 @@ def gain_fit(
     solve: Floats = np.linalg.inv(vander).astype(np.float64)
     derivatives = chebyshev.chebval(nodes / reach, chebyshev.chebder(np.eye(number))).T
     slope = derivatives @ solve / reach
-    shapes = np.stack([m.shapes[:, reference] for m in models])  # (nodes, channels, references)
+    shapes = np.stack([m.shapes[:, references] for m in models])  # (nodes, channels, references)
     slopes = np.einsum("kj,jcr->kcr", slope, shapes)
-    # A place is known the better the steeper its peak: inverse variances of the gains.
-    weight = (slopes[number // 2] ** 2).sum(axis=0) / (shapes[number // 2] ** 2).sum(axis=0)
-    weight /= weight.max()
+    # A place is known the better the steeper its peak: twice what holds for a normal distribution.
+    middle = number // 2
+    weight = 2 * (slopes[middle] ** 2).sum(axis=0) / (shapes[middle] ** 2).sum(axis=0)
     rows = []
     for at, changes in zip(models, slopes, strict=True):
-        areas = at.solve()
-        rows.append(areas)
-        rows.append(weight @ at.solve(*changes.T)[len(areas) :])
-        rows.append(weight @ areas[list(reference)])
+        areas = at.solve()[at.terms :]
+        rows += [areas, at.solve(*changes.T)[-len(references) :], areas[list(references)]]
     exact = np.vstack(rows)
-    seen = exact[len(areas) + 1 :: len(areas) + 2] @ model.shapes[:, reference]
+    width = len(exact) // number
+    seen = exact.reshape(number, width, -1)[:, -len(references) :] @ model.shapes[:, references]
+    share = weight / weight.max()
     return GainFit(
         nodes=nodes,
         reach=reach,
+        limits=limits,
+        energies=model.energies,
+        references=references,
         product=product(exact),
         solve=solve,
-        seen=float(seen.mean(axis=0) @ weight / (weight @ weight)),
+        weight=weight,
+        seen=float(share @ seen.mean(axis=0) @ share / (share @ share)),
     )
 
 
@@ -170,16 +263,18 @@ class Followed:
 
     Parameters
     ----------
-    sums : ndarray, shape (elements, nodes, 2)
+    sums : ndarray, shape (elements, nodes, 2 * references)
         Faded sums over all events, with which the following ones go on.
-    drift : ndarray, shape (events, elements)
-        Relative changes of the gain; 0 before there are enough counts, NaN beyond reach.
+    gain, zero : ndarray, shape (events, elements)
+        Relative changes of the gain, and changes of the zero point, keV; 0 before there are
+        enough counts, NaN beyond their limits.
     areas : ndarray, shape (events, elements, peaks)
-        Areas at these gains, 0 beyond reach.
+        Areas at these gains, 0 beyond the limits.
     """
 
     sums: Floats
-    drift: Floats
+    gain: Floats
+    zero: Floats
     areas: Floats
 
 
@@ -195,32 +290,37 @@ def follow(
     Parameters
     ----------
     groups : sequence of (elements, GainFit)
-    sums : ndarray, shape (elements, nodes, 2), optional
+    sums : ndarray, shape (elements, nodes, 2 * references), optional
         Those of the events before.
-    solutions : ndarray, shape (events, elements, nodes, peaks + 2)
+    solutions : ndarray, shape (events, elements, nodes, width)
     usable : ndarray of bool, shape (events, elements)
         The others tell nothing.
     counts : float
         Reference counts that are averaged over: older ones fade by exp(-newer/counts).
     """
-    reference = np.where(usable[..., None, None], solutions[..., -2:], 0)
-    newer = reference[..., 1].mean(axis=2)
+    peaks = len(groups[0][1].energies)
+    reference = np.where(usable[..., None, None], solutions[..., peaks:], 0)
+    newer = np.zeros(usable.shape)
     for elements, fit in groups:
-        newer[:, elements] /= fit.seen * counts
+        bright = fit.brightness(reference[:, elements]).mean(axis=2)
+        newer[:, elements] = bright / (fit.seen * counts)
     before = np.zeros(reference.shape[1:]) if sums is None else sums
     faded = np.empty_like(reference)
     # Areas of a reference that is not there scatter about zero, and fade nothing on average.
     for place, kept in enumerate(np.exp(-np.maximum(newer, -1.0))[..., None, None]):
         before = faded[place] = before * kept + reference[place]
-    drift = np.zeros(usable.shape)
-    areas = np.zeros((*usable.shape, solutions.shape[3] - 2))
+    gains, zeros = np.zeros(usable.shape), np.zeros(usable.shape)
+    areas = np.zeros((*usable.shape, peaks))
     for elements, fit in groups:
         there = faded[:, elements]
-        gain = fit.gain(there)
+        gain, zero = fit.drift(there)
         known = np.nan_to_num(gain)
-        few = np.einsum("nek,nek->ne", fit.between(known), there[..., 1]) < ENOUGH * counts
-        drift[:, elements] = np.where(few, 0, gain)
-        at = fit.between(np.where(few, 0, known))
-        areas[:, elements] = np.einsum("nek,nekp->nep", at, solutions[:, elements, :, :-2])
-    areas[np.isnan(drift)] = 0
-    return Followed(faded[-1].copy(), drift, areas)
+        # Out of reach the references are seen at the outermost node, if anywhere.
+        bright = fit.brightness(there).max(axis=2)
+        few = bright < ENOUGH * counts
+        gains[:, elements], zeros[:, elements] = np.where(few, 0, gain), np.where(few, 0, zero)
+        areas[:, elements] = fit.areas(
+            solutions[:, elements], np.where(few, 0, known), np.where(few, 0, np.nan_to_num(zero))
+        )
+    areas[np.isnan(gains)] = 0
+    return Followed(faded[-1].copy(), gains, zeros, areas)

@@ -62,18 +62,30 @@ class Model:
     snip: Snip | None
 
     @property
+    def terms(self) -> int:
+        """Number of the continuum's terms."""
+        return int(self.columns.shape[1]) - len(self.peaks)
+
+    @property
     def shapes(self) -> Floats:
         """Return the shape of each peak group, (channels, peaks)."""
-        return self.columns[:, self.columns.shape[1] - len(self.peaks) :]
+        return self.columns[:, self.terms :]
+
+    @property
+    def energies(self) -> Floats:
+        """Return the mean energy of each peak group, keV, (peaks,)."""
+        channels = self.start + np.arange(len(self.columns))
+        mean: Floats = channels @ self.shapes / self.shapes.sum(axis=0)
+        return self.offset + self.gain * mean
 
     def solve(self, *more: Floats) -> Floats:
-        """Return rows that map counts to the areas of the peaks and of `more` shapes."""
+        """Return rows that map counts to the amplitudes of the columns and of `more` shapes."""
         columns = np.column_stack([self.columns, *more])
-        number = len(self.peaks) + len(more)
         if self.weights is None:
-            return pseudo_inverse(columns, weighted=False)[-number:]
-        weighted = pseudo_inverse(columns * self.weights[:, None], weighted=True)
-        solved: Floats = (weighted * self.weights)[-number:]
+            return pseudo_inverse(columns, weighted=False)
+        solved: Floats = (
+            pseudo_inverse(columns * self.weights[:, None], weighted=True) * self.weights
+        )
         return solved
 
 
@@ -85,9 +97,11 @@ class Fit:
     ----------
     model : Model
     product : Product
-        Maps counts to areas, by the rows P of the solution, and to their variances,
+        Maps counts to areas, by the rows P of `solution`, and to their variances,
         by P²: a Poisson variable has the variance of its mean, and the count is the
         best estimate of that.
+    solution : ndarray, shape (terms of the continuum + peaks, channels)
+        Maps counts to the amplitudes of all columns of the model.
     floor : ndarray, shape (peaks,)
         Variance of one count in the channel that matters most, so that an empty
         spectrum does not claim to be certain.
@@ -97,16 +111,19 @@ class Fit:
 
     model: Model
     product: Product
+    solution: Floats
     floor: Floats
     own: Floats
 
     @classmethod
     def of(cls, model: Model) -> "Fit":
         """Return the fit of a model."""
-        solved = model.solve()
+        solution = model.solve()
+        solved = solution[model.terms :]
         return cls(
             model=model,
             product=product(solved, solved**2),
+            solution=solution,
             floor=(solved**2).max(axis=1),
             own=np.einsum("pc,cp->p", solved**2, model.shapes),
         )
@@ -119,6 +136,13 @@ class Fit:
         if self.model.snip is not None:
             areas = areas - self.product(self.model.snip.background(counts))[:, :number]
         return areas, np.maximum(variance, self.floor)
+
+    def described(self, counts: Floats) -> Floats:
+        """Return what the fit takes the fitted channels' counts for, (events, channels)."""
+        snip = self.model.snip
+        below = 0.0 if snip is None else snip.background(counts)
+        made: Floats = (counts - below) @ self.solution.T @ self.model.columns.T + below
+        return made
 
     def blank(self, areas: Floats, variance: Floats) -> Floats:
         """Return the variances that areas have where nothing of their element is there."""

@@ -21,7 +21,7 @@ class Measured:
     Parameters
     ----------
     fitted : Areas
-    solutions : ndarray, shape (events, elements, nodes, peaks + 2)
+    solutions : ndarray, shape (events, elements, nodes, width)
         As of `GainFit`; no nodes where the gain is fixed.
     counts, corrected : ndarray, shape (elements, channels)
         Sum spectra, as measured and with the weights.
@@ -61,8 +61,8 @@ def measure(
     fitted = Areas.zeros(events, elements, peaks)
     sums = np.zeros((elements, 2, channels))
     first = groups[0].gain
-    nodes = 0 if first is None else len(first.nodes)
-    solutions = np.zeros((events, elements, nodes, peaks + 2))
+    nodes = (0, 0) if first is None else (len(first.nodes), first.width)
+    solutions = np.zeros((events, elements, *nodes))
     both = np.stack([weights > 0, weights], axis=1)  # (events, 2, elements)
     for group in groups:
         model, own = group.fit.model, group.elements

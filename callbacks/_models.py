@@ -8,10 +8,12 @@ FastXRFLinearFit does for every page.
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.interpolate import BSpline
 
 from p06bs.callbacks._linear_fit import Model, Snip
 from p06bs.callbacks._product import Floats
@@ -33,6 +35,7 @@ def models(
     *,
     channel_range: tuple[int, int] | None = None,
     reference: Floats | None = None,
+    spline: float = 0.0,
 ) -> tuple[Model, ...]:
     """Return the model of each detector element.
 
@@ -50,6 +53,8 @@ def models(
         Fitted channels (start, stop) in place of energies.
     reference : ndarray, optional
         Counts per channel of a typical spectrum, for the weights 1/(1 + √reference)².
+    spline : float
+        Distance of the knots of a spline as continuum, keV; 0: the configuration's continuum.
 
     Raises
     ------
@@ -73,10 +78,12 @@ def models(
             limits = config["fit"]["xmin"], config["fit"]["xmax"]
             energy_range = (own[0] + own[1] * limits[0], own[0] + own[1] * limits[1])
         theory.enableOptimizedLinearFit()
+        typical = float(np.median([(c or own)[1] for c in calibrations]))
         for calibration in calibrations:
             wanted = calibration or own
             if wanted not in made:
-                made[wanted] = _model(theory, channels, wanted, energy_range, reference)
+                model = _model(theory, channels, wanted, energy_range, reference)
+                made[wanted] = with_spline(model, spline / typical) if spline else model
     return tuple(made[c or own] for c in calibrations)
 
 
@@ -162,6 +169,22 @@ def _model(
         weights=weights,
         snip=_snip(config["fit"], theory.xdata[:, 0]),
     )
+
+
+def with_spline(model: Model, spacing: float) -> Model:
+    """Return the model with a cubic spline below the peaks, knots some `spacing` channels apart.
+
+    Unlike those of a polynomial its terms are local: what the model gets wrong at the scatter
+    peaks does not spoil areas elsewhere.
+    """
+    channels = len(model.columns)
+    pieces = max(1, round(channels / spacing))
+    knots = np.linspace(-0.5, channels - 0.5, pieces + 1)
+    ends = np.arange(1, 4) * (knots[1] - knots[0])
+    knots = np.concatenate([knots[0] - ends[::-1], knots, knots[-1] + ends])
+    terms = BSpline.design_matrix(np.arange(channels), knots, 3).toarray()
+    columns = np.hstack([terms, model.columns])
+    return replace(model, columns=columns)
 
 
 def _snip(fit: Configuration, channels: npt.NDArray[Any]) -> Snip | None:

@@ -22,7 +22,8 @@ class Peaks:
     """The setup of `Fluorescence`.
 
     `i0_per_second` is whether the incident flux is a rate, `key` names what the gains that
-    are followed belong to, `gain_counts` how many counts they are averaged over (0: fixed).
+    are followed belong to, `gain_counts` how many counts they are averaged over (0: fixed),
+    `follow_zero` whether zero points are followed, too.
     """
 
     groups: tuple[Group, ...]
@@ -32,6 +33,7 @@ class Peaks:
     saturation: float | None
     whole: bool
     gain_counts: float
+    follow_zero: bool
     key: str
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 Configuration = dict[str, Any]
 Calibration = tuple[float, float]
-Background = Literal["none", "snip", "constant", "linear", "parabolic", "polynomial"]
+Background = Literal["none", "snip", "constant", "linear", "parabolic", "polynomial", "spline"]
 
 CONTINUUM = {"constant": 1, "linear": 2, "parabolic": 3, "polynomial": 4}
 """PyMca's numbers of the continua that are linear in their parameters."""
@@ -93,11 +93,17 @@ def set_background(configuration: Configuration, background: Background) -> None
 
 
 def families(
-    element: str, energy: float, low: float, high: float, family: str | None = None
+    element: str,
+    energy: float,
+    low: float,
+    high: float,
+    family: str | None = None,
+    *,
+    margin: float = 0.0,
 ) -> list[str]:
     """Return which families of lines of an element are excited and in a range (all in keV).
 
-    Asked for are K, L and M, or the `family` alone.
+    Asked for are K, L and M, those but `margin` from the range's ends, or the `family` alone.
 
     Raises
     ------
@@ -108,6 +114,7 @@ def families(
     from PyMca5.PyMcaPhysics.xrf import Elements
 
     found = []
+    inset = 0.0 if family else margin
     with PYMCA:
         known = Elements.Element[element]
         if known["buildparameters"]["energy"] != energy:
@@ -115,7 +122,7 @@ def families(
         for name in (family,) if family else ("K", "L", "M"):
             shell, line = STRONGEST[name]
             excited = 0 < known["binding"][shell] < energy and line in known
-            if excited and low <= known[line]["energy"] <= high:
+            if excited and low + inset <= known[line]["energy"] <= high - inset:
                 found.append(name)
     if not found:
         raise ValueError(

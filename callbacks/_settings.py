@@ -1,12 +1,12 @@
 """What the settings of several modalities have in common: ranges of numbers, names of axes."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field
 
-from p06bs.model.modality import RESERVED
+from p06bs.model.modality import RESERVED, Bound, Input
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,3 +30,16 @@ def check_names(axes: Iterable[str], made: Iterable[str]) -> None:
     for name in axes:
         if not re.fullmatch(r"[A-Za-z]\w*", name) or taken.count(name) > 1:
             raise ValueError(f"{name!r} cannot be the name of an axis")
+
+
+def require_inputs(setting: str, wanted: Mapping[str, Input], bound: Bound) -> None:
+    """Refuse a setting because of which inputs are wanted that nothing feeds.
+
+    Raises
+    ------
+    ValueError
+        Says which.
+    """
+    missing = [name for name, i in wanted.items() if not i.optional and name not in bound]
+    if missing:
+        raise ValueError(f"{setting}: need {', '.join(missing)}, which nothing feeds in this run")

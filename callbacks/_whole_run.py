@@ -34,6 +34,20 @@ def outputs(totals: Totals, spectrum: BoundInput, *, whole: bool) -> dict[str, O
             atol=1e-6,
             description="of all detector elements, dead time corrected, over `energy`",
         ),
+        "fitted_spectrum": Output(
+            unit="counts",
+            shape=(channels,),
+            dims=("channel",),
+            atol=1e-6,
+            description="what the fit takes `total_spectrum` for; 0 beyond the fitted range",
+        ),
+        "chi_square": Output(
+            shape=(elements,),
+            dims=("detector_element",),
+            rtol=1e-6,
+            hinted=False,
+            description="of the fit of each corrected sum, per degree of freedom",
+        ),
         "energy": Output(unit="keV", shape=(channels,), dims=("channel",), hinted=False),
         "element_areas": Output(
             unit="counts",
@@ -61,6 +75,8 @@ def results(groups: tuple[Group, ...], totals: Totals, state: Part) -> dict[str,
     counts, corrected = state["counts"], state["corrected"]
     shape = (1, len(counts), len(totals.columns))
     fitted = Areas.zeros(*shape)
+    described = np.zeros(corrected.shape)
+    chi_square = np.full(len(counts), np.nan)
     for group in groups:
         model = group.fit.model
         spectra = corrected[group.elements, model.start : model.stop]
@@ -68,10 +84,15 @@ def results(groups: tuple[Group, ...], totals: Totals, state: Part) -> dict[str,
         with np.errstate(all="ignore"):  # no counts have no correction
             mean = np.where(measured > 0, spectra.sum(axis=1) / measured, 1)[:, None]
         areas, variance = group.fit.areas(spectra)
+        seen = group.fit.described(spectra)
+        described[group.elements, model.start : model.stop] = seen
+        deviations = (spectra - seen) ** 2 / (mean * np.maximum(spectra, mean))
+        freedom = max(1, len(model.columns) - model.columns.shape[1])
+        chi_square[group.elements] = deviations.sum(axis=1) / freedom
         if group.gain is not None:
             solutions = group.gain.solutions(spectra)
-            gain = group.gain.gain(solutions[..., -2:])
-            areas = np.einsum("ek,ekp->ep", group.gain.between(gain), solutions[..., :-2])
+            drift = group.gain.drift(solutions[..., len(model.peaks) :])
+            areas = group.gain.areas(solutions, *drift)
         fitted.areas[0, group.elements] = areas
         fitted.variance[0, group.elements] = variance * mean
         fitted.blank[0, group.elements] = group.fit.blank(areas, variance) * mean
@@ -83,6 +104,8 @@ def results(groups: tuple[Group, ...], totals: Totals, state: Part) -> dict[str,
     return {
         "sum_spectrum": counts,
         "total_spectrum": total,
+        "fitted_spectrum": _on_one_axis(groups, described)[1],
+        "chi_square": chi_square,
         "energy": energy,
         "element_areas": np.where(usable[0, :, None], fitted.areas[0], np.nan),
         **{name: values[0] for name, values in made.items()},

@@ -11,31 +11,37 @@ Integers = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 
-def split(values: Array, bits: int | None) -> tuple[Array, Floats, Mask]:
+def split(values: Array, bits: int | None) -> tuple[Array, Floats | None, Mask | None]:
     """Return values as whole numbers and rests in [0, 1), and which of them fit so many bits.
 
-    Floats of which nobody says that they wrap stay as they are, without a rest.
+    Integers have no rests (None). The last one is None if all fit. Floats of which nobody says
+    that they wrap stay as they are, without rests.
     """
     if values.dtype.kind in "iub":
-        whole, rest = values.astype(np.int64), np.zeros(len(values))
         limits = np.iinfo(values.dtype if values.dtype.kind != "b" else np.uint8)
-        if bits is None or (limits.min >= -(1 << (bits - 1)) and limits.max < 1 << bits):
-            return whole, rest, np.ones(len(values), bool)
-        return whole, rest, _fits(values, bits)
-    if bits is None:
-        return values, np.zeros(len(values)), np.isfinite(values)
+        fit = bits is None or (limits.min >= -(1 << (bits - 1)) and limits.max < 1 << bits)
+        return values.astype(np.int64), None, None if fit else _fits(values, bits)
     fits = _fits(values, bits)
+    if bits is None:
+        return values, None, fits
     lower = np.floor(values, dtype=np.float64)
-    whole = np.where(fits, lower, 0).astype(np.int64)
+    whole = (lower if fits is None else np.where(fits, lower, 0)).astype(np.int64)
     return whole, np.subtract(values, lower, out=lower), fits
 
 
-def _fits(values: Array, bits: int) -> Mask:
-    fits: Mask = (values >= -(1 << (bits - 1))) & (values < 1 << bits)
-    return fits
+def _fits(values: Array, bits: int | None) -> Mask | None:
+    """Return which values are finite and fit so many bits; None if all do."""
+    if bits is None:
+        fits: Mask = np.isfinite(values)
+    else:
+        fits = values >= -(1 << (bits - 1))
+        fits &= values < 1 << bits
+    return None if np.count_nonzero(fits) == len(fits) else fits
 
 
-def divided(total: Array, samples: Array, bits: int | None) -> tuple[Array, Floats, Mask]:
+def divided(
+    total: Array, samples: Array, bits: int | None
+) -> tuple[Array, Floats | None, Mask | None]:
     """Return sum / samples as `split` does; exact as long as both are integers."""
     if bits is None or total.dtype.kind not in "iu" or samples.dtype.kind not in "iu":
         return split(total / samples, bits)
@@ -63,6 +69,6 @@ def unwrapped(words: Integers, bits: int, before: int) -> tuple[Integers, Intege
     spare = 64 - bits
     step <<= spare  # to and fro, which is modulo 2^bits
     step >>= spare
-    counts = np.cumsum(step)
+    counts: Integers = np.add.accumulate(step)
     counts += before
     return counts, step

@@ -1,14 +1,15 @@
 """Encoders: positions from words that wrap, or from what a box makes of them within a gate."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from itertools import chain
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from p06bs.callbacks._settings import Finite, check_names
-from p06bs.callbacks._words import Array, Floats, Integers, Mask, divided, fold, split, unwrapped
+from p06bs.callbacks._encoder_axis import FLAGS, Axis
+from p06bs.callbacks._faults import anywhere, empty_gates, reasons
+from p06bs.callbacks._settings import Finite, check_names, require_inputs
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -18,13 +19,6 @@ from p06bs.model.modality import (
     ModalitySettings,
     Output,
 )
-
-WRAPPED = 1
-"""Bit of the flag: the word wrapped inside the gate."""
-OUTSIDE = 2
-"""Bit of the flag: the mean lies outside of minimum and maximum by more than a count."""
-LEAP = 4
-"""Bit of the flag: the step from the event before is more than a quarter of the range."""
 
 
 def _not_zero(value: float) -> float:
@@ -66,43 +60,22 @@ class EncoderAxis(ModalitySettings):
     )
 
 
+ENDS = ("", "_min", "_max", "_sum", "_rest", "_flag", "_half_width")
+"""Of the names of all columns of an axis."""
+
+
 def _names(axes: Mapping[str, EncoderAxis]) -> Mapping[str, EncoderAxis]:
-    made = [name + end for name in axes for end in ("", "_min", "_max", "_sum", "_flag")]
-    made += [f"{name}_half_width" for name in axes] + ["gate_samples"]
-    check_names(axes, made)
+    made = [name + end for name in axes for end in ENDS]
+    check_names(axes, [*made, "gate_samples"])
     return axes
-
-
-@dataclass(frozen=True)
-class Axis:
-    """An axis made ready for a run."""
-
-    scale: float  # with the sign of the direction
-    offset: float
-    origin: int | None
-    bits: int | None
-    signed: bool
-    reading: str
-
-    def position(self, counts: Array, rest: Floats | None = None) -> Floats:
-        """Return offset + scale · (counts + rest - origin)."""
-        if self.origin:
-            counts = counts - self.origin
-        made = counts.astype(np.float64)
-        if rest is not None:
-            made += rest
-        made *= self.scale
-        if self.offset:
-            made += self.offset
-        return made
 
 
 class Encoders(Modality):
     """Turn words of encoders into positions that go on where the words wrap.
 
-    An event is invalid if its gate is empty, or if the reading of one of the axes is
-    not finite, does not fit the bits of its word, or is a mean that a wrap inside
-    the gate has ruined.
+    An axis whose reading is not finite, does not fit the bits of its word, or is a mean that a
+    wrap inside the gate has ruined, is NaN and flagged. An event is invalid if its gate is
+    empty, or if none of its axes is known.
     """
 
     name = "encoders"
@@ -140,8 +113,7 @@ class Encoders(Modality):
             made[f"{name}_flag"] = Output(
                 dtype="uint8",
                 hinted=False,
-                description="1: wrapped inside the gate, 2: mean outside minimum and maximum, "
-                "4: leap of more than a quarter of the range",
+                description=", ".join(f"{bit}: {text}" for bit, text in FLAGS.items()),
             )
         return made
 
@@ -153,16 +125,13 @@ class Encoders(Modality):
         ValueError
             If the settings need an input that is not bound.
         """
-        missing = [
-            n for n, i in self.declare(settings).items() if not i.optional and n not in bound
-        ]
-        if missing:
-            raise ValueError(f"axes: need {', '.join(missing)}, which nothing feeds in this run")
+        require_inputs("axes", self.declare(settings), bound)
         made = {}
         for name, axis in settings.axes.items():
             source = bound[f"{name}_sum" if axis.reading == "sum" else name]
             unsigned = np.dtype(source.dtype or "f8").kind == "u"
             made[name] = Axis(
+                name=name,
                 scale=axis.direction * axis.scale,
                 offset=axis.offset,
                 origin=axis.origin,
@@ -172,75 +141,34 @@ class Encoders(Modality):
             )
         return made
 
+    @np.errstate(all="ignore")  # what it would warn of is flagged
     def process(self, setup: dict[str, Axis], **columns: Any) -> Columns:
-        """Return what `scan` needs of each axis: whole counts, the rest, half width, flag."""
-        made: dict[str, Array] = {}
-        problems: list[tuple[Mask, str, Sequence[Array]]] = []
-        samples: Array | None = columns["gate_samples"]
-        with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
-            if samples is not None:
-                open_ = (samples > 0) & (samples < np.inf)
-                problems.append((open_, "the gate is empty (samples: {})", (samples,)))
-            for name, axis in setup.items():
-                lowest, highest = columns[f"{name}_min"], columns[f"{name}_max"]
-                size = "" if axis.bits is None else f", which {axis.bits} bits do not hold"
-                if axis.reading == "sum" and samples is not None:
-                    total = columns[f"{name}_sum"]
-                    whole, rest, fits = divided(total, np.where(open_, samples, 1), axis.bits)
-                    text = f"{name} sums up to {{}} in {{}} samples{size}"
-                    problems.append((fits, text, (total, samples)))
-                else:
-                    whole, rest, fits = split(columns[name], axis.bits)
-                    problems.append((fits, f"{name} reads {{}}{size}", (columns[name],)))
-                flag = np.zeros(len(whole), np.uint8)
-                if lowest is not None and highest is not None:
-                    exact = lowest.dtype.kind in "iu" and highest.dtype.kind in "iu"
-                    width = np.subtract(highest, lowest, dtype=np.int64 if exact else np.float64)
-                    known = (width >= 0) & (width < np.inf)
-                    text = f"{name} has minimum {{}} and maximum {{}}"
-                    problems.append((known, text, (lowest, highest)))
-                    width = width.astype(np.float64)
-                    if axis.bits is not None:
-                        gate = Gate(lowest, highest, width, samples)
-                        lost = gate.examine(axis, whole, rest, flag)
-                        text += ": it wrapped inside the gate, so that its mean is lost"
-                        problems.append((~lost | ~known, text, (lowest, highest)))
-                    width *= abs(axis.scale) / 2
-                    made[f"{name}_half_width"] = width
-                made[name], made[f"{name}_rest"], made[f"{name}_flag"] = whole, rest, flag
-        if all(good.all() for good, _, _ in problems):
+        """Return of each axis what `scan` needs: words, their rests, flag, half width."""
+        made: dict[str, Any] = {}
+        faults = []
+        empty = empty_gates(columns["gate_samples"])
+        for axis in setup.values():
+            read, found = axis.read(columns, empty)
+            made |= read
+            faults.append(found)
+        if empty is None and not all(faults):
             return made
-        reasons: list[list[str]] = [[] for _ in range(len(problems[0][0]))]
-        for good, text, shown in problems:
-            for event in np.flatnonzero(~good).tolist():
-                reasons[event].append(text.format(*(values[event] for values in shown)))
-        return {**made, INVALID: np.array(["; ".join(said) for said in reasons], object)}
+        count = len(made[next(iter(setup))])
+        invalid = np.logical_and.reduce([anywhere(found, count) for found in faults])
+        if empty is not None:
+            faults.insert(0, [empty])
+            invalid |= empty.where
+        return {**made, INVALID: reasons(invalid, chain(*faults))}
 
     def scan(
         self, setup: dict[str, Axis], state: Mapping[str, int] | None, columns: Columns
     ) -> tuple[dict[str, int], Columns]:
         """Return positions; the state is how far each axis has counted without wrapping."""
-        after: dict[str, int] = dict(state or {})
-        made: dict[str, Array] = {}
-        for name, axis in setup.items():
-            word, flag = columns[name], columns[f"{name}_flag"]
-            if axis.bits is None:
-                made[name] = axis.position(word)
-            else:
-                before = after.get(name, axis.origin)
-                if before is None:
-                    before = fold(int(word[0]), axis.bits, axis.signed)
-                counts, step = unwrapped(word, axis.bits, before)
-                after[name] = int(counts[-1])
-                made[name] = axis.position(counts, columns[f"{name}_rest"])
-                leaps = np.abs(step) > 1 << (axis.bits - 2)
-                leaps[0] &= name in (state or {})
-                if leaps.any():
-                    flag = np.where(leaps, flag | LEAP, flag)
-            made[f"{name}_flag"] = flag
-            if f"{name}_half_width" in columns:
-                made[f"{name}_half_width"] = columns[f"{name}_half_width"]
-        return after, made
+        counted: dict[str, int] = dict(state or {})
+        made: dict[str, Any] = {}
+        for axis in setup.values():
+            made |= axis.follow(columns, counted)
+        return counted, made
 
     @classmethod
     def example(cls) -> tuple["Encoders", Columns]:
@@ -256,41 +184,3 @@ class Encoders(Modality):
             "gate_samples": np.r_[0, np.full(47, 125)].astype(np.uint32),
         }
         return cls(axes=axes), columns
-
-
-@dataclass(frozen=True)
-class Gate:
-    """What a box saw of an axis within each gate; `width` is maximum - minimum, counts."""
-
-    lowest: Array
-    highest: Array
-    width: Floats
-    samples: Array | None
-
-    def examine(self, axis: Axis, whole: Integers, rest: Floats, flag: Array) -> Mask:
-        """Flag what is odd and return whose mean is lost.
-
-        A word that wraps inside a gate has visited both ends of its range, so minimum and
-        maximum say no more than that. Two samples are the exception: they are minimum
-        and maximum.
-        """
-        assert axis.bits is not None
-        wrapped = self.width > 1 << (axis.bits - 1)
-        gated = axis.reading != "value"
-        lost = wrapped if gated else np.zeros_like(wrapped)
-        if gated:
-            outside = (whole + 1 < self.lowest) | (whole - 1 > self.highest)
-            if outside.any():
-                flag[outside & ~wrapped] |= OUTSIDE
-        if not wrapped.any():
-            return lost
-        flag[wrapped] |= WRAPPED
-        two = wrapped & (self.samples == 2) if self.samples is not None else np.zeros_like(wrapped)
-        self.width[wrapped & ~two] = np.nan
-        self.width[two] = (1 << axis.bits) - self.width[two]
-        if gated:
-            both = self.lowest[two].astype(np.int64) + self.highest[two].astype(np.int64)
-            both += 1 << axis.bits
-            whole[two], rest[two] = both // 2, both % 2 / 2
-            lost = lost & ~two
-        return lost

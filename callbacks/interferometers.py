@@ -1,15 +1,16 @@
 """Interferometers: counts to nanometres in air of any refractive index; lost beams are NaN."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
-from p06bs.callbacks._air import AIR, AIR_INPUTS, Air, AirSettings, air_of
-from p06bs.callbacks._settings import Finite, Positive, check_names
+from p06bs.callbacks._air import AIR, AIR_INPUTS, NO_AIR, Air, AirSettings, air_of
+from p06bs.callbacks._beams import LOST, SECOND_LOST, Axis, Beam
+from p06bs.callbacks._faults import Array, empty_gates, reasons
+from p06bs.callbacks._settings import Finite, Positive, check_names, require_inputs
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -20,17 +21,10 @@ from p06bs.model.modality import (
     Output,
 )
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
-
-LOST = 1
-"""Bit of the flag: the beam is lost, or reads no number."""
-SECOND_LOST = 2
-"""Bit of the flag: the same of the second beam."""
-
-BLOCK = 8192
-"""Events worked on at a time, so that the intermediate arrays stay in the cache."""
+FLAGS = {LOST: "beam lost", SECOND_LOST: "second beam lost"} | {
+    bit: f"{name} is none" for name, bit in NO_AIR.items()
+}
+"""What the bits of a flag say."""
 
 
 class SecondBeam(ModalitySettings):
@@ -70,38 +64,20 @@ def _names(axes: Mapping[str, InterferometerAxis]) -> Mapping[str, Interferomete
 
 
 @dataclass(frozen=True)
-class Axis:
-    """An axis made ready for a run."""
-
-    scale: float  # nm per count in vacuum along the motion, with the sign of the direction
-    dead_path: float  # nm, likewise
-    zero: float | None  # None: that of the first event with a beam
-    lever: float | None  # arm / separation; None: there is no second beam
-
-
-@dataclass(frozen=True)
 class Setup:
     """Axes, and the air as far as it is not an input."""
 
     axes: Mapping[str, Axis]
     air: Air
-    valid_bit: int | None
     gated: bool
-
-    def there(self, valid: Array) -> Mask:
-        """Return which values of a valid input say that a beam is there."""
-        if self.valid_bit is None:
-            return valid > 0
-        made: Mask = valid.astype(np.int64) & (1 << self.valid_bit) != 0
-        return made
 
 
 class Interferometers(Modality):
     """Turn counts of interferometers into positions in nm.
 
-    An axis whose beam is lost is NaN and flagged. The event is valid all the same, even if
-    all axes are lost: where there is an encoder, its position is known (`Positions`). An event
-    is invalid if the air is not known, or the gate is empty.
+    An axis whose beam is lost is NaN and flagged; so are all while the air is not known. The
+    event is valid all the same: where there is an encoder, its position is known (`Positions`).
+    An event is invalid if its gate is empty.
     """
 
     name = "interferometers"
@@ -147,7 +123,9 @@ class Interferometers(Modality):
                 description="position",
             )
             made[f"{name}_flag"] = Output(
-                dtype="uint8", hinted=False, description="1: beam lost, 2: second beam lost"
+                dtype="uint8",
+                hinted=False,
+                description=", ".join(f"{bit}: {text}" for bit, text in FLAGS.items()),
             )
         if not AIR.keys().isdisjoint(bound):
             made["refractive_index"] = Output(
@@ -164,41 +142,34 @@ class Interferometers(Modality):
             If the settings need an input that is not bound, or the temperature has a unit
             that is none.
         """
-        wanted = self.declare(settings)
-        missing = [n for n, i in wanted.items() if not i.optional and n not in bound]
-        if missing:
-            raise ValueError(f"axes: need {', '.join(missing)}, which nothing feeds in this run")
+        require_inputs("axes", self.declare(settings), bound)
         axes = {}
         for name, axis in settings.axes.items():
             along = axis.direction / np.cos(1e-3 * axis.angle)
+            names = (name,) if axis.second is None else (name, f"{name}_2")
             axes[name] = Axis(
+                beams=tuple(Beam(beam, settings.valid_bit) for beam in names),
                 scale=float(axis.resolution * along),
                 dead_path=float(1e6 * axis.dead_path * along),
                 zero=None if axis.zero == "first" else axis.zero,
-                lever=None if axis.second is None else axis.second.arm / axis.second.separation,
+                lever=0.0 if axis.second is None else axis.second.arm / axis.second.separation,
             )
-        return Setup(axes, air_of(settings, bound), settings.valid_bit, settings.gated)
+        return Setup(axes, air_of(settings, bound), settings.gated)
 
+    @np.errstate(all="ignore")  # what it would warn of is flagged
     def process(self, setup: Setup, **columns: Any) -> Columns:
         """Return positions before zeroing and dead path, flags, and the index per event."""
-        count = len(columns[next(iter(setup.axes))])
         made: dict[str, Array] = {}
-        for name in setup.axes:
-            made[name], made[f"{name}_flag"] = np.empty(count), np.zeros(count, np.uint8)
-        bad = np.zeros(count, bool)
-        with np.errstate(all="ignore"):  # what it would warn of is flagged
-            index = setup.air.indices(columns)
-            if index is not None:
-                made["refractive_index"] = index
-                np.isnan(index, out=bad)
-            if setup.gated:
-                bad |= ~(columns["gate_samples"] > 0)
-            for at in _blocks(count):
-                rarer = 1 / (setup.air.index if index is None else index[at])
-                for name in setup.axes:
-                    _measure(setup, name, columns, rarer, made, at)
-        if bad.any():
-            made[INVALID] = _reasons(setup, columns, bad)
+        index, poor = setup.air.indices(columns)
+        for name, axis in setup.axes.items():
+            place, flag = axis.measure(columns, setup.air.index if index is None else index)
+            if poor is not None:
+                flag |= poor
+            made[name], made[f"{name}_flag"] = place, flag
+        if index is not None:
+            made["refractive_index"] = index
+        if setup.gated and (empty := empty_gates(columns["gate_samples"])):
+            made[INVALID] = reasons(empty.where, [empty])
         return made
 
     def scan(
@@ -211,23 +182,20 @@ class Interferometers(Modality):
         """
         after = dict(state or {})
         made = dict(columns)
-        index = columns.get("refractive_index")
+        index = columns.get("refractive_index", setup.air.index)
         for name, axis in setup.axes.items():
             place = columns[name]
             if name not in after:
                 first = int(np.argmax(np.isfinite(place)))
                 if not np.isfinite(place[first]):
                     continue  # no beam yet
-                begun = setup.air.index if index is None else float(index[first])
-                after[name] = {"index": begun, "place": float(place[first])}
-            zero = after[name]["place"] if axis.zero is None else axis.zero
-            if not (zero or axis.dead_path):
-                continue
-            dead = axis.dead_path * after[name]["index"]
-            made[name] = moved = np.empty_like(place)
-            for at in _blocks(len(place)):
-                n = setup.air.index if index is None else index[at]
-                np.subtract(place[at], zero + axis.dead_path - dead / n, out=moved[at])
+                there = index if isinstance(index, float) else float(index[first])
+                after[name] = {"index": there, "place": float(place[first])}
+            begun = after[name]
+            moved: Any = begun["place"] if axis.zero is None else axis.zero
+            if axis.dead_path:
+                moved = axis.dead_path * (1 - begun["index"] / index) + moved
+            made[name] = place - moved
         return after, made
 
     @classmethod
@@ -248,67 +216,3 @@ class Interferometers(Modality):
             "y": {"resolution": 0.1, "dead_path": 30.0, "second": second},
         }
         return cls(axes=axes), columns
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    return (slice(i, i + BLOCK) for i in range(0, count, BLOCK))
-
-
-def _measure(
-    setup: Setup, name: str, columns: Columns, rarer: Any, made: Columns, at: slice
-) -> None:
-    """Put position and flag of an axis of a block into `made`.
-
-    `rarer` is 1 / refractive index.
-    """
-    axis = setup.axes[name]
-    scale = axis.scale * rarer
-    place, flag = made[name][at], made[f"{name}_flag"][at]
-    lost = _displacement(setup, name, columns, scale, place, at)
-    if lost is not None:
-        flag[lost] = LOST
-    if axis.lever is None:
-        return
-    other = np.empty_like(place)
-    lost = _displacement(setup, f"{name}_2", columns, scale, other, at)
-    other -= place
-    other *= axis.lever
-    place += other
-    if lost is not None:
-        flag[lost] |= SECOND_LOST
-
-
-def _displacement(
-    setup: Setup, beam: str, columns: Columns, scale: Any, place: Floats, at: slice
-) -> Mask | None:
-    """Put a beam's counts · scale into `place`, NaN where it is lost; return where that is."""
-    counts, valid = columns[beam][at], columns[f"{beam}_valid"]
-    place[...] = counts
-    place *= scale
-    known: Mask | None = None
-    if valid is not None:
-        known = valid[at] if valid.dtype == bool else setup.there(valid[at])
-    if counts.dtype.kind == "f":
-        finite = np.isfinite(counts)
-        known = finite if known is None else known & finite
-    if known is None or known.all():
-        return None
-    lost = ~known
-    np.copyto(place, np.nan, where=lost)
-    return lost
-
-
-def _reasons(setup: Setup, columns: Columns, bad: Mask) -> Array:
-    """Return why events are bad."""
-    reasons = np.full(len(bad), "", object)
-    events = np.flatnonzero(bad)
-    if setup.gated:
-        reasons[~(columns["gate_samples"] > 0)] += "; the gate is empty"
-    problems = setup.air.problems(
-        {n: None if columns[n] is None else columns[n][events] for n in AIR}
-    )
-    for wrong, text, values in problems:
-        for i in np.flatnonzero(wrong).tolist():
-            reasons[events[i]] += "; " + text.format(values[i])
-    reasons[events] = [said.removeprefix("; ") for said in reasons[events]]
-    return reasons

@@ -1,6 +1,7 @@
 """X-ray fluorescence: areas of fitted peak groups, areal mass densities, detection limits."""
 
 import hashlib
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ class Fluorescence(Modality):
     """
 
     name = "xrf"
-    version = "2"
+    version = "3"
     Settings = FluorescenceSettings
 
     spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
@@ -68,14 +69,23 @@ class Fluorescence(Modality):
         """Return area, sigma and detection limit of each peak group, densities, elements used."""
         made = totals_of(settings, bound).outputs()
         made["elements_used"] = Output(dtype="int64", hinted=False)
+        per_element = partial(
+            Output,
+            shape=bound["spectrum"].shape[:1],
+            dims=("detector_element",),
+            hinted=False,
+        )
         if settings.track_gain:
-            made["gain_drift"] = Output(
+            made["gain_drift"] = per_element(
                 unit="1",
-                shape=bound["spectrum"].shape[:1],
-                dims=("detector_element",),
-                hinted=False,
                 atol=1e-9,
-                description="relative change of the gain; NaN where it is not known",
+                description="relative change of the gain; NaN where it is out of reach",
+            )
+        if settings.zero_range:
+            made["zero_drift"] = per_element(
+                unit="keV",
+                atol=1e-8,
+                description="change of the zero point; NaN where it is out of reach",
             )
         return made
 
@@ -111,6 +121,7 @@ class Fluorescence(Modality):
             saturation=settings.saturation,
             whole=whole_counts(bound),
             gain_counts=settings.gain_counts if settings.track_gain else 0.0,
+            follow_zero=bool(settings.zero_range),
             key=hashlib.sha256(fits.encode()).hexdigest(),
         )
 
@@ -194,11 +205,11 @@ class Fluorescence(Modality):
             columns["usable"],
             setup.gain_counts,
         )
-        usable = columns["usable"] & np.isfinite(followed.drift)
+        usable = columns["usable"] & np.isfinite(followed.gain)
         if not usable.any(axis=1).all():
             raise ValueError(
-                "the gain of each usable detector element is beyond gain_range; "
-                "calibrate anew, or make gain_range larger"
+                "the gain of each usable detector element is beyond gain_range or zero_range; "
+                "calibrate anew, or make these larger"
             )
         # Under a shifted peak the variance at the nominal gain is too small.
         own = np.zeros((usable.shape[1], len(setup.totals.columns)))
@@ -209,7 +220,9 @@ class Fluorescence(Modality):
         flux = columns["flux"] if setup.totals.need_flux else None
         made = setup.totals(fitted, setup.totals.weights(usable, columns["factor"]), flux)
         made["elements_used"] = usable.sum(axis=1, dtype=np.int64)
-        made["gain_drift"] = followed.drift
+        made["gain_drift"] = followed.gain
+        if setup.follow_zero:
+            made["zero_drift"] = followed.zero
         return {"key": setup.key, "sums": followed.sums}, made
 
     def fold(self, setup: Peaks, state: Any, part: Any) -> Any:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from p06bs.bus.log import DocumentLog
     from p06bs.bus.membership import Membership
     from p06bs.bus.publish import Publisher
+    from p06bs.model.maps import Maps, maps_of
     from p06bs.model.modality import Input, Modality, ModalitySettings, Output
     from p06bs.pipeline.inline import process
     from p06bs.pipeline.notebook import callback
@@ -22,12 +23,14 @@ __all__ = [
     "Follower",
     "Input",
     "Keys",
+    "Maps",
     "Membership",
     "Modality",
     "ModalitySettings",
     "Output",
     "Publisher",
     "callback",
+    "maps_of",
     "process",
 ]
 
@@ -36,12 +39,14 @@ _HOME = {
     "Follower": "p06bs.bus.follow",
     "Input": "p06bs.model.modality",
     "Keys": "p06bs.bus.curve",
+    "Maps": "p06bs.model.maps",
     "Membership": "p06bs.bus.membership",
     "Modality": "p06bs.model.modality",
     "ModalitySettings": "p06bs.model.modality",
     "Output": "p06bs.model.modality",
     "Publisher": "p06bs.bus.publish",
     "callback": "p06bs.pipeline.notebook",
+    "maps_of": "p06bs.model.maps",
     "process": "p06bs.pipeline.inline",
 }
 

@@ -19,6 +19,7 @@ from p06bs.model.binding import BindingError
 from p06bs.model.candidates import candidates
 from p06bs.model.documents import Document, NamedDocument, is_derived, pipeline_of, worked_on
 from p06bs.model.modality import Modality
+from p06bs.model.positions import corrects
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.declared import fed_by
 from p06bs.pipeline.inline import History, process
@@ -177,7 +178,7 @@ def process_run(
         derived = make(documents=runs.documents(uid), upstream=known)
     if not derived:
         raise LogError(f"what is recorded of run {uid} does not begin with a start document")
-    files = [] if out is None else _write(derived, out)
+    files = [] if out is None else _write(derived, out, _beside(runs, uid))
     stored = None
     if store:
         with tempfile.TemporaryDirectory(
@@ -200,10 +201,25 @@ def process_run(
     }
 
 
-def _write(derived: Sequence[NamedDocument], out: Path) -> list[Path]:
+def _beside(runs: Runs, uid: str) -> Iterator[NamedDocument]:
+    """Yield the documents that say where the rows of a derived run lie: of its raw run, and of
+    those that correct positions.
+    """
+    yield from runs.documents(uid)
+    for other in runs.derived(uid):
+        documents = runs.documents(other)
+        start = next(documents, None)
+        if start is not None and corrects(start[1]):
+            yield start
+            yield from documents
+
+
+def _write(
+    derived: Sequence[NamedDocument], out: Path, beside: Iterable[NamedDocument]
+) -> list[Path]:
     from p06bs.writers import nexus
 
-    return [_write_log(derived, out), *nexus.export(derived, out)["all"]]
+    return [_write_log(derived, out), *nexus.export(derived, out, beside=beside)["all"]]
 
 
 def _write_log(derived: Sequence[NamedDocument], directory: Path) -> Path:

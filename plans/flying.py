@@ -1,13 +1,15 @@
 """Fly over points while a box triggers the detectors."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
+import numpy as np
 from bluesky.utils import Msg, MsgGenerator
 
-from p06bs.plans.points import Axis, Grid
+from p06bs.plans.points import UNITS, Floats, Grid
 
 COLLECT_EVERY = 0.15
 """Seconds between two collections while flying: how live the documents are."""
@@ -47,7 +49,7 @@ def flown(
     trigger = TriggerInfo(
         trigger=DetectorTrigger.EXTERNAL_EDGE,
         livetime=points.gate_time,
-        number_of_events=points.x.size,
+        number_of_events=len(points),
         exposure_timeout=LONGEST_PAUSE,
     )
 
@@ -83,19 +85,46 @@ def flown(
     return uid
 
 
-def flight(detectors: Sequence[Any], box: Any, axes: Sequence[Axis]) -> dict[str, Any]:
+def flight(detectors: Sequence[Any], box: Any, axes: Iterable[str]) -> dict[str, Any]:
     """Return what the devices of a flight say of its streams and axes.
 
     Parameters
     ----------
-    axes : sequence
+    axes : iterable
         Of the box, as ``motors`` of the start document has them.
     """
     keys = {role: key for key, role in box.roles.items()}
-    motors = [keys[f"position_{axis}"] for axis in axes]
+    motors = [keys[axis if axis == "rotation" else f"position_{axis}"] for axis in axes]
     return {
         "detectors": [detector.name for detector in detectors],
         "aligned_streams": ["primary", *(detector.name for detector in detectors)],
         "motors": motors,
         "hints": {"dimensions": [[[motor], "primary"] for motor in motors]},
+    }
+
+
+def of_raster(
+    detectors: Sequence[Any], box: Any, lines: Mapping[str, Floats], *, snake: bool
+) -> dict[str, Any]:
+    """Return what a start document says of a flight over a `p06bs.plans.points.raster`."""
+    said = flight(detectors, box, lines)
+    said["hints"]["gridding"] = "rectilinear"
+    shape = [line.size for line in lines.values()]
+    return {
+        **said,
+        "shape": shape,
+        "num_points": math.prod(shape),
+        "extents": [[float(line[0]), float(line[-1])] for line in lines.values()],
+        "snaking": [*[False] * (len(shape) - 1), snake],
+    }
+
+
+def of_flight(points: Grid, axes: Iterable[str]) -> dict[str, Any]:
+    """Return what ``start["scan"]`` says of a flight."""
+    dwell = 1 / points.rate if np.isfinite(points.rate) else points.gate_time
+    return {
+        "gate_time": points.gate_time,
+        "dwell": dwell,
+        "duration": dwell * len(points),
+        "units": [UNITS[axis] for axis in axes],
     }

@@ -8,11 +8,11 @@ import numpy as np
 from bluesky.utils import MsgGenerator
 
 from p06bs.plans.dwell import with_dwell
-from p06bs.plans.flying import COLLECT_EVERY, flight, flown
+from p06bs.plans.flying import COLLECT_EVERY, flight, flown, of_flight, of_raster
 from p06bs.plans.metadata import described, units_of
-from p06bs.plans.points import Axis, Grid, grid, spiral
+from p06bs.plans.points import Axis, Floats, Grid, grid, line, raster, spiral
 
-__all__ = ["Grid", "fly_map", "fly_spiral", "grid", "spiral", "spiral_map", "step_map"]
+__all__ = ["Grid", "fly_grid", "fly_map", "fly_spiral", "grid", "spiral", "spiral_map", "step_map"]
 
 FLUORESCENCE = "X-ray fluorescence"
 
@@ -105,7 +105,7 @@ def spiral_map(
     ValueError
         If width, height or distance are not positive.
     """
-    points = spiral((x_centre, y_centre), (width, height), distance, rate=np.inf).x.size
+    points = len(spiral((x_centre, y_centre), (width, height), distance, rate=np.inf))
     start = described(
         "spiral_map",
         [*detectors, x, y],
@@ -139,7 +139,7 @@ def fly_map(
     collect_every: float = COLLECT_EVERY,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[str]:
-    """Fly over a rectangle, line by line, while a box triggers the detectors.
+    """Fly over a rectangle of x and y, line by line, while a box triggers the detectors.
 
     See `p06bs.plans.flying.flown` for what becomes of interruptions. The start document lists the
     streams of box and detectors under ``aligned_streams``: equal seq_num, same point.
@@ -177,29 +177,86 @@ def fly_map(
     ValueError
         If there is less than one point along an axis, or the rate is not positive.
     """
-    ends = (x_start, x_stop), (y_start, y_stop)
-    points = grid(ends[0], nx, ends[1], ny, rate=rate, gate_time=gate_time, snake=snake, fast=fast)
-    axes: list[Axis] = ["y", "x"] if fast == "x" else ["x", "y"]
-    numbers = {"x": nx, "y": ny}
-    extents = {"x": [x_start, x_stop], "y": [y_start, y_stop]}
-    said = flight(detectors, box, axes)
-    said["hints"]["gridding"] = "rectilinear"
+    if fast not in ("x", "y"):
+        raise ValueError(f"fast must be 'x' or 'y', not {fast!r}; for other axes there is fly_grid")
+    y: tuple[Axis, float, float, int] = ("y", y_start, y_stop, ny)
+    x: tuple[Axis, float, float, int] = ("x", x_start, x_stop, nx)
+    slow, along = (y, x) if fast == "x" else (x, y)
+    return (
+        yield from fly_grid(
+            detectors,
+            box,
+            *slow,
+            *along,
+            rate=rate,
+            gate_time=gate_time,
+            snake=snake,
+            collect_every=collect_every,
+            md=md,
+        )
+    )
+
+
+def fly_grid(
+    detectors: Sequence[Any],
+    box: Any,
+    slow: Axis,
+    slow_start: float,
+    slow_stop: float,
+    slow_points: int,
+    fast: Axis,
+    fast_start: float,
+    fast_stop: float,
+    fast_points: int,
+    *,
+    rate: float = 200.0,
+    gate_time: float | None = None,
+    snake: bool = True,
+    collect_every: float = COLLECT_EVERY,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[str]:
+    """Fly over a rectangle of any two axes of the box, line by line: a `fly_map`.
+
+    Parameters
+    ----------
+    slow, fast : "x", "y", "z" or "rotation"
+        Of the box; the fast one moves along each line.
+    slow_start, slow_stop, fast_start, fast_stop : float
+        Centres of the outermost points, µm or degrees.
+    slow_points, fast_points : int
+    detectors, box, rate, gate_time, snake, collect_every, md
+        As of `fly_map`.
+
+    Returns
+    -------
+    str
+        Uid of the run.
+
+    Raises
+    ------
+    ValueError
+        If there is less than one point along an axis, the axes are not two that there are, or
+        the rate is not positive.
+    """
+    lines: dict[str, Floats] = {
+        slow: line(slow_start, slow_stop, slow_points),
+        fast: line(fast_start, fast_stop, fast_points),
+    }
+    if len(lines) != 2:
+        raise ValueError(f"a map needs two axes, not {slow!r} twice")
+    points = raster(lines, rate=rate, gate_time=gate_time, snake=snake)
     start = described(
         "fly_map",
         [*detectors, box],
         md,
-        scan=_of_flight(points),
+        scan=of_flight(points, lines),
         technique=FLUORESCENCE,
         plan_args={
-            **{"x_start": x_start, "x_stop": x_stop, "nx": nx},
-            **{"y_start": y_start, "y_stop": y_stop, "ny": ny},
-            **{"rate": rate if np.isfinite(rate) else None, "snake": snake, "fast": fast},
+            "slow": [slow, slow_start, slow_stop, slow_points],
+            "fast": [fast, fast_start, fast_stop, fast_points],
+            **{"rate": rate if np.isfinite(rate) else None, "snake": snake},
         },
-        num_points=nx * ny,
-        shape=[numbers[axis] for axis in axes],
-        extents=[extents[axis] for axis in axes],
-        snaking=[False, snake],
-        **said,
+        **of_raster(detectors, box, lines, snake=snake),
     )
     return (yield from flown(detectors, box, points, start, collect_every))
 
@@ -211,6 +268,7 @@ def fly_spiral(
     centre: tuple[float, float] = (0.0, 0.0),
     size: tuple[float, float] = (40.0, 40.0),
     distance: float = 1.0,
+    axes: tuple[Axis, Axis] = ("x", "y"),
     rate: float = 200.0,
     gate_time: float | None = None,
     collect_every: float = COLLECT_EVERY,
@@ -221,44 +279,36 @@ def fly_spiral(
     Parameters
     ----------
     centre, size : (float, float)
-        Of the rectangle: x, y and width, height, µm.
+        Of the rectangle along both axes, µm or degrees.
     distance : float
-        Between neighbouring points, about, µm.
+        Between neighbouring points, about.
+    axes : (str, str)
+        Of the box: two of "x", "y", "z" and "rotation".
     detectors, box, rate, gate_time, collect_every, md
         As of `fly_map`.
 
     Raises
     ------
     ValueError
-        If size, distance or rate are not positive.
+        If size, distance or rate are not positive, or the axes are not two that there are.
     """
-    points = spiral(centre, size, distance, rate=rate, gate_time=gate_time)
+    points = spiral(centre, size, distance, rate=rate, gate_time=gate_time, axes=axes)
     start = described(
         "fly_spiral",
         [*detectors, box],
         md,
-        scan=_of_flight(points),
+        scan=of_flight(points, axes),
         technique=FLUORESCENCE,
         plan_args={
             **{"centre": list(centre), "size": list(size), "distance": distance},
-            "rate": rate if np.isfinite(rate) else None,
+            **{"axes": list(axes), "rate": rate if np.isfinite(rate) else None},
         },
-        num_points=points.x.size,
+        num_points=len(points),
         extents=_extents(centre, size),
-        **flight(detectors, box, ["x", "y"]),
+        **flight(detectors, box, axes),
     )
     return (yield from flown(detectors, box, points, start, collect_every))
 
 
 def _extents(centre: tuple[float, float], size: tuple[float, float]) -> list[list[float]]:
     return [[c - s / 2, c + s / 2] for c, s in zip(centre, size, strict=True)]
-
-
-def _of_flight(points: Grid) -> dict[str, Any]:
-    dwell = 1 / points.rate if np.isfinite(points.rate) else points.gate_time
-    return {
-        "gate_time": points.gate_time,
-        "dwell": dwell,
-        "duration": dwell * points.x.size,
-        "units": ["um", "um"],
-    }

@@ -1,5 +1,6 @@
 """Points of maps in the order of acquisition: rows, snakes and spirals."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -7,7 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
-Axis = Literal["x", "y"]
+Axis = Literal["x", "y", "z", "rotation"]
+
+UNITS: Mapping[str, str] = {"x": "um", "y": "um", "z": "um", "rotation": "deg"}
+"""Axes of a box, and the units of their positions."""
 
 NOMINAL_GATE = 0.005
 """Gate time (s) of scans without a finite rate, as simulations have."""
@@ -19,18 +23,52 @@ class Grid:
 
     Parameters
     ----------
-    x, y : ndarray
-        Nominal positions, µm, shape ``(points,)``.
+    positions : mapping of str to ndarray
+        Nominal positions of each axis that moves, in the units of `UNITS`, shape ``(points,)``.
     rate : float
         Points per second.
     gate_time : float
         Seconds per point.
     """
 
-    x: Floats
-    y: Floats
+    positions: Mapping[str, Floats]
     rate: float
     gate_time: float
+
+    def __len__(self) -> int:
+        """Return the number of points."""
+        return int(next(iter(self.positions.values())).size)
+
+
+def raster(
+    lines: Mapping[str, npt.ArrayLike],
+    *,
+    rate: float,
+    gate_time: float | None = None,
+    snake: bool = True,
+) -> Grid:
+    """Return all combinations of the positions of some axes, the first axis slowest.
+
+    Parameters
+    ----------
+    lines : mapping of str to array_like
+        Positions of each axis, the slowest axis first.
+    snake : bool
+        Whether every other line along the last axis runs backwards.
+
+    Raises
+    ------
+    ValueError
+        If an axis is unknown, or the rate is not positive.
+    """
+    if not lines or not lines.keys() <= UNITS.keys():
+        raise ValueError(f"axes must be some of {', '.join(UNITS)}, not {[*lines]}")
+    places = np.meshgrid(*(np.asarray(one, dtype=float) for one in lines.values()), indexing="ij")
+    if snake:
+        along = places[-1].reshape(-1, places[-1].shape[-1])
+        along[1::2] = along[1::2, ::-1]
+    positions = dict(zip(lines, (place.ravel() for place in places), strict=True))
+    return Grid(positions, rate, gate_of(rate, gate_time))
 
 
 def grid(
@@ -44,7 +82,7 @@ def grid(
     snake: bool = True,
     fast: Axis = "x",
 ) -> Grid:
-    """Return ``ny`` times ``nx`` points, line by line; a snake runs every other line backwards.
+    """Return ``ny`` times ``nx`` points, line by line: a `raster` of x and y.
 
     Parameters
     ----------
@@ -54,21 +92,26 @@ def grid(
     Raises
     ------
     ValueError
-        If there is less than one point along an axis, or the rate is not positive.
+        As of `raster`, and if `fast` is neither.
     """
-    if nx < 1 or ny < 1:
-        raise ValueError(f"a map needs at least 1 x 1 points, not nx={nx}, ny={ny}")
-    if fast not in ("x", "y"):
+    lines = {"y": line(*y_ends, ny), "x": line(*x_ends, nx)}
+    if fast not in lines:
         raise ValueError(f"fast must be 'x' or 'y', not {fast!r}")
-    along, across = np.linspace(*x_ends, nx), np.linspace(*y_ends, ny)
-    if fast == "y":
-        along, across = across, along
-    lines = np.tile(along, (across.size, 1))
-    if snake:
-        lines[1::2] = lines[1::2, ::-1]
-    steps = np.repeat(across, along.size)
-    x, y = (lines.ravel(), steps) if fast == "x" else (steps, lines.ravel())
-    return Grid(x, y, rate, gate_of(rate, gate_time))
+    lines[fast] = lines.pop(fast)
+    return raster(lines, rate=rate, gate_time=gate_time, snake=snake)
+
+
+def line(start: float, stop: float, num: int) -> Floats:
+    """Return `num` points from `start` to `stop`, both ends among them.
+
+    Raises
+    ------
+    ValueError
+        If there is less than one point.
+    """
+    if num < 1:
+        raise ValueError(f"a map needs 1 x 1 points at least, not {num} along an axis")
+    return np.linspace(start, stop, num)
 
 
 def spiral(
@@ -78,31 +121,34 @@ def spiral(
     *,
     rate: float,
     gate_time: float | None = None,
+    axes: tuple[Axis, Axis] = ("x", "y"),
 ) -> Grid:
     """Return a Fermat spiral within a rectangle: points of equal distance that never line up.
 
     Parameters
     ----------
-    centre : (float, float)
-        x, y, µm.
-    size : (float, float)
-        Width and height, µm.
+    centre, size : (float, float)
+        Of the rectangle along both axes.
     distance : float
-        Between neighbours, about, µm.
+        Between neighbours, about.
+    axes : (str, str)
 
     Raises
     ------
     ValueError
-        If a size, the distance or the rate is not positive.
+        If a size, the distance or the rate is not positive, or the axes are not two that there are.
     """
     from bluesky.plan_patterns import spiral_fermat
+
+    if len({*axes}) != 2 or not {*axes} <= UNITS.keys():
+        raise ValueError(f"axes must be two of {', '.join(UNITS)}, not {axes}")
 
     if min(*size, distance) <= 0:
         raise ValueError(f"size and distance must be more than 0, not {size} and {distance}")
     made: Any = spiral_fermat  # has no annotations
-    both = made("x", "y", *centre, *size, distance / np.sqrt(np.pi), 1.0).by_key()
-    x, y = (np.array(both[axis], dtype=float) for axis in ("x", "y"))
-    return Grid(x, y, rate, gate_of(rate, gate_time))
+    both = made(*axes, *centre, *size, distance / np.sqrt(np.pi), 1.0).by_key()
+    places: dict[str, Floats] = {axis: np.array(both[axis], dtype=float) for axis in axes}
+    return Grid(places, rate, gate_of(rate, gate_time))
 
 
 def gate_of(rate: float, gate_time: float | None) -> float:

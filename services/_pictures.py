@@ -2,8 +2,7 @@
 
 import logging
 import re
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -13,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException
 
-from p06bs.model.documents import SNAPSHOTS, Document, is_derived
-from p06bs.model.mapped import Mapped
+from p06bs.model.documents import SNAPSHOTS, is_derived
+from p06bs.model.mapped import ODD, Mapped
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.model.positions import REVISION
 from p06bs.model.units import canonical, unit_scale
@@ -22,7 +21,7 @@ from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
 from p06bs.server.sink.sink import Sink
 from p06bs.server.sink.views import StreamView
-from p06bs.server.tree.maps import ODD, Maps
+from p06bs.server.tree.maps import Maps
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +32,6 @@ BESIDE = re.compile(
     r"(.+_)?(sigma|flags?|limit|half_width|source|offset|valid|n_invalid|n_saturated)"
 )
 """Names of what goes with a result: its uncertainty, and what is doubtful about it."""
-RAW = "raw"
 UNREADABLE = (*ODD, OSError, RowsLostError, HTTPException)
 """What looking may raise: the run has left, its rows cannot be read (yet), or its documents say
 what nobody could expect.
@@ -113,14 +111,7 @@ class Pictures:
         self._maps.forget(uid)
 
     def _map(self, uid: str, one: Mapped) -> Picture:
-        seen = self._maps.look(self._sink.view(uid), one)
-        assert seen.values is not None
-        extents = seen.grid.extents or tuple((0.0, n - 1.0) for n in seen.grid.shape)
-        y, x = (
-            PictureAxis(axis.name, axis.unit, *extent)
-            for axis, extent in zip(one.where.axes, extents, strict=True)
-        )
-        return Picture("map", seen.values, one.unit, y, x, seen.rows)
+        return one.picture(self._maps.look(self._sink.view(uid), one))
 
     def _result(self, uid: str, stream: str, column: str) -> Picture:
         streams = {name: view() for name, view in self._sink.view(uid).streams.items()}
@@ -142,39 +133,6 @@ class Pictures:
             none = PictureAxis("", None, 0.0, 0.0)
             return Picture("curve", values[None], unit, none, axes[0], rows, places[0][1])
         return Picture("image", values, unit, axes[0], axes[1], rows)
-
-
-def of_scan(
-    starts: Sequence[Document], of: Callable[[str], list[Showable]]
-) -> Iterator[tuple[str, str, Showable]]:
-    """Yield run, source and what can be shown, of the runs of one scan; `of` says of a run what.
-
-    The source is the name of the modality, or that a run is raw. Of several runs of a modality
-    the one that goes on with the scan has it, and others a number.
-    """
-    sources: Counter[str] = Counter()
-    for start in sorted(starts, key=lambda start: (is_derived(start), _further(start))):
-        found = of(start["uid"])
-        if not found:
-            continue
-        source = str(start["process"]["name"]) if is_derived(start) else RAW
-        sources[source] += 1
-        if sources[source] > 1:
-            source = f"{source}~{sources[source]}"
-        for one in found:
-            yield start["uid"], source, one
-
-
-def title_of(raw: Document) -> str:
-    """Return what a scan is called."""
-    number = raw.get("scan_id")
-    return f"run {raw['uid'][:8]}" if number is None else f"scan {number}"
-
-
-def _further(start: Document) -> tuple[bool, bool, float]:
-    """Return whether a derived run is a preview, or was made again of earlier events; and when."""
-    process = start["process"] if is_derived(start) else {}
-    return bool(process.get("preview")), bool(process.get("reprocessing")), start["time"]
 
 
 def _rank(run: RunView, streams: Mapping[str, StreamView], one: Mapped) -> Rank:

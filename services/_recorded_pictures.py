@@ -9,11 +9,12 @@ from p06bs.bus.follow import Follower
 from p06bs.bus.framing import LogError
 from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import Document, is_derived
+from p06bs.model.scan import of_scan, title_of
 from p06bs.pipeline.foreseen import find_raw
 from p06bs.recorded import LogDirectory
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import DocumentError, Sink
-from p06bs.services._pictures import Pictures, Showable, of_scan, title_of
+from p06bs.services._pictures import Pictures, Showable
 
 logger = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ class Truth:
     def _visited(self) -> tuple[dict[str, Map], Map]:
         """Weights and ring current, point by point."""
         points = grid(DEFAULT_RANGE, self.nx, DEFAULT_RANGE, self.ny, rate=self.rate)
-        current = self.beamline.current(range(points.x.size), points.gate_time)
+        current = self.beamline.current(range(len(points)), points.gate_time)
         at = Trajectory(self.beamline, points).exposed()
         return self.beamline.phantom.weights(at["x"], at["y"]), current
 

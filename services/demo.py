@@ -120,12 +120,13 @@ def _write_configuration(demo: Demo) -> Path:
     template = Path(__file__).with_name("sim.toml")
     content = template.read_text(encoding="utf-8")
     # Each demo has ports of its own when nobody needs to know them beforehand.
-    ports = _free_ports(4) if demo.once else [5567, 5568, 8000, 5569]
+    ports = _free_ports(5) if demo.once else [5567, 5568, 8000, 5569, 5590]
     changed = {
         "tcp://127.0.0.1:5567": f"tcp://127.0.0.1:{ports[0]}",
         "tcp://127.0.0.1:5568": f"tcp://127.0.0.1:{ports[1]}",
         "tcp://127.0.0.1:5569": f"tcp://127.0.0.1:{ports[3]}",
         "port = 8000": f"port = {ports[2]}",
+        "tcp://127.0.0.1:5590": f"tcp://127.0.0.1:{ports[4]}",
         '"var/log"': _toml(demo.out / "log"),
         '"var/api-key"': _toml(demo.out / "api-key"),
         '"var/data"': _toml(demo.out / "data"),

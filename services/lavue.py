@@ -205,7 +205,7 @@ class Offers:
         and of the one before.
         """
         from p06bs.adapters.lavue_programme import Show
-        from p06bs.services._pictures import of_scan, title_of
+        from p06bs.model.scan import of_scan, title_of
 
         with self._lock:
             changed, self._changed = self._changed, {}

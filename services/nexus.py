@@ -8,6 +8,7 @@ import fcntl
 import logging
 import os
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from p06bs.bus.metrics import Measure
 from p06bs.bus.newest import Found
 from p06bs.bus.service import Service, Surroundings
 from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.services._corrections import Corrections
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,12 @@ class NexusDefinition(config.Definition):
 
     directory: Path = Field(Path("var/nexus"), description="where the files go; one writer has it")
     runs: Literal["all", "raw", "derived"] = Field("all", description="of which runs")
+    patience: float = Field(
+        60.0,
+        ge=0,
+        description="seconds for which the file of a run that has ended waits for the corrected "
+        "positions of its scan, if these are being computed",
+    )
 
 
 class StoppedError(Exception):
@@ -58,6 +66,8 @@ class NexusService(Service[NexusDefinition]):
         self._late: set[str] = set()  # runs that the disk refused: others go first
         self._unreadable: set[str] = set()
         self._waiting = 0
+        self._corrections = Corrections(self._documents)
+        self._since: dict[str, float] = {}  # runs that wait for positions, and since when
 
     @property
     def measures(self) -> tuple[Measure, ...]:
@@ -99,10 +109,12 @@ class NexusService(Service[NexusDefinition]):
         while not self._stop.wait(pause):
             try:
                 ended = self._ended()
-                for number, found in enumerate(ended):
+                if ended:
+                    self._corrections.look(min(start["time"] for _, start in ended))
+                for number, (found, start) in enumerate(ended):
                     self._waiting = len(ended) - number
-                    self._write(found)
-                self._waiting = 0
+                    self._write(found, start)
+                self._waiting = len(self._since)
                 pause = LOOK_SECONDS
             except StoppedError:
                 return
@@ -110,9 +122,11 @@ class NexusService(Service[NexusDefinition]):
                 pause = min(2 * pause, LONGEST_PAUSE)
                 log.warning("%s; trying again in %g s", error, pause)
 
-    def _ended(self) -> list[Found]:
-        """Return the logs of runs whose files are due, in the order in which these ended."""
-        due: list[Found] = []
+    def _ended(self) -> list[tuple[Found, Document]]:
+        """Return logs and start documents of runs whose files are due, in the order in which these
+        ended.
+        """
+        due: list[tuple[Found, Document]] = []
         logs = self._documents.found(self._done)
         for found in sorted(logs, key=lambda log: (log.run in self._late, log)):
             if self._seen.get(found.run) == found:
@@ -131,18 +145,23 @@ class NexusService(Service[NexusDefinition]):
             if first is None or last is None or last.name != "stop":
                 self._seen[found.run] = found
             elif self.definition.runs in ("all", _kind(first.document)):
-                due.append(found)
+                due.append((found, first.document))
             else:
                 self._done.add(found.run)
         return due
 
-    def _write(self, found: Found) -> None:
+    def _write(self, found: Found, start: Document) -> None:
         from p06bs.writers import nexus
 
         run = found.run
+        correction, complete = self._corrections.of(start)
+        now = time.monotonic()
+        if not complete and now < self._since.setdefault(run, now) + self.definition.patience:
+            return
         documents = self._until_stopped(self._documents.read(run))
+        beside = self._until_stopped(self._corrections.beside(start, correction))
         try:
-            nexus.export(documents, self._directory, run)
+            nexus.export(documents, self._directory, run, beside=beside)
         except FileExistsError:
             pass
         except OSError:
@@ -156,12 +175,14 @@ class NexusService(Service[NexusDefinition]):
             log.info("wrote %s.nxs", self._directory / run)
         self._done.add(run)
         self._seen.pop(run, None)
+        self._since.pop(run, None)
         self._late.discard(run)
 
     def _refuse(self, found: Found, error: Exception) -> None:
         """Leave a run out until its log changes."""
         log.warning("run %s has no NeXus file: %s", found.run, error)
         self._counts["refused"] += 1
+        self._since.pop(found.run, None)
         self._seen[found.run] = found
 
     def _until_stopped(self, documents: Iterator[NamedDocument]) -> Iterator[NamedDocument]:

@@ -53,10 +53,9 @@ class Supervision:
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
         self._supervisord = Supervisord(digest, self.logs)
 
-    @property
-    def status(self) -> int | None:
-        """Exit status of the supervisord that was started here; None if it runs."""
-        return self._supervisord.status
+    def was_killed(self) -> bool:
+        """Return whether the supervisord that was started here, and is not up, ended badly."""
+        return self._supervisord.wait() not in (0, None)
 
     def is_up(self) -> bool:
         """Return whether a supervisord has the file's services."""

@@ -97,10 +97,23 @@ class Supervisord:
         self.logs = logs
         self._process: subprocess.Popen[bytes] | None = None  # where this object started it
 
-    @property
-    def status(self) -> int | None:
-        """Exit status of the one that this object started; None if it runs, or is another's."""
-        return None if self._process is None else self._process.poll()
+    def wait(self) -> int | None:
+        """Wait for the one that this object started to end, which answers no more.
+
+        Returns
+        -------
+        int or None
+            Its exit status; None if this object has started none.
+
+        Raises
+        ------
+        SupervisionError
+            If it does not end.
+        """
+        if self._process is None:
+            return None
+        _expect_end(self._process.pid)
+        return self._process.wait()
 
     def is_up(self) -> bool:
         """Return whether it answers."""
@@ -274,10 +287,8 @@ class Supervisord:
         SupervisionError
             If it does not end.
         """
-        if self._process is not None:
-            _expect_end(self._process.pid)
-            self._process.wait()
-            self._process = None
+        self.wait()
+        self._process = None
         shutil.rmtree(self.directory, ignore_errors=True)
 
     @property

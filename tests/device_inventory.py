@@ -10,6 +10,7 @@ from typing import Any
 AT_REST = {
     "samx": "samx samx_setpoint samx_velocity samx_acceleration samx_unused samx-role",
     "samy": "samy samy_setpoint samy_velocity samy_acceleration samy_unused samy-role",
+    "samz": "samz samz_setpoint samz_velocity samz_acceleration samz_unused samz-role",
     "rotation": "rotation rotation_setpoint rotation_velocity rotation_acceleration"
     " rotation_unused rotation-role",
     "energy": "energy energy_setpoint energy_velocity energy_acceleration energy_unused"
@@ -28,7 +29,7 @@ AT_REST = {
 
 OF_A_SCAN = {
     "scaler": "scaler-i0 scaler-diode scaler-gate_time scaler-ring_current",
-    "panda": "panda-x panda-y panda-rotation panda-i0 panda-diode panda-gate_time"
+    "panda": "panda-x panda-y panda-z panda-rotation panda-i0 panda-diode panda-gate_time"
     " panda-gate_samples panda-ring_current"
     " panda-encoder_x panda-encoder_x_sum panda-encoder_x_min panda-encoder_x_max"
     " panda-interferometer_x panda-interferometer_x_valid"

@@ -15,7 +15,9 @@ from pandablocks.hdf import create_default_pipeline, stop_pipeline
 from pandablocks.responses import FrameData
 
 from p06bs import process
-from p06bs.callbacks.encoders import LEAP, OUTSIDE, WRAPPED, Encoders
+from p06bs.callbacks._encoder_axis import LEAP, UNREADABLE
+from p06bs.callbacks._gates import NO_RANGE, OUTSIDE, WRAPPED
+from p06bs.callbacks.encoders import Encoders
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
 from p06bs.model.modality import SettingsError
@@ -234,6 +236,53 @@ def test_bad_events_are_flagged_with_a_reason_and_leave_the_others() -> None:
     assert np.isnan(made["x_half_width"][~good]).all()
 
 
+def test_a_bad_axis_costs_itself_only_and_says_why() -> None:
+    paths = 2**31 - 300 + np.arange(0, 640, 4).reshape(-1, 16)  # the fifth gate has both ends
+    seen = gates(paths)
+    seen["x_sum"][1] = 2**40
+    low = seen["x_min"].astype(float)
+    low[2], low[3] = np.nan, 2**31 - 1
+    y = 5.0 * np.arange(10)
+    y[[6, 8]] = np.nan
+    columns = {**seen, "x_min": low, "y": y, "z": np.where(np.arange(10) == 7, np.inf, 3.0)}
+    columns["gate_samples"][8] = columns["x_sum"][8] = 0
+    axes = {
+        "x": {"scale": 1.0, "reading": "sum"},
+        "y": {"scale": 1.0, "reading": "value"},
+        "z": {"scale": 2.0, "bits": 0},
+    }
+    modality = Encoders(axes=axes, inputs={name: name for name in columns})
+    for size in (1, 256):
+        made = table(process(modality, raw_run(columns), batch_size=size))
+        assert made["invalid_reason"].tolist() == [
+            *[""] * 8,
+            "the gate is empty (samples: 0); y reads nan, which 32 bits do not hold",
+            "",
+        ]
+        bad = np.array([1, 2, 3, 4, 8])
+        assert np.flatnonzero(np.isnan(made["x"])).tolist() == bad.tolist()
+        assert (made["x_flag"][bad[:4]] & [UNREADABLE, NO_RANGE, NO_RANGE, WRAPPED]).all()
+        good = np.isfinite(made["x"])
+        assert made["x"][good].tolist() == paths.mean(axis=1)[good].tolist()  # goes on
+        assert np.isnan(made["x_half_width"][bad[1:]]).all()
+        assert np.flatnonzero(np.isnan(made["y"])).tolist() == [6, 8]
+        assert made["y_flag"][6] == UNREADABLE
+        assert np.flatnonzero(np.isnan(made["z"])).tolist() == [7, 8]
+        assert made["z_flag"][7] == UNREADABLE
+
+
+def test_an_event_without_any_axis_is_invalid() -> None:
+    columns = {"x": np.array([1.0, np.nan, np.nan]), "y": np.array([1.0, 2.0, np.inf])}
+    modality = Encoders(
+        axes={"x": {"scale": 1}, "y": {"scale": 1}}, inputs={name: name for name in columns}
+    )
+    made = table(process(modality, raw_run(columns)))
+    unknown = "x reads nan, which 32 bits do not hold; y reads inf, which 32 bits do not hold"
+    assert made["invalid_reason"].tolist() == ["", "", unknown]
+    assert np.isnan(made["x"]).tolist() == [False, True, True]
+    assert made["y"][:2].tolist() == [1.0, 2.0]
+
+
 @pytest.mark.parametrize("reading", ["sum", "mean", "value"])
 def test_an_empty_gate_is_no_position(reading: str) -> None:
     columns: dict[str, Any] = {"x_min": [7, 0, 9], "x_max": [7, 0, 9], "gate_samples": [3, 0, 3]}
@@ -293,6 +342,7 @@ def test_axes_are_found_by_role() -> None:
         ({"x": {"scale": 1, "bits": 1}}, "greater than or equal to 2"),
         ({"x": {"scale": 1, "direction": 2}}, "1 or -1"),
         ({"x": {"scale": 1}, "x_min": {"scale": 1}}, "cannot be the name of an axis"),
+        ({"x": {"scale": 1}, "x_rest": {"scale": 1}}, "cannot be the name of an axis"),
         ({"valid": {"scale": 1}}, "cannot be the name of an axis"),
         ({"a b": {"scale": 1}}, "cannot be the name of an axis"),
     ],

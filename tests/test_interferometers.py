@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p06bs import process
-from p06bs.callbacks._air import refractivity
-from p06bs.callbacks.interferometers import LOST, SECOND_LOST, Interferometers
+from p06bs.callbacks._air import NO_AIR, refractivity
+from p06bs.callbacks._beams import LOST, SECOND_LOST
+from p06bs.callbacks.interferometers import Interferometers
 from p06bs.model.binding import bind
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
@@ -219,7 +220,11 @@ def test_an_empty_gate_is_no_position(lost: float) -> None:
         "gate_samples": np.array([9, lost, 9]),
     }
     made = derive(columns, gated=True)
-    assert made["invalid_reason"].tolist() == ["", "the gate is empty", ""]
+    assert made["invalid_reason"].tolist() == [
+        "",
+        f"the gate is empty (samples: {columns['gate_samples'][1]})",
+        "",
+    ]
     assert np.isnan(made["x"]).tolist() == [False, True, True]
 
 
@@ -245,24 +250,30 @@ def test_an_axis_is_lost_with_one_of_its_two_beams() -> None:
     assert made["valid"].all()
 
 
-def test_air_that_is_none_makes_the_event_invalid() -> None:
+def test_air_that_is_none_costs_the_positions_and_is_flagged() -> None:
     columns = {
         "x": np.arange(6),
+        "x_valid": np.array([1, 1, 1, 0, 1, 1]),
         "air_temperature": np.array([20.0, np.nan, 20, 20, 300, 20]),
         "air_pressure": np.array([1013.0, 1013, -1, 101325, 1013, 1013]),
         "air_humidity": np.array([50.0, 50, 50, 50, 101, 50]),
     }
-    made = derive(columns)
-    assert made["invalid_reason"].tolist() == [
-        "",
-        "air_temperature is nan degC",
-        "air_pressure is -1 hPa",
-        "air_pressure is 101325 hPa",
-        "air_temperature is 300 degC; air_humidity is 101 %",
-        "",
-    ]
-    assert np.isnan(made["x"][1:5]).all()
-    assert np.isfinite(made["x"][[0, 5]]).all()
+    for size in (1, 256):
+        made = derive(columns, size=size)
+        bits = NO_AIR["air_temperature"], NO_AIR["air_pressure"], NO_AIR["air_humidity"]
+        assert bits == (4, 8, 16)
+        assert made["x_flag"].tolist() == [0, 4, 8, LOST | 8, 4 | 16, 0]
+        assert np.isnan(made["x"]).tolist() == [False, *[True] * 4, False]
+        assert np.isnan(made["refractive_index"]).tolist() == np.isnan(made["x"]).tolist()
+        assert made["valid"].all()  # an encoder may bridge the gap
+
+
+def test_bad_air_at_the_beginning_moves_the_zero_to_the_first_good_event() -> None:
+    columns = {"x": np.array([50, 60, 90]), "air_temperature": np.array([np.nan, 20.0, 20.0])}
+    axes = {"x": {"resolution": 1.0, "zero": "first", "dead_path": 1.0}}
+    for size in (1, 256):
+        made = derive(columns, axes, size=size, pressure=0.0, humidity=0.0)
+        assert np.array_equal(made["x"], [np.nan, 0, 30], equal_nan=True)
 
 
 @pytest.mark.parametrize(
@@ -335,7 +346,7 @@ def test_what_counts_is_that_of_an_uninterrupted_scan_however_it_is_cut(
     assert made["invalid_reason"][rows].tolist() == plain["invalid_reason"].tolist()
 
 
-def test_long_columns_are_worked_on_in_blocks_that_do_not_show() -> None:
+def test_how_long_columns_are_cut_does_not_show() -> None:
     columns, axes = scene(range(1, 20_000), 3)
     modality = Interferometers(axes=axes, inputs={name: name for name in columns})
     raw = raw_run(columns, page=20_000, units=AIR)

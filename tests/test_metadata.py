@@ -17,10 +17,12 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.utils import RunEngineInterrupted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis
 from ophyd_async.core import StandardReadable, soft_signal_rw
 from pydantic import ValidationError
 
+from p06bs import Publisher
 from p06bs.metadata import INDEXED
 from p06bs.metadata.beamtime import Beamtime, BeamtimeError
 from p06bs.metadata.patience import Patience
@@ -223,6 +225,34 @@ def test_no_document_has_a_secret_of_the_beamtime(engine, recorded, beamtime_fil
     assert recorded.start["beamtime"]["title"] == "Leaves"
 
 
+def test_secrets_are_found_in_any_spelling_and_nothing_else_is_lost(beamtime_file):
+    secrets = {
+        *(
+            "ONLINE-ANALYSIS",
+            "Online Analysis",
+            "OnLineAnalysis",
+            "SSHKey",
+            "userSshKey",
+            "keyPath",
+        ),
+        *("asapoBeamtimeTokenPath", "API key", "rsa-key", "privatekey"),
+        *("pass_word", "userPasswd"),
+    }
+    others = {
+        "glassHolder",
+        "pressHumidity",
+        "compassWest",
+        "keywords",
+        "onlineLog",
+        "publicAccess",
+    }
+    said = {name: {"text": "x"} for name in secrets | others}
+    beamtime_file.write_text(json.dumps({"beamtimeId": 1, **said, "deep": [said]}))
+    beamtime = Beamtime.read(beamtime_file).start()["beamtime"]
+    assert beamtime.keys() - {"deep"} == others
+    assert beamtime["deep"][0].keys() == others
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -358,6 +388,87 @@ def test_what_a_person_says_wrongly_is_kept_and_warned_of(engine, recorded):
     assert second.startswith("beam is kept as it was given: energy: unit 'furlong' is not known")
 
 
+class Stage(Device):
+    """A device with values of every kind."""
+
+    x = Component(Signal, value=1.5, kind="hinted")
+    nothing = Component(Signal, value=None)
+    table = Component(Signal, value={"a.b": [1]})
+    mixed = Component(Signal, value=[1, "a"])
+    number = Component(Signal, value=2**70)
+    wave = Component(Signal, value=1j)
+    text = Component(Signal, value=b"abc")
+
+
+def values_of(descriptor, event):
+    """Return all values by data key, of readings and configuration."""
+    devices = [device["data"] for device in descriptor["configuration"].values()]
+    return {key: value for values in [*devices, event] for key, value in values.items()}
+
+
+def test_values_and_names_that_no_document_takes_are_there_in_another_form(
+    engine, recorded, tmp_path
+):
+    publisher = Publisher(None, tmp_path, run_engine=engine)
+    engine.subscribe(publisher)
+    record(engine, Stage(name="stage"), SynAxis(name="p06/motor/exp.01"), SynAxis(name=""))
+    try:
+        engine(bp.count([]))
+    finally:
+        publisher.close()
+    descriptor, events = recorded.baseline
+    found = values_of(descriptor, events[0])
+    assert {key.removeprefix("stage_"): found[key] for key in found if key[:6] == "stage_"} == {
+        **{"x": 1.5, "nothing": "null", "table": '{"a_b": [1]}', "mixed": '[1, "a"]'},
+        **{"number": str(2**70), "wave": "1j", "text": "abc"},
+    }
+    assert found["p06_motor_exp_01"] == found["_"] == 0
+
+
+def test_devices_that_share_a_name_or_a_value_are_all_there(engine, recorded):
+    stage, one, two = Stage(name="stage"), SynAxis(name="a", value=1), SynAxis(name="a", value=2)
+    record(engine, stage, stage.x, one, one, two, SynAxis(name="metadata"))
+    engine(bp.count([]))
+    descriptor, events = recorded.baseline
+    assert len(events) == 2
+    assert events[0]["stage_x"] == 1.5
+    assert events[0]["a"] == 1
+    assert descriptor["configuration"]["a_2"]["data"]["a"] == 2
+    assert descriptor["object_keys"]["metadata_2"] == ["metadata", "metadata_setpoint"]
+    warnings = recorded.held("warnings")
+    assert "a_2: another one has its name, a" in warnings
+    assert "metadata_2: another one has its name, metadata" in warnings
+
+
+def test_what_a_person_says_is_fit_for_documents(engine, recorded, beamtime_file, tmp_path):
+    beamtime_file.write_text(json.dumps({"beamtimeId": "1", "desy.de/id": 7}))
+    publisher = Publisher(None, tmp_path, run_engine=engine)
+    engine.subscribe(publisher)
+    record(engine, beamtime=beamtime_file)
+    said = {
+        "a.b/c": 1,
+        1: 2,
+        "": 3,
+        "f": print,
+        "t": "\ud800",
+        "n": 2**70,
+        "array": np.arange(2),
+        "set": {1},
+    }
+    said["said"] = said
+    try:
+        engine(bp.count([]), sample={"name": "x", "map": np.eye(1)}, note=dict(said), **{"x.y": 1})
+    finally:
+        publisher.close()
+    start = recorded.start
+    assert start["x_y"] == 1
+    assert start["beamtime"] == {"desy_de_id": 7}
+    assert start["sample"] == {"name": "x", "map": [[1.0]]}
+    expected = {"a_b_c": 1, "1": 2, "_": 3, "t": "?", "n": str(2**70), "array": [0, 1], "set": [1]}
+    assert expected.items() <= {**start["note"], "said": 0}.items()
+    assert "print" in start["note"]["f"]
+
+
 def test_pauses_and_aborts_while_metadata_are_gathered(engine, recorded):
     hanging = Hanging(name="hanging")
     record(engine, hanging, seconds=60)
@@ -422,7 +533,7 @@ def test_a_start_document_is_small_and_nothing_is_lost(engine, recorded):
     assert len(json.dumps(start)) <= LARGEST
     assert start["sample"] == {"name": "leaf"}
     assert start["note"] == "y" * 500
-    assert start["hints"]["dimensions"] == [(["m"], "primary")]
+    assert start["hints"]["dimensions"] == [[["m"], "primary"]]
     (warning,) = start["metadata_warnings"]
     assert "sample.history" in warning
     assert "plan_args" in warning

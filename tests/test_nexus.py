@@ -14,7 +14,7 @@ from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
-from p06bs import process
+from p06bs import maps_of, process
 from p06bs.callbacks.xrf import RegionSums
 from p06bs.plans.maps import fly_map
 from p06bs.sim.beamline import Beamline
@@ -33,6 +33,19 @@ from tests.nexus_runs import (
     stage,
     text,
     write,
+)
+from tests.test_run_maps import PLANS
+from tests.test_server_maps import (
+    MOTORS,
+    NX,
+    NY,
+    RASTER,
+    Writer,
+    axes_and_detector,
+    corrected,
+    nominal,
+    phantom,
+    xrf,
 )
 
 
@@ -262,14 +275,15 @@ def test_a_derived_run_opens_as_maps(tmp_path: Path) -> None:
         assert index.tolist() == [0] * 5 + [1] * (len(rows) - 5)
 
 
-def test_outputs_that_change_make_a_second_stream(tmp_path: Path) -> None:
+def test_a_map_goes_on_where_outputs_change(tmp_path: Path) -> None:
     documents = derived_run([(n, float(n), True) for n in range(1, 13)], revise_after=5)
     second = [i for i, (n, _) in enumerate(documents) if n == "descriptor"][1]
     documents[second][1]["name"] = "primary_r1"
     with h5py.File(write(documents, tmp_path)) as file:
-        first, rest = file["entry/maps/Fe_K"][...], file["entry/maps_r1/Fe_K"][...]
-        assert np.isfinite(first).sum() == 5
-        np.testing.assert_array_equal(np.isfinite(rest), np.isnan(first))
+        streams = file["entry/bluesky/streams"]
+        assert (len(streams["primary/uid"]), len(streams["primary_r1/uid"])) == (5, 7)
+        assert np.isfinite(file["entry/maps/Fe_K"][...]).all()
+        assert file["entry/maps"].attrs["placed"] == "raster"
 
 
 def test_a_fly_map_live_and_what_is_derived_from_it(tmp_path: Path) -> None:
@@ -296,3 +310,43 @@ def test_a_fly_map_live_and_what_is_derived_from_it(tmp_path: Path) -> None:
         sums[1::2] = sums[1::2, ::-1]
         np.testing.assert_array_equal(file["entry/maps/Fe_K"][...], sums)
         assert file["entry/maps/Fe_K"].attrs["units"] == "counts"
+
+
+def test_maps_are_placed_by_the_positions_of_other_runs(tmp_path: Path) -> None:
+    """The files of a raw and a derived run hold the maps that a server shows of them."""
+    x, y = nominal()
+    numbers, values = np.arange(1, NY * NX + 1), phantom(x, y)
+    scan: dict[str, list[Any]] = {uid: [] for uid in ("raw", "run", "positions")}
+    raw = Writer(lambda *one: scan["raw"].append(one), "raw", **RASTER, **MOTORS)
+    raw.stream(units={"x": "um", "y": "um", "i0": "counts"})
+    raw.page(numbers, x=x, y=y, i0=values)
+    run = xrf(lambda *one: scan["run"].append(one), "run", "raw")
+    run.page(numbers, Fe_K=values)
+    positions = corrected(lambda *one: scan["positions"].append(one), "positions", "raw")
+    positions.page(numbers, x=6.0 - x, y=y)
+    for one in (raw, run, positions):
+        one.stop()
+    expected = maps_of([*scan["raw"], *scan["positions"], *scan["run"]])
+    assert expected["Fe_K"].placed == "measured"
+    for uid, name in (("run", "Fe_K"), ("raw", "i0")):
+        beside = [document for other in scan if other != uid for document in scan[other]]
+        with h5py.File(export(scan[uid], tmp_path, beside=beside)["all"][0]) as file:
+            maps = file["entry/maps"]
+            np.testing.assert_array_equal(maps[name][...], expected[name].values)
+            assert maps.attrs["positions_run"] == "positions"
+            np.testing.assert_array_equal(maps["x"][...], expected[name].x.places(NX))
+        mirrored = expected[name].values[:, ::-1]
+        with h5py.File(export(scan[uid], tmp_path / "alone")["all"][0]) as file:
+            np.testing.assert_array_equal(file[f"entry/maps/{name}"][...], mirrored)
+
+
+@pytest.mark.parametrize("plan", ["spiral", "list_scan", "spiral_square", "rel_grid_scan"])
+def test_whatever_covers_an_area_opens_as_maps(tmp_path: Path, plan: str) -> None:
+    x, y, detector = axes_and_detector()
+    documents = run(PLANS[plan](detector, x, y))
+    expected = maps_of(documents)
+    with h5py.File(write(documents, tmp_path)) as file:
+        maps = file["entry"][file["entry"].attrs["default"]]
+        np.testing.assert_array_equal(maps["det"][...], expected["det"].values)
+        assert maps.attrs["placed"] == expected["det"].placed
+        assert list(maps.attrs["axes"]) == ["y", "x"]

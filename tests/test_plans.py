@@ -109,11 +109,11 @@ def path_of(resource):
 
 def test_snake_runs_every_other_row_backwards():
     points = grid((0, 2), 3, (10, 11), 2, rate=100.0)
-    assert points.x.tolist() == [0, 1, 2, 2, 1, 0]
-    assert points.y.tolist() == [10, 10, 10, 11, 11, 11]
+    assert points.positions["x"].tolist() == [0, 1, 2, 2, 1, 0]
+    assert points.positions["y"].tolist() == [10, 10, 10, 11, 11, 11]
     assert points.gate_time == 0.01
     raster = grid((0, 2), 3, (10, 11), 2, rate=np.inf, snake=False)
-    assert raster.x.tolist() == [0, 1, 2, 0, 1, 2]
+    assert raster.positions["x"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
 @pytest.mark.parametrize(("nx", "rate", "message"), [(0, 1.0, "1 x 1"), (2, 0.0, "rate must be")])
@@ -182,8 +182,8 @@ def test_maps_show_the_phantom_the_right_way_round(run_engine, tmp_path):
 def test_rows_can_be_read_as_soon_as_they_are_announced(run_engine, instruments):
     """A consumer opens the file while it is written and finds exactly the announced draws."""
     points = grid((-20, 20), 9, (-20, 20), 7, rate=100.0)
-    x, y = Trajectory(instruments.beamline, points).exposed().values()
-    expected = instruments.beamline.expose(range(63), x, y, points.gate_time)
+    path = Trajectory(instruments.beamline, points)
+    expected = instruments.beamline.expose(**path.seen(range(63)))
     announcements = []
 
     def read(name, document):
@@ -275,10 +275,9 @@ def assert_whole(instruments, gate_time):
     path = Trajectory(instruments.beamline, replace(points, gate_time=gate_time))
     for axis, readback in path.readback().items():
         np.testing.assert_array_equal(events[f"panda-{axis}"], readback)
-    x, y = path.exposed().values()
     np.testing.assert_array_equal(
         instruments.dataset("xspress3-spectrum"),
-        instruments.beamline.expose(range(63), x, y, gate_time).spectrum,
+        instruments.beamline.expose(**path.seen(range(63))).spectrum,
     )
     instruments.assert_closed()
 
@@ -356,10 +355,10 @@ def test_an_aborted_scan_closes_its_files_and_tells_what_it_has(run_engine, inst
 class Failing(Beamline):
     """A detector whose writing stops in mid-scan, as on a full disk."""
 
-    def expose(self, points, x, y, gate_time):
+    def expose(self, points, *args, **kwargs):
         if max(points) >= 40:
             raise OSError(28, "No space left on device")
-        return super().expose(points, x, y, gate_time)
+        return super().expose(points, *args, **kwargs)
 
 
 @pytest.mark.logs_errors

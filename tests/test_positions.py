@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p06bs import process
+from p06bs.callbacks.encoders import Encoders
+from p06bs.callbacks.interferometers import Interferometers
 from p06bs.callbacks.positions import Positions
 from p06bs.model.binding import BindingError
 from p06bs.model.maps import newest
@@ -193,3 +195,47 @@ def test_what_counts_is_that_of_an_uninterrupted_scan_however_it_is_cut(
     for name in ("x", "y", "x_source", "y_offset"):
         assert np.array_equal(made[name][rows], plain[name], equal_nan=made[name].dtype.kind == "f")
     assert made["invalid_reason"][rows].tolist() == plain["invalid_reason"].tolist()
+
+
+@pytest.mark.parametrize("size", [1, 64])
+def test_what_is_bad_upstream_in_one_axis_is_bridged_by_the_next_source(size: int) -> None:
+    """Encoder words, counts and air: the position goes on, never by 0."""
+    x, y = np.arange(8) * 100 + 10**6, np.arange(8) * 50  # nm; encoders begin at 0, at y = 3 µm
+    columns: dict[str, Any] = {
+        "encoder_x": np.array(x, float) - 10**6,
+        "encoder_y": np.array(y, float) + 3000,
+        "beam_x": np.array(x, float),
+        "beam_y": np.array(y, float),
+        "samples": np.full(8, 9),
+        "temperature": np.full(8, 20.0),
+    }
+    columns["encoder_y"][2] = NAN  # while the beam is there
+    columns["encoder_y"][3], columns["beam_x"][3] = 2.0**40, NAN  # while x has lost its beam
+    columns["temperature"][4] = 400  # both encoders go on
+    columns["encoder_y"][6] = columns["beam_y"][6] = NAN  # nothing is left of y
+    columns["samples"][7] = columns["encoder_x"][7] = columns["encoder_y"][7] = 0
+    raw = raw_run(columns)
+    nm = {"scale": 0.001, "reading": "value"}
+    words = Encoders(
+        axes={"x": nm, "y": nm},
+        inputs={"x": "encoder_x", "y": "encoder_y", "gate_samples": "samples"},
+    )
+    beams = Interferometers(
+        axes={"x": {"resolution": 1.0}, "y": {"resolution": 1.0}},
+        inputs={"x": "beam_x", "y": "beam_y", "air_temperature": "temperature"},
+        pressure=0.0,
+        humidity=0.0,
+    )
+    upstream = [*process(words, raw, batch_size=size), *process(beams, raw, batch_size=size)]
+    made = table(process(Positions(), raw, batch_size=size, upstream=upstream))
+    assert made["invalid_reason"].tolist() == [
+        *[""] * 6,
+        "y is not known: no number from interferometer or encoder",
+        "encoders: the gate is empty (samples: 0)",
+    ]
+    same(made["x"][:6], x[:6] / 1e3)
+    same(made["y"][:6], y[:6] / 1e3)
+    assert made["x_source"][:6].tolist() == [1, 1, 1, 2, 2, 1]
+    assert made["y_source"][:6].tolist() == [1, 1, 1, 1, 2, 1]
+    same(made["x_offset"][3:5], [1000, 1000])
+    assert np.isnan(made["x"][6:]).all()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from p06bs import Modality, callback, process
+from p06bs.callbacks._gates import WRAPPED
 from p06bs.callbacks.encoders import Encoders
 from p06bs.callbacks.interferometers import Interferometers
 from p06bs.callbacks.positions import Positions
@@ -76,19 +77,20 @@ def interferometers(path: Trajectory, **axis: Any) -> Interferometers:
 def test_encoders_follow_the_stage_across_wraps(path: Trajectory, reading: str) -> None:
     made = table(process(encoders(path, reading), recorded(path)))
     reasons = {i: r for i, r in enumerate(made["invalid_reason"].tolist()) if r}
-    assert {i for i, r in reasons.items() if "the gate is empty" in r} == EMPTY
-    wrapped = [i for i, r in reasons.items() if "wrapped inside the gate" in r]
-    assert len(wrapped) == len(reasons) - len(EMPTY)
-    assert 10 < len(wrapped) < 30  # once in most of the 20 lines
+    assert {i for i, r in reasons.items() if "the gate is empty" in r} == EMPTY == set(reasons)
     good, truth = made["valid"], path.readback()
+    wrapped = {axis: good & np.isnan(made[axis]) for axis in "xy"}
+    assert 10 < wrapped["x"].sum() < 30  # once in most of the 20 lines
+    assert not (wrapped["x"] & wrapped["y"]).any()
     for axis in "xy":
-        errors = 1e3 * (made[axis] - truth[axis])[good]  # nm, a count each
+        assert (wrapped[axis] == (good & (made[f"{axis}_flag"] & WRAPPED > 0))).all()
+        errors = 1e3 * (made[axis] - truth[axis])[good & ~wrapped[axis]]  # nm, a count each
         assert errors.std() < 1.1
         assert abs(errors).max() < 6
     # The box sees a gate's first and last count: the way between two points, or none in y.
     step = 12 / 59
-    assert abs(made["x_half_width"][good] - step / 2).max() < 0.1 * step
-    assert abs(made["y_half_width"][good]).max() <= 0.001
+    assert np.nanmax(abs(made["x_half_width"] - step / 2)) < 0.1 * step
+    assert np.nanmax(made["y_half_width"]) <= 0.001
 
 
 def test_interferometers_follow_the_sample_in_the_air_that_there_is(path: Trajectory) -> None:
@@ -123,11 +125,13 @@ def test_positions_bridge_the_gaps_of_lost_beams(seed: int) -> None:
     for axis in "xy":
         errors = 1e3 * (made[axis] - truth[axis])
         lost = path.beamline.metrology.blocked(axis, np.arange(len(path)))
-        assert made[f"{axis}_source"][good].tolist() == np.where(lost, 2, 1)[good].tolist()
-        assert 0.45 < errors[good & ~lost].std() < 0.55  # as put in
+        wrapped = np.isnan(alone[axis])
+        codes = np.where(lost, np.where(wrapped, 3, 2), 1)
+        assert made[f"{axis}_source"][good].tolist() == codes[good].tolist()
+        assert 0.45 < errors[good & ~lost].std() < 0.55  # as put in, also where a word wrapped
         assert (good & lost).sum() > 100
-        assert rms(errors[good & lost]) < 5.0
-        unbridged = 1e3 * (alone[axis] - truth[axis])[good]
+        assert rms(errors[good & lost & ~wrapped]) < 5.0
+        unbridged = 1e3 * (alone[axis] - truth[axis])[good & ~wrapped]
         assert rms(unbridged) == pytest.approx(52, rel=0.2)
 
 
@@ -137,7 +141,7 @@ def test_positions_need_no_interferometer_and_no_encoder(path: Trajectory) -> No
     truth, step = path.sample(), 1e3 * path.beamline.metrology.drift
     for upstream, codes, limit in (
         (fine, {1, 3}, 20.0),  # gaps are as good as the nominal positions and their jitter
-        (coarse, {2}, 1.5 * step),
+        (coarse, {2, 3}, 1.5 * step),  # nominal where a word wrapped
         ([], {3}, 1.5 * step),
     ):
         made = table(process(Positions(), raw, upstream=upstream))

@@ -268,10 +268,11 @@ def test_lines_of_a_flight_may_be_along_y(engine, devices, recorded):
 
 def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
     points = spiral((5.0, -3.0), (20.0, 10.0), 1.0, rate=np.inf)
-    assert (abs(points.x - 5) <= 10).all()
-    assert (abs(points.y + 3) <= 5).all()
-    assert points.x.size == pytest.approx(200, rel=0.05)  # one per 1 µm x 1 µm
-    apart = np.hypot(*(np.subtract.outer(a, a) for a in (points.x, points.y)))
+    x, y = points.positions["x"], points.positions["y"]
+    assert (abs(x - 5) <= 10).all()
+    assert (abs(y + 3) <= 5).all()
+    assert len(points) == pytest.approx(200, rel=0.05)  # one per 1 µm x 1 µm
+    apart = np.hypot(*(np.subtract.outer(a, a) for a in (x, y)))
     nearest = np.sort(apart, axis=1)[:, 1]
     assert nearest.min() > 0.5
     engine(PLANS["spiral_map"](devices))

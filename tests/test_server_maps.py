@@ -25,7 +25,7 @@ from p06bs.server.gate.gate import Gate
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree import expected
-from p06bs.server.tree.chains import Chain, Counted
+from p06bs.model.map_columns import Chain, Counted
 from p06bs.server.tree.maps import KEPT_BYTES, Maps
 from p06bs.server.tree.recent import Recent
 from p06bs.server.tree.runs import runs_adapter

@@ -15,13 +15,15 @@ import pytest
 from bluesky import RunEngine
 from bluesky.preprocessors import baseline_wrapper
 from ophyd_async.core import TriggerInfo
+from scipy.stats import poisson
 
-from p06bs.plans.maps import fly_map
-from p06bs.sim.beamline import Beamline
+from p06bs.plans.maps import fly_grid, fly_map
+from p06bs.sim.beamline import DARK_RATE, MONITOR_RATE, Beamline
 from p06bs.sim.devices import connect
 from p06bs.sim.lines import Lines
 from p06bs.sim.metrology import AXES
 from p06bs.sim.phantom import Phantom
+from p06bs.sim.trajectory import Trajectory
 
 assert hdf5plugin.PLUGIN_PATH
 
@@ -92,7 +94,7 @@ def test_a_step_map_records_what_the_beamline_shows(run_engine, devices):
     np.testing.assert_allclose(recorder.column("samy"), y)
     # Seed and number of the point say the data, as in a fly scan.
     metrology, points = BEAMLINE.metrology, range(12)
-    nominal = BEAMLINE.positions(points, x.ravel(), y)
+    nominal = [metrology.readback(a, points, p) for a, p in zip(AXES, (x.ravel(), y), strict=True)]
     at = [
         metrology.sample(a, points, p, g)
         for a, p, g in zip(AXES, nominal, (0.05, 0.05), strict=True)
@@ -201,3 +203,147 @@ def test_a_box_without_a_stage_makes_no_step_scan(run_engine, devices):
     devices.panda.flyable_logic.stage = None
     with pytest.raises(Exception, match="step scans need the box to know a stage"):
         run_engine(bp.count([devices.eiger]))
+
+
+# Beam losses
+
+
+@pytest.mark.parametrize("lost", ["ring", "shutter"])
+def test_every_detector_of_a_step_scan_falls_to_dark_without_beam(run_engine, devices, lost):
+    recorder = Recorder()
+    run_engine(
+        bps.mv(devices.ring.current, 0.0)
+        if lost == "ring"
+        else bps.mv(devices.shutter.state, "closed")
+    )
+    run_engine(bp.count([devices.scaler, devices.xspress3, devices.eiger], 3), recorder)
+    dark = DARK_RATE * 0.1
+    assert (recorder.column("scaler-i0") <= poisson.isf(1e-9, dark)).all()
+    assert (recorder.column("scaler-diode") <= poisson.isf(1e-9, dark)).all()
+    # A closed shutter is not in the way of the ring.
+    stored = recorder.column("scaler-ring_current")
+    assert (stored == 0).all() if lost == "ring" else (stored > 97).all()
+    assert not recorder.rows("xspress3-spectrum").any()
+    assert not recorder.rows("xspress3-input_counts").any()
+    assert (recorder.rows("xspress3-live_time") == recorder.rows("xspress3-real_time")).all()
+    frames, mask = recorder.rows("eiger"), devices.eiger.instrument.mask
+    assert not frames[:, ~mask].any()
+    assert (frames[:, mask] == devices.eiger.instrument.dummy).all()
+
+    run_engine(bps.mv(devices.ring.current, 50.0, devices.shutter.state, "open"))
+    back = Recorder()
+    run_engine(bp.count([devices.scaler, devices.xspress3]), back)
+    half = MONITOR_RATE * 0.1 / 2
+    assert back.column("scaler-i0") == pytest.approx(half, rel=0.01)
+    assert back.column("scaler-ring_current") == pytest.approx(50)
+    assert back.rows("xspress3-spectrum").any()
+
+
+def test_every_detector_of_a_flight_falls_to_dark_while_the_beam_is_lost(run_engine, devices):
+    """The ring is dumped, comes back, and the shutter closes, while the box flies on."""
+    recorder = Recorder()
+    at = {20: (0.0, "open"), 50: (100.0, "open"), 80: (100.0, "closed")}
+
+    def change(name, document):
+        recorder(name, document)
+        if name == "event_page" and at and document["seq_num"][-1] >= min(at):
+            current, state = at.pop(min(at))
+            devices.ring.current.set(current)
+            devices.shutter.state.set(state)
+
+    detectors = [devices.xspress3, devices.eiger]
+    n = 14 * 14
+    run_engine(
+        fly_map(detectors, devices.panda, nx=14, ny=14, rate=80.0, collect_every=0.05), change
+    )
+    assert not at
+    path = devices.panda.flyable_logic.prepared
+    light = path.beamline.intensity(range(n), path.gate_time)
+    i0, spectra = recorder.column("panda-i0"), recorder.rows("xspress3-spectrum")
+    dark, whole = light == 0, light > 0.97
+    assert whole[:20].all()
+    assert dark[-1]
+    assert np.count_nonzero(np.diff(dark)) == 3  # dark, light, dark
+    assert (~dark & ~whole).sum() <= 3  # those in the course of which the beam changed
+    flux = MONITOR_RATE * path.gate_time
+    assert (i0[dark] < 10).all()
+    assert (recorder.column("panda-diode")[dark] < 10).all()
+    np.testing.assert_allclose(i0, flux * light, atol=6 * np.sqrt(flux) + 10)
+    assert not spectra[dark].any()
+    assert spectra[whole].any(axis=(1, 2)).all()
+    frames = recorder.rows("eiger")[:, ~devices.eiger.instrument.mask]
+    assert not frames[dark].any()
+    assert frames[whole].any(axis=1).all()
+    stored = recorder.column("panda-ring_current")
+    assert (stored[np.argmax(dark)], stored[-1]) == (0, pytest.approx(99, abs=2))
+    # The whole is reproducible from seed and history, and points with beam are as without a loss.
+    np.testing.assert_array_equal(i0, path.capture()["i0"])
+    np.testing.assert_array_equal(spectra, path.beamline.expose(**path.seen(range(n))).spectrum)
+    undisturbed = Trajectory(BEAMLINE, path.points)
+    np.testing.assert_array_equal(i0[whole], undisturbed.capture()["i0"][whole])
+
+
+def test_an_outage_is_the_same_in_every_scan(run_engine, tmp_path):
+    beamline = replace(BEAMLINE, outages=((4, 7), (11, 13)))
+    devices, seen = connect(beamline, tmp_path), []
+    dark = np.isin(np.arange(20), [4, 5, 6, 11, 12])
+    for _ in range(2):
+        recorder = Recorder()
+        run_engine(fly_map([devices.xspress3], devices.panda, nx=5, ny=4, rate=np.inf), recorder)
+        seen.append(recorder.rows("xspress3-spectrum"))
+        i0 = recorder.column("panda-i0")
+        assert ((i0 < 10) == dark).all()
+        assert ((recorder.column("panda-ring_current") == 0) == dark).all()
+    np.testing.assert_array_equal(*seen)
+    assert (seen[0].any(axis=(1, 2)) == ~dark).all()
+
+
+# Flights along other axes
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "fields"),
+    [
+        ("z", "x", ["panda-z", "panda-x"]),
+        ("rotation", "y", ["panda-rotation", "panda-y"]),
+        ("x", "rotation", ["panda-x", "panda-rotation"]),
+    ],
+)
+def test_a_flight_goes_along_any_two_axes_and_sees_what_is_there(
+    run_engine, devices, slow, fast, fields
+):
+    recorder = Recorder()
+    run_engine(bps.mv(devices.samx, 3.0, devices.samy, -4.0, devices.samz, 5.0))
+    run_engine(
+        fly_grid([devices.xspress3], devices.panda, slow, 0, 40, 3, fast, -10, 10, 5, rate=np.inf),
+        recorder,
+    )
+    (start,) = recorder.named("start")
+    assert start["motors"] == fields
+    assert start["shape"] == [3, 5]
+    assert start["extents"] == [[0, 40], [-10, 10]]
+    assert start["scan"]["units"] == ["deg" if a == "rotation" else "um" for a in (slow, fast)]
+    roles = start["devices"]["panda"]["roles"]
+    assert [roles[key] for key in fields] == [
+        a if a == "rotation" else f"position_{a}" for a in (slow, fast)
+    ]
+    line = np.linspace(-10, 10, 5)
+    there = {"x": 3.0, "y": -4.0, "z": 5.0, "rotation": 0.0}
+    there |= {slow: np.repeat([0, 20, 40], 5), fast: np.r_[line, line[::-1], line]}
+    for axis, place in there.items():
+        seen = recorder.column(f"panda-{axis}")
+        np.testing.assert_allclose(seen, np.broadcast_to(place, 15), atol=0.03)
+    # The truth is the phantom's, where the axes were.
+    at = devices.panda.flyable_logic.prepared.exposed()
+    iron = BEAMLINE.phantom.areal_density(at["x"], at["y"], at["rotation"])["Fe"]
+    emission = BEAMLINE.emission
+    spectra = recorder.rows("xspress3-spectrum")
+    peak = [
+        spectra[:, k, np.abs(zero + gain * np.arange(4096) - 6.4) < 0.1].sum(axis=1)
+        for k, (zero, gain) in enumerate(emission.calibration)
+    ]
+    counts = np.sum(peak, axis=0) / recorder.column("panda-i0")
+    if np.ptp(iron):
+        assert np.corrcoef(iron, counts)[0, 1] > 0.99
+    # The stage is back where it was.
+    assert (devices.samx.position, devices.samz.position) == (3.0, 5.0)

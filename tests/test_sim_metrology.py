@@ -162,7 +162,7 @@ def test_impossible_metrology_is_refused():
     with pytest.raises(ValueError, match="does not fit"):
         Trajectory(Beamline(), replace(GRID, gate_time=1.0))
     with pytest.raises(ValueError, match="one length"):
-        Trajectory(Beamline(), replace(GRID, y=GRID.y[:5]))
+        Trajectory(Beamline(), replace(GRID, positions={"x": np.zeros(5), "y": np.zeros(4)}))
 
 
 def test_thicker_air_makes_longer_paths():

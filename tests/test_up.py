@@ -338,6 +338,19 @@ def test_down_waits_for_who_has_them_in_the_foreground(tmp_path):
     assert not list((tmp_path / "run").rglob("*"))
 
 
+def test_a_supervisord_that_still_ends_is_not_said_to_be_killed(tmp_path):
+    file = written(tmp_path)
+    services = Supervision(file)
+    services.start()
+    assert services.wait_ready()
+    stop = threading.Thread(target=Supervision(file).stop)
+    stop.start()
+    while services.is_up():  # as often as can be: it answers no more a moment before it ends
+        pass
+    assert not services.was_killed()
+    stop.join()
+
+
 def test_names_of_others_are_refused_while_services_are_up(tmp_path):
     with supervised.supervised(written(tmp_path, EXAMPLES)):
         other = tmp_path / "other.toml"

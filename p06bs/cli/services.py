@@ -89,7 +89,7 @@ def up(
             while not stopping() and services.is_up():
                 show()
                 time.sleep(0.2)
-            killed = not stopping() and services.status != 0
+            killed = not stopping() and services.was_killed()
         finally:
             if not stays:
                 codes = _stop(services)

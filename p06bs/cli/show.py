@@ -147,12 +147,6 @@ def _chosen(shown: "Shown", name: str) -> str:
     )
 
 
-def _statistics(picture: "Picture") -> "Statistics":
-    from p06bs.model.statistics import statistics
-
-    return statistics(picture.values)
-
-
 def _title(shown: "Shown", name: str, picture: "Picture") -> str:
     unit = f" ({picture.unit})" if picture.unit else ""
     return f"{name}{unit}, {shown.title}, {picture.rows} points"
@@ -168,7 +162,7 @@ def _plain(shown: "Shown", name: str) -> dict[str, Any]:
         "shape": list(picture.values.shape),
         "axes": [asdict(picture.y), asdict(picture.x)],
         "rows": picture.rows,
-        "statistics": asdict(_statistics(picture)),
+        "statistics": asdict(picture.statistics),
     }
 
 
@@ -186,7 +180,7 @@ def _list(shown: "Shown") -> None:
 def _cells(showable: "Showable") -> tuple[str, ...]:
     picture = showable.look()
     ny, nx = picture.values.shape
-    known = _statistics(picture)
+    known = picture.statistics
     numbers = ("" if n is None else f"{n:.5g}" for n in (known.min, known.mean, known.max))
     shape = f"{nx}" if picture.kind == "curve" else f"{ny} x {nx}"
     return (
@@ -197,7 +191,7 @@ def _cells(showable: "Showable") -> tuple[str, ...]:
 def _draw(picture: "Picture", title: str) -> None:
     from p06bs.cli.drawing import curve, heat_map
 
-    known = _statistics(picture)
+    known = picture.statistics
     console.print(escape(title), style="bold", soft_wrap=True, highlight=False)
     height = min(console.height - 4, 2 * LINES) if console.is_terminal else LINES
     width = min(console.width, 120)
@@ -237,7 +231,6 @@ def _write(file: Path, picture: "Picture", title: str) -> None:
         raise UsageError(
             f"--png needs the extra plot: pip install 'p06bs[plot]' ({error})"
         ) from error
-    import numpy as np
 
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.subplots()
@@ -245,15 +238,11 @@ def _write(file: Path, picture: "Picture", title: str) -> None:
     x, y = picture.x, picture.y
     axes.set_xlabel(x.label)
     if picture.kind == "curve":
-        count = picture.values.shape[1]
-        places = np.linspace(x.first, x.last, count) if picture.places is None else picture.places
+        places = x.places(picture.values.shape[1]) if picture.places is None else picture.places
         axes.plot(places, picture.values[0])
         axes.set_ylabel(picture.unit or "")
     else:
-        ny, nx = picture.values.shape
-        known = _statistics(picture)
-        half_x, half_y = x.step(nx) / 2, y.step(ny) / 2
-        extent = (x.first - half_x, x.last + half_x, y.first - half_y, y.last + half_y)
+        known, extent = picture.statistics, picture.edges
         shown = axes.imshow(
             picture.values, origin="lower", extent=extent, vmin=known.low, vmax=known.high,
             interpolation="nearest", aspect="equal" if x.unit == y.unit else "auto",

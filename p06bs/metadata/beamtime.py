@@ -17,9 +17,10 @@ from p06bs.metadata.records import Person, Proposal, Record, Text, said
 PATTERN = "beamtime-metadata-*.json"
 
 SECRET = re.compile(
-    r"onlineanalysis|ssh|token|passw|secret|credential|(private|public|api|access)key"
+    r"(^|_)(ssh|rsa)|token|passwd|pass_?(word|phrase)|secret|credential|"
+    r"(private|public|api|access|ssh|rsa)_?key|(^|_)key_?(file|path)"
 )
-"""Names of fields that no document gets; spelt in small letters, without anything else."""
+"""Names of fields that no document gets; as words in small letters with `_` between them."""
 
 
 class BeamtimeError(ValueError):
@@ -103,12 +104,14 @@ class Beamtime(Record):
 def public(value: Any) -> Any:
     """Return JSON without what sounds like a secret, at any depth."""
     if isinstance(value, dict):
-        return {
-            key: public(inner)
-            for key, inner in value.items()
-            if not SECRET.search(re.sub(r"[^a-z]", "", key.lower()))
-        }
+        return {key: public(inner) for key, inner in value.items() if not _is_secret(key)}
     return [public(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _is_secret(name: str) -> bool:
+    parted = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z]+", "_", name)
+    words = parted.lower()
+    return bool(SECRET.search(words)) or "onlineanalysis" in words.replace("_", "")
 
 
 def _only(folder: Path) -> Path:

@@ -13,9 +13,13 @@ from typing import Any
 
 from p06bs.metadata.beamtime import Beamtime
 from p06bs.metadata.patience import Patience
-from p06bs.metadata.snapshot import Snapshot, plain, snapshot
+from p06bs.metadata.plain import key_of
+from p06bs.metadata.snapshot import Snapshot, snapshot, without_doubles
 
 SOFTWARE = ("p06bs", "bluesky", "event-model", "ophyd", "ophyd-async", "numpy", "tiled")
+
+NAME = "metadata"
+"""Of what holds the record in the stream, as if it were a device."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Pipeline -> ``values``, ``digest`` and what else is known of its settings, or a ``problem``."""
@@ -56,10 +60,10 @@ class Sources:
     async def gather(self, found: Gathered) -> None:
         """Ask all of them at once; what is missing becomes a warning."""
         found.warnings.clear()
-        beamtime, settings, *found.snapshots = await asyncio.gather(
+        beamtime, settings, found.snapshots = await asyncio.gather(
             self._ask("the beamtime's file", self._beamtime, found.warnings),
             self._ask("the settings of pipelines", self.settings, found.warnings),
-            *(snapshot(device, self.patience) for device in self.devices),
+            self._snapshots(),
         )
         for one in found.snapshots:
             found.warnings += [f"{one.name}: {problem}" for problem in one.problems]
@@ -76,14 +80,18 @@ class Sources:
 
     async def look_again(self, found: Gathered) -> None:
         """Bring values of devices and settings up to date; what does not answer stays as it was."""
-        later = await asyncio.gather(*(snapshot(d, self.patience) for d in self.devices))
-        by_name = {one.name: one for one in later}
+        by_name = {one.name: one for one in await self._snapshots()}
         for one in found.snapshots:
             if one.name in by_name:
                 problems = one.update(by_name[one.name])
                 found.warnings += [f"{one.name}, at the end: {problem}" for problem in problems]
         settings = await self._ask("the settings of pipelines", self.settings, found.warnings)
         found.settings = settings or found.settings
+
+    async def _snapshots(self) -> list[Snapshot]:
+        each = {id(device): device for device in self.devices}.values()
+        taken = await asyncio.gather(*(snapshot(device, self.patience) for device in each))
+        return without_doubles(taken, NAME)
 
     async def _ask(self, what: str, function: Callable[[], Any] | None, warnings: list[str]) -> Any:
         if function is None:
@@ -105,11 +113,12 @@ class Sources:
             readings |= one.configuration | one.values
             described |= one.described_configuration | one.described
         fields: dict[str, Any] = {}
-        for path, key in self.fields.items():
+        for path, name in self.fields.items():
+            key = key_of(name)
             if key not in readings:
-                found.warnings.append(f"{path} is not known: no device tells {key}")
+                found.warnings.append(f"{path} is not known: no device tells {name}")
                 continue
-            value, units = plain(readings[key]["value"]), described[key].get("units")
+            value, units = readings[key]["value"], described[key].get("units")
             told: Any = {"value": value, "units": units} if units else value
             for step in reversed(path.split(".")):
                 told = {step: told}

@@ -15,10 +15,11 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator
 
-from p06bs.metadata.gathering import Gathered, Settings, Sources, merged
+from p06bs.metadata.gathering import NAME, Gathered, Settings, Sources, merged
 from p06bs.metadata.patience import Patience
+from p06bs.metadata.plain import as_json, plain
 from p06bs.metadata.records import checked
-from p06bs.metadata.size import as_json, fitted
+from p06bs.metadata.size import fitted
 from p06bs.metadata.snapshot import Snapshot
 
 # They have no annotations of their own.
@@ -28,8 +29,6 @@ _keyed: Callable[..., Iterator[Msg]] = bpp.set_run_key_wrapper
 logger = logging.getLogger(__name__)
 
 STREAM = "baseline"
-NAME = "metadata"
-"""Of what holds the record in the stream, as if it were a device."""
 MOST_WARNINGS = 8
 """So many are in the start document; all of them are in the baseline."""
 LONGEST_WARNING = 200
@@ -98,7 +97,7 @@ class MetadataRecorder:
         The `md_normalizer` of the RunEngine: it sees all that users and plans have said.
         """
         known = self._opening or Gathered()
-        known.fields = merged(known.fields, self._normalize(start))
+        known.fields = plain(merged(known.fields, self._normalize(start)))
         document, problems = checked(known.fields)
         known.warnings += problems
         document, lost = fitted(document | _warned(known.warnings))

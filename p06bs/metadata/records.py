@@ -19,6 +19,7 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
+from p06bs.metadata.plain import plain
 from p06bs.metadata.quantity import Current, ElectronEnergy, Energy, Flux, Length
 
 _SYMBOLS = """
@@ -53,7 +54,8 @@ class Record(BaseModel):
 
     def document(self) -> dict[str, Any]:
         """Return what a document holds of it: what is known."""
-        return self.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+        made: dict[str, Any] = plain(self.model_dump(exclude_none=True, exclude_defaults=True))
+        return made
 
 
 class Person(Record):

@@ -1,10 +1,10 @@
 """Keep start documents small: what does not fit goes elsewhere (docs/decisions/0016)."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from p06bs.metadata.indexed import FOLDER, INDEXED
+from p06bs.metadata.plain import as_json
 from p06bs.metadata.wishes import ANALYSIS
 
 LARGEST = 10_000
@@ -26,11 +26,6 @@ READ = {
     "metadata_warnings",
 }
 """What consumers of documents look for; the last to go."""
-
-
-def as_json(document: Any) -> str:
-    """Return a document as JSON; arrays as lists, other things as text."""
-    return json.dumps(document, default=_plainly, skipkeys=True)
 
 
 def size(document: Any) -> int:
@@ -98,7 +93,3 @@ def _at(document: Any, path: Path) -> Any:
     for key in path:
         document = document.get(key) if isinstance(document, Mapping) else None
     return document
-
-
-def _plainly(value: Any) -> Any:
-    return value.tolist() if hasattr(value, "tolist") else str(value)

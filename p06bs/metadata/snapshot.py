@@ -2,17 +2,18 @@
 
 import asyncio
 import copy
+import itertools
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 import numpy as np
 from bluesky.protocols import HasHints, WritesExternalAssets, WritesStreamAssets
 
 from p06bs.metadata.patience import Patience
+from p06bs.metadata.plain import description, key_of, reading
 
 Described = dict[str, dict[str, Any]]
 Read = dict[str, dict[str, Any]]
@@ -38,9 +39,14 @@ class Snapshot:
     values: Read = field(default_factory=dict)
     described_configuration: Described = field(default_factory=dict)
     configuration: Read = field(default_factory=dict)
-    hints: Mapping[str, Any] = field(default_factory=dict)
+    hinted: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     parent: None = None
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """Which values are shown by default."""
+        return {"fields": [key for key in self.hinted if key in self.values]}
 
     def read(self) -> Read:
         """Return the values."""
@@ -68,9 +74,36 @@ class Snapshot:
         return [*later.problems, *([f"as at the beginning: {', '.join(kept)}"] if kept else [])]
 
 
+def without_doubles(snapshots: Iterable[Snapshot], *reserved: str) -> list[Snapshot]:
+    """Let each name, and each data key, be that of the first who says it, as bluesky demands.
+
+    Others of that name get a number, and a warning. A value whose data key is taken, such as that
+    of a motor of a stage which is there, too, goes to the configuration.
+
+    Parameters
+    ----------
+    *reserved : str
+        Names that none may have.
+    """
+    names, told, made = set(reserved), set[str](), list(snapshots)
+    for one in made:
+        name = one.name
+        numbers = itertools.count(2)
+        while one.name in names:
+            one.name = f"{name}_{next(numbers)}"
+        if one.name != name:
+            one.problems.append(f"another one has its name, {name}")
+        names.add(one.name)
+        for key in told & one.values.keys():
+            one.configuration[key] = one.values.pop(key)
+            one.described_configuration[key] = one.described.pop(key)
+        told |= one.values.keys()
+    return made
+
+
 async def snapshot(device: Any, patience: Patience) -> Snapshot:
     """Return all values of a device; what fails or takes too long is among the problems."""
-    taken = Snapshot(str(getattr(device, "name", device)))
+    taken = Snapshot(key_of(getattr(device, "name", device)))
     if not hasattr(device, "read") and not hasattr(device, "read_configuration"):
         taken.problems.append(f"{type(device).__name__} is no device that can be read")
         return taken
@@ -120,8 +153,8 @@ async def _take(taken: Snapshot, device: Any, patience: Patience) -> None:
                 taken.configuration[key] = read[key]
     if roles := getattr(device, "roles", None):
         _say_roles(taken, roles)
-    if taken.values and isinstance(device, HasHints):
-        taken.hints = {"fields": [k for k in device.hints.get("fields", []) if k in taken.values]}
+    if isinstance(device, HasHints):
+        taken.hinted = [key_of(key) for key in device.hints.get("fields", [])]
 
 
 def _say_roles(taken: Snapshot, roles: Mapping[str, str]) -> None:
@@ -156,35 +189,19 @@ def _leaves(device: Any) -> Iterator[Any]:
 
 
 def _paired(described: Described, read: Read) -> tuple[Described, Read]:
-    """Return descriptions and values of what has both, as documents can hold them."""
+    """Return descriptions and values of what was read, as documents can hold them."""
     keys: Described = {}
     values: Read = {}
-    for key, reading in read.items():
-        if key in described and "external" not in described[key] and reading["value"] is not None:
-            value = plain(reading["value"])
-            keys[key] = dict(described[key])
-            values[key] = {"value": value, "timestamp": float(reading.get("timestamp", 0.0))}
-            if isinstance(value, str) and keys[key].get("dtype") != "string":
-                keys[key] |= {"dtype": "string", "shape": []}
-                keys[key].pop("dtype_numpy", None)
+    for name, said in read.items():
+        if "external" in described.get(name, ()):
+            continue
+        key, value = key_of(name), reading(said["value"])
+        keys[key] = dict(described.get(name) or description(value))
+        values[key] = {"value": value, "timestamp": float(said.get("timestamp") or 0.0)}
+        if isinstance(value, str) and keys[key].get("dtype") != "string":
+            keys[key] |= {"dtype": "string", "shape": []}
+            keys[key].pop("dtype_numpy", None)
     return keys, values
-
-
-def plain(value: Any) -> Any:
-    """Return a value as every document can hold it; what cannot be in one becomes text."""
-    if isinstance(value, Enum):
-        return plain(value.value)
-    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biufUS":
-        return value.tolist() if value.ndim == 0 or value.dtype.kind in "US" else value
-    if isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple) and all(isinstance(v, bool | int | float) for v in value):
-        return list(value)
-    dump = getattr(value, "model_dump_json", None)
-    try:
-        return str(dump()) if dump is not None else json.dumps(value)
-    except (TypeError, ValueError):
-        return str(value)
 
 
 def _short(error: BaseException) -> str:

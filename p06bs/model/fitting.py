@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from p06bs.model.maps import Grid
+from p06bs.model.raster import Grid
 
 LONGEST = 2047
 """Pitches along an axis, at most."""

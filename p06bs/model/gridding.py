@@ -1,10 +1,10 @@
 """Maps of columns that grow: each update takes the rows that are new.
 
-The streaming counterpart of `p06bs.model.maps`, with the same results. A
+The streaming counterpart of `p06bs.model.raster`, with the same results. A
 `Placement` (`p06bs.model.placement`) says in which pixel each row lies, once for
 all columns of a stream; a `RunningMap` is one column on these pixels. Neither
 keeps what the columns hold: both read the columns that they are given, which must
-be the same ones as before, with rows added behind.
+be the same ones as before, with rows added behind. A `GrowingMap` has statistics, too.
 
 After a rewind the newest row of a number counts. On a raster it has the pixel of
 the row that it supersedes, and overwrites it. A measured position may be another
@@ -12,12 +12,19 @@ one: then the sums are made anew from the columns, which is exact and needs no
 memory of what was summed.
 """
 
+import logging
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.maps import Map
 from p06bs.model.placement import BLOCK, Pixels, Placement
 from p06bs.model.points import Column, Points
+from p06bs.model.raster import Extents, Grid, Map
+from p06bs.model.statistics import Statistics, statistics
+
+logger = logging.getLogger(__name__)
 
 PIXEL_BYTES = 12
 """What a running map holds, at most."""
@@ -77,3 +84,69 @@ class RunningMap:
         mean = np.full(len(self._total), np.nan)
         np.divide(self._total, self._count, out=mean, where=self._count > 0)
         return mean.reshape(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Gridded:
+    """A map at one moment.
+
+    Attributes
+    ----------
+    grid : Grid
+    rows : int
+        Rows of the stream that it shows.
+    statistics : Statistics
+    values : Map, optional
+        Shape ``grid.shape``; None where only the rest was asked for.
+    """
+
+    grid: Grid
+    rows: int
+    statistics: Statistics
+    values: Map | None = None
+
+    @property
+    def extents(self) -> Extents:
+        """Centres of the first and last pixel along both axes; pixel numbers if nobody says."""
+        ny, nx = self.grid.shape
+        return self.grid.extents or ((0.0, ny - 1.0), (0.0, nx - 1.0))
+
+
+class GrowingMap:
+    """A map that goes on, and its statistics."""
+
+    def __init__(self) -> None:
+        self._map = RunningMap()
+        self._of: tuple[object, int] | None = None
+        self._statistics = Statistics(0)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are held."""
+        return self._map.nbytes
+
+    def update(
+        self,
+        placement: Placement,
+        points: Points,
+        values: Column,
+        unreadable: tuple[type[Exception], ...] = (),
+    ) -> Gridded:
+        """Take the rows that are new, and return the map as it is now.
+
+        `unreadable` is what columns raise whose rows cannot be read (yet): the map is shown
+        without them.
+        """
+        for step in (
+            partial(placement.update, points),
+            partial(self._map.update, placement, points, values),
+        ):
+            try:
+                step()
+            except unreadable as error:
+                logger.debug("a map is incomplete: %s", error)
+        pixels = self._map.read(placement.grid.shape)
+        state = placement.generation, self._map.rows
+        if self._of != state:
+            self._of, self._statistics = state, statistics(pixels)
+        return Gridded(placement.grid, self._map.rows, self._statistics, pixels)

@@ -7,10 +7,15 @@ for them (`p06bs.model.positions`).
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from p06bs.model.gridding import Gridded
 from p06bs.model.page import BOOKKEEPING
+from p06bs.model.picture import Picture, PictureAxis
 from p06bs.model.plan_axes import fields_of
 from p06bs.model.positions import LARGEST, Run, Where, families, where
 from p06bs.model.units import canonical
+
+ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
+"""What comes of metadata in which anything may be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,15 @@ class Mapped:
     column: str
     unit: str | None
     where: Where
+
+    def picture(self, seen: Gridded) -> Picture:
+        """Return the map as it is shown, with its axes."""
+        assert seen.values is not None
+        y, x = (
+            PictureAxis(axis.name, axis.unit, *extent)
+            for axis, extent in zip(self.where.axes, seen.extents, strict=True)
+        )
+        return Picture("map", seen.values, self.unit, y, x, seen.rows, placed=self.where.kind)
 
 
 def mapped(

@@ -1,266 +1,205 @@
-"""Maps from columns: rows that survive a rewind, acquisition order to grid, positions to grid.
+"""Maps from the documents of runs, raw and derived, as they come or recorded.
 
-Axis 0 of a map is the slow axis (y), axis 1 the fast one (x), as in the
-``shape`` and ``extents`` of bluesky's start documents.
+`maps_of` makes them of recorded documents, `Maps` keeps them up to date while documents
+come. Server, LaVue, ``p06bs show`` and NeXus files have the same maps, by the same code: rows
+are placed by corrected positions if there are any, else by measured ones, else by their
+numbers on the raster that the start document declares; spirals and scattered positions get
+a grid that is fitted to them. For one column by hand: `grid_map` (by number) and
+`regular_map` (by position).
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeGuard
+import logging
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
+from p06bs.model.collected import ReadRows
+from p06bs.model.collected_runs import CollectedRuns
+from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.gridding import GrowingMap
+from p06bs.model.map_columns import Streams, described, points_of, values_of
+from p06bs.model.mapped import ODD, Mapped, mapped
+from p06bs.model.picture import Picture
+from p06bs.model.placement import Placement, placement_of
+from p06bs.model.positions import LARGEST, Where
+from p06bs.model.raster import (
+    Extents,
+    Grid,
+    Map,
+    axis,
+    grid_map,
+    grid_of,
+    nearest,
+    newest,
+    pixels,
+    regular_map,
+)
+from p06bs.model.scan import of_scan
+from p06bs.model.units import canonical
 
-Indices = npt.NDArray[np.intp]
-Map = npt.NDArray[np.float64]
-Extents = tuple[tuple[float, float], tuple[float, float]]
-"""Centres of the first and last pixel: ((y_first, y_last), (x_first, x_last))."""
+__all__ = [
+    "Extents",
+    "Grid",
+    "Map",
+    "Maps",
+    "NamedMaps",
+    "RunMaps",
+    "axis",
+    "grid_map",
+    "grid_of",
+    "maps_of",
+    "nearest",
+    "newest",
+    "pixels",
+    "regular_map",
+]
 
+logger = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Grid:
-    """The raster of a scan, as its start document says it.
-
-    Parameters
-    ----------
-    shape : (int, int)
-        Pixels along the slow and the fast axis.
-    snaking : bool
-        Whether odd rows are acquired backwards.
-    extents : Extents, optional
-        None where nobody says where the pixels are.
-    motors : (str, str), optional
-        Names of the slow and the fast axis.
-    """
-
-    shape: tuple[int, int]
-    snaking: bool = False
-    extents: Extents | None = None
-    motors: tuple[str, str] | None = None
-
-
-def grid_of(start: Mapping[str, Any]) -> Grid | None:
-    """Return the raster that a start document declares; None if the run is no raster.
-
-    Reads ``shape``, ``snaking`` (one flag, or bluesky's one per axis, of which
-    the last counts), ``extents`` and ``motors``. bluesky's square spiral has a
-    shape, too, but another order; its grid of listed positions says neither its
-    spacing nor, in a readable way, its snaking: neither counts as a raster.
-    """
-    shape, extents, motors = (start.get(key) for key in ("shape", "extents", "motors"))
-    plan = str(start.get("plan_name", ""))
-    if not _is_pair(shape) or not all(_is_count(n) for n in shape):
-        return None
-    if "spiral" in plan or "list_" in plan:
-        return None
-    snaking = start.get("snaking", False)
-    if isinstance(snaking, Sequence | np.ndarray):
-        snaking = len(snaking) > 0 and bool(snaking[-1])
-    return Grid(
-        shape=(int(shape[0]), int(shape[1])),
-        snaking=bool(snaking),
-        extents=_extents(extents) if _is_pair(extents) and all(map(_is_pair, extents)) else None,
-        motors=(str(motors[0]), str(motors[1])) if _is_pair(motors) else None,
-    )
+SCANS = 10
+"""Scans whose columns are kept, by default."""
 
 
-def newest(raw_seq_num: npt.ArrayLike) -> Indices:
-    """Return the rows that survive a rewind, in the order of `raw_seq_num`.
+class NamedMaps(dict[str, Picture]):
+    """Maps of a scan by ``SOURCE.NAME``; a name that only one of them has finds it, too."""
 
-    Of the rows with the same number the last one survives.
-
-    Parameters
-    ----------
-    raw_seq_num : array_like of int, shape (events,)
-        Numbers in acquisition order.
-    """
-    numbers = np.asarray(raw_seq_num)
-    order = np.argsort(numbers, kind="stable")
-    ordered = numbers[order]
-    last = np.ones(len(ordered), bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    return order[last]
+    def __missing__(self, name: str) -> Picture:
+        found = [full for full in self if full.partition(".")[2] == name]
+        if len(found) == 1:
+            return self[found[0]]
+        near = found or get_close_matches(name, self) or list(self)
+        raise KeyError(f"no map is {name!r}; is it one of {', '.join(near) or 'none'}?")
 
 
-def pixels(index: npt.ArrayLike, shape: tuple[int, int], snaking: bool) -> Indices:
-    """Return the flat pixel (C order) of the points 0, 1, 2, ... of a raster scan.
+def maps_of(documents: Iterable[NamedDocument], *, read: ReadRows | None = None) -> NamedMaps:
+    """Return the maps of a scan from the documents of its runs.
 
     Parameters
     ----------
-    index : array_like of int
-        Points in acquisition order, each in ``range(ny * nx)``.
-    shape : (int, int)
-        ``(ny, nx)``.
-    snaking : bool
-        Whether odd rows run backwards.
-    """
-    row, column = np.divmod(np.asarray(index, np.intp), shape[1])
-    if snaking:
-        column = np.where(row % 2 == 1, shape[1] - 1 - column, column)
-    return np.asarray(row * shape[1] + column, np.intp)
-
-
-def grid_map(
-    values: npt.ArrayLike,
-    raw_seq_num: npt.ArrayLike,
-    shape: tuple[int, int],
-    snaking: bool = False,
-    valid: npt.ArrayLike | None = None,
-) -> Map:
-    """Put values on the raster by their numbers; NaN where nothing valid is.
-
-    Of several rows with one number the last counts, even if it is invalid.
-    Numbers outside ``1 ... ny * nx`` (extra triggers) are left out.
-
-    Parameters
-    ----------
-    values : array_like, shape (events,)
-        Real numbers in acquisition order.
-    raw_seq_num : array_like of int, shape (events,)
-        1 is the first point of the raster.
-    shape : (int, int)
-        ``(ny, nx)``.
-    snaking : bool
-        Whether odd rows were acquired backwards.
-    valid : array_like of bool, shape (events,), optional
-        False where a value means nothing.
+    documents : iterable of (name, document)
+        Of a raw run, of runs derived from it, or of both, one after the other or mixed. The
+        raw run may say where the rows of the derived ones lie, and so may the derived run
+        that corrects the positions. Of several scans the last one counts.
+    read : callable, optional
+        Reads columns that lie in files, ``FrameReader()`` of `p06bs.bus.frames`; without it
+        there are no maps of them, and no positions from them.
 
     Returns
     -------
-    ndarray of float64, shape (ny, nx)
-
-    Raises
-    ------
-    ValueError
-        If the columns differ in length.
+    dict
+        ``SOURCE.NAME`` -> map, such as ``xrf.Fe_K`` or ``raw.i0``; see `Maps.scan`.
     """
-    column = np.asarray(values)
-    numbers = np.asarray(raw_seq_num)
-    _check_lengths(values=column, raw_seq_num=numbers)
-    rows = newest(numbers)
-    rows = rows[(numbers[rows] >= 1) & (numbers[rows] <= shape[0] * shape[1])]
-    if valid is not None:
-        flags = np.asarray(valid, bool)
-        _check_lengths(values=column, valid=flags)
-        rows = rows[flags[rows]]
-    flat = np.full(shape[0] * shape[1], np.nan)
-    flat[pixels(numbers[rows] - 1, shape, snaking)] = column[rows]
-    return flat.reshape(shape)
+    maps = Maps(read=read, scans=1)
+    for name, document in documents:
+        maps(name, document)
+    return maps.scan()
 
 
-def regular_map(
-    x: npt.ArrayLike,
-    y: npt.ArrayLike,
-    values: npt.ArrayLike,
-    shape: tuple[int, int],
-    extents: Extents,
-) -> Map:
-    """Put values on the raster by measured positions: the mean of each pixel's own values.
+class RunMaps:
+    """The maps of one run: where its rows lie, and the sums in each pixel.
 
-    A value belongs to the pixel with the nearest centre. Values outside of all
-    pixels, and those with a NaN value or position, are left out. Along an axis
-    of one pixel every position belongs to it. After a rewind pass the rows of
-    `newest` only.
+    Only rows that are new are read when it is asked again.
+    """
+
+    def __init__(self) -> None:
+        self._placements: dict[tuple[Any, ...], Placement] = {}
+        self._growing: dict[tuple[Any, ...], GrowingMap] = {}
+
+    def update(
+        self,
+        start: Document,
+        streams: Streams,
+        others: Mapping[str, tuple[Document, Streams]],
+        largest: int = LARGEST,
+    ) -> dict[str, tuple[Mapped, Picture]]:
+        """Return the maps by their names, up to the newest row.
+
+        Parameters
+        ----------
+        start : mapping
+        streams : mapping
+            Streams by name.
+        others : mapping
+            The runs that may say where the rows lie: ``raw``, of a derived run, and
+            ``corrected``, the derived run that corrects the positions.
+        largest : int
+            Pixels that a map may have.
+        """
+        run = described(start, streams)
+        beside = {of: (described(*other), other[1]) for of, other in others.items()}
+        raw, corrected = (beside.get(of, (None,))[0] for of in ("raw", "corrected"))
+        try:
+            known = mapped(run, raw, largest, corrected)
+        except ODD as error:
+            logger.warning("run %s has no maps: its metadata are odd: %r", start["uid"], error)
+            return {}
+        found: dict[str, tuple[Mapped, Picture]] = {}
+        for name, one in known.items():
+            points = points_of(one, run, streams, beside)
+            placement = self._placement(one.streams, one.where)
+            key = (one.streams, one.where, one.column, canonical(one.unit))
+            growing = self._growing.setdefault(key, GrowingMap())
+            seen = growing.update(placement, points, values_of(one, run, streams), (OSError,))
+            found[name] = one, one.picture(seen)
+        return found
+
+    def _placement(self, streams: tuple[str, ...], where: Where) -> Placement:
+        key = (streams, where)
+        if key not in self._placements:
+            self._placements[key] = placement_of(where)
+        return self._placements[key]
+
+
+class Maps:
+    """Make maps of runs while their documents come: a ``(name, document)`` callable.
+
+    ``RE.subscribe(maps)`` gives it the raw runs, ``callback(Counters(), maps)`` the derived
+    ones. From one thread at a time.
 
     Parameters
     ----------
-    x, y : array_like, shape (events,)
-        Positions along the fast and the slow axis, in the unit of `extents`.
-    values : array_like, shape (events,)
-    shape : (int, int)
-        ``(ny, nx)``.
-    extents : Extents
-        Centres of the first and last pixel, slow axis first.
-
-    Returns
-    -------
-    ndarray of float64, shape (ny, nx)
-        NaN where no value lies.
-
-    Raises
-    ------
-    ValueError
-        If the columns differ in length, or an axis of several pixels has no extent.
+    read : callable, optional
+        See `maps_of`.
+    scans : int
+        So many of the newest scans are kept.
     """
-    columns = {"x": np.asarray(x, float), "y": np.asarray(y, float)}
-    column = np.asarray(values, float)
-    _check_lengths(values=column, **columns)
-    pixel = nearest(columns["x"], columns["y"], shape, extents)
-    inside = (pixel >= 0) & ~np.isnan(column)
-    total = np.zeros(shape[0] * shape[1])
-    count = np.zeros(shape[0] * shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):  # of infinities
-        np.add.at(total, pixel[inside], column[inside])
-    np.add.at(count, pixel[inside], 1.0)
-    mean = np.full(shape[0] * shape[1], np.nan)
-    np.divide(total, count, out=mean, where=count > 0)
-    return mean.reshape(shape)
 
+    def __init__(self, *, read: ReadRows | None = None, scans: int = SCANS) -> None:
+        self._collected = CollectedRuns(read=read, scans=scans)
+        self._maps: dict[str, RunMaps] = {}
 
-def nearest(
-    x: npt.ArrayLike, y: npt.ArrayLike, shape: tuple[int, int], extents: Extents
-) -> Indices:
-    """Return the flat pixel (C order) with the nearest centre, -1 outside of all pixels.
+    def __call__(self, name: str, document: Document) -> None:
+        """Take a document; those of runs whose start did not come, or that are let go, are left."""
+        self._collected(name, document)
+        if name == "start":
+            runs = self._collected.runs
+            self._maps = {uid: self._maps.get(uid) or RunMaps() for uid in runs}
 
-    Along an axis of one pixel every finite position belongs to it.
+    def of(self, run: str) -> dict[str, Picture]:
+        """Return the maps of a run by their names, the most important first.
 
-    Parameters
-    ----------
-    x, y : array_like, shape (events,)
-        Positions along the fast and the slow axis, in the unit of `extents`.
-    shape : (int, int)
-        ``(ny, nx)``.
-    extents : Extents
-        Centres of the first and last pixel, slow axis first.
+        They are what a server has under ``run["maps"]``.
 
-    Raises
-    ------
-    ValueError
-        If an axis of several pixels has no extent.
-    """
-    row = _nearest(np.asarray(y, float), shape[0], extents[0], "y")
-    along = _nearest(np.asarray(x, float), shape[1], extents[1], "x")
-    inside = (row >= 0) & (along >= 0)
-    return np.where(inside, row * shape[1] + along, -1)
+        Raises
+        ------
+        KeyError
+            If there is no such run.
+        """
+        one = self._collected.runs[run]
+        found = self._maps[run].update(one.start, one.streams, self._collected.beside(one.start))
+        return {name: picture for name, (_, picture) in found.items()}
 
+    def scan(self, run: str | None = None) -> NamedMaps:
+        """Return the maps of all runs of a scan, the newest scan's by default.
 
-def axis(count: int, extent: tuple[float, float]) -> npt.NDArray[np.float64]:
-    """Return the centres of `count` pixels, the first and the last at the extent's ends."""
-    return np.linspace(extent[0], extent[1], count)
+        The source in a name ``SOURCE.NAME`` is that of the modality, or ``raw``, as
+        ``p06bs show`` and LaVue have it.
 
-
-def _nearest(
-    position: npt.NDArray[np.float64], count: int, extent: tuple[float, float], name: str
-) -> Indices:
-    """Return the pixel of each position, -1 for those outside of all pixels."""
-    finite = np.isfinite(position)
-    if count == 1:
-        return np.where(finite, 0, -1).astype(np.intp)
-    step = (extent[1] - extent[0]) / (count - 1)
-    if step == 0:
-        raise ValueError(f"axis {name} has {count} pixels, but both ends lie at {extent[0]}")
-    pixel = np.full(len(position), -1.0)
-    np.divide(position - extent[0], step, out=pixel, where=finite)
-    inside = finite & (pixel >= -0.5) & (pixel <= count - 0.5)
-    rounded = np.floor(np.where(inside, pixel, -1.0) + 0.5).astype(np.intp)
-    return np.minimum(rounded, count - 1)
-
-
-def _check_lengths(**columns: npt.NDArray[Any]) -> None:
-    shapes = {name: column.shape for name, column in columns.items()}
-    if len(set(shapes.values())) > 1 or any(len(s) != 1 for s in shapes.values()):
-        said = ", ".join(f"{name} {shape}" for name, shape in shapes.items())
-        raise ValueError(f"columns must be one-dimensional and equally long, not {said}")
-
-
-def _is_pair(value: object) -> TypeGuard[Sequence[Any]]:
-    return isinstance(value, list | tuple | np.ndarray) and len(value) == 2
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) > 0
-
-
-def _extents(extents: Sequence[Sequence[float]]) -> Extents:
-    (y_first, y_last), (x_first, x_last) = extents
-    return (float(y_first), float(y_last)), (float(x_first), float(x_last))
+        Raises
+        ------
+        KeyError
+            If there is no such run.
+        """
+        starts = self._collected.scan(run)
+        found = of_scan(starts, lambda uid: self.of(uid).items())
+        return NamedMaps({f"{source}.{name}": picture for _, source, (name, picture) in found})

@@ -6,6 +6,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.model.raster import Extents
+from p06bs.model.statistics import Statistics, statistics
+
 
 @dataclass(frozen=True, slots=True)
 class PictureAxis:
@@ -28,6 +31,10 @@ class PictureAxis:
     def label(self) -> str:
         """Name and unit."""
         return f"{self.name} ({self.unit})" if self.unit else self.name
+
+    def places(self, count: int) -> npt.NDArray[np.float64]:
+        """Return the centres of `count` pixels."""
+        return np.linspace(self.first, self.last, count)
 
     def step(self, count: int) -> float:
         """Return the distance of the centres of `count` pixels; 1 where there is none."""
@@ -53,6 +60,10 @@ class Picture:
         Rows of the run that it shows.
     places : ndarray, shape (nx,), optional
         Where the values of a curve lie, if they are not equally spaced.
+    placed : str, optional
+        How the rows of a map found their pixels, see `p06bs.model.positions.Where`: ``raster``
+        by their numbers, ``measured`` by position, ``scattered`` by position on a grid that is
+        fitted to the positions.
     """
 
     kind: Literal["map", "curve", "image"]
@@ -62,3 +73,21 @@ class Picture:
     x: PictureAxis
     rows: int
     places: npt.NDArray[np.float64] | None = None
+    placed: Literal["raster", "measured", "scattered"] | None = None
+
+    @property
+    def extents(self) -> Extents:
+        """Centres of the first and last pixel: ``((y_first, y_last), (x_first, x_last))``."""
+        return (self.y.first, self.y.last), (self.x.first, self.x.last)
+
+    @property
+    def edges(self) -> tuple[float, float, float, float]:
+        """Outer edges of the pixels, as matplotlib's ``imshow(extent=...)`` wants them."""
+        ny, nx = self.values.shape
+        x, y = self.x.step(nx) / 2, self.y.step(ny) / 2
+        return self.x.first - x, self.x.last + x, self.y.first - y, self.y.last + y
+
+    @property
+    def statistics(self) -> Statistics:
+        """Number, range, mean and percentiles of the finite values."""
+        return statistics(self.values)

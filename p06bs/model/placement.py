@@ -6,8 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from p06bs.model.fitting import fitted_grid
-from p06bs.model.maps import Grid, nearest, newest, pixels
 from p06bs.model.points import Column, NewestRows, Points
+from p06bs.model.positions import Where
+from p06bs.model.raster import Grid, nearest, newest, pixels
+from p06bs.model.units import canonical
 
 BLOCK = 1 << 16
 """Rows that are read at once."""
@@ -203,3 +205,12 @@ class Measured:
         self._pixels[start:stop] = found
         self._top = max(self._top, int(numbers.max()))
         self.rows = stop
+
+
+def placement_of(where: Where) -> Placement:
+    """Return a placement of no rows yet."""
+    if where.kind == "raster":
+        assert where.grid is not None
+        return Raster(where.grid)
+    units = {canonical(axis.unit) for axis in where.axes}
+    return Measured(where.grid, alike=len(units) == 1)

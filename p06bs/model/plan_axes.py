@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 
 from p06bs.model.documents import Document
-from p06bs.model.maps import Grid
+from p06bs.model.raster import Grid
 
 
 def plan_axes(start: Document) -> tuple[str | None, str | None]:

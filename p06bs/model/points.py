@@ -6,7 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.maps import newest
+from p06bs.model.raster import newest
 
 Numbers = npt.NDArray[np.int64]
 

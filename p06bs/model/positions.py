@@ -5,14 +5,14 @@ to it, say it better. Without a raster two measured axes make maps, too.
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from p06bs.model.candidates import ASIDE, aligned_streams, candidates
 from p06bs.model.documents import Document, is_derived, is_snapshots
-from p06bs.model.maps import Extents, Grid, grid_of
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
+from p06bs.model.raster import Extents, Grid, grid_of
 from p06bs.model.units import unit_scale
 
 LARGEST = 1 << 24
@@ -276,12 +276,17 @@ def corrects(start: Document) -> str:
     return "" if process.get("reprocessing") else str(start.get("original_run_uid", ""))
 
 
+def position_keys(start: Document, descriptor: Document) -> Iterator[tuple[str | None, str | None]]:
+    """Yield the data keys that may hold y and x: those of the roles, then the plan's axes."""
+    roles = {c.role: c.data_key for c in candidates(start, [descriptor]) if c.role}
+    yield roles.get("position_y"), roles.get("position_x")
+    yield plan_axes(start)
+
+
 def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:
-    """Return the positions that all of the streams have: by role, else as the plan's axes."""
+    """Return the positions that all of the streams have."""
     streamed = [run.streams[name] for name in streams]
-    named = [{**streamed[0].descriptor, "name": streams[0]}]
-    roles = {c.role: c.data_key for c in candidates(run.start, named) if c.role}
-    for pair in ((roles.get("position_y"), roles.get("position_x")), plan_axes(run.start)):
+    for pair in position_keys(run.start, {**streamed[0].descriptor, "name": streams[0]}):
         y, x = (streamed[0].column(key) for key in pair)
         if y and x and all(y in one.numbers and x in one.numbers for one in streamed):
             units = (streamed[0].unit(y), streamed[0].unit(x))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p06bs.model.maps import Map
+from p06bs.model.raster import Map
 
 SAMPLE = 1 << 16
 """Pixels from which percentiles are taken."""

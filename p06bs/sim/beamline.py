@@ -1,4 +1,4 @@
-"""What the simulated instruments would read: a pure function of point, position and seed.
+"""What the simulated instruments would read: a function of point, position, beam and seed.
 
 Every point of a scan has its own random numbers, seeded by (seed, number of the
 point, kind), so that a point's data depend neither on timing nor on how many
@@ -13,6 +13,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.sim.beam import BeamHistory
 from p06bs.sim.emission import Emission, Measured, poisson, stretch
 from p06bs.sim.metrology import Metrology
 from p06bs.sim.phantom import Phantom
@@ -29,6 +30,9 @@ TOP_UP_LOSS = 0.02
 
 RING_CURRENT = 100.0
 """Stored current right after an injection, mA."""
+
+DARK_RATE = 5.0
+"""Counts/s of the incident flux monitor, and of the diode, without beam."""
 
 
 class Draw(IntEnum):
@@ -79,6 +83,11 @@ class Beamline:
         Of the sample, degrees.
     metrology : Metrology
         Stage, encoders and interferometers.
+    outages : tuple of (int, int)
+        First and last (exclusive) points of each scan at which the ring has no beam: losses that
+        are the same whenever they are looked at, as those that somebody causes are not.
+    beam : BeamHistory
+        What ring and shutter did in this scan.
     """
 
     phantom: Phantom = field(default_factory=Phantom.default)
@@ -87,6 +96,8 @@ class Beamline:
     energy: float = 17.5
     angle: float = 0.0
     metrology: Metrology = field(default_factory=Metrology)
+    outages: tuple[tuple[int, int], ...] = ()
+    beam: BeamHistory = field(default_factory=BeamHistory)
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -100,30 +111,32 @@ class Beamline:
         return len(self.emission.dead_time)
 
     def current(self, points: npt.ArrayLike, gate_time: float) -> Floats:
-        """Return the stored current relative to its maximum, a sawtooth in beam time."""
-        beam_time = np.asarray(points, dtype=float) * gate_time
-        return 1.0 - TOP_UP_LOSS * np.mod(beam_time, TOP_UP_PERIOD) / TOP_UP_PERIOD
+        """Return the stored current relative to its maximum, shape ``(points,)``."""
+        return self._topped_up(points, gate_time) * self.beam.current(points)
 
     def ring_current(self, points: npt.ArrayLike, gate_time: float) -> Floats:
         """Return the stored current, mA, shape ``(points,)``."""
         return RING_CURRENT * self.current(points, gate_time)
 
-    def positions(self, points: Iterable[int], x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Return the stage's own readback, µm, when asked to be at nominal `x` and `y`.
+    def intensity(self, points: npt.ArrayLike, gate_time: float) -> Floats:
+        """Return what reaches the sample relative to its maximum, shape ``(points,)``."""
+        return self._topped_up(points, gate_time) * self.beam.intensity(points)
 
-        Where the sample really is, is up to `Trajectory.exposed`.
-
-        Parameters
-        ----------
-        points : iterable of int
-            Numbers of the points in the scan, from 0.
-        x, y : ndarray
-            Nominal positions, µm, shape ``(points,)``.
-        """
-        return self.metrology.readback(points, x, y)
+    def _topped_up(self, points: npt.ArrayLike, gate_time: float) -> Floats:
+        """Return the current of an undisturbed ring: a sawtooth in beam time, 0 in outages."""
+        numbers = np.asarray(points, dtype=float)
+        current = 1.0 - TOP_UP_LOSS * np.mod(numbers * gate_time, TOP_UP_PERIOD) / TOP_UP_PERIOD
+        for first, stop in self.outages:
+            current = np.where((numbers >= first) & (numbers < stop), 0.0, current)
+        return current
 
     def counters(
-        self, points: Iterable[int], x: Floats, y: Floats, gate_time: float
+        self,
+        points: Iterable[int],
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None = None,
     ) -> tuple[Integers, Integers]:
         """Return counts of the incident flux monitor and of the diode behind the sample.
 
@@ -135,11 +148,14 @@ class Beamline:
             Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
+        angle : array_like, optional
+            Of the sample at each point, degrees; `self.angle` by default.
         """
         numbers = np.fromiter(points, dtype=np.int64)
-        flux = MONITOR_RATE * gate_time * self.current(numbers, gate_time)
-        passed = np.abs(self.phantom.transmission(x, y, self.angle, energy=self.energy)) ** 2
-        means = np.stack([flux, flux * passed], axis=1)
+        flux = MONITOR_RATE * gate_time * self.intensity(numbers, gate_time)
+        angle = self.angle if angle is None else angle
+        passed = np.abs(self.phantom.transmission(x, y, angle, energy=self.energy)) ** 2
+        means = np.stack([flux, flux * passed], axis=1) + DARK_RATE * gate_time
         generators = self._generators(numbers, Draw.COUNTERS)
         counts = [rng.poisson(mean) for rng, mean in zip(generators, means, strict=True)]
         drawn = np.reshape(np.asarray(counts, dtype=np.int64), (-1, 2))
@@ -149,14 +165,20 @@ class Beamline:
     def _spectra(self) -> Floats:
         return self.emission.spectra(self.phantom, self.energy)
 
-    def expected(self, points: npt.ArrayLike, x: Floats, y: Floats, gate_time: float) -> Floats:
+    def expected(
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None = None,
+    ) -> Floats:
         """Return the mean counts that *arrive* in the gate, before dead time.
 
         Shape ``(points, elements, CHANNELS)``: I0(t) times the sum of what there is of
-        each component times its spectrum.
+        each component times its spectrum. Parameters are those of `expose`.
         """
-        amounts = self.emission.amounts(self.phantom, x, y, self.angle)
-        amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
+        amounts = self._amounts(points, x, y, gate_time, angle)
         arriving = np.moveaxis(amounts @ self._spectra, 0, 1)
         drift = np.asarray(self.emission.gain_drift)
         if drift.any():
@@ -164,21 +186,46 @@ class Beamline:
             arriving = stretch(arriving, 1 + time[:, None] * drift)
         return arriving
 
+    def _amounts(
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None,
+    ) -> Floats:
+        """Return how much of each component is lit, times seconds at full intensity."""
+        angle = self.angle if angle is None else angle
+        lit = gate_time * self.intensity(points, gate_time)
+        amounts: Floats = self.emission.amounts(self.phantom, x, y, angle) * lit[:, None]
+        return amounts
+
     def line_counts(
-        self, points: npt.ArrayLike, x: Floats, y: Floats, gate_time: float
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None = None,
     ) -> dict[str, Floats]:
         """Return the mean counts that arrive in the full-energy peaks of each group of lines.
 
         The truth of a fit's areas, corrected for dead time: name of a group, such as
         ``Fe_K`` -> shape ``(points, elements)``. Escape peaks are not in it. Empty
-        where spectra are measured ones.
+        where spectra are measured ones. Parameters are those of `expose`.
         """
-        amounts = self.emission.amounts(self.phantom, x, y, self.angle)
-        amounts = amounts * (gate_time * self.current(points, gate_time))[:, None]
+        amounts = self._amounts(points, x, y, gate_time, angle)
         peaks = self.emission.peaks(self.phantom, self.energy)
         return {group: amounts @ rates.T for group, rates in peaks.items()}
 
-    def expose(self, points: Iterable[int], x: Floats, y: Floats, gate_time: float) -> Exposures:
+    def expose(
+        self,
+        points: Iterable[int],
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None = None,
+    ) -> Exposures:
         """Return what the fluorescence detector records: Poisson draws with dead time.
 
         An element that gets pulses at rate r is live for ``real / (1 + r tau)``
@@ -193,9 +240,11 @@ class Beamline:
             Where the sample is, µm, shape ``(points,)``.
         gate_time : float
             Seconds.
+        angle : array_like, optional
+            Of the sample at each point, degrees; `self.angle` by default.
         """
         numbers = np.fromiter(points, dtype=np.int64)
-        arriving = self.expected(numbers, x, y, gate_time)
+        arriving = self.expected(numbers, x, y, gate_time, angle)
         total = arriving.sum(axis=2)
         live = 1.0 / (1.0 + total / gate_time * np.asarray(self.emission.dead_time))
         spectrum = np.empty(arriving.shape, dtype=np.uint32)

@@ -67,17 +67,19 @@ class TriggerClock:
 
     def count(self, now: float) -> int:
         """Return how many points are finished at time `now`."""
+        # A point is finished *at* its time, which rounding may put a hair later.
+        return min(self.points, math.floor(self.progress(now) + 1e-6))
+
+    def progress(self, now: float) -> float:
+        """Return how many points are finished at time `now`, with the part of the present one."""
         if self._last is not None:
             return self._last
         if self._zero is None:
-            return 0
+            return 0.0
         elapsed = (now if self._held_since is None else self._held_since) - self._zero
         if elapsed < 0:
-            return 0
-        if math.isinf(self.rate):
-            return self.points
-        # A point is finished *at* its time, which rounding may put a hair later.
-        return min(self.points, math.floor(elapsed * self.rate + 1e-6))
+            return 0.0
+        return self.points if math.isinf(self.rate) else min(self.points, elapsed * self.rate)
 
     def due(self, point: int) -> float:
         """Return when a point is finished if nothing holds the clock; inf before the start."""

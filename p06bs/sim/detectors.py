@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from ophyd_async.core import PathProvider, soft_signal_r_and_setter
+from ophyd_async.core import soft_signal_r_and_setter
 
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.diffraction import PowderRings
 from p06bs.sim.file_detector import FileDetector
-from p06bs.sim.rows_file import Dataset, Recording
+from p06bs.sim.rows_file import Dataset
 from p06bs.sim.spectra import CHANNELS
-from p06bs.sim.stage import TriggerBox
 from p06bs.sim.trajectory import Trajectory
 
 
@@ -41,8 +40,7 @@ class Fluorescence:
 
     def rows(self, path: Trajectory, triggers: range) -> dict[str, npt.NDArray[Any]]:
         """Return what is recorded at points of a scan, leading axis = points."""
-        at = path.exposed(triggers.start, triggers.stop)
-        exposures = path.beamline.expose(triggers, at["x"], at["y"], path.gate_time)
+        exposures = path.beamline.expose(**path.seen(triggers))
         return {key: getattr(exposures, key) for key in self.datasets}
 
     def extra_row(self, path: Trajectory, trigger: int) -> dict[str, npt.NDArray[Any]]:
@@ -61,23 +59,12 @@ class FluorescenceDetector(FileDetector):
     ----------
     beamline : Beamline
         What there is to see.
-    box : TriggerBox
-        What triggers it.
-    path_provider : PathProvider
-        Where files go; must give a new name each time.
-    recording : Recording, optional
-        How it writes, and what goes wrong meanwhile.
+    *args, **kwargs
+        As of `FileDetector`, behind its instrument.
     """
 
-    def __init__(
-        self,
-        beamline: Beamline,
-        box: TriggerBox,
-        path_provider: PathProvider,
-        recording: Recording | None = None,
-        name: str = "",
-    ) -> None:
-        super().__init__(Fluorescence(beamline.elements), box, path_provider, recording, name)
+    def __init__(self, beamline: Beamline, *args: Any, **kwargs: Any) -> None:
+        super().__init__(Fluorescence(beamline.elements), *args, **kwargs)
 
 
 class AreaDetector(FileDetector):
@@ -90,24 +77,13 @@ class AreaDetector(FileDetector):
     ----------
     rings : PowderRings
         Geometry, bad pixels and flux.
-    box : TriggerBox
-        What triggers it.
-    path_provider : PathProvider
-        Where files go; must give a new name each time.
-    recording : Recording, optional
-        How it writes, and what goes wrong meanwhile.
+    *args, **kwargs
+        As of `FileDetector`, behind its instrument.
     """
 
-    def __init__(
-        self,
-        rings: PowderRings,
-        box: TriggerBox,
-        path_provider: PathProvider,
-        recording: Recording | None = None,
-        name: str = "",
-    ) -> None:
+    def __init__(self, rings: PowderRings, *args: Any, **kwargs: Any) -> None:
         for key, (value, unit) in rings.configuration.items():
             signal, _ = soft_signal_r_and_setter(float, value, units=unit)
             setattr(self, key, signal)
             self.add_config_signals(signal)
-        super().__init__(rings, box, path_provider, recording, name)
+        super().__init__(rings, *args, **kwargs)

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
 
+from p06bs.sim.beam import Beam
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import AreaDetector, FluorescenceDetector
 from p06bs.sim.diffraction import PowderRings
+from p06bs.sim.metrology import TRANSLATIONS
 from p06bs.sim.simple import Motor, Scaler
 from p06bs.sim.stage import TriggerBox
 from p06bs.sim.surroundings import Hutch, Ring, Shutter
@@ -20,6 +22,7 @@ class Devices:
 
     samx: Motor
     samy: Motor
+    samz: Motor
     rotation: Motor
     energy: Motor
     scaler: Scaler
@@ -36,19 +39,20 @@ def connect(beamline: Beamline, directory: Path) -> Devices:
 
     Needs a RunEngine, or another running event loop of bluesky's, in this process.
     """
-    samx, samy = Motor("position_x", name="samx"), Motor("position_y", name="samy")
+    samx, samy, samz = (Motor(f"position_{axis}", name=f"sam{axis}") for axis in TRANSLATIONS)
     rotation = Motor("rotation", egu="deg", name="rotation")
     energy = Motor("photon_energy", egu="keV", name="energy", value=beamline.energy)
-    sample = Stage(samx, samy, rotation, energy)
+    beam = Beam()
+    sample = Stage(samx, samy, samz, rotation, energy, beam)
     paths = StaticPathProvider(UUIDFilenameProvider(), directory)
     rings = PowderRings(beamline.phantom, energy=beamline.energy, seed=beamline.seed)
     with init_devices():
         panda = TriggerBox(beamline, sample)
         xspress3 = FluorescenceDetector(beamline, panda, paths)
         eiger = AreaDetector(rings, panda, paths)
-        ring = Ring()
-        shutter = Shutter()
+        ring = Ring(beam)
+        shutter = Shutter(beam)
         hutch = Hutch(beamline.metrology.air)
     scaler = Scaler(beamline, sample, name="scaler")
-    motors, detectors = (samx, samy, rotation, energy), (scaler, panda, xspress3, eiger)
+    motors, detectors = (samx, samy, samz, rotation, energy), (scaler, panda, xspress3, eiger)
     return Devices(*motors, *detectors, ring, shutter, hutch)

@@ -241,12 +241,12 @@ class PowderRings:
         """Return the mean photons per pixel at points of a scan, shape ``(points, y, x)``."""
         if path.beamline.energy != self.energy:
             return replace(self, energy=path.beamline.energy).expected(path, triggers)
-        at = path.exposed(triggers.start, triggers.stop)
-        weights = self.phantom.weights(at["x"], at["y"], path.beamline.angle)
+        at = path.seen(triggers)
+        weights = self.phantom.weights(at["x"], at["y"], at["angle"])
         amounts = np.stack(
             [*(weights[name] for name in self.patterns), np.ones(len(triggers))], axis=-1
         )
-        scale = path.gate_time * path.beamline.current(triggers, path.gate_time)
+        scale = path.gate_time * path.beamline.intensity(triggers, path.gate_time)
         flat = np.stack([*self.patterns.values(), self.air]).reshape(amounts.shape[1], -1)
         mean: Floats = (amounts * scale[:, None]) @ flat
         return mean.reshape(len(triggers), *self.geometry.shape)
@@ -257,8 +257,9 @@ class PowderRings:
 
     def extra_row(self, path: Trajectory, trigger: int) -> dict[str, npt.NDArray[Any]]:
         """Return a frame of the background alone."""
-        mean = self.air[None] * path.gate_time
-        return {"data": self._draw(mean, range(trigger, trigger + 1), Draw.EXTRA)[0]}
+        alone = range(trigger, trigger + 1)
+        lit = path.gate_time * path.beamline.beam.intensity(alone)
+        return {"data": self._draw(self.air * lit[:, None, None], alone, Draw.EXTRA)[0]}
 
     def _draw(self, mean: Floats, triggers: range, kind: Draw) -> npt.NDArray[Any]:
         frames = np.empty(mean.shape, f"<u{self.bits // 8}")

@@ -32,7 +32,9 @@ class Emission(Protocol):
     @property
     def gain_drift(self) -> float | tuple[float, ...]: ...
 
-    def amounts(self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: float) -> Floats:
+    def amounts(
+        self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike
+    ) -> Floats:
         """Return how much of each component is in the beam, shape ``(points, components)``."""
         ...
 
@@ -79,7 +81,9 @@ class Measured:
                 "there must be one of each per detector element"
             )
 
-    def amounts(self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: float) -> Floats:
+    def amounts(
+        self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike
+    ) -> Floats:
         """Return the weights, shape ``(points, components)``."""
         return np.stack(list(phantom.weights(x, y, angle).values()), axis=-1)
 

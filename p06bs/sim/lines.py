@@ -132,7 +132,9 @@ class Lines:
                 f"element, not {', '.join(str(len(part)) for part in parts)}"
             )
 
-    def amounts(self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: float) -> Floats:
+    def amounts(
+        self, phantom: Phantom, x: npt.ArrayLike, y: npt.ArrayLike, angle: npt.ArrayLike
+    ) -> Floats:
         """Return ng/mm² of each element, and 1 for the air; see `Emission.amounts`."""
         densities = list(phantom.areal_density(x, y, angle).values())
         return np.stack([*densities, np.ones_like(densities[0])], axis=-1)

@@ -24,6 +24,10 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 AXES = ("x", "y")
+"""Axes that have an encoder and an interferometer."""
+
+TRANSLATIONS = (*AXES, "z")
+"""Axes whose position has jitter; rotations are exact."""
 
 WORD = 2**32
 """How many values an encoder's word has; it is signed, as a PandA's positions are."""
@@ -120,19 +124,22 @@ class Metrology:
         if not (self.lost == 0 or np.isnan(self.lost)):
             raise ValueError(f"a lost interferometer reads 0 or NaN, not {self.lost}")
 
-    def readback(self, points: Iterable[int], x: Floats, y: Floats) -> tuple[Floats, Floats]:
-        """Return where the stage believes to be, µm, when sent to nominal `x` and `y`.
+    def readback(self, axis: str, points: Iterable[int], nominal: Floats) -> Floats:
+        """Return where the stage believes an axis to be, µm or degrees, shape ``(points,)``.
 
         Parameters
         ----------
+        axis : str
         points : iterable of int
             Numbers of the points in the scan, from 0.
-        x, y : ndarray
-            Nominal positions, µm, shape ``(points,)``.
+        nominal : ndarray
+            Where it was sent, shape ``(points,)``.
         """
-        noise = self._normal(points, Sensor.STAGE) * self.jitter
-        limited = np.clip(noise, -self.jitter_limit, self.jitter_limit)
-        return x + limited[:, 0], y + limited[:, 1]
+        if axis not in TRANSLATIONS:
+            return nominal
+        noise = self._normal(points, Sensor.STAGE)[:, TRANSLATIONS.index(axis)] * self.jitter
+        placed: Floats = nominal + np.clip(noise, -self.jitter_limit, self.jitter_limit)
+        return placed
 
     def drifted(self, axis: str, points: npt.ArrayLike, gate_time: float) -> Floats:
         """Return how far the sample has drifted away from the encoder, µm."""
@@ -145,8 +152,8 @@ class Metrology:
     def sample(
         self, axis: str, points: npt.ArrayLike, readback: Floats, gate_time: float
     ) -> Floats:
-        """Return where the sample is when positions are captured, µm, shape ``(points,)``."""
-        return readback + self.drifted(axis, points, gate_time)
+        """Return where the sample is when positions are captured, shape ``(points,)``."""
+        return readback + self.drifted(axis, points, gate_time) if axis in AXES else readback
 
     def encoder(
         self, axis: str, points: Iterable[int], readback: Floats, sweep: Floats, gate_time: float
@@ -254,8 +261,9 @@ class Metrology:
         return begin, begin + length
 
     def _normal(self, points: Iterable[int], kind: Sensor) -> Floats:
-        """Return two normal numbers per point, shape ``(points, 2)``."""
+        """Return a normal number per point and axis of `TRANSLATIONS`, shape ``(points, 3)``."""
+        count = len(TRANSLATIONS)
         drawn = [
-            np.random.default_rng([self.seed or 0, int(p), kind]).normal(size=2) for p in points
+            np.random.default_rng([self.seed or 0, int(p), kind]).normal(size=count) for p in points
         ]
-        return np.reshape(np.asarray(drawn, dtype=float), (-1, 2))
+        return np.reshape(np.asarray(drawn, dtype=float), (-1, count))

@@ -67,7 +67,7 @@ class Scaler(Device):  # type: ignore[misc]
     beamline : Beamline
         What there is to see.
     sample : Stage
-        The motors that bring the sample into the beam, and tune it.
+        The motors that bring the sample into the beam, and the beam.
     """
 
     preset_time = Component(Signal, value=0.1, kind="config")

@@ -49,6 +49,8 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
 
     def __post_init__(self) -> None:
         self.idle.set()
+        if self.stage is not None:
+            self.stage.beam.watch(self.beam_changed)
 
     async def on_prepare(self, value: FlyPoints) -> TriggerClock:
         """Take the points of the next scan.
@@ -56,12 +58,13 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         Raises
         ------
         ValueError
-            If x and y are not 1-D and of one length, or rate or gate time make no sense.
+            As of `Trajectory`.
         """
-        beamline = self.beamline
-        if self.stage is not None:
-            beamline = self.stage.set_up(beamline)
-        self.trajectory, self.collected = Trajectory(beamline, value), 0
+        if self.stage is None:
+            self.trajectory = Trajectory(self.beamline, value)
+        else:
+            self.trajectory = Trajectory(self.stage.set_up(self.beamline), value, self.stage.places)
+        self.collected = 0
         self.clock = TriggerClock(len(self.trajectory), value.rate)
         return self.clock
 
@@ -86,6 +89,14 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         if self.clock is not None:
             self.clock.end(time.monotonic())
         await self.idle.wait()
+
+    def beam_changed(self) -> None:
+        """Have the rest of a scan see the beam that there is now."""
+        if self.stage is not None and self.trajectory is not None and self.clock is not None:
+            now, beam = time.monotonic(), self.stage.beam
+            # What is finished stays as it was.
+            point = max(self.clock.progress(now), self.clock.count(now))
+            self.trajectory.beamline.beam.change(point, beam.stored, beam.passed)
 
     async def triggered(self, beyond: int) -> int:
         """Wait until more than `beyond` points are finished; return how many are.
@@ -146,8 +157,9 @@ class TriggerBox(
     beamline : Beamline
         What there is to see.
     stage : Stage, optional
-        The motors: rotation and energy as they are when a fly scan is prepared hold for
-        the scan; detectors on the box make step scans with it.
+        Motors and beam. Axes that a flight does not move stay where they are when it is
+        prepared; after it those that it moved are back where they were. Ring and shutter may
+        change meanwhile. Detectors on the box make step scans with it.
     """
 
     def __init__(self, beamline: Beamline, stage: Stage | None = None, name: str = "") -> None:

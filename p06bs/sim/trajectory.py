@@ -1,30 +1,34 @@
 """A fly scan's path over the sample, and what the trigger box captures on it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.sim.beam import Beam
 from p06bs.sim.beamline import Beamline
-from p06bs.sim.metrology import AXES
+from p06bs.sim.metrology import AXES, TRANSLATIONS
 
 Floats = npt.NDArray[np.float64]
+
+
+MOVED = (*TRANSLATIONS, "rotation")
+"""Axes that a flight may go along."""
 
 
 class FlyPoints(Protocol):
     """What a plan prepares the box with.
 
-    Nominal `x` and `y` (µm, shape ``(points,)``, in the order of acquisition),
-    `rate` (points/s) and `gate_time` (s).
+    Nominal `positions` by axis of `MOVED` (µm or degrees, each of shape ``(points,)``, in the
+    order of acquisition), `rate` (points/s) and `gate_time` (s). An axis without positions
+    stands still.
     """
 
     @property
-    def x(self) -> Floats: ...
-    @property
-    def y(self) -> Floats: ...
+    def positions(self) -> Mapping[str, Floats]: ...
     @property
     def rate(self) -> float: ...
     @property
@@ -55,6 +59,7 @@ def _of_axis(axis: str) -> dict[str, Capture]:
 CAPTURES: Mapping[str, Capture] = {
     "x": Capture("position_x", "um", "<f8"),
     "y": Capture("position_y", "um", "<f8"),
+    "z": Capture("position_z", "um", "<f8"),
     "rotation": Capture("rotation", "deg", "<f8"),
     "i0": Capture("incident_flux", "counts", "<i8"),
     "diode": Capture("counter", "counts", "<i8"),
@@ -75,20 +80,27 @@ class Trajectory:
     beamline : Beamline
     points : FlyPoints
         Nominal positions, rate and gate time.
+    standing : mapping of str to float
+        Where translations without positions are, µm; 0 by default.
 
     Raises
     ------
     ValueError
-        If x and y are not 1-D and of one length, or rate or gate time make no sense.
+        If positions are not 1-D and of one length, an axis is unknown, or rate or gate time make
+        no sense.
     """
 
     beamline: Beamline
     points: FlyPoints
+    standing: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        x, y, rate = self.points.x, self.points.y, self.points.rate
-        if x.ndim != 1 or x.shape != y.shape:
-            raise ValueError(f"x and y must be 1-D and of one length, not {x.shape} and {y.shape}")
+        shapes = {axis: place.shape for axis, place in self.points.positions.items()}
+        if not shapes or not shapes.keys() <= {*MOVED}:
+            raise ValueError(f"a flight goes along some of {', '.join(MOVED)}, not {[*shapes]}")
+        if len({*shapes.values()}) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+            raise ValueError(f"positions must be 1-D and of one length, not {shapes}")
+        rate = self.points.rate
         # At an infinite rate the gate is only what the counts are drawn for.
         longest = 1 / rate if np.isfinite(rate) else np.inf
         if not 0 < self.gate_time <= longest * (1 + 1e-9):
@@ -96,7 +108,7 @@ class Trajectory:
 
     def __len__(self) -> int:
         """Return the number of points."""
-        return int(self.points.x.size)
+        return int(next(iter(self.points.positions.values())).size)
 
     @property
     def gate_time(self) -> float:
@@ -104,20 +116,29 @@ class Trajectory:
         return self.points.gate_time
 
     @cached_property
+    def nominal(self) -> dict[str, Floats]:
+        """Where each axis is sent: axis -> µm or degrees, shape ``(points,)``."""
+        rest = {**dict.fromkeys(TRANSLATIONS, 0.0), "rotation": self.beamline.angle}
+        still = {axis: np.full(len(self), at) for axis, at in {**rest, **self.standing}.items()}
+        return {**still, **self.points.positions}
+
+    @cached_property
     def speeds(self) -> dict[str, Floats]:
-        """How fast each axis moves at each point, µm/s."""
+        """How fast each axis moves at each point, µm/s or degrees/s."""
         rate = self.points.rate
         interval = 1 / rate if np.isfinite(rate) else self.gate_time
-        return {axis: speed(getattr(self.points, axis), interval) for axis in AXES}
+        return {axis: speed(place, interval) for axis, place in self.nominal.items()}
 
     def readback(self, first: int = 0, stop: int | None = None) -> dict[str, Floats]:
-        """Return what the stage believes: axis -> µm, for the points in ``range(first, stop)``."""
+        """Return what the stage believes at the points in ``range(first, stop)``, by axis."""
         points = self._range(first, stop)
-        x, y = (getattr(self.points, axis)[points.start : points.stop] for axis in AXES)
-        return dict(zip(AXES, self.beamline.positions(points, x, y), strict=True))
+        return {
+            axis: self.beamline.metrology.readback(axis, points, place[points.start : points.stop])
+            for axis, place in self.nominal.items()
+        }
 
     def sample(self, first: int = 0, stop: int | None = None) -> dict[str, Floats]:
-        """Return where the sample really is when positions are captured: axis -> µm."""
+        """Return where the sample really is when positions are captured, by axis."""
         points = self._range(first, stop)
         metrology = self.beamline.metrology
         return {
@@ -126,12 +147,24 @@ class Trajectory:
         }
 
     def exposed(self, first: int = 0, stop: int | None = None) -> dict[str, Floats]:
-        """Return where the sample really is when detectors look at it: axis -> µm."""
+        """Return where the sample really is when detectors look at it, by axis."""
         points = self._range(first, stop)
         lag = self.beamline.metrology.lag
         return {
             axis: place + self.speeds[axis][points.start : points.stop] * lag
             for axis, place in self.sample(first, stop).items()
+        }
+
+    def seen(self, triggers: range) -> dict[str, Any]:
+        """Return what `Beamline.counters`, `Beamline.expose` and others take of points."""
+        at = self.exposed(triggers.start, triggers.stop)
+        turns = "rotation" in self.points.positions
+        return {
+            "points": triggers,
+            "x": at["x"],
+            "y": at["y"],
+            "gate_time": self.gate_time,
+            "angle": at["rotation"] if turns else self.beamline.angle,
         }
 
     def capture(self, first: int = 0, stop: int | None = None) -> dict[str, npt.NDArray[Any]]:
@@ -140,11 +173,9 @@ class Trajectory:
         beamline, gate_time = self.beamline, self.gate_time
         metrology = beamline.metrology
         readback = self.readback(first, stop)
-        exposed = self.exposed(first, stop)
-        i0, diode = beamline.counters(points, exposed["x"], exposed["y"], gate_time)
+        i0, diode = beamline.counters(**self.seen(points))
         columns: dict[str, npt.NDArray[Any]] = {
             **readback,
-            "rotation": np.full(len(points), beamline.angle),
             "i0": i0,
             "diode": diode,
             "gate_time": np.full(len(points), gate_time),
@@ -175,27 +206,43 @@ class Axis(Protocol):
 class Still:
     """Points of a step scan up to the present one, as if all were where it is."""
 
-    x: Floats
-    y: Floats
+    positions: Mapping[str, Floats]
     gate_time: float
     rate: float = np.inf
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The motors of a scan: `x` and `y` (µm), `rotation` (degrees) and photon `energy` (keV)."""
+    """The motors of a scan, and the beam that there is.
+
+    Parameters
+    ----------
+    x, y, z : Axis
+        µm; z is along the beam.
+    rotation : Axis
+        Degrees.
+    energy : Axis
+        Of the photons, keV.
+    beam : Beam
+        What ring and shutter give.
+    """
 
     x: Axis
     y: Axis
+    z: Axis
     rotation: Axis
     energy: Axis
+    beam: Beam = field(default_factory=Beam)
 
     def set_up(self, beamline: Beamline) -> Beamline:
-        """Return the beamline with the sample turned and the beam tuned as the motors are now."""
+        """Return the beamline for a scan with sample, energy and beam as they are now."""
         angle, energy = float(self.rotation.position), float(self.energy.position)
-        if (angle, energy) == (beamline.angle, beamline.energy):
-            return beamline
-        return replace(beamline, angle=angle, energy=energy)
+        return replace(beamline, angle=angle, energy=energy, beam=self.beam.history())
+
+    @property
+    def places(self) -> dict[str, float]:
+        """Where translations are now, µm."""
+        return {axis: float(getattr(self, axis).position) for axis in TRANSLATIONS}
 
     def standing(self, beamline: Beamline, point: int, gate_time: float) -> Trajectory:
         """Return a path on which only the point with number `point`, here and now, has a meaning.
@@ -207,8 +254,8 @@ class Stage:
         gate_time : float
             Seconds.
         """
-        x, y = (np.full(point + 1, float(axis.position)) for axis in (self.x, self.y))
-        return Trajectory(self.set_up(beamline), Still(x, y, gate_time))
+        places = {axis: np.full(point + 1, place) for axis, place in self.places.items()}
+        return Trajectory(self.set_up(beamline), Still(places, gate_time))
 
 
 def speed(position: npt.ArrayLike, interval: float) -> Floats:

@@ -1,47 +1,79 @@
-"""The NXdata groups that viewers open: maps of a raster scan, curves of any other."""
+"""The NXdata groups that viewers open: maps of what goes over an area, curves of any other run."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import h5py
 import numpy as np
 
-from p06bs.model.documents import Document
-from p06bs.model.maps import Grid, axis, grid_map, grid_of, newest
+from p06bs.bus.frames import FrameReader
+from p06bs.model.collected_runs import CollectedRuns
+from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.mapped import ODD, Mapped
+from p06bs.model.maps import RunMaps
 from p06bs.model.page import BOOKKEEPING
-from p06bs.model.plan_axes import axis_units
+from p06bs.model.picture import Picture
+from p06bs.model.raster import newest
 from p06bs.writers._columns import Column
 from p06bs.writers._h5 import Array, Names, group
+from p06bs.writers._shown import shown
 from p06bs.writers._streams import Stream
 
 log = logging.getLogger(__name__)
 
+Maps = Mapping[str, tuple[Mapped, Picture]]
+"""Maps by name."""
 
-def write_plots(entry: h5py.Group, start: Document, streams: Sequence[Stream]) -> bool:
-    """Write an NXdata group per primary stream, and name the first as the entry's default.
+
+def write_plots(
+    entry: h5py.Group, start: Document, streams: Sequence[Stream], beside: Iterable[NamedDocument]
+) -> bool:
+    """Write an NXdata group for all maps on the same pixels, or one of curves of each primary
+    stream; name the first as the entry's default.
+
+    Parameters
+    ----------
+    beside : iterable of (name, document)
+        Of other runs of the scan, which may say where rows lie.
 
     Returns
     -------
     bool
         Whether there is something to show.
     """
-    grid = grid_of(start)
-    for stream in streams:
-        if stream.name != "primary" and not stream.name.startswith("primary_r"):
-            continue
-        name = ("maps" if grid else "data") + stream.node.removeprefix("primary")
-        dimensions = _dimensions(start, stream)
-        signals = _signals(stream, {*dimensions, *(start.get("motors") or ())})
-        if not signals:
-            continue
-        if grid:
-            _maps(group(entry, name, "NXdata"), grid, start, stream, signals)
-        else:
-            _curves(group(entry, name, "NXdata"), stream, signals, dimensions)
-        if "default" not in entry.attrs:
-            entry.attrs["default"] = name
-    return "default" in entry.attrs
+    with FrameReader(0.0) as read:
+        others = CollectedRuns(read=read, positions_only=True)
+        for name, document in beside:
+            try:
+                others(name, document)
+            except ODD as error:
+                log.warning("run %s: %s document of another: %r", start["uid"], name, error)
+        found = RunMaps().update(start, shown(streams, read), others.beside(start))
+    families: dict[tuple[str, ...], dict[str, tuple[Mapped, Picture]]] = {}
+    for name, one in found.items():
+        families.setdefault(one[0].streams, {})[name] = one
+    names, made = Names(["bluesky", "instrument", "sample", "process"]), []
+    for family, maps in families.items():
+        made.append(names("maps" if family[0] == "primary" else f"maps_{family[0]}"))
+        hinted = {key for stream in streams if stream.name in family for key in _hinted(stream)}
+        _maps(group(entry, made[-1], "NXdata"), maps, hinted, others.beside(start))
+    if not made:
+        for stream in streams:
+            dimensions = _dimensions(start, stream)
+            signals = _signals(stream, {*dimensions, *(start.get("motors") or ())})
+            if signals and (stream.name == "primary" or stream.name.startswith("primary_r")):
+                made.append(names("data" + stream.node.removeprefix("primary")))
+                _curves(group(entry, made[-1], "NXdata"), stream, signals, dimensions)
+    if made:
+        entry.attrs["default"] = made[0]
+    return bool(made)
+
+
+def _hinted(stream: Stream) -> list[str]:
+    """Return the data keys that hints name."""
+    hints = (stream.descriptors[0].get("hints") or {}).values()
+    return [key for hint in hints for key in (hint or {}).get("fields") or ()]
 
 
 def _signals(stream: Stream, axes: set[str]) -> dict[str, Column]:
@@ -51,12 +83,7 @@ def _signals(stream: Stream, axes: set[str]) -> dict[str, Column]:
         for key, column in stream.data.items()
         if column.is_scalar_number and key not in BOOKKEEPING
     }
-    hinted = [
-        key
-        for hint in (stream.descriptors[0].get("hints") or {}).values()
-        for key in (hint or {}).get("fields") or ()
-    ]
-    for wanted in (hinted, list(numbers)):
+    for wanted in (_hinted(stream), list(numbers)):
         found = {key: numbers[key] for key in wanted if key in numbers and key not in axes}
         if found:
             return found
@@ -84,39 +111,36 @@ def _dataset(
     made.attrs["data_key"] = made.attrs["long_name"] = key
 
 
-def _maps(
-    home: h5py.Group, grid: Grid, start: Document, stream: Stream, signals: dict[str, Column]
-) -> None:
-    numbers = stream.numbers()
-    outside = int(((numbers < 1) | (numbers > grid.shape[0] * grid.shape[1])).sum())
-    if outside:
-        log.warning("run %s: %d rows lie outside of the grid %s", start["uid"], outside, grid)
-    valid = _column(stream.data.get("valid"))
+def _maps(home: h5py.Group, maps: Maps, hinted: set[str], others: Mapping[str, Any]) -> None:
+    """Write maps on the same pixels: those that hints name, else all; of axes only if need be."""
+    some, picture = next(iter(maps.values()))
+    axes = {picture.y.name, picture.x.name}
+    if some.where.measured is not None:
+        axes |= {some.where.measured.y, some.where.measured.x}
+    values = [name for name, (one, _) in maps.items() if one.column not in axes]
+    chosen = [name for name in values if maps[name][0].column in hinted] or values or list(maps)
     names = Names()
-    axes = [names(motor) for motor in grid.motors or ("y", "x")]
-    placed: dict[str, str] = {}
-    for key, column in signals.items():
-        placed[key] = name = names(key)
-        values = grid_map(_column(column), numbers, grid.shape, grid.snaking, valid)
-        _dataset(home, name, values, key, {**_units(column), "interpretation": "image"})
+    both = [(names(axis.name), axis) for axis in (picture.y, picture.x)]
+    placed = []
+    for name in chosen:
+        one, seen = maps[name]
+        placed.append(names(name))
+        _map(home, placed[-1], one, seen)
         # NXdata's name for the uncertainty of a signal is <signal>_errors.
-        sigma = stream.data.get(f"{key}_sigma")
-        if sigma is not None and sigma.is_scalar_number:
-            errors = grid_map(_column(sigma), numbers, grid.shape, grid.snaking, valid)
-            _dataset(home, names(f"{name}_errors"), errors, f"{key}_sigma", _units(sigma))
+        if f"{name}_sigma" in maps:
+            _map(home, names(f"{placed[-1]}_errors"), *maps[f"{name}_sigma"])
+    for (name, axis), count in zip(both, picture.values.shape, strict=True):
+        units = {"units": axis.unit} if axis.unit else {}
+        _dataset(home, name, axis.places(count), axis.name, units)
+    _describe(home, placed, [name for name, _ in both])
+    home.attrs["placed"] = some.where.kind
+    if some.where.measured is not None and some.where.measured.of:
+        home.attrs["positions_run"] = others[some.where.measured.of][0]["uid"]
 
-    def unit_of(motor: str) -> str | None:
-        return _units(stream.data[motor]).get("units") if motor in stream.data else None
 
-    units = axis_units(start, grid, unit_of)
-    for i, name in enumerate(axes):
-        centres = np.arange(grid.shape[i], dtype=float)
-        unit: str | None = "pixel"
-        if grid.extents is not None:
-            centres, unit = axis(grid.shape[i], grid.extents[i]), units[i]
-        key = grid.motors[i] if grid.motors else name
-        _dataset(home, name, centres, key, {"units": unit} if unit else {})
-    _describe(home, list(placed.values()), axes)
+def _map(home: h5py.Group, name: str, one: Mapped, seen: Picture) -> None:
+    units = {"units": one.unit} if one.unit else {}
+    _dataset(home, name, seen.values, one.column, {**units, "interpretation": "image"})
 
 
 def _curves(

@@ -48,11 +48,13 @@ class External:
         }
         self._rows = Table({key: Column(self.group, key, d) for key, d in described.items()})
         self.resources: dict[str, Document] = {}
+        self.announced: list[tuple[Document, int, int]] = []  # resource, first and last index + 1
         self.links: list[tuple[str, str]] = []
 
     def add(self, datum: Document, resource: Document) -> None:
         """Take a stream_datum and the stream resource that it names."""
         self.resources[resource["uid"]] = resource
+        self.announced.append((resource, datum["indices"]["start"], datum["indices"]["stop"]))
         row = {key: [datum[key]] for key in ("stream_resource", "descriptor", "uid")}
         for key in ("indices", "seq_nums"):
             row[key] = [[datum[key]["start"], datum[key]["stop"]]]

@@ -13,13 +13,15 @@ NXdata, NXprocess, NXcollection; release v2026.01).
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
 import h5py
 
+from p06bs.model.collected import page_of
+from p06bs.model.documents import Document, NamedDocument
 from p06bs.writers._entry import write_entry, write_root
 from p06bs.writers._h5 import Names, group, json_text
 from p06bs.writers._partfile import PartFile
@@ -28,7 +30,6 @@ from p06bs.writers._streams import Stream, Texts
 
 log = logging.getLogger(__name__)
 
-Document = Mapping[str, Any]
 Unfinished = Literal["discard", "keep"]
 
 
@@ -39,6 +40,7 @@ def export(
     *,
     unfinished: Unfinished = "discard",
     tree: str | Path | None = None,
+    beside: Iterable[NamedDocument] = (),
 ) -> dict[str, list[Path]]:
     """Write the documents of one run to one NeXus file.
 
@@ -46,7 +48,7 @@ def export(
     ----------
     gen : iterable of (name, document)
         One run, in an order that event-model allows.
-    directory, file_prefix, unfinished, tree
+    directory, file_prefix, unfinished, tree, beside
         As for `Serializer`.
 
     Returns
@@ -59,7 +61,8 @@ def export(
     ValueError
         If there is no run in `gen`, or it has no stop document and `unfinished` is "discard".
     """
-    with Serializer(directory, file_prefix, unfinished=unfinished, tree=tree) as serializer:
+    options: dict[str, Any] = {"unfinished": unfinished, "tree": tree, "beside": beside}
+    with Serializer(directory, file_prefix, **options) as serializer:
         for name, document in gen:
             serializer(name, document)
     if not serializer.artifacts:
@@ -92,6 +95,10 @@ class Serializer:
         Folder (a beamtime's, say) within which links to detector files are
         relative, so that it can be moved as a whole; others are absolute.
         Default: `directory`.
+    beside : iterable of (name, document), optional
+        Documents of other runs of the scan: the raw run of a derived one, and the derived run
+        that corrects the positions. Maps are placed by the positions that these have. They
+        are asked for when the run ends.
 
     Attributes
     ----------
@@ -113,6 +120,7 @@ class Serializer:
         *,
         unfinished: Unfinished = "discard",
         tree: str | Path | None = None,
+        beside: Iterable[NamedDocument] = (),
     ) -> None:
         if unfinished not in ("discard", "keep"):
             raise ValueError(f"unfinished is {unfinished!r}, it must be 'discard' or 'keep'")
@@ -120,6 +128,7 @@ class Serializer:
         self._directory = Path(directory).resolve()
         self._prefix = file_prefix
         self._unfinished = unfinished
+        self._beside = beside
         self._tree = Path(tree).resolve() if tree is not None else self._directory
         self._start: Document | None = None
         self._part: PartFile | None = None
@@ -154,7 +163,7 @@ class Serializer:
             case "descriptor":
                 self._describe(doc)
             case "event":
-                self._stream(name, doc).add(_page(doc))
+                self._stream(name, doc).add(page_of(doc))
             case "event_page":
                 self._stream(name, doc).add(doc)
             case "stream_resource":
@@ -232,7 +241,7 @@ class Serializer:
             stream.finish(self._tree, self._part.final.parent)
         entry = self._file["entry"]
         write_entry(entry, self._start, stop, streams)
-        default = write_plots(entry, self._start, streams)
+        default = write_plots(entry, self._start, streams, self._beside)
         write_root(self._file, self._part.final, default)
         file, self._file = self._file, None
         file.close()
@@ -273,12 +282,3 @@ class Serializer:
         if error is not None:
             self._unfinished = "discard"
         self.close()
-
-
-def _page(event: Document) -> Document:
-    """Return an event as a page of one row."""
-    page: dict[str, Any] = {key: [event[key]] for key in ("seq_num", "time", "uid")}
-    page["descriptor"] = event["descriptor"]
-    for part in ("data", "timestamps", "filled"):
-        page[part] = {key: [value] for key, value in (event.get(part) or {}).items()}
-    return page

@@ -6,7 +6,7 @@ before Tiled sees them.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -22,33 +22,12 @@ from tiled.structures.core import Spec, StructureFamily
 from tiled.utils import OneShotCachedMap
 
 from p06bs.model.documents import part_uid
+from p06bs.model.gridding import Gridded
 from p06bs.model.mapped import Mapped
-from p06bs.model.maps import Grid, Map
-from p06bs.model.statistics import Statistics
+from p06bs.model.raster import Map
 from p06bs.server.tree.arrays import EVERYTHING, Touch
 from p06bs.server.tree.distinct import DistinctMap
 from p06bs.server.tree.live import Unwatched
-
-
-@dataclass(frozen=True, slots=True)
-class Gridded:
-    """A map at one moment.
-
-    Attributes
-    ----------
-    grid : Grid
-    rows : int
-        Rows of the stream that it shows.
-    statistics : Statistics
-    values : Map, optional
-        Shape ``grid.shape``; None where only the rest was asked for.
-    """
-
-    grid: Grid
-    rows: int
-    statistics: Statistics
-    values: Map | None = None
-
 
 Look = Callable[[], Gridded]
 
@@ -107,7 +86,6 @@ class MapNode(Unwatched, Adapter[ArrayStructure]):
     def metadata(self) -> dict[str, Any]:
         """Return unit, origin, axes and statistics of the map."""
         one, seen = self._mapped, self._gridded
-        extents = seen.grid.extents or tuple((0.0, n - 1.0) for n in seen.grid.shape)
         return {
             "kind": one.where.kind,
             "column": one.column,
@@ -116,7 +94,7 @@ class MapNode(Unwatched, Adapter[ArrayStructure]):
             "unit": one.unit,
             "axes": [
                 {"name": axis.name, "unit": axis.unit, "first": first, "last": last}
-                for axis, (first, last) in zip(one.where.axes, extents, strict=True)
+                for axis, (first, last) in zip(one.where.axes, seen.extents, strict=True)
             ],
             "rows": seen.rows,
             "statistics": asdict(seen.statistics),

@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -12,16 +11,15 @@ from fastapi import HTTPException
 
 from p06bs.metadata import folder_of
 from p06bs.model.documents import is_derived
-from p06bs.model.gridding import PIXEL_BYTES, RunningMap
-from p06bs.model.mapped import Mapped, mapped
-from p06bs.model.placement import Measured, Placement, Raster
+from p06bs.model.gridding import PIXEL_BYTES, Gridded, GrowingMap
+from p06bs.model.map_columns import Streams, described, points_of, values_of
+from p06bs.model.mapped import ODD, Mapped, mapped
+from p06bs.model.placement import placement_of
 from p06bs.model.positions import LARGEST, Run, corrects, may_have_maps
-from p06bs.model.statistics import Statistics, statistics
 from p06bs.model.units import canonical
 from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
-from p06bs.server.tree.chains import Streams, described, points_of, values_of
-from p06bs.server.tree.map_nodes import Gridded, MapsNode, maps_node
+from p06bs.server.tree.map_nodes import MapsNode, maps_node
 from p06bs.server.tree.recent import Recent
 
 logger = logging.getLogger(__name__)
@@ -35,19 +33,8 @@ LOCKS = 16
 
 REMEMBERED = 10_000
 """Runs of which something is remembered."""
-ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
-"""What comes of metadata in which anything may be."""
 
 Key = tuple[Any, ...]
-
-
-@dataclass(slots=True)
-class _Running:
-    """A map that goes on, and its statistics at one moment."""
-
-    map: RunningMap = field(default_factory=RunningMap)
-    of: tuple[object, int] | None = None
-    statistics: Statistics = field(default_factory=lambda: Statistics(0))
 
 
 def _no_run(uid: str) -> RunView:
@@ -174,26 +161,12 @@ class Maps:
             run_, streams, others = self._looked_at(run)
             points = points_of(one, run_, streams, others)
             values = values_of(one, run_, streams)
-            placement, running = self._get(where), self._get(what)
-            if placement is None:
-                placement = _placement(one)
-            if running is None:
-                running = _Running()
-            for update in (
-                partial(placement.update, points),
-                partial(running.map.update, placement, points, values),
-            ):
-                try:
-                    update()
-                except (HTTPException, RowsLostError, OSError) as error:
-                    # Rows in files that cannot be read (yet): the map is shown without them.
-                    logger.debug("run %s: map of %s is incomplete: %s", uid, one.column, error)
-            pixels = running.map.read(placement.grid.shape)
-            state = placement.generation, running.map.rows
-            if running.of != state:
-                running.of, running.statistics = state, statistics(pixels)
-            gridded = Gridded(placement.grid, running.map.rows, running.statistics, pixels)
-            sizes = {where: (placement, placement.nbytes), what: (running, running.map.nbytes)}
+            placement = self._get(where) or placement_of(one.where)
+            growing = self._get(what) or GrowingMap()
+            # Rows in files that cannot be read (yet): the map is shown without them.
+            unreadable = (HTTPException, RowsLostError, OSError)
+            gridded = growing.update(placement, points, values, unreadable)
+            sizes = {where: (placement, placement.nbytes), what: (growing, growing.nbytes)}
         with self._lock:
             for key, (value, nbytes) in sizes.items():
                 self._kept.keep(key, value, nbytes + KEPT_BYTES)
@@ -221,12 +194,3 @@ class Maps:
                 found[of] = described(other.metadata["start"], streams), streams
         streams = {name: view() for name, view in run.streams.items()}
         return described(start, streams), streams, found
-
-
-def _placement(one: Mapped) -> Placement:
-    where = one.where
-    if where.kind == "raster":
-        assert where.grid is not None
-        return Raster(where.grid)
-    units = (canonical(axis.unit) for axis in where.axes)
-    return Measured(where.grid, alike=len(set(units)) == 1)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,34 @@ import numpy.typing as npt
 from p06bs.model.mapped import Mapped
 from p06bs.model.points import Column, Points, Positions
 from p06bs.model.positions import Described, Measurement, Run, number_column
-from p06bs.server.sink.views import StreamView
 
-Streams = Mapping[str, StreamView]
+
+class Typed(Column, Protocol):
+    """A column of values that all have one type, and one shape."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+class Stream(Protocol):
+    """A stream as far as it is there: its descriptor, and its columns by their names.
+
+    Beside the data keys' these may be ``seq_num`` and ``time``; whatever else has such a name
+    is called otherwise.
+    """
+
+    @property
+    def metadata(self) -> Mapping[str, Any]: ...
+    @property
+    def columns(self) -> Mapping[str, Typed]: ...
+
+    def description(self, name: str) -> Mapping[str, Any]:
+        """Return what the descriptor says of a column, with ``data_key`` if that differs."""
+
+
+Streams = Mapping[str, Stream]
 
 
 @dataclass(frozen=True, slots=True)

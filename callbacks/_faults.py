@@ -1,0 +1,58 @@
+"""Faults: in which events something is wrong with an axis or a gate, and what."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong in some events.
+
+    Attributes
+    ----------
+    where : ndarray of bool, shape (events,)
+    text : str
+        With a place for each of the values `shown`.
+    shown : sequence of ndarray, shape (events,) each
+    flag : int
+        Bit of the axis's flag that says so; 0: the whole event is at fault.
+    """
+
+    where: Mask
+    text: str
+    shown: Sequence[Array]
+    flag: int = 0
+
+
+def empty_gates(samples: Array | None) -> Fault | None:
+    """Return which gates are empty, of which a box captures 0; None if none is."""
+    if samples is None:
+        return None
+    taken = (samples > 0) & (samples < np.inf)
+    if np.count_nonzero(taken) == len(taken):
+        return None
+    return Fault(~taken, "the gate is empty (samples: {})", (samples,))
+
+
+def anywhere(faults: Iterable[Fault], count: int) -> Mask:
+    """Return which of `count` events have one of the faults."""
+    made = np.zeros(count, bool)
+    for fault in faults:
+        made |= fault.where
+    return made
+
+
+def reasons(invalid: Mask, faults: Iterable[Fault]) -> Array:
+    """Return what is wrong with the events that are invalid; "" for the others."""
+    said: list[list[str]] = [[] for _ in range(len(invalid))]
+    for fault in faults:
+        for event in np.flatnonzero(fault.where & invalid).tolist():
+            said[event].append(fault.text.format(*(values[event] for values in fault.shown)))
+    return np.array(["; ".join(each) for each in said], object)
