@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from p06bs.callbacks._settings import Finite
 from p06bs.callbacks._xrd_pixels import absolute, digest, require_same
 from p06bs.model.modality import ModalitySettings
+from p06bs.model.units import unit_scale
 
 Metres = Annotated[float, Field(gt=0, le=100, allow_inf_nan=False)]
 
@@ -90,8 +91,18 @@ class Geometry(ModalitySettings):
             raise ValueError("say how large pixels are: detector, or pixel1 and pixel2 (m)")
         return self
 
-    def at_energy(self, energy: float | None) -> "Geometry":
-        """Return the geometry with the wavelength of a photon energy (keV), if one is given."""
+    def at_energy(self, energy: float | None, beam: Mapping[str, Any]) -> "Geometry":
+        """Return the geometry with its wavelength, if that can be known.
+
+        Parameters
+        ----------
+        energy : float or None
+            Of photons, keV; what counts if it is given. None: the wavelength that is there.
+        beam : mapping
+            What the run says of its beam: its ``energy`` is used if nothing else is known.
+        """
+        if energy is None and self.wavelength is None:
+            energy = _photon_energy(beam.get("energy"))
         return self if energy is None else self.model_copy(update={"wavelength": HC / energy})
 
     def as_poni(self) -> dict[str, Any]:
@@ -118,6 +129,16 @@ class Geometry(ModalitySettings):
         if self.parallax:
             return {**made, "poni_version": 3, "parallax": True}
         return {**made, "poni_version": 2.1 if "orientation" in config else 2}
+
+
+def _photon_energy(said: Any) -> float | None:
+    """Return an energy in keV: of a number, or of a value with its units."""
+    units = None
+    if isinstance(said, Mapping):
+        said, units = said.get("value"), said.get("units")
+    scale = unit_scale(units if isinstance(units, str) else None, "keV")
+    known = isinstance(said, int | float) and scale is not None and 0 < said < float("inf")
+    return said * scale if known else None
 
 
 def _empty(value: Any) -> bool:

@@ -181,7 +181,7 @@ def bins_of(
     Raises
     ------
     ValueError
-        If no pixel lies in the range.
+        If no pixel lies in the range, or pyFAI cannot split pixels of that form.
     """
     from pyFAI import units
     from scipy.sparse import csr_matrix
@@ -190,16 +190,22 @@ def bins_of(
     if high > 180:
         made.setChiDiscAtZero()
     sectors = settings.azimuthal_bins
-    built = made.setup_sparse_integrator(
-        shape,
-        (settings.bins, sectors) if sectors else settings.bins,
-        mask=pixels.masked.reshape(shape).astype(np.int8),
-        pos0_range=settings.range,
-        pos1_range=(low, high) if sectors else None,
-        unit=(settings.unit, "chi_deg") if sectors else settings.unit,
-        split=settings.splitting,
-        algo="CSR",
-    )
+    try:
+        built = made.setup_sparse_integrator(
+            shape,
+            (settings.bins, sectors) if sectors else settings.bins,
+            mask=pixels.masked.reshape(shape).astype(np.int8),
+            pos0_range=settings.range,
+            pos1_range=(low, high) if sectors else None,
+            unit=(settings.unit, "chi_deg") if sectors else settings.unit,
+            split=settings.splitting,
+            algo="CSR",
+        )
+    except Exception as error:  # of pixels with six corners, for example
+        raise ValueError(
+            f"pyFAI cannot share out the pixels of {made.detector.name}, "
+            f"splitting {settings.splitting!r}: {error}"
+        ) from error
     sectors = max(sectors, 1)
     number, size = settings.bins * sectors, len(pixels.masked)
     matrix = csr_matrix((built.data, built.indices, built.indptr), shape=(number, size)).tocsc()

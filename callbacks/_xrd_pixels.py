@@ -20,8 +20,8 @@ Mask2D = npt.NDArray[np.bool_]
 class Mask(ModalitySettings):
     """Pixels that are left out: the content of a mask, so that documents hold it.
 
-    Made of an array or of the path of a picture (``.npy``, or what fabio reads: ``.edf``,
-    ``.tif``, ``.cbf``, Fit2D's ``.msk``); what is not zero is masked.
+    Made of an array or of the path of a picture (``.npy``, ``file.h5::/dataset``, or what fabio
+    reads: ``.edf``, ``.tif``, ``.cbf``, Fit2D's ``.msk``); what is not zero is masked.
     """
 
     shape: tuple[int, int] = Field(description="(y, x)")
@@ -88,9 +88,15 @@ class Picture(ModalitySettings):
         return read_picture(self.path).astype(np.float64)
 
 
+def file_of(name: str) -> Path:
+    """Return the file of a picture, also of one in HDF5, ``file.h5::/dataset``."""
+    return Path(name.partition("::")[0]).expanduser()
+
+
 def absolute(name: str) -> str:
-    """Return the name of a file as settings hold it."""
-    return str(Path(name).expanduser().absolute())
+    """Return the name of a picture or file as settings hold it."""
+    _, *dataset = name.partition("::")
+    return f"{file_of(name).absolute()}{''.join(dataset)}"
 
 
 def digest(path: str) -> str:
@@ -102,7 +108,7 @@ def digest(path: str) -> str:
         If it cannot be read.
     """
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        return hashlib.sha256(file_of(path).read_bytes()).hexdigest()
     except OSError as error:
         raise ValueError(f"cannot read {path!r}: {error.strerror}") from None
 
@@ -125,25 +131,33 @@ def read_picture(name: str) -> Array:
     Raises
     ------
     ValueError
-        If there is no such file or it holds no picture.
+        If there is no such file, or it holds no picture, or not at that place.
     ImportError
         If it takes fabio to read it, which is not installed.
     """
-    path = Path(name).expanduser()
+    path = file_of(name)
     if not path.is_file():
-        raise ValueError(f"there is no file {name!r}")
+        raise ValueError(f"there is no file {str(path)!r}")
     try:
-        found = _load(path)
+        found = _load(path, name.partition("::")[2])
     except ImportError:
         raise
     except Exception as error:  # fabio raises what it likes
         raise ValueError(f"cannot read {name!r}: {error}") from None
+    while found.ndim > 2 and len(found) == 1:
+        found = found[0]
     if found.ndim != 2 or found.dtype.kind not in "biuf":
         raise ValueError(f"{name!r} holds no picture: shape {found.shape}, {found.dtype}")
     return found
 
 
-def _load(path: Path) -> Array:
+def _load(path: Path, dataset: str) -> Array:
+    if dataset:
+        import h5py
+        import hdf5plugin  # noqa: F401  registers the compression filters that detectors use
+
+        with h5py.File(path, locking=False) as file:
+            return np.asarray(file[dataset])
     if path.suffix == ".npy":
         return np.asarray(np.load(path, allow_pickle=False))
     if importlib.util.find_spec("fabio") is None:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator, model_validator
 
 from p06bs.callbacks._settings import Finite
 from p06bs.callbacks._xrd_geometry import Geometry
-from p06bs.callbacks._xrd_pixels import Mask, Picture
+from p06bs.callbacks._xrd_pixels import Mask, Picture, file_of
 from p06bs.model.modality import RESERVED, ModalitySettings
 
 Span = tuple[Finite, Finite]
@@ -66,7 +66,10 @@ class PowderSettings(ModalitySettings):
         "documents hold it"
     )
     energy: float | None = Field(
-        None, gt=0.1, le=1000, description="keV; None: by the wavelength of poni"
+        None,
+        gt=0.1,
+        le=1000,
+        description="keV; None: by the wavelength of poni, else as the run says of its beam",
     )
     unit: Unit = Field("q_nm^-1", description="of the radial axis, of ranges and of rings")
     bins: int = Field(1000, ge=1, le=65536, description="of the radial axis")
@@ -140,7 +143,7 @@ class PowderSettings(ModalitySettings):
     @classmethod
     def _content(cls, given: Any) -> Any:
         """Read a mask that is given by its path or as an array; let other names pass."""
-        named = isinstance(given, str) and not Path(given).expanduser().is_file()
+        named = isinstance(given, str) and not file_of(given).is_file()
         if named and (Path(given).suffix or "/" in given):
             raise ValueError(f"there is no file {given!r}")
         if given is None or named:
@@ -151,14 +154,3 @@ class PowderSettings(ModalitySettings):
     @classmethod
     def _file(cls, given: Any) -> Any:
         return Picture.model_validate(given) if isinstance(given, str | Path) else given
-
-    @model_validator(mode="after")
-    def _wavelength(self) -> "PowderSettings":
-        if self.unit != "2th_deg" and self.energy is None and self.poni.wavelength is None:
-            raise ValueError(f"unit {self.unit} needs the wavelength: in poni, or energy (keV)")
-        return self
-
-    @property
-    def geometry(self) -> Geometry:
-        """The geometry at the photon energy that is meant."""
-        return self.poni.at_energy(self.energy)

@@ -9,6 +9,7 @@ import numpy as np
 from p06bs.callbacks._incident_flux import i0_is_rate
 from p06bs.callbacks._spectra import invalidate, require
 from p06bs.callbacks._xrd_frames import integrate, limits, native
+from p06bs.callbacks._xrd_geometry import HC
 from p06bs.callbacks._xrd_integrator import (
     Array,
     Bins,
@@ -27,16 +28,23 @@ from p06bs.model.modality import PART, Bound, BoundInput, Columns, Input, Modali
 EXAMPLE = {"distance": 0.1, "poni1": 6e-3, "poni2": 6.8e-3, "wavelength": 1e-10, "pixel1": 2e-4}
 EXAMPLE_SHAPE = (64, 64)
 
+OTHER_ENERGY = 2e-3
+"""Relative difference of photon energies from which q is wrong; motors and calibrations differ."""
+
 
 @dataclass(frozen=True)
 class Setup:
-    """What `process` needs; `key` tells patterns that may be averaged from others."""
+    """What `process` needs.
+
+    `energy` (keV) is what q is made with; `key` tells patterns that may be averaged from others.
+    """
 
     bins: Bins
     pixels: Pixels
     rings: Mapping[str, RingPixels]
     settings: PowderSettings
     i0_per_second: bool
+    energy: float | None
     key: str
 
 
@@ -54,6 +62,7 @@ class PowderDiffraction(Modality):
     frames = Input(role="diffraction", dims=("y", "x"), unit="counts")
     incident_flux = Input(role="incident_flux", optional=True)
     exposure = Input(role="gate_time", unit="s", optional=True)
+    photon_energy = Input(role="photon_energy", unit="keV", optional=True)
 
     @classmethod
     def warm_up(cls) -> None:
@@ -123,7 +132,8 @@ class PowderDiffraction(Modality):
             If pyFAI or numba is not installed.
         ValueError
             If the geometry, a mask or a picture does not match the frames, no pixel is
-            left, a ring has no pixel, or an input that a setting needs is missing.
+            left, a ring has no pixel, or the wavelength or an input that a setting needs
+            is missing.
         """
         require_pyfai()
         from p06bs.callbacks._xrd_kernels import RUN
@@ -135,7 +145,14 @@ class PowderDiffraction(Modality):
             if per_second:
                 require(bound, "exposure", "normalise with an incident flux per second")
         shape = bound["frames"].shape
-        made = integrator(settings.geometry, shape)
+        geometry = settings.poni.at_energy(settings.energy, bound["frames"].beam)
+        in_q = settings.unit != "2th_deg"
+        if in_q and geometry.wavelength is None:
+            raise ValueError(
+                f"unit {settings.unit} needs the wavelength: in poni, energy (keV), or "
+                "beam.energy in the start document of the run"
+            )
+        made = integrator(geometry, shape)
         pixels = pixels_of(settings, made, shape)
         return Setup(
             bins=bins_of(settings, made, pixels, shape, RUN),
@@ -146,6 +163,7 @@ class PowderDiffraction(Modality):
             },
             settings=settings,
             i0_per_second=per_second,
+            energy=HC / geometry.wavelength if in_q and geometry.wavelength else None,
             key=settings_digest(settings.model_copy(update={"rings": {}})),
         )
 
@@ -156,6 +174,7 @@ class PowderDiffraction(Modality):
         frames: Array,
         incident_flux: Array | None = None,
         exposure: Array | None = None,
+        photon_energy: Array | None = None,
     ) -> Columns:
         """Return patterns, sums and numbers of invalid pixels, and a reason per bad event.
 
@@ -166,6 +185,15 @@ class PowderDiffraction(Modality):
         valid = limits(settings, frames.dtype)
         frames = native(frames.reshape(count, -1))
         scale, reasons = _received(setup, count, incident_flux, exposure)
+        if setup.energy is not None and photon_energy is not None:
+            apart = np.abs(photon_energy / setup.energy - 1)
+            for k in np.flatnonzero(~(apart <= OTHER_ENERGY)).tolist():
+                reasons.setdefault(
+                    k,
+                    f"photon energy is {photon_energy[k]:g} keV, but {settings.unit} is that of "
+                    f"{setup.energy:g} keV; the unit 2th_deg is that of all energies",
+                )
+            scale[list(reasons)] = np.nan
         most_invalid = float(np.ceil(settings.max_invalid * bins.pixels))
         found = integrate(frames, bins, setup.pixels, valid, scale, most_invalid)
         for k in np.flatnonzero(found.invalid >= most_invalid).tolist():

@@ -346,6 +346,7 @@ def _feed(unit: str) -> Any:
         ({"range": (200, 300)}, r"range: no used pixel lies within \(200.0, 300.0\) q_nm\^-1"),
         ({"rings": {"a": (200, 300)}}, r"rings.a: .* within \(200, 300\) q_nm\^-1; they go from"),
         ({"rings": {"a": {"low": 3, "high": 9, "background": (200, 300)}}}, "rings.a: no used"),
+        ({"poni": {**SQUARE, "wavelength": None}}, r"q_nm\^-1 needs the wavelength: in poni"),
         ({"normalise": True}, "normalise needs the input 'incident_flux'"),
     ],
 )
@@ -356,6 +357,15 @@ def test_settings_that_do_not_match_the_frames_are_refused(
         run(
             PowderDiffraction(**{"poni": SQUARE, **settings}),
             frames=np.ones((1, SIDE, SIDE), np.uint16),
+        )
+
+
+def test_pixels_that_pyfai_cannot_split_are_refused() -> None:
+    hexagons = {**PILATUS, "detector": "Pixirad1"}
+    with pytest.raises(ValueError, match=r"cannot share out the pixels .* splitting 'full'"):
+        run(
+            PowderDiffraction(poni=hexagons, splitting="full"),
+            frames=np.ones((1, 476, 512), np.uint16),
         )
 
 

@@ -6,13 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import fabio
+import h5py
+import hdf5plugin
 import numpy as np
 import pytest
 
+from p06bs import process
 from p06bs.callbacks._xrd_geometry import Geometry
 from p06bs.callbacks._xrd_integrator import integrator
 from p06bs.callbacks.xrd import PowderDiffraction
-from p06bs.model.modality import SettingsError
+from p06bs.model.modality import INVALID, SettingsError
+from tests.documents import raw_run, rows_of
 from tests.powder import PILATUS, SIDE, SQUARE, pyfai, run
 
 WHERE = """Distance: 0.2
@@ -63,7 +67,7 @@ def test_poni_files_of_all_versions_mean_what_pyfai_reads(
     assert settings == PowderDiffraction(poni=head + WHERE).settings
     again = PowderDiffraction(**json.loads(settings.model_dump_json())).settings
     assert again == settings
-    ours = integrator(again.geometry, shape)
+    ours = integrator(again.poni, shape)
     assert (ours.detector.pixel1, ours.detector.pixel2) == pytest.approx(pixels)
     assert ours.detector.orientation == theirs.detector.orientation
     assert type(ours.detector) is type(theirs.detector)
@@ -97,9 +101,7 @@ def test_objects_and_dictionaries_of_pyfai_are_taken() -> None:
     theirs = pyfai(PILATUS, (619, 487))
     by_object = PowderDiffraction(poni=theirs).settings
     assert by_object == PowderDiffraction(poni=theirs.get_config()).settings
-    np.testing.assert_array_equal(
-        integrator(by_object.geometry, (619, 487)).qArray(), theirs.qArray()
-    )
+    np.testing.assert_array_equal(integrator(by_object.poni, (619, 487)).qArray(), theirs.qArray())
 
 
 def test_a_detector_may_be_described_by_a_file_that_must_not_change(tmp_path: Path) -> None:
@@ -112,14 +114,14 @@ def test_a_detector_may_be_described_by_a_file_that_must_not_change(tmp_path: Pa
         settings = PowderDiffraction(poni=poni).settings
         again = PowderDiffraction(**json.loads(settings.model_dump_json())).settings
         assert again == settings
-        made = integrator(again.geometry, (195, 487))
+        made = integrator(again.poni, (195, 487))
         same = integrator(
             PowderDiffraction(poni=V21.replace("2}", "3}") + WHERE).settings.poni, (195, 487)
         )
         np.testing.assert_allclose(made.qArray(), same.qArray(), rtol=1e-6)
     path.write_bytes(path.read_bytes() + b"0")
     with pytest.raises(ValueError, match=r"mine.h5 has changed since the settings were made"):
-        integrator(again.geometry, (195, 487))
+        integrator(again.poni, (195, 487))
 
 
 def test_photon_energy_sets_the_wavelength() -> None:
@@ -129,6 +131,38 @@ def test_photon_energy_sets_the_wavelength() -> None:
     _, same = run(PowderDiffraction(poni=SQUARE), frames=frames)
     np.testing.assert_allclose(setup.bins.radial, same.bins.radial, rtol=1e-12)
     PowderDiffraction(poni=poni, unit="2th_deg")
+
+
+@pytest.mark.parametrize("energy", [12.398419843320026, {"value": 12398.419843, "units": "eV"}])
+def test_the_energy_of_the_run_counts_where_nothing_else_says_it(energy: Any) -> None:
+    poni = {k: v for k, v in SQUARE.items() if k != "wavelength"}
+    events = {"det": np.full((2, SIDE, SIDE), 3, np.uint16)}
+    said: dict[str, Any] = {"devices": {"det": "diffraction"}}
+    here = process(PowderDiffraction(poni=poni), raw_run(events, **said, beam={"energy": energy}))
+    known = process(PowderDiffraction(poni=SQUARE), raw_run(events, **said))
+    rows, expected = (np.array([row[3] for row in rows_of(d, "intensity")]) for d in (here, known))
+    np.testing.assert_allclose(rows, expected, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"q_nm\^-1 needs the wavelength: in poni, energy"):
+        process(PowderDiffraction(poni=poni), raw_run(events, **said, beam={"energy": "pink"}))
+
+
+def test_q_is_that_of_one_energy_and_angles_are_those_of_all() -> None:
+    columns = {
+        "frames": np.full((4, SIDE, SIDE), 3, np.uint16),
+        "photon_energy": np.array([12.398, 12.405, 12.5, np.nan]),
+    }
+    made, _ = run(PowderDiffraction(poni=SQUARE), {"photon_energy": "keV"}, **columns)
+    first, second, third, fourth = made[INVALID].tolist()
+    assert first == second == ""
+    assert third == (
+        "photon energy is 12.5 keV, but q_nm^-1 is that of 12.3984 keV; "
+        "the unit 2th_deg is that of all energies"
+    )
+    assert fourth.startswith("photon energy is nan keV")
+    assert np.isnan(made["intensity"][2:]).all()
+    angles = PowderDiffraction(poni=SQUARE, unit="2th_deg")
+    made, _ = run(angles, {"photon_energy": "keV"}, **columns)
+    assert not any(made.get(INVALID, []))
 
 
 @pytest.mark.parametrize("kind", ["npy", "edf", "tif", "array", "lists"])
@@ -162,6 +196,32 @@ def test_the_mask_of_a_large_detector_is_short() -> None:
     settings = PowderDiffraction(poni={**PILATUS, "detector": "Eiger 4M"}, mask=mask).settings
     assert len(settings.model_dump_json()) < 1200
     np.testing.assert_array_equal(settings.mask.pixels(), mask != 0)
+
+
+def test_masks_and_flats_may_lie_in_the_files_of_detectors(tmp_path: Path) -> None:
+    """Where Dectris and X-Spectrum write them, the latter with an axis of length one."""
+    masked = np.zeros((1, SIDE, SIDE), np.uint32)
+    masked[0, 3], masked[0, 7, 5] = 1, 2**31
+    with h5py.File(tmp_path / "master.h5", "w") as file:
+        detector = file.create_group("entry/instrument/detector")
+        detector.create_dataset("pixel_mask", data=masked, **hdf5plugin.Bitshuffle(cname="lz4"))
+        detector["flatfield"] = np.full((SIDE, SIDE), 2.0)
+    place = f"{tmp_path / 'master.h5'}::/entry/instrument/detector"
+    modality = PowderDiffraction(
+        poni=SQUARE, mask=f"{place}/pixel_mask", flat=f"{place}/flatfield", solid_angle=False
+    )
+    again = PowderDiffraction(**json.loads(modality.settings.model_dump_json()))
+    np.testing.assert_array_equal(again.settings.mask.pixels(), masked[0] != 0)
+    made, setup = run(again, frames=np.full((1, SIDE, SIDE), 6, np.uint16))
+    assert setup.bins.pixels == SIDE * SIDE - SIDE - 1
+    np.testing.assert_allclose(made["intensity"][~np.isnan(made["intensity"])], 3)
+    for wrong, message in {
+        f"{place}/nothing": "cannot read .*nothing",
+        "no.h5::/mask": "there is no file 'no.h5",
+        place: "holds no picture",
+    }.items():
+        with pytest.raises(SettingsError, match=message):
+            PowderDiffraction(poni=SQUARE, mask=wrong)
 
 
 def test_a_mask_may_be_named_by_its_detector() -> None:
@@ -199,7 +259,6 @@ def test_a_picture_that_has_changed_is_refused(tmp_path: Path) -> None:
         ({"poni": {**SQUARE, "distance": 200}}, "distance: .* less than or equal to 100"),
         ({"poni": {**SQUARE, "rot4": 1}}, "rot4: Extra inputs"),
         ({"poni": {**PILATUS, "detector": None}}, "how large pixels are: detector, or pixel1"),
-        ({"poni": {**PILATUS, "wavelength": None}}, r"q_nm\^-1 needs the wavelength"),
         ({"poni": {**PILATUS, "detector": "my.h5"}}, "cannot read .*my.h5': No such file"),
         ({"poni": {**SQUARE, "splinefile": "a.spline"}}, "cannot read .*a.spline': No such file"),
         ({"poni": V2 + "\n" + WHERE}, "detector_config.*not JSON|not JSON"),

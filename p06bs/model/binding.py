@@ -290,6 +290,7 @@ def _bound(c: Candidate, wanted: Input, *, explicit: bool = False) -> BoundInput
         unit=wanted.unit or c.unit,
         scale=scale,
         configuration=dict(c.configuration),
+        beam=dict(c.beam),
         run="" if c.upstream is None else c.upstream.uid,
         pipeline="" if c.upstream is None else c.upstream.name,
         value=value,

@@ -34,6 +34,7 @@ class Candidate:
     dtype: str
     unit: str | None
     configuration: Mapping[str, Any] = field(repr=False)
+    beam: Mapping[str, Any] = field(default_factory=dict, repr=False)
     upstream: Upstream | None = None  # the derived run that makes it
     home: str = ""  # stream of the raw run whose events its rows are of
     value: Any = None  # the same for all events; None where each has its own
@@ -60,6 +61,7 @@ def candidates(
 ) -> Iterator[Candidate]:
     """Yield every data key of a run, once per stream; see `role_of` for `alone`."""
     devices: Mapping[str, Any] = start.get("devices") or {}
+    beam = start.get("beam")
     seen: set[tuple[str, str]] = set()
     for descriptor in descriptors:
         stream = descriptor.get("name", "primary")
@@ -85,6 +87,7 @@ def candidates(
                 dtype=_dtype(described),
                 unit=canonical(described.get("units")),
                 configuration=configuration,
+                beam=beam if isinstance(beam, Mapping) else {},
                 home=stream,
             )
 

@@ -118,7 +118,8 @@ class BoundInput:
 
     `shape` is one event's value *as `process` gets it* (behind the leading axis).
     `scale` converts the source's unit to the input's (a `value` is converted already).
-    `configuration` is the device's configuration (names as in the descriptor).
+    `configuration` is the device's configuration (names as in the descriptor), `beam` what the
+    run's start document says of the beam.
     `run` is the uid of the derived run that it comes from, and `pipeline` the name of what makes
     that; both are "" where it comes from the raw run.
     `value` is what all events have, numbers in nested lists and in `unit`; None where each has its
@@ -135,6 +136,7 @@ class BoundInput:
     unit: str | None = None
     scale: float = 1.0
     configuration: Mapping[str, Any] = field(default_factory=dict)
+    beam: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
     pipeline: str = ""
     value: Any = None
