@@ -152,7 +152,11 @@ print("complete:", tab("axis.posit"), tab("analysis.pipe"), tab("time_s"))
     assert re.search("^lost is not there: ", out, re.MULTILINE)
     assert re.search("^wrong is not there: AttributeError: .*NoSuchClass", out, re.MULTILINE)
     assert "complete: ['position'] ['pipelines'] ['time_series']" in out
-    assert logged(tmp_path)[0][0][1]["endstation"] == "p06"
+    start = logged(tmp_path)[0][0][1]
+    assert start["endstation"] == "p06"
+    lost, wrong, *_ = start["metadata_warnings"]
+    assert lost.startswith(("lost is not there: ", "wrong is not there: AttributeError"))
+    assert wrong.startswith(("lost is not there: ", "wrong is not there: AttributeError"))
 
 
 def test_without_devices_there_is_a_session(tmp_path):

@@ -21,12 +21,12 @@ def _simulated():
     return {field.name: getattr(made, field.name) for field in fields(made)}
 
 
-devices, sources = {}, {}
+devices, missing, sources = {}, {}, {}
 try:
     if DEVICES:
         found = configured(Path(DEVICES))
-        devices, sources = found.found, dict(found.sources)
-        for name, problem in found.problems.items():
+        devices, missing, sources = found.found, found.problems, dict(found.sources)
+        for name, problem in missing.items():
             print(f"{name} is not there: {problem}")
     else:
         devices = _simulated()
@@ -37,3 +37,4 @@ try:
         }
 except Exception as problem:  # files that are not there, directories that cannot be written
     print(f"There are no devices: {problem}")
+    missing = {"all devices": str(problem)}
