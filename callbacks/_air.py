@@ -41,7 +41,12 @@ NO_AIR = {name: 4 << i for i, name in enumerate(AIR)}
 
 # Temperatures have an offset between their units, which `air_of` sees to.
 AIR_INPUTS = {
-    name: Input(role=name, unit=None if name == THERMOMETER else quantity.unit, optional=True)
+    name: Input(
+        role=name,
+        unit=None if name == THERMOMETER else quantity.unit,
+        optional=True,
+        constant=True,
+    )
     for name, quantity in AIR.items()
 }
 

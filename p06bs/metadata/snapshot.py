@@ -3,7 +3,9 @@
 import asyncio
 import copy
 import itertools
-from collections.abc import Iterable, Iterator
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,8 +151,19 @@ async def _take(taken: Snapshot, device: Any, patience: Patience) -> None:
             else:
                 taken.described_configuration[key] = described[key]
                 taken.configuration[key] = read[key]
+    if roles := getattr(device, "roles", None):
+        _say_roles(taken, roles)
     if isinstance(device, HasHints):
         taken.hinted = [key_of(key) for key in device.hints.get("fields", [])]
+
+
+def _say_roles(taken: Snapshot, roles: Mapping[str, str]) -> None:
+    """Have the configuration say what the data mean, if it does not: no plan's table does here."""
+    key = f"{taken.name}-role"
+    if key not in taken.configuration:
+        said = {"source": f"p06bs://{key}", "dtype": "string", "shape": []}
+        taken.described_configuration[key] = said
+        taken.configuration[key] = {"value": json.dumps(dict(roles)), "timestamp": time.time()}
 
 
 def _signals(device: Any, known: set[str]) -> Iterator[Any]:

@@ -5,15 +5,19 @@ and unit decide. Inputs from different streams
 are joined by equal seq_num only if the start document lists the streams under
 ``aligned_streams`` (frames of a flyer and I0 inside events are two streams).
 What the raw run does not have may come from derived runs of it, by the roles of their outputs.
+What no event has may be a constant of the run, where the input allows it.
 """
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates, made
+from p06bs.model.constants import BASELINE, CONFIGURATION, constants
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput, Input, Modality
 from p06bs.model.source import Source
@@ -40,7 +44,8 @@ class Binding:
     @property
     def sources(self) -> tuple[Source, ...]:
         """The sources of the raw run that make the rows, the primary one first, each once."""
-        ordered = [self.bound[self.primary], *self.bound.values()]
+        bound = [self.bound[self.primary], *self.bound.values()]
+        ordered = [b for b in bound if b.value is None]
         return tuple(dict.fromkeys(self.fed_by[b.run] if b.run else source_of(b) for b in ordered))
 
     @property
@@ -57,13 +62,14 @@ class Binding:
             for b in self.bound.values()
         )
 
-    def record(self) -> dict[str, dict[str, str]]:
+    def record(self) -> dict[str, dict[str, Any]]:
         """Return the binding as it is recorded in a derived start document."""
         return {
             name: {
                 "stream": b.stream,
                 "data_key": b.data_key,
                 **({"run": b.run, "pipeline": b.pipeline} if b.run else {}),
+                **({"value": b.value, "unit": b.unit} if b.value is not None else {}),
             }
             for name, b in self.bound.items()
         }
@@ -88,6 +94,7 @@ def bind(
     start: Document,
     descriptors: Iterable[Document],
     upstream: Sequence[Upstream] = (),
+    before: Mapping[str, Any] = MappingProxyType({}),
 ) -> Binding:
     """Return what feeds each input of `modality` in a run.
 
@@ -95,6 +102,8 @@ def bind(
     ----------
     upstream : sequence of Upstream
         Derived runs of the raw run that may feed inputs, too.
+    before : mapping
+        What was read before the scan (stream ``baseline``), by data key.
 
     Raises
     ------
@@ -102,10 +111,12 @@ def bind(
         If a required input finds nothing, or finds several equally good data
         keys, or the inputs lie in streams that the run does not call aligned.
     """
-    raw = list(candidates(start, descriptors))
+    known = list(descriptors)
+    raw = list(candidates(start, known))
     asked = {explicit.rpartition("/")[0] for explicit in modality.inputs.values()}
     found = [c for c in raw if c.stream in asked or not ASIDE.fullmatch(c.stream)]
     found += [c for one in upstream for c in made(one, raw)]
+    constant = list(constants(start, known, before))
     bound: dict[str, BoundInput] = {}
     problems: list[str] = []
     aligned = aligned_streams(start)
@@ -113,20 +124,31 @@ def bind(
     home: str | None = None
     fed_by: dict[str, Source] = {}
     external = {(c.stream, c.data_key): c.external for c in raw}
-    required_first = sorted(modality.declared.items(), key=lambda item: item[1].optional)
+    # Those come last that may be constants because others say which events there are.
+    order = {name: _is_read_before(modality.inputs.get(name, "")) for name in modality.declared}
+    required_first = sorted(
+        modality.declared.items(), key=lambda item: (item[1].optional, order[item[0]])
+    )
     for name, wanted in required_first:
+        explicit = modality.inputs.get(name)
+        if explicit == "":
+            if not wanted.optional:
+                problems.append(f"input {name!r} is needed, and inputs says that nothing feeds it")
+            continue
         usable = [
             c
             for c in found
             if home is None or c.home == home or (home in aligned and c.home in aligned)
         ]
         try:
-            match = _match(name, wanted, usable, modality.inputs.get(name))
-            bound[name] = _bound(match, wanted, explicit=name in modality.inputs)
+            match = _match(name, wanted, usable, constant, explicit)
+            bound[name] = _bound(match, wanted, explicit=explicit is not None)
         except BindingError as problem:
-            if not wanted.optional or name in modality.inputs:
+            if not wanted.optional or explicit is not None:
                 elsewhere = "" if home is None else _elsewhere(name, wanted, found, usable, home)
                 problems.append(f"{problem}{elsewhere}")
+            continue
+        if match.value is not None:
             continue
         primary = primary or name
         home = home or match.home
@@ -135,7 +157,8 @@ def bind(
     if not problems and primary is None:
         problems.append("it declares no required input that the run could feed")
     if problems or primary is None:
-        has = "; ".join(map(str, found)) or "nothing"
+        roles = {wanted.role for wanted in modality.declared.values() if wanted.constant}
+        has = "; ".join(map(str, (*found, *(c for c in constant if c.role in roles)))) or "nothing"
         raise BindingError(
             f"{modality.name} cannot work on this run: {'; '.join(problems)}. The run has: {has}"
         )
@@ -143,35 +166,33 @@ def bind(
     return Binding(ordered, primary, fed_by)
 
 
-def _match(name: str, wanted: Input, found: list[Candidate], explicit: str | None) -> Candidate:
+def _is_read_before(explicit: str) -> bool:
+    return explicit.rpartition("/")[0] in (BASELINE, CONFIGURATION)
+
+
+def _match(
+    name: str,
+    wanted: Input,
+    found: list[Candidate],
+    constant: list[Candidate],
+    explicit: str | None,
+) -> Candidate:
     if explicit is not None:
-        if upstream_of(explicit):
-            named = [c for c in found if c.upstream is not None and c.path == explicit]
-        else:
-            stream, _, key = explicit.rpartition("/")
-            named = [
-                c
-                for c in found
-                if c.upstream is None and c.data_key == key and stream in ("", c.stream)
-            ]
-        if not upstream_of(explicit) and not stream and len(named) > 1:
-            named = [c for c in named if c.stream == "primary"] or named
-        if not named:
-            raise BindingError(f"input {name!r} is bound to {explicit!r}, which is not there")
-        if len(named) > 1:
-            paths = ", ".join(c.path for c in named)
-            raise BindingError(f"input {name!r} is bound to {explicit!r}; say which of {paths}")
-        return named[0]
+        return _named(name, wanted, found, constant, explicit)
     raw = [c for c in found if c.upstream is None]
     role = [c for c in raw if c.role == wanted.role]
     if not role:
         # No device speaks of roles: names of axes say as much when they are unique.
         role = [c for c in raw if c.role is None and c.dims and c.dims == wanted.dims]
     fits = [c for c in role if _fits(c, wanted)]
-    if not fits:
-        derived = [c for c in found if c.upstream is not None and c.role == wanted.role]
-        role += derived
-        fits = [c for c in derived if _fits(c, wanted)]
+    derived = [c for c in found if c.upstream is not None]
+    before = [c for c in constant if wanted.constant and c.stream == BASELINE]
+    configured = [c for c in constant if wanted.constant and c.stream == CONFIGURATION]
+    for others in (derived, before, configured):
+        if not fits:
+            also = [c for c in others if c.role == wanted.role]
+            role += also
+            fits = [c for c in also if _fits(c, wanted)]
     if not fits:
         what = f"role {wanted.role!r}, dims {list(wanted.dims)}, unit {wanted.unit or 'any'}"
         near = f"; not fitting: {'; '.join(map(str, role))}" if role else ""
@@ -191,6 +212,36 @@ def _match(name: str, wanted: Input, found: list[Candidate], explicit: str | Non
             f"say which with inputs={{{name!r}: ...}}"
         )
     return fits[0]
+
+
+def _named(
+    name: str,
+    wanted: Input,
+    found: list[Candidate],
+    constant: list[Candidate],
+    explicit: str,
+) -> Candidate:
+    """Return what an explicit binding names."""
+    stream, _, key = explicit.rpartition("/")
+    if upstream_of(explicit):
+        named = [c for c in found if c.upstream is not None and c.path == explicit]
+    else:
+        named = [
+            c
+            for c in found
+            if c.upstream is None and c.data_key == key and stream in ("", c.stream)
+        ]
+    if not stream and len(named) > 1:
+        named = [c for c in named if c.stream == "primary"] or named
+    if not named and (stream or wanted.constant):
+        named = [c for c in constant if c.data_key == key and stream in ("", c.stream)][:1]
+    if not named:
+        why = ", or was no number before the scan" if _is_read_before(explicit) else ""
+        raise BindingError(f"input {name!r} is bound to {explicit!r}, which is not there{why}")
+    if len(named) > 1:
+        paths = ", ".join(c.path for c in named)
+        raise BindingError(f"input {name!r} is bound to {explicit!r}; say which of {paths}")
+    return named[0]
 
 
 def _elsewhere(
@@ -226,17 +277,21 @@ def _bound(c: Candidate, wanted: Input, *, explicit: bool = False) -> BoundInput
         scale = 1.0  # whoever says which data key it is knows better than its description
     if scale is None:
         raise BindingError(f"{c} cannot be converted to {wanted.unit}")
+    value, dtype = c.value, c.dtype
+    if value is not None and scale != 1.0:
+        value, dtype = (np.asarray(value) * scale).tolist(), "<f8"
     return BoundInput(
         stream=c.stream,
         data_key=c.data_key,
         external=c.external,
         shape=(1,) * (len(wanted.dims) - len(shape)) + shape,
         source_shape=c.shape,
-        dtype=c.dtype,
+        dtype=dtype,
         unit=wanted.unit or c.unit,
         scale=scale,
         configuration=dict(c.configuration),
         beam=dict(c.beam),
         run="" if c.upstream is None else c.upstream.uid,
         pipeline="" if c.upstream is None else c.upstream.name,
+        value=value,
     )

@@ -37,6 +37,7 @@ class Candidate:
     beam: Mapping[str, Any] = field(default_factory=dict, repr=False)
     upstream: Upstream | None = None  # the derived run that makes it
     home: str = ""  # stream of the raw run whose events its rows are of
+    value: Any = None  # the same for all events; None where each has its own
 
     @property
     def path(self) -> str:
@@ -55,8 +56,10 @@ def aligned_streams(start: Document) -> tuple[str, ...]:
     return tuple(start.get("aligned_streams") or ())
 
 
-def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Candidate]:
-    """Yield every data key of a run, once per stream."""
+def candidates(
+    start: Document, descriptors: Iterable[Document], *, alone: bool = False
+) -> Iterator[Candidate]:
+    """Yield every data key of a run, once per stream; see `role_of` for `alone`."""
     devices: Mapping[str, Any] = start.get("devices") or {}
     beam = start.get("beam")
     seen: set[tuple[str, str]] = set()
@@ -77,7 +80,7 @@ def candidates(start: Document, descriptors: Iterable[Document]) -> Iterator[Can
             yield Candidate(
                 stream=stream,
                 data_key=key,
-                role=_role(key, device, devices, configuration),
+                role=role_of(key, device, devices, configuration, alone=alone),
                 external=bool(external),
                 shape=_shape(described),
                 dims=tuple(described.get("dims") or ()),
@@ -105,23 +108,37 @@ def made(upstream: Upstream, raw: Iterable[Candidate]) -> Iterator[Candidate]:
             yield replace(found, stream="primary", upstream=upstream, home=home)
 
 
-def _role(
-    key: str, device: str, devices: Mapping[str, Any], configuration: Mapping[str, Any]
+def role_of(
+    key: str,
+    device: str,
+    devices: Mapping[str, Any],
+    configuration: Mapping[str, Any],
+    *,
+    alone: bool = False,
 ) -> str | None:
-    for table in (devices.get(device), devices.get(key)):
+    """Return what a data key means; None if nobody says it.
+
+    With `alone` only what names the data key counts, not what is said of all of its device.
+    """
+    for owner in (device, key):
+        table, whole = devices.get(owner), not alone or owner == key
         if isinstance(table, Mapping):
             roles = table.get("roles") or {}
             if key in roles:
                 return str(roles[key])
-            if table.get("role") and not roles:
+            if whole and table.get("role") and not roles:
                 return str(table["role"])
-        elif isinstance(table, str):
+        elif whole and isinstance(table, str):
             return table
-    names = [f"{key}{s}role" for s in "-_."] + [f"{device}{s}role" for s in "-_."] + ["role"]
-    for name in names:
+    own = [f"{key}{s}role" for s in "-_."]
+    for name in (*own, *(f"{device}{s}role" for s in "-_."), "role"):
         value = configuration.get(name)
-        if isinstance(value, str) and value:
-            return _from_json(value, key) if value.startswith("{") else value
+        if not isinstance(value, str) or not value:
+            continue
+        if value.startswith("{"):
+            return _from_json(value, key)
+        if name in own or not alone:
+            return value
     return None
 
 

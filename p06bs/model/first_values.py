@@ -58,7 +58,7 @@ class FirstValues:
 def _open(bound: BoundInput) -> bool:
     """Return whether the descriptor does not say an input's dtype or the length of an axis."""
     open_ = not bound.dtype or 0 in bound.source_shape
-    return open_ and not bound.external and not bound.run
+    return open_ and not bound.external and not bound.run and bound.value is None
 
 
 def _closed(bound: BoundInput, value: Numbers) -> BoundInput:

@@ -89,6 +89,10 @@ def gather(
     columns: dict[str, Array | None] = {}
     pages: dict[str, list[Document | _Unread]] = {}
     for name, bound in binding.bound.items():
+        if bound.value is not None:
+            value = np.asarray(bound.value, bound.dtype).reshape(bound.shape)
+            columns[name] = np.repeat(value[np.newaxis], count, axis=0)
+            continue
         source = bound.run or source_of(bound).key
         if bound.external:
             pieces = [_frames(s, bound, resources, read_frames) for s in spans[source]]

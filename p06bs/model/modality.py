@@ -57,12 +57,16 @@ class Input:
         Unit that `process` gets; compatible units are converted.
     optional : bool
         Whether the modality works without it (`process` then gets None).
+    constant : bool
+        Whether one value may stand for all events of a run. Where no event has the role, it is
+        that of the reading before the scan (stream ``baseline``) or of a device's configuration.
     """
 
     role: str
     dims: tuple[str, ...] = ()
     unit: str | None = None
     optional: bool = False
+    constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +117,14 @@ class BoundInput:
     """Say which data key of which stream feeds an input, and what it holds.
 
     `shape` is one event's value *as `process` gets it* (behind the leading axis).
-    `scale` converts the source's unit to the input's.
+    `scale` converts the source's unit to the input's (a `value` is converted already).
     `configuration` is the device's configuration (names as in the descriptor), `beam` what the
     run's start document says of the beam.
     `run` is the uid of the derived run that it comes from, and `pipeline` the name of what makes
     that; both are "" where it comes from the raw run.
+    `value` is what all events have, numbers in nested lists and in `unit`; None where each has its
+    own. It is then of the reading before the scan or, with the stream ``configuration``, of a
+    device's configuration.
     """
 
     stream: str
@@ -132,6 +139,7 @@ class BoundInput:
     beam: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""
     pipeline: str = ""
+    value: Any = None
 
 
 Bound = Mapping[str, BoundInput]
@@ -148,7 +156,7 @@ class Modality:
     Subclasses declare inputs as class attributes (or by `declare`), settings as a nested
     class, and implement `outputs` and `process`. An instance is made from its settings
     as keyword arguments; the reserved keyword `inputs` says explicitly which
-    data key feeds which input.
+    data key feeds which input ("": none does).
 
     Raises
     ------

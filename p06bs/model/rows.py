@@ -98,7 +98,8 @@ class Rows:
         fed = (upstream or {}).items()
         feeding = {uid: (one, binding.fed_by[uid].key) for uid, one in fed if uid in binding.fed_by}
         self._waiting = Waiting(feeding) if feeding else None
-        self._read = {source_of(b).key for b in binding.bound.values() if not b.run}
+        read = (b for b in binding.bound.values() if not b.run and b.value is None)
+        self._read = {source_of(b).key for b in read}
         self._feeds = {source.key: Feed() for source in self._sources}
         self._primary = self._sources[0].key
         partners = {key: feed for key, feed in self._feeds.items() if key != self._primary}

@@ -77,7 +77,7 @@ class Pipeline:
             and process["settings_digest"] == digest
             and process["reprocessing"] == 0
             and all(
-                name in bound and key in _names_of(bound[name])
+                (key in _names_of(bound[name]) if name in bound else not key)
                 for name, key in modality.inputs.items()
             )
         )
