@@ -24,6 +24,10 @@ def edge_of(motor, sigma=0.8, centre=1.5):
 
 
 RATE = {"rate": 40.0, "gate_time": 0.003, "collect_every": 0.04}
+PROJECTION = {
+    **{"tomography": "8b3c", "projections": 3, "projection": 2},
+    **{"first_angle": 0.0, "span": 180.0, "order": "linear"},
+}
 PLANS = {
     "maps.step_map": lambda d: maps.step_map(
         [d.scaler], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
@@ -46,6 +50,11 @@ PLANS = {
     ),
     "tomography.tomography": lambda d: tomography.tomography(
         partial(maps.step_map, [d.scaler], d.samy, -1, 1, 3, d.samx, -1, 1, 3), d.rotation, 2
+    ),
+    "tomography.resume_tomography": lambda d: tomography.resume_tomography(
+        partial(maps.step_map, [d.scaler], d.samy, -1, 1, 3, d.samx, -1, 1, 3),
+        d.rotation,
+        {"start": {"scan": PROJECTION}, "stop": {"exit_status": "abort"}},
     ),
 }
 FLIGHTS = {"maps.fly_map", "maps.fly_grid", "maps.fly_spiral"}

@@ -37,6 +37,7 @@ ENDS = {  # where motors are after all points
     "scans.line_scan": {"samx": 5},
     "scans.energy_scan": {"energy": 17.8},
     "alignment.knife_edge": {"samx": 1.5},
+    "tomography.resume_tomography": {"samx": 1, "samy": 1, "rotation": 120},
     "tomography.tomography": {"samx": 1, "samy": 1, "rotation": 180 * tomography.GOLDEN},
 }
 

@@ -5,13 +5,16 @@ from collections.abc import Iterator
 from functools import partial
 
 import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
 from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
 from ophyd import Signal
 from ophyd.sim import SynAxis, SynSignal
 
+from p06bs import maps_of
 from p06bs.metadata.recorder import MetadataRecorder
 from p06bs.model.maps import grid_of
 from p06bs.model.plan_axes import plan_axes
@@ -76,14 +79,14 @@ def test_start_documents_say_what_a_scan_is(engine, devices, recorded, name):
     MetadataRecorder([devices.ring]).install(engine)
     engine(bpp.inject_md_wrapper(PLANS[name](devices), {"purpose": "test"}))
     start = recorded.named("start")[0]
-    assert start["plan_name"] == ("step_map" if name == "tomography" else name)
+    assert start["plan_name"] == ("step_map" if "tomography" in name else name)
     kind = "fly_map" if name == "fly_grid" else start["plan_name"]
     assert start["scan"]["kind"] == kind
     assert start["num_points"] == recorded.rows(*AXES[name]).shape[-1] or name == "tomography"
     assert "metadata_warnings" not in start
     if name != "knife_edge":
         assert start["devices"]["xspress3" if name.startswith("fly") else "scaler"]["roles"]
-    if name not in ("knife_edge", "spiral_map", "tomography"):
+    if name not in ("knife_edge", "spiral_map") and "tomography" not in name:
         durations = [start["scan"]["duration"]]
         assert durations[0] > 0
 
@@ -126,6 +129,18 @@ def test_lines_of_a_flight_may_be_along_y(engine, devices, recorded):
     x, y = recorded.rows("panda-x", "panda-y")
     np.testing.assert_allclose(x, [-20, -20, -20, 20, 20, 20], atol=0.05)
     np.testing.assert_allclose(y, [-20, 0, 20, 20, 0, -20], atol=0.05)
+    shown = maps_of(recorded.documents)["panda-x"]
+    assert (shown.y.name, shown.x.name) == ("panda-x", "panda-y")
+    np.testing.assert_allclose(shown.values, [[-20] * 3, [20] * 3], atol=0.05)
+
+
+def test_a_map_whose_slow_axis_is_x_lies_as_its_plan_says(engine, devices, recorded):
+    """Bluesky's own plan over motors that say what they are."""
+    motors = (devices.samx, 0, 4, 3, devices.samy, -1, 1, 2)
+    engine(bp.grid_scan([devices.scaler], *motors, snake_axes=True))
+    shown = maps_of(recorded.documents)["samx"]
+    assert (shown.y.name, shown.x.name) == ("samx", "samy")
+    np.testing.assert_allclose(shown.values, [[0, 0], [2, 2], [4, 4]])
 
 
 def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
@@ -181,6 +196,41 @@ def test_projections_of_a_tomography_belong_together(engine, devices, recorded):
     assert sorted({*recorded.rows("panda-rotation")[0]}) == pytest.approx(
         sorted(one["angle"] for one in said)
     )
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("ended", ["abort", "stop", "between"])
+def test_a_tomography_goes_on_at_the_angle_where_it_ended(engine, devices, recorded, ended):
+    pace = {"rate": 50.0, "collect_every": 0.02}
+    fly = partial(maps.fly_map, [devices.xspress3], devices.panda, nx=5, ny=4, **pace)
+    plan = tomography.tomography(fly, devices.rotation, 4, first=10.0, order="linear")
+    command, rows = ("set", 40) if ended == "between" else ("collect", 22)
+
+    def interrupt(msg):
+        nonlocal rows
+        if msg.command == command and recorded.rows("panda-x").size >= rows:
+            rows = 1000
+            return None, bps.pause()
+        return None, None
+
+    with pytest.raises(RunEngineInterrupted):
+        engine(bpp.plan_mutator(plan, interrupt))
+    engine.stop() if ended == "stop" else engine.abort()
+    last = {"start": recorded.named("start")[-1], "stop": recorded.named("stop")[-1]}
+    again = 0 if ended == "between" else 1
+    made = len(recorded.named("start"))
+    assert made == 2
+    uids = engine(tomography.resume_tomography(fly, devices.rotation, last))
+    said = [start["scan"] for start in recorded.named("start")]
+    assert [one["projection"] for one in said] == [0, 1, *range(2 - again, 4)]
+    assert len({one["tomography"] for one in said}) == 1
+    assert [one["angle"] for one in said[2:]] == [55.0, 100.0, 145.0][1 - again :]
+    assert uids == tuple(start["uid"] for start in recorded.named("start")[2:])
+    done = {"start": recorded.named("start")[-1], "stop": recorded.named("stop")[-1]}
+    with pytest.raises(ValueError, match="all 4 angles of tomography"):
+        engine(tomography.resume_tomography(fly, devices.rotation, done))
+    with pytest.raises(ValueError, match="is not of a tomography"):
+        engine(tomography.resume_tomography(fly, devices.rotation, {"start": {"uid": "1"}}))
 
 
 def test_angles_in_golden_order_are_spread_after_any_number():
