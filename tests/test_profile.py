@@ -93,8 +93,9 @@ print("catalog:", catalog, "analysis:", analysis)
     assert out.count("No pipelines can be asked: no Topology Manager answers at ipc://") == 1
     assert "catalog: None analysis: <no pipelines: no Topology Manager answers" in out
     assert (
-        "plans: ['energy_scan', 'fly_map', 'fly_spiral', 'fly_tomography', 'knife_edge', "
-        "'line_scan', 'spiral_map', 'step_map', 'time_series'] suspenders: 2"
+        "plans: ['energy_scan', 'fly_grid', 'fly_map', 'fly_spiral', 'fly_tomography', "
+        "'knife_edge', 'line_scan', 'resume_tomography', 'spiral_map', 'step_map', 'time_series'] "
+        "suspenders: 2"
     ) in out
     assert "fly_map 5 x 6" in out
     assert re.search(r"points .* 30/30 .* left", out)

@@ -1,6 +1,6 @@
 """Devices: those that the file P06BS_DEVICES names, else a simulated beamline's.
 
-samx, samy, rotation, energy (motors), scaler, panda (stage and triggers), xspress3, eiger,
+samx, samy, samz, rotation, energy (motors), scaler, panda (stage and triggers), xspress3, eiger,
 ring, shutter and hutch; `devices` has them by name.
 """
 
