@@ -135,7 +135,11 @@ class Pictures:
 
     def _curves(self, uid: str) -> dict[str, Curve]:
         raw = self._raw(uid)
-        return curves(self._seen(uid)[0], raw and raw[0])
+        try:
+            return curves(self._seen(uid)[0], raw and raw[0])
+        except ODD as error:
+            logger.info("run %s has no curves: its metadata are odd: %r", uid, error)
+            return {}
 
     def _curve(self, uid: str, name: str) -> Picture:
         return self._curves(uid)[name].picture(*self._seen(uid), self._raw(uid))
