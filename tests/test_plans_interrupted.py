@@ -6,6 +6,7 @@ Plans are found by listing: one that is new fails here until it is in `tests.eve
 import asyncio
 import importlib
 import inspect
+import io
 import pkgutil
 import threading
 from collections.abc import Generator, Iterator
@@ -18,11 +19,13 @@ import pytest
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
 from ophyd import Signal
+from rich.console import Console
 
 import p06bs.plans
 from p06bs import maps_of, process
 from p06bs.callbacks.counters import Counters
 from p06bs.plans import suspenders, tomography
+from p06bs.session.progress import ScanProgress
 from p06bs.sim.devices import Devices, connect
 from tests import documents
 from tests.every_plan import AXES, BEAMLINE, FLIGHTS, PLANS, at_row
@@ -53,6 +56,22 @@ def test_every_plan_is_tried():
         and get_origin(inspect.signature(made).return_annotation) is Generator
     }
     assert found - PARTS == PLANS.keys()
+
+
+def test_every_plan_tells_how_long_a_point_takes_and_how_far_it_is(engine, devices, undisturbed):
+    said = Console(file=io.StringIO(), width=120)
+    token = engine.subscribe(ScanProgress(said))
+    for name, plan in PLANS.items():
+        said.file.truncate(0)
+        engine(plan(devices))
+        text = said.file.getvalue()
+        for run in undisturbed[name]:
+            assert f"{run.shape[-1]}/{run.shape[-1]}" in text, name
+        assert " left " in text
+        asked = name not in ("maps.spiral_map", "alignment.knife_edge") and "tomography" not in name
+        assert ("and moves)" in text) == asked
+        assert ("projection 3/3" in text) == (name == "tomography.resume_tomography")
+    engine.unsubscribe(token)
 
 
 class Recorded(documents.Recorded):
