@@ -19,7 +19,7 @@ SHORTEST = 8
 """Points of a line, and of what two lines share, that are worth comparing."""
 FURTHEST = 16
 """Points by which lines are moved against each other: twice the largest lag that is found."""
-SIGMAS = 6.0
+SIGMAS = 4.0
 """How far a correlation must be above that of noise."""
 
 SHIFTS = np.arange(-FURTHEST, FURTHEST + 1)
@@ -45,11 +45,13 @@ class Snake:
     fast : int
         Which place is along the lines; -1: not known yet.
     step : float
-        Of the fast axis from point to point.
+        Of the fast axis from point to point, about.
     direction : int
         Of the line that has not ended; 0: not known yet.
     last : tuple of Line
         The last ones, two at most, with nothing between them.
+    way : float
+        Length of the lines that are usable, in steps; and `gaps` between points in them.
     usable, compared : int
         Number of lines that are long and straight enough, and of those between two such.
     sums : ndarray, shape (4, shifts)
@@ -61,6 +63,8 @@ class Snake:
     step: float = 0.0
     direction: int = 0
     last: tuple[Line, ...] = ()
+    way: float = 0.0
+    gaps: int = 0
     usable: int = 0
     compared: int = 0
     sums: Floats = field(default_factory=lambda: np.zeros((4, len(SHIFTS))))
@@ -105,15 +109,22 @@ class Snake:
 
     def _end(self, count: int) -> "Snake":
         """Return what is known after a line of the first `count` points that wait."""
-        points, waiting = self.waiting[:count], self.waiting[count:]
+        # At a turn nobody knows which line a point belongs to.
+        points, waiting = self.waiting[1 : count - 1], self.waiting[count:]
         after = replace(self, waiting=waiting, direction=-self.direction)
         place, beside = points[:, self.fast], points[:, 1 - self.fast]
-        if count < SHORTEST or np.ptp(beside) > np.ptp(place) / 4:
+        if len(points) < SHORTEST or np.ptp(beside) > np.ptp(place) / 4:
             return replace(after, last=())
         order = np.argsort(place, kind="stable")
         line = Line(place[order], points[order, 2], self.direction)
         lines = (*self.last, line)
-        after = replace(after, last=lines[-2:], usable=self.usable + 1)
+        after = replace(
+            after,
+            last=lines[-2:],
+            way=self.way + np.ptp(place) / self.step,
+            gaps=self.gaps + len(place) - 1,
+            usable=self.usable + 1,
+        )
         if len(lines) < 3:
             return after
         sums = _correlate(*lines, step=self.step)
@@ -181,11 +192,14 @@ def lag_of(snake: Snake) -> Lag:
         return Lag(np.nan, np.nan, 3)
     alike = covariance[there] / np.sqrt(here * beside)[there]
     best = int(np.argmax(alike))
-    noise = 1 / np.sqrt(count[there][best])
+    # Each line is in three comparisons.
+    noise = np.sqrt(3 / count[there][best])
     if alike[best] < SIGMAS * noise:
         return Lag(np.nan, np.nan, 3)
     shift, sigma = _summit(SHIFTS[there].astype(float), alike, best, noise)
-    return Lag(shift / 2, sigma / 2, 0) if sigma / 2 < 0.25 else Lag(np.nan, np.nan, 3)
+    per_step = snake.gaps / snake.way  # points; by more steps than what `step` was taken from
+    lag = Lag(shift / 2 * per_step, sigma / 2, 0)
+    return lag if lag.sigma < 0.25 else Lag(np.nan, np.nan, 3)
 
 
 def _summit(x: Floats, y: Floats, best: int, noise: float) -> tuple[float, float]:
