@@ -13,6 +13,9 @@ from p06bs.model.modality import RESERVED, ModalitySettings
 Span = tuple[Finite, Finite]
 Unit = Literal["q_nm^-1", "q_A^-1", "2th_deg"]
 
+MOST_CELLS = 4_000_000
+"""Of a cake: 64 MB a frame with its sigma."""
+
 OWN = frozenset(
     {"intensity", "sigma", "cake", "cake_sigma", "total", "n_invalid", "n_saturated", "part"}
 )
@@ -154,3 +157,12 @@ class PowderSettings(ModalitySettings):
     @classmethod
     def _file(cls, given: Any) -> Any:
         return Picture.model_validate(given) if isinstance(given, str | Path) else given
+
+    @model_validator(mode="after")
+    def _cake_fits(self) -> "PowderSettings":
+        if self.bins * self.azimuthal_bins > MOST_CELLS:
+            raise ValueError(
+                f"bins times azimuthal_bins is {self.bins * self.azimuthal_bins}, "
+                f"at most {MOST_CELLS} are possible"
+            )
+        return self

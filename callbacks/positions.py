@@ -8,7 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
-from p06bs.callbacks._settings import check_names
+from p06bs.callbacks._motion import steps
+from p06bs.callbacks._settings import Finite, check_names
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -30,7 +31,7 @@ NOTHING.flags.writeable = False
 
 
 def _names(axes: Sequence[str]) -> Sequence[str]:
-    made = [name + end for name in axes for end in ("", "_source", "_offset")]
+    made = [name + end for name in axes for end in ("", "_source", "_offset", "_lag")]
     made += [f"{source}_{name}" for source in SOURCES for name in axes]
     check_names(axes, made)
     return axes
@@ -43,14 +44,16 @@ class Setup:
     sources: Mapping[str, Sequence[str]]
     average: int
     zeroed: bool
+    lag: float
 
 
 class Positions(Modality):
     """Take each position from the interferometer, else from the encoder, else as it was demanded.
 
     What the encoder says in a gap of the interferometer is moved by the running offset
-    between both, so that the position goes on where it was. An event is invalid if no
-    source knows the position in one of the axes.
+    between both, so that the position goes on where it was. Where detectors look later than
+    positions are captured, positions are moved on by the `lag`. An event is invalid if no source
+    knows the position in one of the axes.
     """
 
     name = "positions"
@@ -68,6 +71,13 @@ class Positions(Modality):
             "own",
             description="nominal: interferometer and encoder have no zero of their own, and are "
             "moved to the nominal position in the first event in which both are known",
+        )
+        lag: Finite = Field(
+            0.0,
+            ge=-100,
+            le=100,
+            description="points (time times points/s) by which detectors look later than "
+            "positions are captured; `snake_lag` finds it",
         )
 
     @classmethod
@@ -99,6 +109,9 @@ class Positions(Modality):
                 hinted=False,
                 description="running offset that was added; NaN: none was known yet",
             )
+            made[f"{name}_lag"] = Output(
+                unit=unit, atol=1e-9, hinted=False, description="what was added for the lag"
+            )
         return made
 
     def prepare(self, settings: Any, bound: Bound) -> Setup:
@@ -118,7 +131,7 @@ class Positions(Modality):
         if zeroed and lacking:
             wanted = ", ".join(f"nominal_{name}" for name in lacking)
             raise ValueError(f"zero: nominal needs {wanted}, which nothing feeds in this run")
-        return Setup(sources, settings.average, zeroed)
+        return Setup(sources, settings.average, zeroed, settings.lag)
 
     def process(self, setup: Setup, **columns: Any) -> Columns:
         """Return what each source says, µm (deg), NaN where that is no number."""
@@ -151,9 +164,10 @@ class Positions(Modality):
         """Return positions, sources and offsets.
 
         The state has, by input, the last differences between what better sources said and what
-        it said (`apart`), and what moves it to the zero of the nominal position (`zero`).
+        it said (`apart`), and what moves it to the zero of the nominal position (`zero`); and how
+        the stage moves (`motion`).
         """
-        before = state or {"apart": {}, "zero": {}}
+        before = state or {"apart": {}, "zero": {}, "motion": {}}
         apart, zero = dict(before["apart"]), dict(before["zero"])
         made: dict[str, Array] = {}
         for name, sources in setup.sources.items():
@@ -176,7 +190,15 @@ class Positions(Modality):
                 place[gap] = said[gap] + np.nan_to_num(offset[gap])
                 code[gap] = SOURCES.index(source) + 1
             made[name], made[f"{name}_source"], made[f"{name}_offset"] = place, code, offset
-        return {"apart": apart, "zero": zero}, made
+        motion: Mapping[str, Any] = {}
+        moved = np.zeros((len(setup.sources), len(place)))
+        if setup.lag:
+            places = np.stack([made[name] for name in setup.sources])
+            motion, moved = steps(before["motion"], places)
+            moved *= setup.lag
+        for name, further in zip(setup.sources, moved, strict=True):
+            made[name], made[f"{name}_lag"] = made[name] + further, further
+        return {"apart": apart, "zero": zero, "motion": motion}, made
 
     @classmethod
     def example(cls) -> tuple["Positions", Columns]:

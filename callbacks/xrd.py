@@ -89,6 +89,7 @@ class PowderDiffraction(Modality):
             "frames": frames,
             "incident_flux": rng.uniform(0.9e5, 1.1e5, 12),
             "exposure": np.full(12, 0.1),
+            "photon_energy": np.full(12, 12.4),
         }
         ring_sums = {"ring": {"low": 2.0, "high": 3.0, "background": [(1.2, 1.6), (3.4, 4.0)]}}
         return cls(poni=EXAMPLE, bins=50, azimuthal_bins=12, rings=ring_sums), columns

@@ -192,7 +192,7 @@ def fly_map(
             gate_time=gate_time,
             snake=snake,
             collect_every=collect_every,
-            md=md,
+            md={"plan_name": "fly_map", **(md or {})},
         )
     )
 
@@ -256,6 +256,7 @@ def fly_grid(
             "fast": [fast, fast_start, fast_stop, fast_points],
             **{"rate": rate if np.isfinite(rate) else None, "snake": snake},
         },
+        plan_name="fly_grid",
         **of_raster(detectors, box, lines, snake=snake),
     )
     return (yield from flown(detectors, box, points, start, collect_every))

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import bluesky.plan_stubs as bps
@@ -72,15 +73,95 @@ def tomography(
     ValueError
         If there is less than one angle, or the order is unknown.
     """
+    whole = Whole(str(uuid.uuid4()), num, first, span, order)
+    return (yield from _from(0, whole, plan, rotation, md))
+
+
+def resume_tomography(
+    plan: Callable[..., MsgGenerator[Any]],
+    rotation: Any,
+    last: Mapping[str, Any],
+    *,
+    md: Mapping[str, Any] | None = None,
+) -> MsgGenerator[Any]:
+    """Go on with a tomography that was ended early, at the angle where it ended.
+
+    The further runs belong to the same whole. An angle whose run is not complete is measured
+    again: of two runs with one ``projection`` the later counts.
+
+    Parameters
+    ----------
+    plan, rotation, md
+        As of `tomography`; the plan should make the same map.
+    last : mapping
+        What is known of the last run: its ``start`` document, and the ``stop`` document if there
+        is one, as ``run.metadata`` of Tiled and databroker has them.
+
+    Returns
+    -------
+    list of str
+        What the maps return: uids of the further runs.
+
+    Raises
+    ------
+    ValueError
+        If the run is not of a tomography, or this is complete.
+    """
+    start, stop = last.get("start") or {}, last.get("stop") or {}
+    scan = start.get("scan") or {}
+    try:
+        whole = Whole(**{name: scan[key] for name, key in SAID.items()})
+        projection = int(scan["projection"])
+    except (KeyError, TypeError) as missing:
+        raise ValueError(
+            f"run {start.get('uid', 'without a start document')} is not of a tomography: "
+            f"its scan does not say {missing}"
+        ) from missing
+    points = (stop.get("num_events") or {}).get("primary", 0)
+    if stop.get("exit_status") == "success" and points >= start.get("num_points", 0):
+        projection += 1
+    if projection >= whole.num:
+        raise ValueError(f"all {whole.num} angles of tomography {whole.uid} are measured")
+    return (yield from _from(projection, whole, plan, rotation, md))
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A tomography, as the start documents of its runs say it under the names of `SAID`."""
+
+    uid: str
+    num: int
+    first: float
+    span: float
+    order: Order
+
+
+SAID = {
+    "uid": "tomography",
+    "num": "projections",
+    "first": "first_angle",
+    "span": "span",
+    "order": "order",
+}
+"""Fields of `Whole` -> those of ``start["scan"]``."""
+
+
+def _from(
+    begin: int,
+    whole: Whole,
+    plan: Callable[..., MsgGenerator[Any]],
+    rotation: Any,
+    md: Mapping[str, Any] | None,
+) -> MsgGenerator[Any]:
+    """Measure from projection `begin` on."""
     said = dict(md or {})
-    whole = str(uuid.uuid4())
+    angles = angles_of(whole.num, whole.first, whole.span, whole.order)
     made: list[Any] = []
-    for projection, angle in enumerate(angles_of(num, first, span, order)):
-        scan = {
-            **{"tomography": whole, "projection": projection, "projections": num},
-            **{"angle": float(angle), "order": order},
-        }
+    for projection in range(begin, whole.num):
+        angle = float(angles[projection])
+        scan = {key: getattr(whole, name) for name, key in SAID.items()}
+        scan |= {"projection": projection, "angle": angle, **said.get("scan", {})}
         yield from bps.checkpoint()
-        yield from bps.mv(rotation, float(angle))
-        made.append((yield from plan(md={**said, "scan": {**scan, **said.get("scan", {})}})))
+        yield from bps.mv(rotation, angle)
+        made.append((yield from plan(md={**said, "scan": scan})))
     return made

@@ -2,7 +2,8 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -12,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from fastapi import HTTPException
 
+from p06bs.model.curves import Curve, curves
 from p06bs.model.documents import SNAPSHOTS, is_derived
-from p06bs.model.mapped import ODD, Mapped
+from p06bs.model.map_columns import Streams, described
+from p06bs.model.mapped import ODD, Columns, Mapped
 from p06bs.model.picture import Picture, PictureAxis
-from p06bs.model.positions import REVISION
+from p06bs.model.positions import REVISION, Run
 from p06bs.model.units import canonical, unit_scale
 from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
@@ -95,10 +98,15 @@ class Pictures:
         if not any(column.rows for view in streams.values() for column in view.columns.values()):
             return []
         found = {
-            name: Showable(name, _rank(run, streams, one), partial(self._map, uid, one))
+            name: Showable(name, _map_rank(run, streams, one), partial(self._map, uid, one))
             for name, one in self._maps.of(run).items()
             if one.streams[-1] in one.having
         }
+        if not found:
+            for name, curve in self._curves(uid).items():
+                if curve.streams[-1] in curve.having:
+                    rank = _rank(run, streams, curve, {curve.along.name}, set())
+                    found[name] = Showable(name, rank, partial(self._curve, uid, name))
         for stream, column in _results(run, streams):
             name = column if column not in found else f"{stream}.{column}"
             rank = Rank.BESIDE if BESIDE.fullmatch(column) else Rank.CURVE
@@ -112,6 +120,29 @@ class Pictures:
 
     def _map(self, uid: str, one: Mapped) -> Picture:
         return one.picture(self._maps.look(self._sink.view(uid), one))
+
+    def _seen(self, uid: str) -> tuple[Run, Streams]:
+        view = self._sink.view(uid)
+        streams = {name: view() for name, view in view.streams.items()}
+        return described(view.metadata["start"], streams), streams
+
+    def _raw(self, uid: str) -> tuple[Run, Streams] | None:
+        start = self._sink.view(uid).metadata["start"]
+        if is_derived(start):
+            with suppress(KeyError):  # it is not here
+                return self._seen(str(start["original_run_uid"]))
+        return None
+
+    def _curves(self, uid: str) -> dict[str, Curve]:
+        raw = self._raw(uid)
+        try:
+            return curves(self._seen(uid)[0], raw and raw[0])
+        except ODD as error:
+            logger.info("run %s has no curves: its metadata are odd: %r", uid, error)
+            return {}
+
+    def _curve(self, uid: str, name: str) -> Picture:
+        return self._curves(uid)[name].picture(*self._seen(uid), self._raw(uid))
 
     def _result(self, uid: str, stream: str, column: str) -> Picture:
         streams = {name: view() for name, view in self._sink.view(uid).streams.items()}
@@ -135,12 +166,22 @@ class Pictures:
         return Picture("image", values, unit, axes[0], axes[1], rows)
 
 
-def _rank(run: RunView, streams: Mapping[str, StreamView], one: Mapped) -> Rank:
-    axes = one.where.axes
-    names = {axis.name for axis in axes}
+def _map_rank(run: RunView, streams: Mapping[str, StreamView], one: Mapped) -> Rank:
+    names = {axis.name for axis in one.where.axes}
     if one.where.measured is not None:
         names |= {one.where.measured.y, one.where.measured.x}
-    units = {canonical(axis.unit) for axis in axes} - {None}
+    units = {canonical(axis.unit) for axis in one.where.axes} - {None}
+    return _rank(run, streams, one, names, units)
+
+
+def _rank(
+    run: RunView,
+    streams: Mapping[str, StreamView],
+    one: Columns,
+    names: Collection[str],
+    units: Collection[str | None],
+) -> Rank:
+    """Return how important a column is; `names` and `units` are those of axes."""
     if BESIDE.fullmatch(one.column):
         return Rank.BESIDE
     if one.column in names or canonical(one.unit) in units or (one.unit and _is_length(one.unit)):

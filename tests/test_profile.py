@@ -93,8 +93,9 @@ print("catalog:", catalog, "analysis:", analysis)
     assert out.count("No pipelines can be asked: no Topology Manager answers at ipc://") == 1
     assert "catalog: None analysis: <no pipelines: no Topology Manager answers" in out
     assert (
-        "plans: ['energy_scan', 'fly_map', 'fly_spiral', 'fly_tomography', 'knife_edge', "
-        "'line_scan', 'spiral_map', 'step_map', 'time_series'] suspenders: 2"
+        "plans: ['energy_scan', 'fly_grid', 'fly_map', 'fly_spiral', 'fly_tomography', "
+        "'knife_edge', 'line_scan', 'resume_tomography', 'spiral_map', 'step_map', 'time_series'] "
+        "suspenders: 2"
     ) in out
     assert "fly_map 5 x 6" in out
     assert re.search(r"points .* 30/30 .* left", out)
@@ -132,20 +133,40 @@ class = "ophyd:EpicsSignalRO"
 read_pv = "P06:NOTHING"
 [devices.wrong]
 class = "ophyd.sim:NoSuchClass"
+[devices.RE]
+class = "ophyd.sim:SynAxis"
+[devices.sample]
+class = "ophyd.sim:SynAxis"
 [sources]
 "beam.energy" = "axis"
 """)
     code = """
 print("devices:", sorted(devices), axis.position)
+sample("leaf")
 RE(bp.count([], num=1))
 print("complete:", tab("axis.posit"), tab("analysis.pipe"), tab("time_s"))
 """
     out = session(tmp_path, code, P06BS_DEVICES=str(tmp_path / "devices.toml"))
-    assert "devices: ['axis'] 4.0" in out
+    assert "devices: ['RE', 'axis', 'sample'] 4.0" in out
+    assert "\nRE has another meaning here: the device is devices['RE']\n" in out
+    assert "\nsample has another meaning here: the device is devices['sample']\n" in out
     assert re.search("^lost is not there: ", out, re.MULTILINE)
     assert re.search("^wrong is not there: AttributeError: .*NoSuchClass", out, re.MULTILINE)
     assert "complete: ['position'] ['pipelines'] ['time_series']" in out
-    assert logged(tmp_path)[0][0][1]["endstation"] == "p06"
+    start = logged(tmp_path)[0][0][1]
+    assert start["endstation"] == "p06"
+    lost, wrong, *_ = start["metadata_warnings"]
+    assert lost.startswith(("lost is not there: ", "wrong is not there: AttributeError"))
+    assert wrong.startswith(("lost is not there: ", "wrong is not there: AttributeError"))
+
+
+def test_without_devices_there_is_a_session(tmp_path):
+    code = "RE(bp.count([])); print('plans:', sorted(plans)); find_catalog()"
+    out = session(tmp_path, code, P06BS_PHANTOM=str(tmp_path / "nothing.npz"))
+    assert re.search("^There are no devices: .*nothing.npz", out, re.MULTILINE)
+    assert "plans: ['line_scan', 'spiral_map', 'step_map', 'time_series']" in out
+    assert out.count("There is no catalog: ") == 2
+    assert len(logged(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,11 @@
-"""Every plan on the simulated beamline: what it measures and says, and every interruption."""
+"""Every plan on the simulated beamline: what it measures and says; suspenders."""
 
-import asyncio
 import threading
 from collections.abc import Iterator
 from functools import partial
 
 import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
@@ -14,17 +14,15 @@ from bluesky.utils import RunEngineInterrupted
 from ophyd import Signal
 from ophyd.sim import SynAxis, SynSignal
 
+from p06bs import maps_of
 from p06bs.metadata.recorder import MetadataRecorder
 from p06bs.model.maps import grid_of
 from p06bs.model.plan_axes import plan_axes
 from p06bs.plans import alignment, maps, scans, suspenders, tomography
 from p06bs.plans.points import spiral
-from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import Devices, connect
-from p06bs.sim.phantom import Phantom
-from tests import documents
-
-BEAMLINE = Beamline(Phantom.default((9, 9)), seed=3)
+from tests import documents, every_plan
+from tests.every_plan import BEAMLINE, at_row, edge_of
 
 
 class Recorded(documents.Recorded):
@@ -69,142 +67,8 @@ def devices(engine, tmp_path) -> Devices:
     return connect(BEAMLINE, tmp_path)
 
 
-def edge_of(motor, sigma=0.8, centre=1.5):
-    """Return a signal behind an edge in a beam."""
-    from scipy.special import erf
-
-    def shines():
-        return 1000 * (1 + erf((motor.position - centre) / sigma / np.sqrt(2))) / 2
-
-    return SynSignal(name="shine", func=shines)
-
-
-PLANS = {
-    "step_map": lambda d: maps.step_map(
-        [d.scaler], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
-    ),
-    "spiral_map": lambda d: maps.spiral_map([d.scaler], d.samx, 1, 10, d.samy, 2, 8, 2.8),
-    "line_scan": lambda d: scans.line_scan([d.scaler], d.samx, 0, 5, num=12, dwell=0.05),
-    "time_series": lambda d: scans.time_series([d.scaler], 12, dwell=0.05),
-    "energy_scan": lambda d: scans.energy_scan(
-        [d.scaler], d.energy, (17, 17.5, 0.1, 0.05), (17.5, 17.8, 0.05, 0.1)
-    ),
-    "knife_edge": lambda d: alignment.knife_edge(
-        [edge_of(d.samx)], d.samx, -3, 5, 12, "shine", align=True
-    ),
-    "tomography": lambda d: tomography.tomography(
-        partial(maps.step_map, [d.scaler], d.samy, -1, 1, 2, d.samx, -1, 1, 3), d.rotation, 2
-    ),
-    "fly_map": lambda d: maps.fly_map(
-        [d.xspress3], d.panda, nx=4, ny=3, rate=40.0, gate_time=0.003, collect_every=0.04
-    ),
-    "fly_spiral": lambda d: maps.fly_spiral(
-        [d.xspress3], d.panda, size=(10, 8), distance=2.8, rate=40.0, gate_time=0.003
-    ),
-}
-AXES = {
-    "step_map": ("samx", "samy"),
-    "spiral_map": ("samx", "samy"),
-    "line_scan": ("samx",),
-    "time_series": ("scaler-gate_time",),
-    "energy_scan": ("energy",),
-    "knife_edge": ("samx",),
-    "tomography": ("samx", "samy"),
-    "fly_map": ("panda-x", "panda-y"),
-    "fly_spiral": ("panda-x", "panda-y"),
-}
-
-
-def plan_of(name, devices):
-    """Return a plan whose points take some time, as real ones do."""
-
-    def insert(msg):
-        return None, (bps.sleep(0.03) if msg.command == "save" else None)
-
-    return bpp.plan_mutator(PLANS[name](devices), insert)
-
-
-def expected(name, engine, devices):
-    """Return the axes of an undisturbed scan."""
-    undisturbed = Recorded()
-    engine(PLANS[name](devices), undisturbed)
-    return undisturbed.rows(*AXES[name])
-
-
-def at_row(number, action):
-    """Return a callback that acts in a thread at a row of a scan: anywhere in the plan."""
-    left = [number]
-
-    def count(name, document):
-        if name in ("event", "event_page"):
-            left[0] -= 1 if name == "event" else len(document["seq_num"])
-            if left[0] <= 0 < left[0] + 1000:
-                left[0] = -1000
-                threading.Thread(target=action).start()
-
-    return count
-
-
-def assert_whole(name, recorded, wanted):
-    assert {stop["exit_status"] for stop in recorded.named("stop")} == {"success"}
-    np.testing.assert_allclose(recorded.rows(*AXES[name]), wanted, atol=1e-9)
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_a_plan_that_is_paused_and_resumed_measures_every_point(engine, devices, name):
-    wanted = expected(name, engine, devices)
-    recorded = Recorded()
-    engine.subscribe(recorded)
-    with pytest.raises(RunEngineInterrupted):
-        engine(plan_of(name, devices), at_row(3, engine.request_pause))
-    assert engine.state == "paused"
-    engine.resume()
-    assert_whole(name, recorded, wanted)
-
-
-@pytest.mark.parametrize("name", PLANS)
-def test_a_plan_waits_while_the_beam_is_lost(engine, devices, name):
-    """The ring loses its beam in mid-scan, by the signal that a person or a control system sets."""
-    wanted = expected(name, engine, devices)
-    recorded = Recorded()
-    engine.subscribe(recorded)
-    current = devices.ring.current
-    tripped, released = threading.Event(), threading.Event()
-    engine.install_suspender(suspenders.ring_suspender(current, 50.0, resume=80.0, settle=0.0))
-
-    def lose_the_beam():
-        engine.loop.call_soon_threadsafe(lambda: engine.loop.create_task(lost()))
-
-    async def lost():
-        await current.set(0.0)
-        rows = recorded.rows(*AXES[name]).shape[-1]
-        await asyncio.sleep(0.2)
-        tripped.set()
-        # Nothing is measured without beam, but for what was under way.
-        assert recorded.rows(*AXES[name]).shape[-1] <= rows + 2
-        await current.set(60.0)  # not enough to go on
-        await asyncio.sleep(0.1)
-        await current.set(100.0)
-        released.set()
-
-    engine(plan_of(name, devices), at_row(3, lose_the_beam))
-    assert tripped.is_set()
-    assert released.is_set()
-    assert_whole(name, recorded, wanted)
-
-
-@pytest.mark.logs_errors
-@pytest.mark.parametrize("name", PLANS)
-def test_a_plan_that_is_aborted_says_so_and_leaves_devices_ready(engine, devices, recorded, name):
-    with pytest.raises(RunEngineInterrupted):
-        engine(plan_of(name, devices), at_row(3, engine.request_pause))
-    engine.abort("enough")
-    stop = recorded.named("stop")[-1]
-    assert stop["exit_status"] == "abort"
-    first = recorded.rows(*AXES[name]).shape[-1]
-    assert first > 0
-    engine(PLANS[name](devices))
-    assert recorded.named("stop")[-1]["exit_status"] == "success"
+PLANS = {name.partition(".")[2]: plan for name, plan in every_plan.PLANS.items()}
+AXES = {name.partition(".")[2]: axes for name, axes in every_plan.AXES.items()}
 
 
 # What plans say
@@ -215,13 +79,14 @@ def test_start_documents_say_what_a_scan_is(engine, devices, recorded, name):
     MetadataRecorder([devices.ring]).install(engine)
     engine(bpp.inject_md_wrapper(PLANS[name](devices), {"purpose": "test"}))
     start = recorded.named("start")[0]
-    assert start["scan"]["kind"] == ("step_map" if name == "tomography" else name)
-    assert start["plan_name"] == start["scan"]["kind"]
+    assert start["plan_name"] == ("step_map" if "tomography" in name else name)
+    kind = "fly_map" if name == "fly_grid" else start["plan_name"]
+    assert start["scan"]["kind"] == kind
     assert start["num_points"] == recorded.rows(*AXES[name]).shape[-1] or name == "tomography"
     assert "metadata_warnings" not in start
     if name != "knife_edge":
         assert start["devices"]["xspress3" if name.startswith("fly") else "scaler"]["roles"]
-    if name not in ("knife_edge", "spiral_map", "tomography"):
+    if name not in ("knife_edge", "spiral_map") and "tomography" not in name:
         durations = [start["scan"]["duration"]]
         assert durations[0] > 0
 
@@ -264,6 +129,18 @@ def test_lines_of_a_flight_may_be_along_y(engine, devices, recorded):
     x, y = recorded.rows("panda-x", "panda-y")
     np.testing.assert_allclose(x, [-20, -20, -20, 20, 20, 20], atol=0.05)
     np.testing.assert_allclose(y, [-20, 0, 20, 20, 0, -20], atol=0.05)
+    shown = maps_of(recorded.documents)["panda-x"]
+    assert (shown.y.name, shown.x.name) == ("panda-x", "panda-y")
+    np.testing.assert_allclose(shown.values, [[-20] * 3, [20] * 3], atol=0.05)
+
+
+def test_a_map_whose_slow_axis_is_x_lies_as_its_plan_says(engine, devices, recorded):
+    """Bluesky's own plan over motors that say what they are."""
+    motors = (devices.samx, 0, 4, 3, devices.samy, -1, 1, 2)
+    engine(bp.grid_scan([devices.scaler], *motors, snake_axes=True))
+    shown = maps_of(recorded.documents)["samx"]
+    assert (shown.y.name, shown.x.name) == ("samx", "samy")
+    np.testing.assert_allclose(shown.values, [[0, 0], [2, 2], [4, 4]])
 
 
 def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
@@ -319,6 +196,41 @@ def test_projections_of_a_tomography_belong_together(engine, devices, recorded):
     assert sorted({*recorded.rows("panda-rotation")[0]}) == pytest.approx(
         sorted(one["angle"] for one in said)
     )
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("ended", ["abort", "stop", "between"])
+def test_a_tomography_goes_on_at_the_angle_where_it_ended(engine, devices, recorded, ended):
+    pace = {"rate": 50.0, "collect_every": 0.02}
+    fly = partial(maps.fly_map, [devices.xspress3], devices.panda, nx=5, ny=4, **pace)
+    plan = tomography.tomography(fly, devices.rotation, 4, first=10.0, order="linear")
+    command, rows = ("set", 40) if ended == "between" else ("collect", 22)
+
+    def interrupt(msg):
+        nonlocal rows
+        if msg.command == command and recorded.rows("panda-x").size >= rows:
+            rows = 1000
+            return None, bps.pause()
+        return None, None
+
+    with pytest.raises(RunEngineInterrupted):
+        engine(bpp.plan_mutator(plan, interrupt))
+    engine.stop() if ended == "stop" else engine.abort()
+    last = {"start": recorded.named("start")[-1], "stop": recorded.named("stop")[-1]}
+    again = 0 if ended == "between" else 1
+    made = len(recorded.named("start"))
+    assert made == 2
+    uids = engine(tomography.resume_tomography(fly, devices.rotation, last))
+    said = [start["scan"] for start in recorded.named("start")]
+    assert [one["projection"] for one in said] == [0, 1, *range(2 - again, 4)]
+    assert len({one["tomography"] for one in said}) == 1
+    assert [one["angle"] for one in said[2:]] == [55.0, 100.0, 145.0][1 - again :]
+    assert uids == tuple(start["uid"] for start in recorded.named("start")[2:])
+    done = {"start": recorded.named("start")[-1], "stop": recorded.named("stop")[-1]}
+    with pytest.raises(ValueError, match="all 4 angles of tomography"):
+        engine(tomography.resume_tomography(fly, devices.rotation, done))
+    with pytest.raises(ValueError, match="is not of a tomography"):
+        engine(tomography.resume_tomography(fly, devices.rotation, {"start": {"uid": "1"}}))
 
 
 def test_angles_in_golden_order_are_spread_after_any_number():
@@ -431,32 +343,6 @@ def test_each_suspender_holds_a_scan_and_lets_it_go(engine, devices, recorded, w
     assert held == [True]
     assert recorded.named("stop")[0]["num_events"] == {"primary": 8}
     engine.remove_suspender(suspender)
-
-
-def test_no_point_is_begun_that_an_injection_would_spoil(engine, devices, recorded):
-    class Countdown(Signal):
-        """Comes nearer with each look, and jumps to 8 s when the injection is over."""
-
-        left = 0.25
-
-        def read(self):
-            self.left = round(self.left - 0.04, 2) if self.left > 0.04 else 8.0
-            return {self.name: {"value": self.left, "timestamp": 0.0}}
-
-    countdown = Countdown(name="countdown")
-    at = []
-    triggered = devices.scaler.trigger
-
-    def trigger():
-        at.append(countdown.left)
-        return triggered()
-
-    devices.scaler.trigger = trigger
-    plan = scans.time_series([devices.scaler], 5)
-    engine(suspenders.top_up_gated(plan, countdown, 0.1, settle=0.0, look_every=0.0))
-    assert len(at) == 5
-    assert min(at) > 0.1
-    assert max(at) > 7
 
 
 def test_settings_of_detectors_do_not_change_without_a_dwell(engine, devices, recorded):

@@ -18,7 +18,7 @@ from p06bs.session.progress import ScanProgress, StepsOnly
 
 PATIENCE = 60.0
 SETTINGS = {
-    "values": {"noise": 0.08, "regions": {"Fe_K": [1, 2]}},
+    "values": {"noise": 0.08, "regions": {"Fe_K": [1, 2]}, "mask": "x" * 5000},
     **{"digest": "abc", "revision": 3, "changed_by": "mo", "since": 1.0, "preset": ""},
     **{"schema": {"title": "x"}, "runs": {}},
 }
@@ -83,6 +83,8 @@ def test_settings_of_pipelines_and_of_one_that_is_silent():
             assert dict(settings) == SETTINGS["values"]
             assert settings["regions.Fe_K"] == [1, 2]
             assert repr(settings).splitlines()[0] == "noise = 0.08"
+            assert max(map(len, repr(settings).splitlines())) == len("mask = ") + 200
+            assert len(settings["mask"]) == 5000
             settings["noise"] = 0.09
             settings.update({"regions.Fe_K": [1, 3]}, noise=0.1)
             assert changes == [

@@ -95,10 +95,24 @@ def test_what_cannot_be_shown_is_said(run, log, tmp_path):
         assert status == 1, words
         assert said in errors
         assert errors.count("\n") == 1, errors
-    count = tmp_path / "count"
-    write(count, raw_run({"x": VALUES}))
-    status, _, errors = run("show", "--log", count)
+    text = tmp_path / "text"
+    write(text, raw_run({"x": np.array(["a", "b"])}))
+    status, _, errors = run("show", "--log", text)
     assert (status, "neither maps nor curves" in errors) == (1, True)
+
+
+def test_a_scan_along_a_line_is_curves(run, tmp_path):
+    directory = tmp_path / "log"
+    hints = {"dimensions": [[["i0"], "primary"]]}
+    raw = raw_run({"x": VALUES, "i0": 2 * VALUES}, units={"i0": "counts"}, hints=hints)
+    write(directory, raw)
+    write(directory, process(Histogram(inputs={"x": "x"}), raw))
+    status, out, errors = run("show", "-1", "y", "--log", directory)
+    assert status == 0, errors
+    assert "to the right: i0 (counts)" in out
+    (said,) = json.loads(run("show", "-1", "raw.x", "--log", directory, "--json")[1])["maps"]
+    assert (said["kind"], said["shape"], said["axes"][1]["name"]) == ("curve", [1, 12], "i0")
+    assert run("show", "-1", "y", "--log", directory, "--png", tmp_path / "y.png")[0] == 0
 
 
 def test_the_file_says_where_logs_are(run, log, tmp_path):

@@ -264,6 +264,7 @@ def test_a_picture_that_has_changed_is_refused(tmp_path: Path) -> None:
         ({"poni": V2 + "\n" + WHERE}, "detector_config.*not JSON|not JSON"),
         ({"unit": "q"}, r"unit: .*'q_nm\^-1', 'q_A\^-1' or '2th_deg'"),
         ({"bins": 0}, "bins: .*greater than or equal to 1"),
+        ({"bins": 60_000, "azimuthal_bins": 100}, "bins times azimuthal_bins is 6000000, at most"),
         ({"range": (5, 5)}, "lower limit must be below"),
         ({"azimuth_range": (-90, 200)}, "within -180 to 180 or within 0 to 360"),
         ({"splitting": "pseudo"}, "splitting"),

@@ -85,8 +85,8 @@ def show(
     shown = _shown(_directory(log, file), run)
     if not shown.showables:
         raise UsageError(
-            f"run {shown.run} ({shown.title}) has neither maps nor curves: its start document says "
-            "no shape, it has no two axes with positions, or no points yet"
+            f"run {shown.run} ({shown.title}) has neither maps nor curves: it has no points "
+            "yet, or no numbers in them"
         )
     chosen = _chosen(shown, name) if name else next(iter(shown.showables))
     if as_json:

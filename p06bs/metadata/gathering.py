@@ -52,6 +52,7 @@ class Sources:
     """Where metadata come from; see `MetadataRecorder`."""
 
     devices: Sequence[Any]
+    missing: Mapping[str, str]
     fields: Mapping[str, str]
     beamtime: Path | None
     settings: Callable[[], Settings] | None
@@ -59,7 +60,7 @@ class Sources:
 
     async def gather(self, found: Gathered) -> None:
         """Ask all of them at once; what is missing becomes a warning."""
-        found.warnings.clear()
+        found.warnings[:] = [f"{name} is not there: {why}" for name, why in self.missing.items()]
         beamtime, settings, found.snapshots = await asyncio.gather(
             self._ask("the beamtime's file", self._beamtime, found.warnings),
             self._ask("the settings of pipelines", self.settings, found.warnings),

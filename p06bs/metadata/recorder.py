@@ -44,6 +44,8 @@ class MetadataRecorder:
     ----------
     baseline : sequence of devices
         All of them: of those that only fly or write files, the configuration is recorded.
+    missing : mapping of str to str, optional
+        Devices that should be there -> why they are not: a warning of each run.
     sources : mapping of str to str
         Field of the start document -> data key of a device, such as
         ``{"ring.current": "ring-current"}``; the device says the unit.
@@ -59,12 +61,14 @@ class MetadataRecorder:
         self,
         baseline: Sequence[Any] = (),
         *,
+        missing: Mapping[str, str] | None = None,
         sources: Mapping[str, str] | None = None,
         beamtime: Path | None = None,
         settings: Callable[[], Settings] | None = None,
         seconds: float = 2.0,
     ) -> None:
         self.baseline = list(baseline)
+        self.missing = dict(missing or {})
         self.sources = dict(sources or {})
         self.beamtime = beamtime
         self.settings = settings
@@ -109,7 +113,12 @@ class MetadataRecorder:
     @property
     def _sources(self) -> Sources:
         return Sources(
-            tuple(self.baseline), self.sources, self.beamtime, self.settings, self._patience
+            tuple(self.baseline),
+            self.missing,
+            self.sources,
+            self.beamtime,
+            self.settings,
+            self._patience,
         )
 
     def _opened(self, msg: Msg, going: dict[Any, Gathered]) -> Iterator[Msg]:

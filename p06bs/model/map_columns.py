@@ -8,7 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.mapped import Mapped
+from p06bs.model.mapped import Columns, Mapped
 from p06bs.model.points import Column, Points, Positions
 from p06bs.model.positions import Described, Measurement, Run, number_column
 
@@ -119,9 +119,8 @@ def points_of(
 
     `others` are the runs that may have the positions, by `Measurement.of`.
     """
-    numbers, lengths = _numbers(run, streams, one.streams)
-    flags = [streams[name].columns.get("valid") for name in one.streams]
-    valid = Chain(list(zip(flags, lengths, strict=True)), 1.0) if any(flags) else None
+    numbers, _ = numbers_of(run, streams, one.streams)
+    valid = valid_of(run, streams, one.streams)
     measured = one.where.measured
     if measured is None:
         return Points(numbers, None, valid)
@@ -130,9 +129,16 @@ def points_of(
     return Points(numbers, _positions(measured, run, streams), valid)
 
 
-def values_of(one: Mapped, run: Run, streams: Streams) -> Chain:
-    """Return the values of a map; NaN in streams that do not have the column."""
-    _, lengths = _numbers(run, streams, one.streams)
+def valid_of(run: Run, streams: Streams, names: Sequence[str]) -> Chain | None:
+    """Return whether the rows of streams are valid; None where nobody says."""
+    flags = [streams[name].columns.get("valid") for name in names]
+    _, lengths = numbers_of(run, streams, names)
+    return Chain(list(zip(flags, lengths, strict=True)), 1.0) if any(flags) else None
+
+
+def values_of(one: Columns, run: Run, streams: Streams) -> Chain:
+    """Return the values of a map or curve; NaN in streams that do not have the column."""
+    _, lengths = numbers_of(run, streams, one.streams)
     columns = [
         streams[name].columns[one.column] if name in one.having else None for name in one.streams
     ]
@@ -140,7 +146,7 @@ def values_of(one: Mapped, run: Run, streams: Streams) -> Chain:
 
 
 def _positions(measured: Measurement, run: Run, streams: Streams) -> Positions:
-    numbers, lengths = _numbers(run, streams, measured.streams)
+    numbers, lengths = numbers_of(run, streams, measured.streams)
     y, x = (
         Chain(
             [
@@ -153,7 +159,7 @@ def _positions(measured: Measurement, run: Run, streams: Streams) -> Positions:
     return Positions(x, y, measured.scale, numbers if measured.joined else None)
 
 
-def _numbers(run: Run, streams: Streams, names: Sequence[str]) -> tuple[Chain, list[int]]:
+def numbers_of(run: Run, streams: Streams, names: Sequence[str]) -> tuple[Chain, list[int]]:
     """Return the numbers of the rows of streams, and how many rows each has."""
     parts: list[tuple[Column, int]] = []
     for name in names:

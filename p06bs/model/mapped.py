@@ -4,7 +4,7 @@ Every scalar number of the streams that go along the scan does, if there is a gr
 for them (`p06bs.model.positions`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from p06bs.model.gridding import Gridded
@@ -19,8 +19,8 @@ ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True, slots=True)
-class Mapped:
-    """One map.
+class Columns:
+    """A column of streams that continue each other.
 
     Attributes
     ----------
@@ -30,13 +30,18 @@ class Mapped:
         Those of them that have the column in this unit; rows of the others count as NaN.
     column : str
     unit : str or None
-    where : Where
     """
 
     streams: tuple[str, ...]
     having: frozenset[str]
     column: str
     unit: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mapped(Columns):
+    """One map: a column, and where its rows lie."""
+
     where: Where
 
     def picture(self, seen: Gridded) -> Picture:
@@ -71,14 +76,25 @@ def mapped(
     maps: dict[str, Mapped] = {}
     for streams in families(run):
         place = where(run, raw, streams, largest, corrected)
-        for one in _of_family(run, streams, place) if place is not None else ():
-            further = f"{min(one.having, key=streams.index)}.{one.column}"
-            maps.setdefault(further if one.column in maps else one.column, one)
+        if place is None:
+            continue
+        axes = {axis.name for axis in place.axes} | {*fields_of(run.start)}
+        if place.measured is not None:
+            axes |= {place.measured.y, place.measured.x}
+        for one in columns_of(run, streams, axes):
+            found = Mapped(one.streams, one.having, one.column, one.unit, place)
+            maps.setdefault(named(found, maps), found)
     return maps
 
 
-def _of_family(run: Run, streams: tuple[str, ...], place: Where) -> Iterator[Mapped]:
-    """Yield the maps of the columns of streams that continue each other."""
+def named(one: Columns, taken: Collection[str]) -> str:
+    """Return what a column is called, where some names are taken."""
+    further = f"{min(one.having, key=one.streams.index)}.{one.column}"
+    return further if one.column in taken else one.column
+
+
+def columns_of(run: Run, streams: tuple[str, ...], axes: Collection[str]) -> Iterator[Columns]:
+    """Yield the columns of streams that continue each other, hinted ones first, `axes` last."""
     having: dict[tuple[str, str | None], list[str]] = {}
     units: dict[tuple[str, str | None], str | None] = {}
     hinted: set[str] = set()
@@ -91,8 +107,5 @@ def _of_family(run: Run, streams: tuple[str, ...], place: Where) -> Iterator[Map
                 unit = described.unit(column)
                 having.setdefault((column, canonical(unit)), []).append(stream)
                 units.setdefault((column, canonical(unit)), unit)
-    axes = {axis.name for axis in place.axes} | {*fields_of(run.start)}
-    if place.measured is not None:
-        axes |= {place.measured.y, place.measured.x}
     for key in sorted(having, key=lambda key: (key[0] in axes, key[0] not in hinted)):
-        yield Mapped(streams, frozenset(having[key]), key[0], units[key], place)
+        yield Columns(streams, frozenset(having[key]), key[0], units[key])

@@ -39,6 +39,12 @@ def fields_of(start: Document) -> list[str]:
     return [str(name) for fields in _dimensions(start) or () for name in fields]
 
 
+def line_of(start: Document) -> list[str]:
+    """Return the data keys of the only dimension in ``hints``; none where there are several."""
+    dimensions = _dimensions(start) or []
+    return [str(name) for name in dimensions[0]] if len(dimensions) == 1 else []
+
+
 def is_plane(start: Document) -> bool:
     """Return whether a run may go over an area, as far as its hints say."""
     dimensions = _dimensions(start)

@@ -18,6 +18,9 @@ from p06bs.model.units import unit_scale
 LARGEST = 1 << 24
 """Pixels of a map, at most, unless somebody says less; a larger raster has no maps."""
 
+MOVED = ("position_y", "position_x")
+"""Roles of the slow and the fast axis where a plan does not say what it moves."""
+
 REVISION = re.compile(r"(.*)_r(\d+)")
 """Name of the stream in which a derived run goes on when settings changed its outputs."""
 
@@ -255,11 +258,12 @@ def _measurement(
 ) -> Measurement | None:
     """Return corrected positions, else those of the same rows, of other streams, of the raw run."""
     own = sorted(families(run), key=lambda family: family != streams)
+    moved = _moved(raw or run)
     for other in (corrected, run, raw):
         if other is None:
             continue
         for family in own if other is run else families(other):
-            found = _in_family(other, family)
+            found = _in_family(other, family, moved)
             if found is None:
                 continue
             if other is run:
@@ -276,17 +280,38 @@ def corrects(start: Document) -> str:
     return "" if process.get("reprocessing") else str(start.get("original_run_uid", ""))
 
 
-def position_keys(start: Document, descriptor: Document) -> Iterator[tuple[str | None, str | None]]:
-    """Yield the data keys that may hold y and x: those of the roles, then the plan's axes."""
+def _moved(run: Run) -> tuple[str, str]:
+    """Return the roles of the slow and the fast axis that a raw run goes along, as far as known."""
+    axes = plan_axes(run.start)
+    streamed = [{**one.descriptor, "name": name} for name, one in run.streams.items()]
+    roles = {c.data_key: c.role for c in candidates(run.start, streamed)}
+    slow, fast = (roles.get(axis) if axis else None for axis in axes)
+    if slow is None and fast is None:
+        return MOVED
+    return slow or "", fast or ""
+
+
+def position_keys(
+    start: Document, descriptor: Document, moved: tuple[str, str] = MOVED
+) -> Iterator[tuple[str | None, str | None]]:
+    """Yield the data keys that may hold where rows lie: those of the roles, then the plan's axes.
+
+    Parameters
+    ----------
+    start, descriptor : mapping
+    moved : (str, str)
+        Roles of the slow and the fast axis.
+    """
     roles = {c.role: c.data_key for c in candidates(start, [descriptor]) if c.role}
-    yield roles.get("position_y"), roles.get("position_x")
+    yield roles.get(moved[0]), roles.get(moved[1])
     yield plan_axes(start)
 
 
-def _in_family(run: Run, streams: tuple[str, ...]) -> Measurement | None:
+def _in_family(run: Run, streams: tuple[str, ...], moved: tuple[str, str]) -> Measurement | None:
     """Return the positions that all of the streams have."""
     streamed = [run.streams[name] for name in streams]
-    for pair in position_keys(run.start, {**streamed[0].descriptor, "name": streams[0]}):
+    descriptor = {**streamed[0].descriptor, "name": streams[0]}
+    for pair in position_keys(run.start, descriptor, moved):
         y, x = (streamed[0].column(key) for key in pair)
         if y and x and all(y in one.numbers and x in one.numbers for one in streamed):
             units = (streamed[0].unit(y), streamed[0].unit(x))

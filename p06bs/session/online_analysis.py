@@ -10,6 +10,9 @@ from p06bs.bus.curve import Keys
 from p06bs.bus.membership import Membership
 from p06bs.bus.topology import Service
 
+LONGEST = 200
+"""Characters of a value among the settings; one by name is shown whole."""
+
 RECORDED = ("values", "digest", "revision", "changed_by", "since", "preset")
 """What is recorded of the settings that are in force."""
 
@@ -196,7 +199,12 @@ class PipelineSettings(MutableMapping[str, Any]):
         return len(self._values())
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name} = {value!r}" for name, value in self._values().items())
+        # A mask or a fit configuration has kilobytes.
+        lines = ((name, repr(value)) for name, value in self._values().items())
+        return "\n".join(
+            f"{name} = {text if len(text) <= LONGEST else text[: LONGEST - 1] + '…'}"
+            for name, text in lines
+        )
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

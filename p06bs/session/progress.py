@@ -1,6 +1,8 @@
 """How far a scan is, and how long it will take."""
 
+import math
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from rich.console import Console
@@ -82,8 +84,13 @@ class ScanProgress:
         self.close()
         self._start, self._streams = start, {}
         words = [_kind(start), " x ".join(map(str, start.get("shape") or ()))]
-        dwell = _scan(start).get("dwell")
-        words.append(f"of {dwell:g} s" if isinstance(dwell, int | float) else "")
+        scan = _scan(start)
+        if isinstance(dwell := scan.get("dwell"), int | float):
+            words.append(f"of {dwell:g} s")
+        if isinstance(whole := scan.get("duration"), int | float):
+            words.append(f"({timedelta(seconds=math.ceil(whole))} and moves)")
+        if isinstance(number := scan.get("projection"), int):
+            words.append(f"projection {number + 1}/{scan.get('projections')}")
         said = " ".join(filter(None, words))
         self._console.print(f"{said}, run {start['uid']}", highlight=False, markup=False)
         if isinstance(points := start.get("num_points"), int) and points > 0:

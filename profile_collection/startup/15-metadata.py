@@ -5,6 +5,7 @@ from p06bs.metadata.records import Sample
 
 recorder = MetadataRecorder(
     devices.values(),
+    missing=missing,
     sources=sources,
     beamtime=Path(BEAMTIME) if BEAMTIME else None,
     settings=analysis.settings_in_force,

@@ -26,7 +26,7 @@ for name in ("line_scan", "time_series"):
 if "panda" in devices:
     # A pixel detector is added by name, fly_map = partial(maps.fly_map, flying, panda): its files
     # are large, and most maps are of fluorescence.
-    for name in ("fly_map", "fly_spiral"):
+    for name in ("fly_map", "fly_grid", "fly_spiral"):
         _short(name, getattr(maps, name), flying[:1], devices["panda"])
 if "energy" in devices:
     _short("energy_scan", scans.energy_scan, detectors, devices["energy"])
@@ -40,7 +40,12 @@ if "rotation" in devices and "fly_map" in plans:
         arranged = {"first": first, "span": span, "order": order, "md": md}
         return tomography.tomography(fly_map, devices["rotation"], num, **arranged)
 
-    plans["fly_tomography"] = fly_tomography
+    def resume_tomography(last, *, md=None, **map_of_angle):
+        """Go on with one that was ended early: resume_tomography(catalog[uid].metadata, nx=41)."""
+        fly_map = partial(plans["fly_map"], **map_of_angle)
+        return tomography.resume_tomography(fly_map, devices["rotation"], last, md=md)
+
+    plans |= {"fly_tomography": fly_tomography, "resume_tomography": resume_tomography}
 globals().update(plans)
 
 # Beam losses suspend every scan; RE.remove_suspender(beam_suspenders["ring"]) has it go on.

@@ -29,13 +29,26 @@ else:
     atexit.register(publisher.close)
 
 catalog = None  # all runs; runs["live"] has the newest, also those that go on
-try:
-    runs = root_of(peers, API_KEY_FILE)
-    catalog = all_runs(runs)
-    atexit.register(runs.context.close)
-except NoCatalogError as problem:
-    print(f"There is no catalog: {problem}")
 
+
+def find_catalog():
+    """Look for the server whose runs `catalog` has, again if it was not there before."""
+    global catalog, runs  # noqa: PLW0603  (names at the prompt)
+    try:
+        runs = root_of(peers, API_KEY_FILE)
+    except NoCatalogError as problem:
+        print(f"There is no catalog: {problem}. find_catalog() looks for it again.")
+    else:
+        catalog = all_runs(runs)
+        atexit.register(runs.context.close)
+
+
+find_catalog()
 if peers is not None and not peers.listed:
     print(f"No pipelines can be asked: no Topology Manager answers at {TOPOLOGY}")
+for name, device in devices.items():
+    if name in globals():
+        print(f"{name} has another meaning here: the device is devices[{name!r}]")
+    else:
+        globals()[name] = device
 print(f"RE, {', '.join(devices) or 'no devices'}; data in {DATA}, documents in {LOG}.")
