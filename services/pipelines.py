@@ -1,7 +1,7 @@
 """The pipelines of one process, on one pool of workers."""
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -101,6 +101,25 @@ class PipelinesService(Service[PipelinesDefinition]):
     def stop(self) -> None:
         """Have it hand back what is not done, and end."""
         self._pipelines.stop()
+
+
+def sections(definitions: Iterable[config.Definition]) -> dict[str, PipelineSection]:
+    """Return the pipelines of services by their names."""
+    return {
+        _name_of(section): section
+        for definition in definitions
+        if isinstance(definition, PipelinesDefinition)
+        for section in definition.pipelines
+    }
+
+
+def _name_of(section: PipelineSection) -> str:
+    if section.name or ":" not in section.modality:
+        return section.name or section.modality
+    try:
+        return config.find_modality(section.modality).name
+    except config.ConfigurationError:  # whoever makes it says so
+        return section.modality
 
 
 def declared(section: PipelineSection) -> "Pipeline":

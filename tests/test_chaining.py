@@ -577,6 +577,91 @@ def test_recorded_runs_feed_each_other_on_the_command_line(tmp_path, run):
     assert made(*position, *explicit)["columns"]["apart"]["max"] == 0.0
 
 
+CONFIGURED = """
+[[pipelines]]
+modality = "tests.chains:Encoder"
+inputs = { x = "signal" }
+settings.factor = 3.0
+
+[[pipelines]]
+modality = "tests.chains:Interferometer"
+name = "fine"
+inputs = { x = "signal" }
+
+[[pipelines]]
+modality = "tests.chains:Offset"
+inputs = { x = "signal" }
+after = ["encoder"]
+
+[[pipelines]]
+modality = "tests.chains:Position"
+inputs = { fine = "fine/primary/x" }
+after = ["encoder"]
+
+[[pipelines]]
+modality = "tests.chains:Path"
+name = "way"
+inputs = { signal = "signal" }
+after = ["position"]
+"""
+
+
+def test_what_nothing_feeds_is_said_and_computed_if_asked_for(tmp_path, run):
+    raw = scan([(20, 0)])
+    uid = raw[0][1]["uid"]
+    log = tmp_path / "log"
+    write(log, raw)
+    file = tmp_path / "pipelines.toml"
+    file.write_text(CONFIGURED)
+
+    def made(*words: object) -> Any:
+        status, said, errors = run("process", uid, "--log", log, "--json", *words)
+        assert status == 0, errors
+        return json.loads(said)[0]
+
+    # An input that a modality can do without: nobody makes it, or somebody has not yet.
+    offset = ("--modality", "tests.chains:Offset", "--inputs", "x=signal")
+    alone = made(*offset)
+    assert alone["inputs"] == {"x": "primary/signal"}
+    (said,) = alone["remarks"]
+    assert "nothing feeds zero, which offset can do without: neither the run nor a derived" in said
+    _, table, said = run("process", uid, "--log", log, *offset)
+    assert "x from primary/signal" in table
+    assert f"run {uid[:8]}: nothing feeds zero" in said
+    configured = ("--file", file, "--modality", "offset")
+    without = made(*configured)
+    assert without["derived"] == alone["derived"]
+    assert without["remarks"][0].endswith("is recorded; --after encoder computes it")
+    # Asked for, it is computed as the configuration says, and kept with what it feeds.
+    fed = made(*configured, "--after", "encoder", "--store")
+    coarse = process(encoders(factor=3.0), raw)
+    assert fed["inputs"]["zero"] == "encoder/primary/x"
+    assert fed["remarks"] == [
+        "encoder has made no derived run of it that is recorded: computed as configured"
+    ]
+    with DocumentLog(log) as logged:
+        assert set(logged.runs()) == {uid, coarse[0][1]["uid"], fed["derived"]}
+        kept = Offset(inputs={"x": "signal"})
+        assert_equal(list(logged.read(fed["derived"])), kept, raw, coarse)
+    # Recorded now, it is used where the configuration says so, and offered where nobody does.
+    assert made(*configured) == {**fed, "remarks": [], "stored": None}
+    (said,) = made(*offset)["remarks"]
+    assert said.endswith("derived runs of it that may are recorded: --after encoder")
+    # What is computed on the way may need others, which are computed or recorded.
+    way = made("--file", file, "--modality", "way", "--after", "position", "--store")
+    assert [said.split()[0] for said in way["remarks"]] == ["fine", "position"]
+    upstream = process(
+        Position(inputs={"fine": "fine/primary/x"}),
+        raw,
+        upstream=[*coarse, *process(Interferometer(inputs={"x": "signal"}), raw, pipeline="fine")],
+    )
+    with DocumentLog(log) as logged:
+        documents = list(logged.read(way["derived"]))
+        assert_equal(documents, path(), raw, upstream)
+        assert documents[0][1]["process"]["pipeline"] == "way"
+        assert len(logged.runs()) == 6
+
+
 def test_why_knows_recorded_runs_that_feed_others(tmp_path):
     raw = scan([(9, 0)], page=3)
     for documents in (raw, process(encoders(), raw)):

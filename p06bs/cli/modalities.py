@@ -1,6 +1,8 @@
 """``p06bs check``, ``p06bs modalities`` and ``p06bs schema``: what can be configured."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Annotated
 
@@ -35,7 +37,6 @@ def check(
     from p06bs import config
     from p06bs.model.conformance import Finding, made_up_columns
     from p06bs.model.conformance import check as conformance
-    from p06bs.offline import import_problem
 
     found = config.find_modality(name)
     example = None if settings else found.example()
@@ -46,7 +47,7 @@ def check(
         modality, columns = example[0], dict(example[1])
     findings = list(conformance(modality, columns))
     path = f"{found.__module__}:{found.__qualname__}"
-    findings.append(Finding("importable in a fresh process", import_problem(found.__module__)))
+    findings.append(Finding("importable in a fresh process", _import_problem(found.__module__)))
     if as_json:
         print(json.dumps({"modality": path, "findings": {f.checked: f.problem for f in findings}}))
     else:
@@ -57,6 +58,13 @@ def check(
             )
     if any(finding.problem for finding in findings):
         raise typer.Exit(1)
+
+
+def _import_problem(module: str) -> str:
+    """Return why a fresh process cannot import a module; "" if it can."""
+    code = f"import importlib; importlib.import_module({module!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
 
 def modalities(as_json: AsJson = False) -> None:

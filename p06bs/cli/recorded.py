@@ -2,6 +2,7 @@
 
 import json
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +19,10 @@ from p06bs.cli.server import (
     ServerOption,
     connect,
 )
-from p06bs.cli.terminal import AsJson, progress_bar, remark, show_result
+from p06bs.cli.terminal import SHOWN, AsJson, progress_bar, remark, show_result
 
 if TYPE_CHECKING:
+    from p06bs.config import PipelineSection
     from p06bs.recorded import Runs
 
 
@@ -36,7 +38,8 @@ def process(
     modality: Annotated[
         str,
         typer.Option(
-            help="name of a modality (p06bs modalities), or module:Class; that of --like if absent",
+            help="name of a modality (p06bs modalities), or module:Class, or of a pipeline in "
+            "--file; that of --like if absent",
             autocompletion=complete_modality,
         ),
     ] = "",
@@ -55,9 +58,16 @@ def process(
         list[str],
         typer.Option(
             help="recorded derived run of RUN that may feed inputs, by its uid or its pipeline's "
-            "name; repeatable; by default any that makes what RUN lacks"
+            "name; one of --file is computed if it has made none; repeatable; by default any "
+            "that makes what RUN lacks"
         ),
     ] = [],
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file", "-f", help="configuration whose pipelines --modality and --after may name"
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(help="directory for the derived log and NeXus file")
     ] = None,
@@ -81,6 +91,7 @@ def process(
     from p06bs.bus.reader import LogError
     from p06bs.model.binding import BindingError
     from p06bs.offline import Like, process_run
+    from p06bs.services.pipelines import declared
 
     runs, uids = _chosen(source, run, like, log, server, api_key_file)
     with closing(runs):
@@ -99,6 +110,13 @@ def process(
             after = after or same.upstream
         if not modality:
             raise UsageError("say which modality with --modality, or which derived run with --like")
+        configured = {} if file is None else _pipelines(file)
+        pipeline = ""
+        perhaps: tuple[str, ...] = ()
+        if modality in configured and not like:
+            section = configured[modality]
+            made, bindings = {**section.settings, **made}, {**section.inputs, **bindings}
+            pipeline, perhaps, modality = modality, section.after, section.modality
         chosen = config.make_modality(modality, made, bindings)
         results = []
         damaged = 0
@@ -111,11 +129,14 @@ def process(
                         uid,
                         history=history,
                         out=out,
-                        store=store,
+                        keep=store,
                         batch_size=batch_size,
                         reprocessing=reprocessing,
                         rows=rows,
                         after=after,
+                        perhaps=perhaps,
+                        configured={n: partial(declared, s) for n, s in configured.items()},
+                        pipeline=pipeline,
                     )
                 except (BindingError, LogError) as reason:
                     if len(uids) == 1:
@@ -128,9 +149,19 @@ def process(
             print(json.dumps(results, indent=2))
         for result in results if not as_json else ():
             show_result(result)
+            for said in result["remarks"]:
+                remark(f"run {result['raw'][:SHOWN]}: {said}")
         _complain_of(damaged, uids)
         if not results:
             raise UsageError(f"no run in {source} has what {chosen.name} needs")
+
+
+def _pipelines(file: Path) -> dict[str, "PipelineSection"]:
+    """Return the pipelines of a configuration by their names, of whatever service."""
+    from p06bs import config
+    from p06bs.services.pipelines import sections
+
+    return sections(config.definitions(config.load(file)).values())
 
 
 def _chosen(

@@ -51,6 +51,8 @@ def show_result(result: dict[str, Any]) -> None:
         f"[bold]{result['modality']}[/] of run {result['raw']}: derived run {result['derived']}, "
         f"{result['events']} events, {result['invalid']} invalid"
     )
+    fed = (f"{name} from {where}" for name, where in result["inputs"].items())
+    console.print(escape("; ".join(fed)), soft_wrap=True)
     table = Table(*folded("column", "unit", "sum", "mean", "minimum", "maximum"))
     for name, column in result["columns"].items():
         numbers = (f"{column[k]:.6g}" for k in ("sum", "mean", "min", "max"))

@@ -152,19 +152,13 @@ def _compute(run: str, file: Path, log: Path | None, answers: _Answers) -> None:
     from p06bs.bus.reader import LogError
     from p06bs.pipeline.decisions import Decision, State
     from p06bs.pipeline.foreseen import find_raw, foresee
-    from p06bs.services.pipelines import PipelinesDefinition, declared
+    from p06bs.services.pipelines import declared, sections
 
     configuration = config.load(file)
     directory = log or configuration.bus.log
     answered = {one["pipeline"] for one in answers.decisions}
     offered = answered | answers.offered
-    definitions = config.definitions(configuration).values()
-    sections = {
-        section.name or section.modality: section
-        for definition in definitions
-        if isinstance(definition, PipelinesDefinition)
-        for section in definition.pipelines
-    }
+    pipelines = sections(config.definitions(configuration).values())
     if not directory.is_dir():
         answers.remarks.append(f"{directory} does not exist: nothing can be computed")
         return
@@ -177,7 +171,7 @@ def _compute(run: str, file: Path, log: Path | None, answers: _Answers) -> None:
             return
         keys = ("scan_id", "plan_name", "time", "analysis")
         answers.run = answers.run or {"run": uid, **{key: start.get(key) for key in keys}}
-        for name, section in sections.items():
+        for name, section in pipelines.items():
             try:
                 pipeline = declared(section)
             except ValueError as error:

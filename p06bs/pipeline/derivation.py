@@ -30,7 +30,7 @@ class Derivation:
         Settings, in order, that begin with the event of that uid.
     after : sequence of str
         Names of derived runs that are waited for; see `RawRun`.
-    batch_size, share, reprocessing, rows, clock
+    batch_size, share, reprocessing, rows, clock, pipeline
         See `inline.Worker`.
     """
 
@@ -48,6 +48,7 @@ class Derivation:
         rows: int | None,
         clock: Clock,
         after: Sequence[str] = (),
+        pipeline: str = "",
     ) -> None:
         self.modality = modality
         self.emit = emit
@@ -57,6 +58,7 @@ class Derivation:
         self.share = share
         self.reprocessing = reprocessing
         self.clock = clock
+        self.pipeline = pipeline
         self.raw = RawRun(modality, start, rows, after)
         self.derived: DerivedRun | None = None
         self.results: Results | None = None
@@ -91,6 +93,7 @@ class Derivation:
                 self.clock,
                 self.reprocessing,
                 self.raw.limit,
+                self.pipeline,
             )
             self.emit(*self.derived.start())
             if self.modality.fold is not None:

@@ -41,7 +41,7 @@ class Worker:
         ``(k, n)``: compute batches k, k+n, k+2n, ...
     deadline : float
         Seconds to wait for detector files that do not grow.
-    reprocessing, rows, upstream
+    reprocessing, rows, upstream, pipeline
         See `process`.
     after : sequence of str
         Names of derived runs that come while the raw run does (`feed`), and are waited for.
@@ -60,6 +60,7 @@ class Worker:
         clock: Clock = time.time,
         upstream: Iterable[NamedDocument] = (),
         after: Sequence[str] = (),
+        pipeline: str = "",
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
@@ -81,6 +82,7 @@ class Worker:
         self.rows = rows
         self.clock = clock
         self.after = after
+        self.pipeline = pipeline
         self._upstream = _runs_of(upstream)
         self._fed: dict[str, tuple[str, str]] = {}  # uid in a derived run -> it, its raw run
         self.read_frames = FrameReader(deadline)
@@ -109,6 +111,7 @@ class Worker:
                 rows=self.rows,
                 clock=self.clock,
                 after=self.after,
+                pipeline=self.pipeline,
             )
             for made in self._upstream:
                 if made[0][1]["original_run_uid"] == document["uid"]:
@@ -222,6 +225,7 @@ def process(
     reprocessing: int = 0,
     rows: int | None = None,
     upstream: Iterable[NamedDocument] = (),
+    pipeline: str = "",
 ) -> list[NamedDocument]:
     """Return the derived documents of recorded raw documents: the reference meaning.
 
@@ -243,6 +247,8 @@ def process(
     upstream : iterable of (name, document)
         Derived runs of these raw runs, one after the other, whose outputs may feed inputs: by
         role what the raw run does not have, or explicitly, ``inputs={"x": "encoders/primary/x"}``.
+    pipeline : str
+        By which name the derived runs feed others, if that is not the modality's.
 
     Raises
     ------
@@ -261,6 +267,7 @@ def process(
         reprocessing=reprocessing,
         rows=rows,
         upstream=upstream,
+        pipeline=pipeline,
     )
     try:
         for name, document in documents:
