@@ -13,17 +13,15 @@ from p06bs.callbacks._gain import GainFit, Range, gain_fit, place_nodes
 from p06bs.callbacks._linear_fit import Fit, Model
 from p06bs.callbacks._models import models
 from p06bs.callbacks._pymca import (
-    Calibration,
     Configuration,
-    noise_and_fano,
+    Response,
     parse,
+    response_of,
     set_background,
 )
 from p06bs.model.modality import Bound
 
 Elements = slice | npt.NDArray[np.intp]
-
-DEFAULT_CALIBRATION: Calibration = (0.0, 0.01)
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,6 @@ def groups_of(settings: FluorescenceSettings, bound: Bound) -> tuple[Group, ...]
 
 @lru_cache(maxsize=8)
 def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tuple[Group, ...]:
-    calibrations = _calibrations(settings, elements)
     used = [i for i in range(elements) if i not in settings.masked]
     if not used or any(i >= elements for i in settings.masked):
         raise ValueError(
@@ -66,12 +63,13 @@ def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tup
             f"there; the spectra have 0 to {elements - 1}"
         )
     described, limits = describe_fit(settings)
+    responses = _responses(settings, response_of(described), elements)
     reference = None if settings.reference is None else np.array(settings.reference)
     spline = spline_spacing(settings)
     made = models(
         described,
         channels,
-        [calibrations[i] for i in used],
+        [responses[i] for i in used],
         limits,
         reference=reference,
         spline=spline,
@@ -86,7 +84,8 @@ def _groups(settings: FluorescenceSettings, elements: int, channels: int) -> tup
     top = max(model.offset + model.gain * model.stop for model in made)
     followed = Range(settings.gain_range, settings.zero_range)
     reach = followed.reach(min(float(model.energies.min()) for model in made))
-    nodes = place_nodes(reach, top, *noise_and_fano(described))
+    least = min(model.noise for model in made)
+    nodes = place_nodes(reach, top, least, float(described["detector"]["fano"]))
 
     def tracked(model: Model) -> GainFit | None:
         """Return the fit that follows the gain of a detector element, if that is asked for."""
@@ -167,7 +166,7 @@ def _drifting(
         return models(
             described,
             channels,
-            [(model.offset, model.gain * (1 + gain)) for gain in gains],
+            [Response(model.offset, model.gain * (1 + gain), model.noise) for gain in gains],
             channel_range=(model.start, model.stop),
             reference=reference,
             spline=spline_spacing(settings),
@@ -185,10 +184,16 @@ def _alike(models: dict[int, Model]) -> Iterator[tuple[Model, Elements]]:
         yield model, slice(first, last + 1) if together else elements
 
 
-def _calibrations(settings: FluorescenceSettings, elements: int) -> list[Calibration | None]:
-    if settings.calibration is None:
-        return [None if settings.config else DEFAULT_CALIBRATION] * elements
-    given = settings.calibration
-    if len(given) not in (1, elements):
-        raise ValueError(f"calibration: there are {len(given)}, but {elements} detector elements")
-    return [*given * (elements // len(given))]
+def _responses(
+    settings: FluorescenceSettings, own: Response, elements: int
+) -> tuple[Response, ...]:
+    """Return how each detector element answers; `own` is what the configuration says."""
+    calibrations = settings.calibration or (own[:2],)
+    noises = settings.noises or (own.noise,)
+    for name, values in (("calibration", calibrations), ("noises", noises)):
+        if len(values) not in (1, elements):
+            raise ValueError(f"{name}: there are {len(values)}, but {elements} detector elements")
+    return tuple(
+        Response(*calibrations[i % len(calibrations)], noises[i % len(noises)])
+        for i in range(elements)
+    )

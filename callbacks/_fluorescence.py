@@ -82,6 +82,11 @@ class FluorescenceSettings(ModalitySettings):
     polynomial_order: int = Field(5, ge=1, le=10, description="of background='polynomial'")
     spline_spacing: Positive = Field(1.0, description="keV between knots of background='spline'")
     noise: Positive = Field(0.1, description="keV, electronic noise (FWHM); with elements")
+    noises: tuple[Positive, ...] | None = Field(
+        None,
+        min_length=1,
+        description="keV (FWHM) of each detector element; None: noise, or the configuration's",
+    )
     fano: Positive = Field(0.114, description="Fano factor; with elements")
     crystal: Literal["Si", "Ge"] = Field("Si", description="detector material; with elements")
     crystal_thickness: Positive = Field(450.0, description="µm; with elements")

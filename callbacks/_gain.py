@@ -30,6 +30,8 @@ STEPS = 6
 """Newton steps; each leaves some hundredths of the distance."""
 ENOUGH = 0.05
 """Share of the counts averaged over from which a gain is believed."""
+RIDGE = 1e-3
+"""Strength of what keeps the number of reference counts from being noisy."""
 PER_WIDTH = 2.0
 """Nodes for a shift by √2 standard deviations of a peak: areas then are right within some 1e-3."""
 
@@ -69,8 +71,9 @@ class GainFit:
         Maps values at the nodes to the coefficients of their Chebyshev polynomial.
     weight : ndarray, shape (references,)
         Inverse variance of a relative gain that one count of a reference tells.
-    seen : float
-        What one reference count at the nominal gain seems to be, in the mean over the nodes.
+    counts : ndarray, shape (nodes, references)
+        Maps the references' areas at the nodes to how many counts they have, whatever the
+        gain is, the best telling reference being counted whole.
     """
 
     nodes: Floats
@@ -81,7 +84,7 @@ class GainFit:
     product: Product
     solve: Floats
     weight: Floats
-    seen: float
+    counts: Floats
 
     @property
     def width(self) -> int:
@@ -242,8 +245,7 @@ def gain_fit(
         rows += [areas, at.solve(*changes.T)[-len(references) :], areas[list(references)]]
     exact = np.vstack(rows)
     width = len(exact) // number
-    seen = exact.reshape(number, width, -1)[:, -len(references) :] @ model.shapes[:, references]
-    share = weight / weight.max()
+    areas = exact.reshape(number, width, -1)[:, -len(references) :]
     return GainFit(
         nodes=nodes,
         reach=reach,
@@ -253,8 +255,32 @@ def gain_fit(
         product=product(exact),
         solve=solve,
         weight=weight,
-        seen=float(share @ seen.mean(axis=0) @ share / (share @ share)),
+        counts=_counts(areas, shapes, weight / weight.max()),
     )
+
+
+def _counts(areas: Floats, shapes: Floats, share: Floats) -> Floats:
+    """Return what `GainFit.counts` is.
+
+    At a node far from the true gain an area may be anything, also negative, so that no mean
+    over the nodes tells counts.
+
+    Parameters
+    ----------
+    areas : ndarray, shape (nodes, references, channels)
+        Rows of the solutions.
+    shapes : ndarray, shape (nodes, channels, references)
+        Of one count at the nodes' gains.
+    share : ndarray, shape (references,)
+        How much a count of each reference counts.
+    """
+    # Seen at node k as a reference r, of a reference q at the gain of node j.
+    seen = np.einsum("krc,jcq->jqkr", areas, shapes).reshape(areas.shape[0] * len(share), -1)
+    wanted = np.tile(share, len(areas))
+    # A ridge, as counts need not be exact, and must not be noisy.
+    square = seen.T @ seen + RIDGE * np.trace(seen.T @ seen) / len(seen) * np.eye(len(seen))
+    found: Floats = np.linalg.solve(square, seen.T @ wanted)
+    return found.reshape(areas.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -302,8 +328,8 @@ def follow(
     reference = np.where(usable[..., None, None], solutions[..., peaks:], 0)
     newer = np.zeros(usable.shape)
     for elements, fit in groups:
-        bright = fit.brightness(reference[:, elements]).mean(axis=2)
-        newer[:, elements] = bright / (fit.seen * counts)
+        seen = reference[:, elements, :, len(fit.references) :]
+        newer[:, elements] = np.einsum("nekr,kr->ne", seen, fit.counts) / counts
     before = np.zeros(reference.shape[1:]) if sums is None else sums
     faded = np.empty_like(reference)
     # Areas of a reference that is not there scatter about zero, and fade nothing on average.

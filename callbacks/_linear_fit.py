@@ -44,6 +44,8 @@ class Model:
         The fitted channels.
     offset, gain : float
         keV and keV/channel.
+    noise : float
+        Electronic noise, keV (FWHM).
     columns : ndarray, shape (stop - start, terms of the continuum + peaks)
         The continuum's terms, then the peak groups, each with an area of one count.
     weights : ndarray, shape (stop - start,), optional
@@ -57,6 +59,7 @@ class Model:
     stop: int
     offset: float
     gain: float
+    noise: float
     columns: Floats
     weights: Floats | None
     snip: Snip | None

@@ -20,9 +20,10 @@ from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import (
     CONTINUUM,
     PYMCA,
-    Calibration,
     Configuration,
+    Response,
     require_pymca,
+    response_of,
     theory_of,
 )
 
@@ -30,7 +31,7 @@ from p06bs.callbacks._pymca import (
 def models(
     configuration: Configuration,
     channels: int,
-    calibrations: Sequence[Calibration | None],
+    responses: Sequence[Response],
     energy_range: tuple[float, float] | None = None,
     *,
     channel_range: tuple[int, int] | None = None,
@@ -45,8 +46,8 @@ def models(
         As PyMca has it.
     channels : int
         Number of channels of a spectrum.
-    calibrations
-        Per element (offset keV, gain keV/channel), or None for the configuration's.
+    responses
+        How each detector element answers.
     energy_range : tuple of float, optional
         Fitted range, keV; the configuration's channels otherwise.
     channel_range : tuple of int, optional
@@ -65,26 +66,24 @@ def models(
     """
     require_pymca()
     config = linear(configuration, weighted=reference is not None)
-    made: dict[Calibration, Model] = {}
+    made: dict[Response, Model] = {}
     with PYMCA:
         theory = theory_of(config)
         config = theory.config
-        detector = config["detector"]
-        own: Calibration = (float(detector["zero"]), float(detector["gain"]))
+        own = response_of(config)
         if channel_range is not None:
             config["fit"]["xmin"], config["fit"]["xmax"] = channel_range[0], channel_range[1] - 1
-        elif energy_range is None and any(c not in (None, own) for c in calibrations):
+        elif energy_range is None and any(r[:2] != own[:2] for r in responses):
             # The range is the same energies for all elements, whatever their gain.
             limits = config["fit"]["xmin"], config["fit"]["xmax"]
-            energy_range = (own[0] + own[1] * limits[0], own[0] + own[1] * limits[1])
+            energy_range = (own.offset + own.gain * limits[0], own.offset + own.gain * limits[1])
         theory.enableOptimizedLinearFit()
-        typical = float(np.median([(c or own)[1] for c in calibrations]))
-        for calibration in calibrations:
-            wanted = calibration or own
-            if wanted not in made:
-                model = _model(theory, channels, wanted, energy_range, reference)
-                made[wanted] = with_spline(model, spline / typical) if spline else model
-    return tuple(made[c or own] for c in calibrations)
+        typical = float(np.median([response.gain for response in responses]))
+        for response in responses:
+            if response not in made:
+                model = _model(theory, channels, response, energy_range, reference)
+                made[response] = with_spline(model, spline / typical) if spline else model
+    return tuple(made[response] for response in responses)
 
 
 def linear(configuration: Configuration, *, weighted: bool) -> Configuration:
@@ -114,13 +113,13 @@ def linear(configuration: Configuration, *, weighted: bool) -> Configuration:
 def _model(
     theory: Any,
     channels: int,
-    calibration: Calibration,
+    response: Response,
     energy_range: tuple[float, float] | None,
     reference: Floats | None,
 ) -> Model:
-    offset, gain = calibration
+    offset, gain, noise = response
     config = theory.config
-    config["detector"]["zero"], config["detector"]["gain"] = offset, gain
+    config["detector"].update(zero=offset, gain=gain, noise=noise)
     low, high = config["fit"]["xmin"], config["fit"]["xmax"]
     if energy_range is not None:
         low, high = ((e - offset) / gain for e in energy_range)
@@ -165,6 +164,7 @@ def _model(
         stop=stop,
         offset=offset,
         gain=gain,
+        noise=noise,
         columns=np.array(shapes, np.float64).T,
         weights=weights,
         snip=_snip(config["fit"], theory.xdata[:, 0]),

@@ -6,11 +6,19 @@ import re
 import threading
 from io import StringIO
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Configuration = dict[str, Any]
-Calibration = tuple[float, float]
 Background = Literal["none", "snip", "constant", "linear", "parabolic", "polynomial", "spline"]
+
+
+class Response(NamedTuple):
+    """How a detector element answers: keV of channel 0, keV/channel, and noise (FWHM, keV)."""
+
+    offset: float
+    gain: float
+    noise: float
+
 
 CONTINUUM = {"constant": 1, "linear": 2, "parabolic": 3, "polynomial": 4}
 """PyMca's numbers of the continua that are linear in their parameters."""
@@ -152,7 +160,7 @@ def theory_of(config: Configuration) -> Any:
     return theory
 
 
-def noise_and_fano(configuration: Configuration) -> tuple[float, float]:
-    """Return the electronic noise (FWHM, keV) and the Fano factor of a configuration."""
+def response_of(configuration: Configuration) -> Response:
+    """Return what a configuration says of the detector."""
     detector = configuration["detector"]
-    return float(detector["noise"]), float(detector["fano"])
+    return Response(float(detector["zero"]), float(detector["gain"]), float(detector["noise"]))

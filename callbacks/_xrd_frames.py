@@ -15,6 +15,12 @@ Array = npt.NDArray[Any]
 LANES_UP_TO = 8192
 """Bins up to which there are several copies of the histogram: more do not fit the cache."""
 
+MOST = 2**39
+"""Largest count of 64 bit, so that sums of all pixels of the largest detectors fit 64 bit."""
+
+FLOAT_DUMMIES = (-1.0, -2.0, 2.0**32 - 1, 2.0**32 - 2)
+"""Of a Pilatus, and of an Eiger, in frames that were made floats."""
+
 COMPILED = {"?": "u2", "B": "u2", "b": "i4", "h": "i4", "e": "f4"}
 """Types of frames that are widened, so that code is compiled for fewer of them."""
 
@@ -23,7 +29,8 @@ def limits(settings: PowderSettings, dtype: np.dtype[Any]) -> tuple[Any, Any, Ar
     """Return the least and the largest value of a valid pixel, and values that are none.
 
     Whole numbers are counts, so that negative ones are a detector's dummies (-1, -2). The
-    largest value of a dtype is a gap or an overflow; of unsigned ones also the one below.
+    largest value of a dtype is a gap or an overflow; of unsigned ones also the one below. Whole
+    numbers above `MOST` are none either.
     The results have the type of `native` frames.
     """
     kind = np.dtype(COMPILED.get(dtype.char, dtype)).newbyteorder("=")
@@ -32,10 +39,11 @@ def limits(settings: PowderSettings, dtype: np.dtype[Any]) -> tuple[Any, Any, Ar
         top = np.finfo(kind).max
         least = -top if low is None else low
         most = top if above is None else np.nextafter(kind.type(above), kind.type(0))
-        usual = (-1.0, -2.0) if settings.dummy is None else settings.dummy
+        usual = FLOAT_DUMMIES if settings.dummy is None else settings.dummy
         return kind.type(least), kind.type(most), np.array(usual, kind)
     info = np.iinfo(np.uint8 if dtype.kind == "b" else dtype)
     largest = int(info.max) - (1 if dtype.kind == "i" else 2)
+    largest = min(largest, MOST)
     if above is not None:
         largest = min(largest, int(np.ceil(above)) - 1)
     fewest = 0 if low is None else min(max(int(np.ceil(low)), int(info.min)), int(info.max))

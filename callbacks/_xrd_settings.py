@@ -110,7 +110,9 @@ class PowderSettings(ModalitySettings):
         "largest if unsigned)",
     )
     dummy: tuple[Finite, ...] | None = Field(
-        None, max_length=16, description="further invalid values; None: -1 and -2 in floats"
+        None,
+        max_length=16,
+        description="further invalid values; None: in floats -1, -2 and the two largest of 32 bit",
     )
     max_invalid: float = Field(
         1.0, gt=0, le=1, description="share of invalid pixels from which an event is invalid"

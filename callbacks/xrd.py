@@ -185,16 +185,7 @@ class PowderDiffraction(Modality):
         settings, bins, count = setup.settings, setup.bins, len(frames)
         valid = limits(settings, frames.dtype)
         frames = native(frames.reshape(count, -1))
-        scale, reasons = _received(setup, count, incident_flux, exposure)
-        if setup.energy is not None and photon_energy is not None:
-            apart = np.abs(photon_energy / setup.energy - 1)
-            for k in np.flatnonzero(~(apart <= OTHER_ENERGY)).tolist():
-                reasons.setdefault(
-                    k,
-                    f"photon energy is {photon_energy[k]:g} keV, but {settings.unit} is that of "
-                    f"{setup.energy:g} keV; the unit 2th_deg is that of all energies",
-                )
-            scale[list(reasons)] = np.nan
+        scale, reasons = _received(setup, count, incident_flux, exposure, photon_energy)
         most_invalid = float(np.ceil(settings.max_invalid * bins.pixels))
         found = integrate(frames, bins, setup.pixels, valid, scale, most_invalid)
         for k in np.flatnonzero(found.invalid >= most_invalid).tolist():
@@ -259,18 +250,30 @@ class PowderDiffraction(Modality):
 
 
 def _received(
-    setup: Setup, count: int, incident_flux: Array | None, exposure: Array | None
+    setup: Setup,
+    count: int,
+    incident_flux: Array | None,
+    exposure: Array | None,
+    photon_energy: Array | None,
 ) -> tuple[Floats, dict[int, str]]:
     """Return what each event is divided by, NaN with a reason where it is no number for that."""
     scale, reasons = np.ones(count), dict[int, str]()
-    if not setup.settings.normalise or incident_flux is None:
-        return scale, reasons
-    factors = [("incident flux is {:g}", incident_flux)]
-    if setup.i0_per_second and exposure is not None:
-        factors.append(("exposure is {:g} s", exposure))
+    factors: list[tuple[str, Array]] = []
+    if setup.settings.normalise and incident_flux is not None:
+        factors.append(("incident flux is {:g}", incident_flux))
+        if setup.i0_per_second and exposure is not None:
+            factors.append(("exposure is {:g} s", exposure))
     for text, factor in factors:
         for k in np.flatnonzero(~((factor > 0) & (factor < np.inf))).tolist():
             reasons.setdefault(k, text.format(float(factor[k])))
         scale = scale * factor
+    if setup.energy is not None and photon_energy is not None:
+        apart = np.abs(photon_energy / setup.energy - 1)
+        for k in np.flatnonzero(~(apart <= OTHER_ENERGY)).tolist():
+            reasons.setdefault(
+                k,
+                f"photon energy is {photon_energy[k]:g} keV, but {setup.settings.unit} is that of "
+                f"{setup.energy:g} keV; the unit 2th_deg is that of all energies",
+            )
     scale[list(reasons)] = np.nan
     return scale, reasons

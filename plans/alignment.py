@@ -3,22 +3,20 @@
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
 import numpy as np
 import numpy.typing as npt
 from bluesky.utils import Msg, MsgGenerator
 
 from p06bs.plans.metadata import units_of
+from p06bs.plans.preprocessors import before, mutated, subscribed
 from p06bs.plans.scans import line_scan
 
 Floats = npt.NDArray[np.float64]
-_mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
-_subscribed: Callable[..., MsgGenerator[Any]] = bpp.subs_wrapper
 
 STREAM = "edge"
 """Of what was found, in the scan's own run."""
@@ -155,7 +153,7 @@ def knife_edge(
     def finish(msg: Msg) -> tuple[Any, Any]:
         if msg.command != "close_run" or len(points) < num:  # an aborted scan has no result
             return None, None
-        return _before(record(), msg), None
+        return before(record(), msg), None
 
     def record() -> Iterator[Msg]:
         position, seen = np.array([points[n] for n in sorted(points)], dtype=float).T
@@ -170,13 +168,14 @@ def knife_edge(
             yield from bps.read(_Reading(edge, units_of([motor])))
             yield from bps.save()
 
-    before = yield from bps.rd(motor)
+    place = yield from bps.rd(motor)
     scan = {"kind": "knife_edge", "signal": signal, "result": STREAM, **(md or {}).get("scan", {})}
     said = {"plan_name": "knife_edge", **(md or {}), "scan": scan}
     plan = line_scan(detectors, motor, start, stop, num=num, dwell=dwell, md=said)
-    yield from _subscribed(_mutated(plan, finish), remember)
+    yield from subscribed(mutated(plan, finish), remember)
     (edge,) = found
-    place = before if isinstance(edge, EdgeError) else edge.centre
+    if not isinstance(edge, EdgeError):
+        place = edge.centre
     if align and place is not None:  # None: the answer was lost in a pause
         yield from bps.mv(motor, place)
     if isinstance(edge, EdgeError):
@@ -206,8 +205,3 @@ class _Reading:
         for key, unit in self._units.items():
             described[key]["units"] = unit
         return described
-
-
-def _before(first: Iterator[Msg], msg: Msg) -> Iterator[Msg]:
-    yield from first
-    return (yield msg)

@@ -1,13 +1,12 @@
 """How long detectors look at each point of a step scan."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator
 
-_mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
+from p06bs.plans.preprocessors import before, mutated
 
 PRESETS = ("preset_time", "count_time", "acquire_time", "exposure_time")
 """Names of the signal with a detector's time per point, as ophyd's devices have it."""
@@ -44,11 +43,6 @@ def with_dwell(
     def insert(msg: Msg) -> tuple[Any, Any]:
         if msg.command != "open_run" or dwell is None:
             return None, None
-        return _before(set_dwell(detectors, dwell), msg), None
+        return before(set_dwell(detectors, dwell), msg), None
 
-    return (yield from _mutated(plan, insert))
-
-
-def _before(first: Iterator[Msg], msg: Msg) -> Iterator[Msg]:
-    yield from first
-    return (yield msg)
+    return (yield from mutated(plan, insert))

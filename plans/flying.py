@@ -1,25 +1,21 @@
 """Fly over points while a box triggers the detectors."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
 import numpy as np
 from bluesky.utils import Msg, MsgGenerator
 
 from p06bs.plans.points import UNITS, Floats, Grid
+from p06bs.plans.preprocessors import in_run, staged
 
 COLLECT_EVERY = 0.15
 """Seconds between two collections while flying: how live the documents are."""
 
 LONGEST_PAUSE = 3600.0
 """Seconds that a `StandardDetector` waits for its next trigger before it gives up."""
-
-# Preprocessors have no annotations of their own.
-_in_run: Callable[..., MsgGenerator[str]] = bpp.run_wrapper
-_staged: Callable[..., MsgGenerator[str]] = bpp.stage_wrapper
 
 
 def flown(
@@ -81,7 +77,7 @@ def flown(
             yield from collect()
             raise
 
-    uid: str = yield from _staged(_in_run(run(), md=md), flyers)
+    uid: str = yield from staged(in_run(run(), md=md), flyers)
     return uid
 
 

@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import bluesky.plan_stubs as bps
-import bluesky.preprocessors as bpp
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.suspenders import SuspendBoolHigh, SuspenderBase, SuspendFloor, SuspendWhenChanged
 from bluesky.utils import Msg, MsgGenerator
+
+from p06bs.plans.preprocessors import before, mutated
 
 # They have no annotations of their own.
 _Floor: Callable[..., SuspenderBase] = SuspendFloor
 _High: Callable[..., SuspenderBase] = SuspendBoolHigh
 _Unlike: Callable[..., SuspenderBase] = SuspendWhenChanged
-_mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
 
 SETTLE = 5.0
 """Seconds that the beam must have been back before a scan goes on."""
@@ -116,12 +116,34 @@ def ring_suspender(
     ValueError
         If `resume` is less than `lowest`.
     """
+    return _floor(current, lowest, resume, settle, "the ring has lost its beam")
+
+
+def flux_suspender(
+    i0: Any, lowest: float, *, resume: float | None = None, settle: float = SETTLE
+) -> SuspenderBase:
+    """Return what suspends scans while I0 is too low.
+
+    Parameters
+    ----------
+    i0 : signal
+        One that goes on while nothing is measured: a rate, and no counts of a scaler.
+    lowest, resume, settle
+        As of `ring_suspender`.
+
+    Raises
+    ------
+    ValueError
+        If `resume` is less than `lowest`.
+    """
+    return _floor(i0, lowest, resume, settle, "there is no flux at the sample")
+
+
+def _floor(
+    signal: Any, lowest: float, resume: float | None, settle: float, message: str
+) -> SuspenderBase:
     return _Floor(
-        Watched(current),
-        lowest,
-        resume_thresh=resume,
-        sleep=settle,
-        tripped_message="the ring has lost its beam",
+        Watched(signal), lowest, resume_thresh=resume, sleep=settle, tripped_message=message
     )
 
 
@@ -144,32 +166,6 @@ def shutter_suspender(
         allow_resume=True,
         sleep=settle,
         tripped_message="the shutter is not open",
-    )
-
-
-def flux_suspender(
-    i0: Any, lowest: float, *, resume: float | None = None, settle: float = SETTLE
-) -> SuspenderBase:
-    """Return what suspends scans while I0 is too low.
-
-    Parameters
-    ----------
-    i0 : signal
-        One that goes on while nothing is measured: a rate, and no counts of a scaler.
-    lowest, resume, settle
-        As of `ring_suspender`.
-
-    Raises
-    ------
-    ValueError
-        If `resume` is less than `lowest`.
-    """
-    return _Floor(
-        Watched(i0),
-        lowest,
-        resume_thresh=resume,
-        sleep=settle,
-        tripped_message="there is no flux at the sample",
     )
 
 
@@ -228,14 +224,9 @@ def top_up_gated(
         nonlocal began
         if msg.command == "trigger" and not began:
             began = True
-            return _before(wait(), msg), None
+            return before(wait(), msg), None
         if msg.command in ("save", "drop", "checkpoint"):
             began = False
         return None, None
 
-    return (yield from _mutated(plan, insert))
-
-
-def _before(first: Iterator[Msg], msg: Msg) -> Iterator[Msg]:
-    yield from first
-    return (yield msg)
+    return (yield from mutated(plan, insert))

@@ -80,13 +80,14 @@ def readme() -> Iterator[Given]:
 
 @contextmanager
 def first_scan() -> Iterator[Given]:
-    """The demo has run and its server is there; a derived run in var/log is looked up."""
+    """The demo has run and its server is there; two runs in var/log are looked up."""
     record("demo-out/log", "mca")
-    _, derived = record("var/log", "mca")
+    raw, derived = record("var/log", "mca")
     names: Names = {}
     with served("demo-out/log", "demo-out/api-key") as url:
-        yield names, {"http://127.0.0.1:8000": url, '"..."  # a': f'"{derived}"  # a'}
-    assert np.isfinite(names["iron"]).all()
+        looked_up = {'["...", "..."]': f'["{raw}", "{derived}"]'}
+        yield names, {"http://127.0.0.1:8000": url, **looked_up}
+    assert np.isfinite(names["iron"].values).all()
 
 
 @contextmanager
@@ -149,10 +150,25 @@ def write_a_modality() -> Iterator[Given]:
 def nexus() -> Iterator[Given]:
     """A recorded run, and a RunEngine with a plan."""
     names = endstation()
-    names["uid"], _ = record("var/log", "mca")
+    names["raw"], names["derived"] = record("var/log", "mca")
     names["plan"] = lambda: names["scan"]([names["det1"]], names["motor"], -1, 1, 3)
     yield names, {}
-    assert len(list(Path("nexus").glob("*.nxs"))) == 2
+    assert len(list(Path("nexus").glob("*.nxs"))) == 3
+
+
+@contextmanager
+def maps() -> Iterator[Given]:
+    """Recorded runs of a scan, matplotlib, and a RunEngine with a plan."""
+    from matplotlib.figure import Figure
+
+    names = endstation()
+    raw, derived = record("var/log", "mca")
+    names |= {"raw_uid": raw, "derived_uid": derived, "plt": Figure().subplots()}
+    names["plan"] = lambda: names["scan"]([names["det1"]], names["motor"], -1, 1, 3)
+    names["documents"] = raw_run({"x": np.arange(4.0)}, shape=[2, 2])
+    yield names, {}
+    assert np.isfinite(names["iron"].values).all()
+    assert list(names["maps"]) == ["raw.x"]
 
 
 @contextmanager
@@ -255,6 +271,7 @@ CONTEXTS: dict[str, Callable[[], AbstractContextManager[Given]]] = {
     "docs/how-to/use-from-tango.md": use_from_tango,
     "docs/how-to/write-a-modality.md": write_a_modality,
     "docs/reference/encoders.md": encoders,
+    "docs/reference/maps.md": maps,
     "docs/reference/nexus.md": nexus,
     "docs/reference/xrf.md": xrf,
     "docs/reference/log-format.md": log_format,

@@ -285,6 +285,25 @@ def test_ids_that_are_numbers_and_unknown_fields_are_kept(beamtime_file):
     }
 
 
+def test_what_has_another_form_costs_nothing_else(beamtime_file):
+    other = {
+        "pi": "Dr. Muster",
+        "contact": PERSON,
+        "users": ["a"],
+        "title": None,
+        "proposalId": [1],
+    }
+    beamtime_file.write_text(json.dumps({**BEAMTIME, **other, "proposalId": [1]}))
+    start = Beamtime.read(beamtime_file).start()
+    assert start["beamtime_id"] == "11012345"
+    assert start["beamtime_folder"] == BEAMTIME["corePath"]
+    assert start["people"]["pi"] == "Dr. Muster"
+    assert start["people"]["contact"]["lastname"] == "Muster"
+    assert start["people"]["users"] == ["a"]
+    assert start["people"]["leader"]["user_id"] == "990123"
+    assert "title" not in start["beamtime"]
+
+
 # What is missing, slow or wrong degrades the record, and never the scan
 
 

@@ -40,13 +40,18 @@ def scan(tmp_path_factory):
     return documents, path, devices
 
 
-def derived(modality, documents):
+def columns(documents):
     """Return the columns of a derived run, leading axis = raw events."""
-    pages = [d for name, d in process(modality, documents) if name == "event_page"]
+    pages = [d for name, d in documents if name == "event_page"]
     keys = pages[0]["data"]
-    columns = {key: np.concatenate([np.asarray(p["data"][key]) for p in pages]) for key in keys}
-    np.testing.assert_array_equal(columns["raw_seq_num"], np.arange(NX * NY) + 1)
-    return columns
+    return {key: np.concatenate([np.asarray(p["data"][key]) for p in pages]) for key in keys}
+
+
+def derived(modality, documents):
+    """Return the columns of the derived run of the scan."""
+    found = columns(process(modality, documents))
+    np.testing.assert_array_equal(found["raw_seq_num"], np.arange(NX * NY) + 1)
+    return found
 
 
 def test_encoders_are_what_the_stage_believes(scan):
@@ -108,6 +113,38 @@ def test_areas_have_slope_1_against_the_phantom(scan):
     for line in ("Cr_K", "Fe_K", "Cu_K", "Zn_K", "Se_K", "Sr_K"):
         slope = np.polyfit(truth[line].sum(axis=1), found[line], 1)[0]
         assert slope == pytest.approx(1, abs=0.02), line
+
+
+def test_points_without_beam_are_invalid_and_the_others_as_if_nothing_had_happened(tmp_path):
+    """The ring is lost in mid-flight: I0 is 0, and no technique divides by it."""
+    engine = RunEngine({})
+    runs = []
+    for outages in ((), ((11, 19),)):
+        beamline = Beamline(Phantom.default((4, 8)), 5, emission=Lines(), outages=outages)
+        devices = connect(beamline, tmp_path)
+        documents = []
+        detectors = [devices.xspress3, devices.eiger]
+        engine(
+            fly_map(detectors, devices.panda, nx=8, ny=4, rate=np.inf, gate_time=0.02),
+            lambda name, document, to=documents: to.append((name, document)),
+        )
+        runs.append(documents)
+    engine.loop.call_soon_threadsafe(engine.loop.stop)
+    engine._th.join()
+    engine.loop.close()
+    rings = devices.eiger.instrument
+    for modality, key in (
+        (Fluorescence(elements=("Fe", "Cu"), incident_energy=17.5, normalise=True), "Fe_K"),
+        (PowderDiffraction(poni=rings.poni(), bins=50, normalise=True), "intensity"),
+    ):
+        whole, lossy = (columns(process(modality, documents)) for documents in runs)
+        i0 = np.concatenate([d["data"]["panda-i0"] for n, d in runs[1] if n == "event_page"])
+        lost = i0 == 0
+        assert np.flatnonzero(lost).tolist() == list(range(11, 19))
+        assert (lossy["valid"] == ~lost).all()
+        assert {*lossy["invalid_reason"][lost]} == {"incident flux is 0"}
+        assert np.isnan(lossy[key][lost]).all()
+        np.testing.assert_allclose(lossy[key][~lost], whole[key][~lost], rtol=1e-9)
 
 
 def test_ring_sums_follow_the_layers(scan):

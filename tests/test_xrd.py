@@ -239,7 +239,10 @@ def test_dummies_of_detectors_are_left_out_and_counted() -> None:
         "u2": (2**16 - 1, 2**16 - 2),
         "u4": (2**32 - 1, 2**32 - 2),
         "u1": (255, 254),
-        "f4": (np.nan, np.inf, -np.inf, -1, -2),
+        "u8": (2**64 - 1, 2**40),
+        "i8": (-1, 2**62),
+        "f4": (np.nan, np.inf, -np.inf, -1, -2, 2**32 - 1),
+        "f8": (2**32 - 2, np.inf),
     }.items():
         frames = np.full((len(dummies) + 1, SIDE, SIDE), 7, dtype)
         for event, dummy in enumerate(dummies):

@@ -7,12 +7,12 @@ that sounds like a secret goes into a document.
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from p06bs.metadata.indexed import FOLDER
-from p06bs.metadata.records import Person, Proposal, Record, Text, said
+from p06bs.metadata.records import Person, Record, Text, said
 
 PATTERN = "beamtime-metadata-*.json"
 
@@ -27,6 +27,11 @@ class BeamtimeError(ValueError):
     """A file of a beamtime that cannot be used; says which, and why."""
 
 
+T = TypeVar("T")
+Loosely = Annotated[T | Any, Field(union_mode="left_to_right")]
+"""As said, if it is not of the form: the rest of the file is known all the same."""
+
+
 class Users(Record):
     """Names of accounts that may take part."""
 
@@ -39,23 +44,23 @@ class Beamtime(Record):
     """A beamtime. Times are local, as in the file."""
 
     beamtime_id: Text
-    proposal_id: Text | None = None
-    proposal_type: Text | None = None
-    title: Text | None = None
-    facility: Text | None = None
-    beamline: Text | None = None
-    beamline_alias: Text | None = None
-    beamline_setup: Text | None = None
-    core_path: Text | None = None
-    event_start: Text | None = None
-    event_end: Text | None = None
-    generated: Text | None = None
-    contact: Text | None = None
-    unix_id: Text | None = None
-    pi: Person | None = None
-    leader: Person | None = None
-    applicant: Person | None = None
-    users: Users | None = None
+    proposal_id: Loosely[Text] = None
+    proposal_type: Loosely[Text] = None
+    title: Loosely[Text] = None
+    facility: Loosely[Text] = None
+    beamline: Loosely[Text] = None
+    beamline_alias: Loosely[Text] = None
+    beamline_setup: Loosely[Text] = None
+    core_path: Loosely[Text] = None
+    event_start: Loosely[Text] = None
+    event_end: Loosely[Text] = None
+    generated: Loosely[Text] = None
+    contact: Loosely[Text] = None
+    unix_id: Loosely[Text] = None
+    pi: Loosely[Person] = None
+    leader: Loosely[Person] = None
+    applicant: Loosely[Person] = None
+    users: Loosely[Users] = None
 
     @classmethod
     def read(cls, path: Path) -> "Beamtime":
@@ -84,7 +89,7 @@ class Beamtime(Record):
     def start(self) -> dict[str, Any]:
         """Return the fields of a start document."""
         beamtime = self.document()
-        proposal = Proposal(id=self.proposal_id, type=beamtime.pop("proposal_type", None))
+        proposal = {"id": beamtime.get("proposal_id"), "type": beamtime.pop("proposal_type", None)}
         people = {
             role: beamtime.pop(role)
             for role in ("pi", "leader", "applicant", "contact", "users")
@@ -95,7 +100,7 @@ class Beamtime(Record):
             "proposal_id": beamtime.pop("proposal_id", None),
             FOLDER: beamtime.pop("core_path", None),
             "beamtime": beamtime,
-            "proposal": proposal.document(),
+            "proposal": {key: value for key, value in proposal.items() if value},
             "people": people,
         }
         return {key: value for key, value in fields.items() if value}

@@ -31,7 +31,7 @@ TOP_UP_LOSS = 0.02
 RING_CURRENT = 100.0
 """Stored current right after an injection, mA."""
 
-DARK_RATE = 5.0
+DARK_RATE = 1.0
 """Counts/s of the incident flux monitor, and of the diode, without beam."""
 
 
