@@ -17,7 +17,7 @@ from p06bs.pipeline.preview import Overload
 from p06bs.pipeline.sampler import Sampler
 from tests.chains import Leisurely
 from tests.documents import raw_run, rows_of, validate
-from tests.online import PATIENCE, assert_equal, beamline
+from tests.online import PATIENCE, assert_equal, beamline, elastic_of
 from tests.techniques import Deadly, Histogram, Scale, Total
 from tests.test_workers import loops, processes, until
 
@@ -167,7 +167,7 @@ def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypa
 
         def look() -> bool:
             nonlocal highest
-            highest = max(highest, pipelines.pool.load.backlog)
+            highest = max(highest, elastic_of(pipelines).pool.load.backlog)
             return True
 
         for document in raw:
