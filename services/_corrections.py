@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from p06bs.bus.framing import LogError
 from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import Document, NamedDocument, is_derived
-from p06bs.model.positions import corrects
+from p06bs.model.positions import corrects, is_valid_correction
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Corrections:
                 log.info("the log of run %s cannot be read: %s", run, error)
                 continue
             stop = last.document if last is not None and last.name == "stop" else None
-            if first is not None and (stop or {}).get("exit_status") != "fail":
+            if first is not None and is_valid_correction(first.document, stop):
                 found.append((float(first.document["time"]), run, stop is not None))
         return max(found)[1:] if found else ("", True)
 

@@ -114,6 +114,29 @@ def test_corrected_positions_place_rows_as_they_do_live(here):
             assert places == [("y", "um", 5000.0), ("x", "um", 3000.0)]
 
 
+def test_positions_computed_again_count_once_they_are_whole(here):
+    sink = Sink(50_000_000)
+    scan = positioned()
+    mixed = {"nominal_x": "py", "nominal_y": "px"}
+    first = process(Positions(inputs=mixed), scan, reprocessing=2)
+    again = process(Positions(inputs={"nominal_x": "px", "nominal_y": "py"}), scan, reprocessing=3)
+    part = process(Positions(inputs=mixed), scan, reprocessing=4, rows=5)
+    runs = [scan, again, first, part]  # the newest need not come last
+    for time, documents in enumerate((first, again, part)):
+        documents[0] = ("start", {**documents[0][1], "time": 2000.0 + time})
+    uids = [take(here, sink, documents) for documents in runs]
+    here.ingest()
+    with here.served(sink=sink) as url, connected(url) as archive:
+        client = from_uri(url, api_key=KEY)
+        live, kept = (maps_of(tree[uids[0]]) for tree in (client["live"], archive))
+        client.context.close()
+    assert repr(live) == repr(kept)
+    for _, metadata in kept.values():
+        # Those of `again`: x is the fast axis, and not mixed up.
+        places = [(axis["name"], axis["unit"], axis["last"]) for axis in metadata["axes"]]
+        assert places == [("y", "um", 3000.0), ("x", "um", 5000.0)]
+
+
 def test_a_derived_run_that_comes_before_its_raw_run_gets_maps_with_it(here):
     scan = positioned()
     uid = here.write(derived(scan))

@@ -20,12 +20,12 @@ from tiled.server.app import build_app
 
 from p06bs.bus.log import DocumentLog
 from p06bs.metadata.indexed import FOLDER
+from p06bs.model.map_columns import Chain, Counted
 from p06bs.model.maps import grid_map, pixels
 from p06bs.server.gate.gate import Gate
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree import expected
-from p06bs.model.map_columns import Chain, Counted
 from p06bs.server.tree.maps import KEPT_BYTES, Maps
 from p06bs.server.tree.recent import Recent
 from p06bs.server.tree.runs import runs_adapter
@@ -666,6 +666,13 @@ def test_positions_that_failed_or_feed_nobody_or_are_anothers_correct_nothing():
 
     again = {**XRF, "name": "positions", "reprocessing": 1}
     corrected(sink, "again", "raw", process=again).page([1], x=[0.0], y=[0.0])
+    for uid, other in {
+        "part": {**again, "rows": 1},
+        "sample": {**again, "reprocessing": -1},
+    }.items():
+        part = corrected(sink, uid, "raw", process=other)
+        part.page([1], x=[0.0], y=[0.0])
+        part.stop()
     folder = {FOLDER: "/of/another"}
     corrected(sink, "theirs", "raw", **folder).page([1], x=[0.0], y=[0.0])
     corrected(sink, "elsewhere", "other").page([1], x=[0.0], y=[0.0])

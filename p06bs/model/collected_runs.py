@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from p06bs.model.collected import CollectedStream, ReadRows, page_of
 from p06bs.model.documents import Document, is_derived
 from p06bs.model.map_columns import Streams
-from p06bs.model.positions import corrects, position_keys
+from p06bs.model.positions import corrects, is_valid_correction, position_keys
 
 
 @dataclass(slots=True)
@@ -15,7 +15,7 @@ class Collected:
 
     start: Document
     streams: dict[str, CollectedStream] = field(default_factory=dict)
-    failed: bool = False
+    stop: Document | None = None
 
 
 class CollectedRuns:
@@ -64,7 +64,7 @@ class CollectedRuns:
                 if resource is not None:
                     self._streams[document["descriptor"]][1].announce(resource, document)
             case "stop" if document["run_start"] in self.runs:
-                self.runs[document["run_start"]].failed = document.get("exit_status") == "fail"
+                self.runs[document["run_start"]].stop = document
 
     def scan(self, run: str | None = None) -> list[Document]:
         """Return the start documents of a scan, the newest scan's by default, as they came.
@@ -81,7 +81,7 @@ class CollectedRuns:
         """Return the runs that may say where the rows of a run lie, with their streams.
 
         They are ``raw``, of a derived run, and ``corrected``, the newest derived run that
-        corrects the positions of the scan and has not failed.
+        corrects the positions of the scan (see `is_valid_correction`).
         """
         root, uid = _root(start), start["uid"]
         found: dict[str, Collected] = {}
@@ -89,7 +89,7 @@ class CollectedRuns:
             found["raw"] = self.runs[root]
         if not corrects(start):
             for one in map(self.runs.__getitem__, self._scans.get(root, ())):
-                if corrects(one.start) == root and not one.failed:
+                if corrects(one.start) == root and is_valid_correction(one.start, one.stop):
                     found["corrected"] = one
         return {of: (one.start, one.streams) for of, one in found.items()}
 

@@ -206,11 +206,26 @@ def _measurement(
 
 
 def corrects(start: Document) -> str:
-    """Return the uid of the raw run whose positions a derived run corrects; "" if it does not."""
+    """Return the uid of the raw run whose positions a derived run corrects; "" if it does not.
+
+    Previews do not, and not what has the first rows only, which were computed again.
+    """
     process = start.get("process")
     if not isinstance(process, Mapping) or process.get("name") != "positions":
         return ""
-    return "" if process.get("reprocessing") else str(start.get("original_run_uid", ""))
+    part = process.get("reprocessing", 0) < 0 or process.get("rows") is not None
+    return "" if part else str(start.get("original_run_uid", ""))
+
+
+def is_valid_correction(start: Document, stop: Document | None) -> bool:
+    """Return whether what a derived run corrects is used, by its stop document, if it has ended.
+
+    Of several the newest counts. One that failed is none: rows would wait for its positions for
+    ever. What is computed again is none until it is all there.
+    """
+    if stop is None:
+        return not start["process"].get("reprocessing")
+    return stop.get("exit_status") != "fail"
 
 
 def _moved(run: Run) -> tuple[str, str]:

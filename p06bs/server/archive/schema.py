@@ -30,6 +30,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.orm import aliased
 from tiled.catalog import orm
 
 from p06bs.metadata import INDEXED, LISTS, Indexed
@@ -155,16 +156,23 @@ def have_maps(raw: Any) -> Any:
 
 
 def corrected() -> Any:
-    """Return the uid of the newest run that corrects the positions of a run of `RUNS`, or null."""
-    found = RUNS.alias()
+    """Return the uid of the newest run that corrects the positions of a run of `RUNS`, or null.
+
+    As `corrects` and `is_valid_correction` say it of documents.
+    """
+    found, node = RUNS.alias(), aliased(orm.Node)
+    process = ("start", "process")
     return (
         select(found.c.uid)
+        .join(node, node.id == found.c.node_id)
         .where(
             found.c.original_run_uid == func.coalesce(RUNS.c.original_run_uid, RUNS.c.uid),
             found.c.process_name == "positions",
             found.c.exit_status != "fail",
+            node.metadata_[(*process, "reprocessing")].as_integer() >= 0,
+            node.metadata_[(*process, "rows")].as_string().is_(None),
         )
-        .order_by(found.c.time.desc())
+        .order_by(found.c.time.desc(), found.c.node_id.desc())
         .limit(1)
         .correlate(RUNS)
         .scalar_subquery()

@@ -38,7 +38,7 @@ class Holding:
     runs : dict
         By uid.
     corrections : dict
-        Uid of a raw run -> uids of the derived runs that correct its positions, the newest last.
+        Uid of a raw run -> uids of the derived runs that correct its positions.
     version : int
         Another one when a run came or left, or has other documents.
     listeners : Listeners

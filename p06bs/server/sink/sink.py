@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from p06bs.model.documents import Document
+from p06bs.model.positions import is_valid_correction
 from p06bs.server.files.roots import FileRoots
 from p06bs.server.sink.held import Change, Held, Listener, Run, RunView, Sized
 from p06bs.server.sink.holding import Holding
@@ -235,14 +236,17 @@ class Sink:
     def corrected(self, raw: str) -> RunView | None:
         """Return the newest derived run that corrects the positions of a raw run; None without one.
 
-        One that failed is none: rows would wait for its positions for ever.
+        See `is_valid_correction`.
         """
         with self._holding.lock:
-            for uid in reversed(self._holding.corrections.get(raw, ())):
-                run = self.view(uid)
-                if (run.metadata.get("stop") or {}).get("exit_status") != "fail":
-                    return run
-        return None
+            known = self._holding.corrections.get(raw, ())
+            found = [self.view(uid) for uid in reversed(known)]  # of equal times the last one
+        valid = [
+            run
+            for run in found
+            if is_valid_correction(run.metadata["start"], run.metadata.get("stop"))
+        ]
+        return max(valid, key=lambda run: run.metadata["start"]["time"], default=None)
 
     def touch(self, uid: str) -> None:
         """Note that somebody reads data of the run."""
