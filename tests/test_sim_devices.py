@@ -94,7 +94,7 @@ def test_a_step_map_records_what_the_beamline_shows(run_engine, devices):
     np.testing.assert_allclose(recorder.column("samy"), y)
     # Seed and number of the point say the data, as in a fly scan.
     metrology, points = BEAMLINE.metrology, range(12)
-    nominal = [metrology.readback(a, points, p) for a, p in zip(AXES, (x.ravel(), y), strict=True)]
+    nominal = metrology.readback(points, {"x": x.ravel(), "y": y}).values()
     at = [
         metrology.sample(a, points, p, g)
         for a, p, g in zip(AXES, nominal, (0.05, 0.05), strict=True)
