@@ -291,3 +291,47 @@ def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
     rows = newest(expected["raw_seq_num"])
     good = rows[expected["valid"][rows]]
     assert results["Fe_K"] == pytest.approx(expected["Fe_K"][good].sum(), rel=0.01)
+
+
+# How well the fit describes what is there
+
+
+def test_chi_square_tells_whether_the_fit_describes_the_spectra() -> None:
+    spectrum = drawn(30, 3)
+    _, whole = through(fluorescence(background="linear", masked=(1,)), spectrum=spectrum)
+    np.testing.assert_allclose(whole["chi_square"][[0, 2]], 1, atol=0.15)
+    assert np.isnan(whole["chi_square"][1])
+    inside = whole["fitted_spectrum"] > 0
+    deviation = (whole["fitted_spectrum"] - whole["total_spectrum"])[inside]
+    assert np.abs(deviation).max() < 6 * np.sqrt(whole["total_spectrum"].max())
+    _, lacking = through(fluorescence(elements=("Fe", "Zn")), spectrum=spectrum)
+    assert lacking["chi_square"].min() > 5
+    _, stripped = through(fluorescence(background="snip"), spectrum=spectrum)
+    assert stripped["chi_square"].max() < 5
+
+
+def test_with_dead_time_chi_square_stays_about_one() -> None:
+    live = np.random.default_rng(1).uniform(0.64, 0.8, (30, 2))
+    spectrum = drawn(30, 2, scale=live)
+    _, whole = through(
+        fluorescence(background="linear"),
+        spectrum=spectrum,
+        live_time=live,
+        real_time=np.ones((30, 2)),
+    )
+    np.testing.assert_allclose(whole["chi_square"], 1, atol=0.15)
+
+
+def test_what_is_wrong_at_the_scatter_peaks_spoils_no_areas_elsewhere() -> None:
+    """A broad Compton peak that the model has not, as every real spectrum has one."""
+    channels = np.arange(1200)
+    hump = 800 * np.exp(-0.5 * ((channels - 1030) / 45) ** 2)
+    spectrum = np.random.default_rng(0).poisson(
+        composed(model_of(fluorescence()), AREAS, flat=4.0) + hump, (20, 1, 1200)
+    )
+    local, _ = through(fluorescence(), spectrum=spectrum)
+    spoiled, _ = through(fluorescence(background="linear"), spectrum=spectrum)
+    for line in ("Fe_K", "Cu_K"):
+        error = abs(local.columns[line].mean() - AREAS[line])
+        assert error < 0.1 * abs(spoiled.columns[line].mean() - AREAS[line]), line
+    assert local.columns["Fe_K"].mean() == pytest.approx(AREAS["Fe_K"], rel=0.05)
