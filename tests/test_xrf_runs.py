@@ -218,6 +218,31 @@ def test_one_time_for_all_detector_elements_is_that_of_each(track: tuple[str, ..
     assert alike.columns["Fe_K"][0] == pytest.approx(3 * AREAS["Fe_K"] / 0.7 / 1e5, rel=0.05)
 
 
+@pytest.mark.parametrize("track", [(), ("Fe_K",)])
+def test_each_invalid_event_has_its_own_reason(track: tuple[str, ...]) -> None:
+    spectrum = drawn(6, 3).astype(float)
+    live, real, i0 = np.full((6, 3), 0.7), np.ones((6, 3)), np.full(6, 1e6)
+    spectrum[1] = np.nan
+    live[2] = 1.5
+    live[3] = 0.0
+    i0[4], i0[5] = 0.0, np.nan
+    rows, whole = through(
+        fluorescence(normalise=True, track_gain=track),
+        units={"incident_flux": "counts"},
+        spectrum=spectrum,
+        live_time=live,
+        real_time=real,
+        incident_flux=i0,
+    )
+    words = ["", "not finite", "live above real", "live time", "incident flux is 0", "flux is nan"]
+    assert rows.reasons[0] == ""
+    for reason, word in zip(rows.reasons, words, strict=True):
+        assert word in reason
+        assert "Error" not in reason
+    assert len(rows.columns["Fe_K"]) == 1  # the others are masked
+    assert all(np.isfinite(value).all() for value in whole.values())
+
+
 def test_nan_outside_the_fitted_range_spoils_nothing() -> None:
     columns = bad()
     columns["spectrum"][1, 1, 20] = np.nan
