@@ -8,6 +8,7 @@ import typer
 from benchmarks import (
     archive,
     count,
+    counters,
     diffraction,
     fluorescence,
     frames,
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "diffraction": diffraction,
     "fluorescence": fluorescence,
     "count": count,
+    "counters": counters,
     "gaps": gaps,
     "latency": latency,
     "maps": maps,

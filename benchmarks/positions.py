@@ -1,4 +1,7 @@
-"""Encoders and interferometers: values per second of one core, beside the plain numpy passes."""
+"""From words to maps: values per second of one core.
+
+Encoders and interferometers beside the plain numpy passes, bilinear gridding beside SciPy's sums.
+"""
 
 import gc
 import math
@@ -8,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import binned_statistic_2d
 
 from benchmarks.report import Row, ratios, turns
 from p06bs.callbacks.encoders import Encoders
 from p06bs.callbacks.interferometers import Interferometers
+from p06bs.model.bilinear import Bilinear
 from p06bs.model.conformance import bind_columns
 from p06bs.model.modality import Columns, Modality
 
@@ -21,6 +26,11 @@ EVENTS = 1 << 16
 BATCH = 1024
 PLAIN = 1 << 12
 """Events of what is not compiled."""
+MAPS = 27
+SIDE = 500
+"""Pixels of a map along each axis."""
+BILINEAR = f"bilinear, {MAPS} maps, events in batches of 1024"
+BINNED = "scipy's binned_statistic_2d, the same batches"
 
 Array = npt.NDArray[Any]
 Call = Callable[[], object]
@@ -94,6 +104,33 @@ def passes(columns: Mapping[str, Array]) -> Call:
     return run
 
 
+def path(events: int) -> tuple[Array, Array, Array]:
+    """Return x and y of a snake with noise, in pixels, ten points to one, and `MAPS` columns."""
+    random = np.random.default_rng(1)
+    line, along = np.divmod(np.arange(events) / 10, SIDE - 1)
+    x = np.where(line % 2, SIDE - 1 - along, along) + random.normal(0, 0.05, events)
+    y = 30 + line + random.normal(0, 0.05, events)
+    return x, y, random.random((MAPS, events))
+
+
+def gridded(events: int) -> Call:
+    """Return what adds a batch to maps by bilinear weights."""
+    ends = (0.0, SIDE - 1.0)
+    maps, batch = Bilinear((SIDE, SIDE), (ends, ends), MAPS), path(events)
+    return lambda: maps.add(*batch)
+
+
+def binned(events: int) -> Call:
+    """Return what adds each value to the one pixel around it: SciPy's way."""
+    x, y, values = path(events)
+    edges, total = np.arange(SIDE + 1) - 0.5, np.zeros((MAPS, SIDE, SIDE))
+
+    def run() -> None:
+        np.add(total, binned_statistic_2d(y, x, values, "sum", [edges, edges]).statistic, total)
+
+    return run
+
+
 def measure(repeat: int, seconds: float) -> list[Row]:
     """Measure all in turn; processor time, in which what else the machine does counts least."""
     encoder = {"axes": {"x": {"scale": 0.005, "reading": "value"}}}
@@ -120,6 +157,9 @@ def measure(repeat: int, seconds: float) -> list[Row]:
             step(Interferometers(**beams), seen | air(EVENTS)),
         ),
         "convert and scale, counts": (2 * EVENTS, passes(both)),
+        BILINEAR: (BATCH, gridded(BATCH)),
+        BINNED: (BATCH, binned(BATCH)),
+        "the same, all at once": (EVENTS, binned(EVENTS)),
     }
     share = seconds / len(calls)
     times = {name: max(1, math.ceil(share / clock(call, 3))) for name, (_, call) in calls.items()}
@@ -127,7 +167,12 @@ def measure(repeat: int, seconds: float) -> list[Row]:
     for name in turns(list(calls), repeat):
         values, call = calls[name]
         found[name].append(1e-6 * values / clock(call, times[name]))
-    goals = {"encoder words": 50.0, "encoder words of gates": 50.0, "interferometer counts": 200.0}
+    goals = {
+        "encoder words": 50.0,
+        "encoder words of gates": 50.0,
+        "interferometer counts": 200.0,
+        BILINEAR: 1.0,
+    }
     rows = [Row(name, "M/s", tuple(v), at_least=goals.get(name)) for name, v in found.items()]
     for ours, theirs in (
         ("encoder words", "convert and scale, words"),
@@ -135,6 +180,8 @@ def measure(repeat: int, seconds: float) -> list[Row]:
         ("encoder words", "Python"),
         ("interferometer counts", "convert and scale, counts"),
         ("interferometer counts, air measured", "convert and scale, counts"),
+        (BILINEAR, BINNED),
+        (BILINEAR, "the same, all at once"),
     ):
         rows.append(Row(f"{ours} / {theirs}", "", ratios(found[ours], found[theirs])))
     return rows

@@ -102,13 +102,20 @@ def integrator(geometry: Geometry, shape: tuple[int, ...]) -> Any:
         raise ValueError("poni: says nothing of the size of pixels; give pixel1 and pixel2 (m)")
     if detector.shape is None:
         detector.shape = detector.max_shape = shape
-    if tuple(detector.shape) != tuple(shape):
+    if not _fits(detector, shape):
         raise ValueError(
             f"frames have shape {tuple(shape)}, but poni's detector, {detector.name}, has "
             f"{tuple(detector.shape)}; for a part of it, or binned pixels, give "
             "detector_config with max_shape and the size of pixels"
         )
     return made
+
+
+def _fits(detector: Any, shape: tuple[int, ...]) -> bool:
+    """Return whether a detector makes frames of a shape, if need be by binning, as CCDs do."""
+    if tuple(detector.shape) != tuple(shape):
+        detector.guess_binning(np.empty(shape, np.uint8))
+    return tuple(detector.shape) == tuple(shape)
 
 
 def _detector_class(name: str) -> Any:
@@ -138,7 +145,10 @@ def pixels_of(settings: PowderSettings, made: Any, shape: tuple[int, ...]) -> Pi
     if made.detector.mask is not None:
         masked |= _fitting("the detector's mask", np.asarray(made.detector.mask), shape) != 0
     if isinstance(settings.mask, str):
-        named = _detector_class(settings.mask)().mask
+        detector = _detector_class(settings.mask)()
+        if detector.shape is not None:
+            _fits(detector, shape)
+        named = detector.mask
         if named is None:
             raise ValueError(f"mask: pyFAI has none of the detector {settings.mask!r}")
         masked |= _fitting(f"mask {settings.mask!r}", np.asarray(named), shape) != 0

@@ -1,16 +1,18 @@
 """Counters: counting rates with dead-time correction, and photon flux from a diode or chamber."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from p06bs.callbacks._settings import NotNegative, Positive
+from p06bs.callbacks._settings import NotNegative, Positive, require_inputs
 from p06bs.model.modality import (
     INVALID,
+    RESERVED,
     Bound,
     Columns,
     Input,
@@ -61,6 +63,7 @@ class PhotonFlux(ModalitySettings):
 class Setup:
     """Constants per used channel, and what becomes of them."""
 
+    keys: tuple[str, ...]
     channels: npt.NDArray[np.intp] | None
     dead_time: Floats
     dark: Floats
@@ -69,13 +72,27 @@ class Setup:
     flux_index: int
     photons_per_count: float
 
-    def index(self, channel: int) -> int:
-        """Return the number by which the source knows a used channel."""
-        return channel if self.channels is None else int(self.channels[channel])
+    def source(self, channel: int) -> str:
+        """Return what the source calls a used channel."""
+        if self.keys:
+            return self.keys[channel]
+        return f"channel {channel if self.channels is None else self.channels[channel]}"
+
+
+def _column(key: str) -> str:
+    """Return the name of the column that a data key has: without dots, slashes and spaces."""
+    return re.sub(r"[./\s]", "_", key)
+
+
+def _input(key: str) -> str:
+    """Return the name of the input that a data key has."""
+    return f"counts_{_column(key)}"
 
 
 class Counters(Modality):
     """Turn counts into rates: dead time, dark rate, gain; optionally into photon flux.
+
+    Channels are those of one data key, or several data keys (`keys`), each of which is one.
 
     An event is invalid if its gate time is not positive, or if one of the used
     channels is not finite, negative, or as fast as its dead time allows
@@ -87,6 +104,9 @@ class Counters(Modality):
     class Settings(ModalitySettings):
         """Settings per channel: one number for all, or one per used channel."""
 
+        keys: tuple[str, ...] = Field(
+            (), description="data keys of counters, each a channel; none: one key with channels"
+        )
         dead_time: NotNegative | tuple[NotNegative, ...] = Field(0.0, description="s, of one count")
         model: Literal["nonparalyzable"] = Field(
             "nonparalyzable", description="a count during the dead time does not prolong it"
@@ -105,26 +125,53 @@ class Counters(Modality):
         )
         photon_flux: PhotonFlux | None = Field(None, description="how a rate becomes photons/s")
 
-    counts = Input(role="counter", dims=("channel",), unit="counts")
-    gate_time = Input(role="gate_time", unit="s")
+        @model_validator(mode="after")
+        def _distinct(self) -> "Counters.Settings":
+            taken = {"flux", "flux_sigma", *RESERVED}
+            for key, own in zip(self.keys, _columns(self.keys), strict=False):
+                if not key or taken & {*own}:
+                    raise ValueError(
+                        f"keys: {key!r} is there twice, or makes a column of a name that is taken"
+                    )
+                taken |= {*own}
+            if self.keys and self.channels is not None:
+                raise ValueError("keys and channels: name the used data keys as keys only")
+            return self
+
+    def __init__(self, /, *, inputs: Mapping[str, str] | None = None, **settings: Any) -> None:
+        keys = self.validate(settings).keys  # type: ignore[attr-defined]
+        super().__init__(inputs={_input(key): key for key in keys} | dict(inputs or {}), **settings)
+
+    @classmethod
+    def declare(cls, settings: Any) -> dict[str, Input]:
+        """Return one input with channels, or one for each of `keys`; and the gate time."""
+        made = {_input(key): Input(role="counter", unit="counts") for key in settings.keys}
+        if not made:
+            made["counts"] = Input(role="counter", dims=("channel",), unit="counts")
+        return {**made, "gate_time": Input(role="gate_time", unit="s")}
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
-        """Return rate, rate_sigma and flag per used channel, and the flux if it was asked for."""
-        shape = (len(settings.channels or range(bound["counts"].shape[-1])),)
-        dims = ("channel",)
-        made = {
-            "rate": Output(unit="1/s", shape=shape, dims=dims, description="true rate"),
-            "rate_sigma": Output(
+        """Return rate, its sigma and flag per used channel, and the flux if it was asked for.
+
+        With `keys` there are columns for each, named like it.
+        """
+        shape: tuple[int, ...] = ()
+        if not settings.keys:
+            shape = (len(settings.channels or range(bound["counts"].shape[-1])),)
+        dims = ("channel",) if shape else ()
+        made = {}
+        for rate, sigma, flag in _columns(settings.keys):
+            made[rate] = Output(unit="1/s", shape=shape, dims=dims, description="true rate")
+            made[sigma] = Output(
                 unit="1/s", shape=shape, dims=dims, hinted=False, description="standard deviation"
-            ),
-            "flag": Output(
+            )
+            made[flag] = Output(
                 dtype="uint8",
                 shape=shape,
                 dims=dims,
                 hinted=False,
                 description="1: dead-time correction larger than trusted",
-            ),
-        }
+            )
         if settings.photon_flux is not None:
             made["flux"] = Output(unit="1/s", description="photons per second on the sensor")
             made["flux_sigma"] = Output(unit="1/s", hinted=False, description="standard deviation")
@@ -139,7 +186,8 @@ class Counters(Modality):
             If the source lacks a channel, or a setting has another number of values
             than channels are used.
         """
-        there = bound["counts"].shape[-1]
+        require_inputs("keys", self.declare(settings), bound)
+        there = len(settings.keys) or bound["counts"].shape[-1]
         used = tuple(range(there)) if settings.channels is None else settings.channels
         missing = [c for c in used if c >= there]
         if missing:
@@ -162,6 +210,7 @@ class Counters(Modality):
             return np.broadcast_to(value, (len(used),))
 
         return Setup(
+            keys=settings.keys,
             channels=None if settings.channels is None else np.array(used, np.intp),
             dead_time=per_channel("dead_time"),
             dark=per_channel("dark"),
@@ -171,14 +220,18 @@ class Counters(Modality):
             photons_per_count=0.0 if flux is None else flux.photons_per_count,
         )
 
-    def process(self, setup: Setup, *, counts: Array, gate_time: Array) -> Columns:
-        """Return rates of shape (events, channels) in 1/s and a reason per bad event.
+    def process(
+        self, setup: Setup, *, gate_time: Array, counts: Array | None = None, **keys: Array
+    ) -> Columns:
+        """Return rates, (events, channels) or (events,) of each key, 1/s, and a reason per bad one.
 
         With the observed rate n = N/t the true rate is r = n/(1 - nτ) and its
         standard deviation r/√N, because dead time narrows the distribution of N to
         N(1 - nτ)² (J. W. Müller, Nucl. Instrum. Methods 112 (1973) 47). N = 0
         counts as 1 here.
         """
+        if counts is None:
+            counts = np.stack([keys[_input(key)] for key in setup.keys], axis=1)
         if setup.channels is not None:
             counts = counts[:, setup.channels]
         rate, sigma = np.empty(counts.shape), np.empty(counts.shape)
@@ -187,7 +240,11 @@ class Counters(Modality):
         with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
             for at in (slice(i, i + BLOCK) for i in range(0, len(counts), BLOCK)):
                 bad[at] = _rates(setup, counts[at], gate_time[at], (rate[at], sigma[at], flag[at]))
-        made: dict[str, Array] = {"rate": rate, "rate_sigma": sigma, "flag": flag}
+        made: dict[str, Array] = {}
+        found: tuple[Array, Array, Array] = (rate, sigma, flag)
+        for i, names in enumerate(_columns(setup.keys)):
+            own = (values[:, i].copy() for values in found) if setup.keys else found
+            made.update(zip(names, own, strict=True))
         if setup.photons_per_count:
             # Photons are counted per count, not per particle, so the gain is undone.
             i = setup.flux_index
@@ -198,10 +255,16 @@ class Counters(Modality):
         reasons = np.full(len(counts), "", object)
         for event in np.flatnonzero(bad):
             reasons[event] = "; ".join(_reasons(setup, counts[event], float(gate_time[event])))
-            for name in made.keys() - {"flag"}:
-                made[name][event] = np.nan
-        made["flag"][bad] = np.iinfo(np.uint8).max
+        for values in made.values():
+            values[bad] = Output(dtype=values.dtype.str).fill
         return {**made, INVALID: reasons}
+
+
+def _columns(keys: tuple[str, ...]) -> list[tuple[str, str, str]]:
+    """Return the names of the columns of rates, sigmas and flags: for each key, or one set."""
+    if not keys:
+        return [("rate", "rate_sigma", "flag")]
+    return [(name, f"{name}_sigma", f"{name}_flag") for name in map(_column, keys)]
 
 
 def _rates(
@@ -213,24 +276,25 @@ def _rates(
     rate[...] = counts
     np.maximum(rate, 1, out=sigma)
     np.sqrt(sigma, out=sigma)
-    fine = (rate >= 0) & (rate < np.inf)
+    fine = np.isfinite(gate) & (gate > 0)
+    # The whole block is judged first: rows of few channels take their time.
+    if counts.dtype.kind != "u" and not (rate.min() >= 0 and rate.max() < np.inf):
+        fine &= ((rate >= 0) & (rate < np.inf)).all(axis=1)
     free = open_for
     if setup.dead_time.any():
         # n/(1 - nτ) with n = N/t is N/(t - Nτ): the time in which the counter was free.
         busy = rate * setup.dead_time
         np.greater(busy, setup.flag_above * open_for, out=flag, casting="unsafe")
         free = np.subtract(open_for, busy, out=busy)
-        fine &= free > 0
+        if not free.min() > 0:
+            fine &= (free > 0).all(axis=1)
+    if (setup.gain != 1).any():
+        free = free * setup.gain
     rate /= free
     sigma /= free
     if setup.dark.any():
-        rate -= setup.dark
-    if (setup.gain != 1).any():
-        rate /= setup.gain
-        sigma /= setup.gain
-    # A negative number of counts in a negative gate is no rate.
-    bad: npt.NDArray[np.bool_] = ~(fine.all(axis=1) & (gate > 0) & (gate < np.inf))
-    return bad
+        rate -= setup.dark / setup.gain
+    return ~fine
 
 
 def _reasons(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
@@ -239,8 +303,7 @@ def _reasons(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
         yield f"gate time is {gate:g} s"
         return
     for i, count in enumerate(counts.tolist()):
-        channel = setup.index(i)
         if not 0 <= count < np.inf:
-            yield f"channel {channel} counted {count:g}"
+            yield f"{setup.source(i)} counted {count:g}"
         elif (busy := count / gate * float(setup.dead_time[i])) >= 1:
-            yield f"channel {channel}: observed rate times dead time is {busy:.3g}, not below 1"
+            yield f"{setup.source(i)}: observed rate times dead time is {busy:.3g}, not below 1"

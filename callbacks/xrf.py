@@ -152,7 +152,7 @@ class Fluorescence(Modality):
             factor = dead_time_factor(faults, real, live, rates=rates)
         flux = None
         if setup.totals.need_flux and incident_flux is not None:
-            flux = np.broadcast_to(incident_flux[:, None].astype(np.float64), faults.shape)
+            flux = np.repeat(incident_flux[:, None].astype(np.float64), faults.shape[1], axis=1)
             if setup.i0_per_second and real_time is not None:
                 judge_times(faults, real_time)
                 flux = flux * real_time

@@ -151,6 +151,11 @@ def spiral(
     return Grid(places, rate, gate_of(rate, gate_time))
 
 
+def extents_of(centre: tuple[float, float], size: tuple[float, float]) -> list[list[float]]:
+    """Return both ends of a rectangle along each axis."""
+    return [[c - s / 2, c + s / 2] for c, s in zip(centre, size, strict=True)]
+
+
 def gate_of(rate: float, gate_time: float | None) -> float:
     """Return the seconds per point: by default the whole time between two of them.
 

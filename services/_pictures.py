@@ -18,7 +18,7 @@ from p06bs.model.documents import SNAPSHOTS, is_derived
 from p06bs.model.map_columns import Streams, described
 from p06bs.model.mapped import ODD, Columns, Mapped
 from p06bs.model.picture import Picture, PictureAxis
-from p06bs.model.positions import REVISION, Run
+from p06bs.model.run_streams import REVISION, Run
 from p06bs.model.units import canonical, unit_scale
 from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError

@@ -33,11 +33,11 @@ PLANS = {
         [d.scaler], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
     ),
     "maps.spiral_map": lambda d: maps.spiral_map([d.scaler], d.samx, 1, 10, d.samy, 2, 8, 2.8),
-    "maps.fly_map": lambda d: maps.fly_map([d.xspress3], d.panda, nx=4, ny=3, **RATE),
-    "maps.fly_grid": lambda d: maps.fly_grid(
+    "fly_maps.fly_map": lambda d: maps.fly_map([d.xspress3], d.panda, nx=4, ny=3, **RATE),
+    "fly_maps.fly_grid": lambda d: maps.fly_grid(
         [d.xspress3], d.panda, "z", -1, 1, 3, "x", -10, 10, 4, **RATE
     ),
-    "maps.fly_spiral": lambda d: maps.fly_spiral(
+    "fly_maps.fly_spiral": lambda d: maps.fly_spiral(
         [d.xspress3], d.panda, size=(10, 8), distance=2.8, **RATE
     ),
     "scans.line_scan": lambda d: scans.line_scan([d.scaler], d.samx, 0, 5, num=12, dwell=0.05),
@@ -57,10 +57,10 @@ PLANS = {
         {"start": {"scan": PROJECTION}, "stop": {"exit_status": "abort"}},
     ),
 }
-FLIGHTS = {"maps.fly_map", "maps.fly_grid", "maps.fly_spiral"}
+FLIGHTS = {"fly_maps.fly_map", "fly_maps.fly_grid", "fly_maps.fly_spiral"}
 AXES = {
-    "maps.fly_grid": ("panda-z", "panda-x"),
-    **dict.fromkeys(("maps.fly_map", "maps.fly_spiral"), ("panda-y", "panda-x")),
+    "fly_maps.fly_grid": ("panda-z", "panda-x"),
+    **dict.fromkeys(("fly_maps.fly_map", "fly_maps.fly_spiral"), ("panda-y", "panda-x")),
     **dict.fromkeys(("scans.line_scan", "alignment.knife_edge"), ("samx",)),
     "scans.time_series": ("scaler-gate_time",),
     "scans.energy_scan": ("energy",),

@@ -7,6 +7,7 @@ its ``yield`` looks at what the code has made.
 """
 
 import asyncio
+import shutil
 import subprocess
 import sys
 import threading
@@ -182,13 +183,16 @@ def xrf() -> Iterator[Given]:
 
 @contextmanager
 def encoders() -> Iterator[Given]:
-    """An HDF5 file as a PandA's clients write it."""
+    """An HDF5 file as a PandA's clients write it; what its data port sent, framed and as text."""
     import h5py
 
     with h5py.File("capture.h5", "w") as file:
         for name in ("COUNTER1.OUT.Mean", "COUNTER1.OUT.Min", "COUNTER1.OUT.Max"):
             file[name] = np.arange(10.0)
         file["PCAP.GATE_DURATION.Value"] = np.full(10, 125.0)
+    shutil.copy(Path(__file__).parent / "data" / "panda" / "fast_dump.bin", "dump.bin")
+    samples = "".join(f" {number}\n" for number in range(10))
+    Path("dump.txt").write_text(f"fields:\n COUNTER1.OUT double Mean\n\n{samples}END 10 Ok\n")
     names: Names = {}
     yield names, {}
     assert names["x"].tolist() == (0.005 * np.arange(10)).tolist()

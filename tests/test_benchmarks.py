@@ -18,4 +18,4 @@ def test_positions_are_measured_beside_what_numpy_and_python_take() -> None:
     rows = positions.measure(repeat=1, seconds=0)
     assert {row.unit for row in rows} == {"M/s", ""}
     assert all(value > 0 for row in rows for value in row.values)
-    assert [row.at_least for row in rows if row.at_least] == [50, 50, 200]
+    assert [row.at_least for row in rows if row.at_least] == [50, 50, 200, 1]

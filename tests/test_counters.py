@@ -1,12 +1,18 @@
 """Counters: exact formulae, honest uncertainties, and bad input that is flagged."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 
+from p06bs import callback, process
 from p06bs.callbacks.counters import Counters
+from p06bs.model.binding import BindingError
+from p06bs.model.conformance import check, made_up_columns
+from p06bs.model.documents import NamedDocument
 from p06bs.model.modality import INVALID, BoundInput, Columns, SettingsError
+from tests.documents import raw_run
 
 CHARGE = 1.602176634e-19
 
@@ -166,3 +172,74 @@ def test_settings_that_do_not_match_the_source_are_refused(
     modality = Counters(**settings)
     with pytest.raises(ValueError, match=message):
         modality.prepare(modality.settings, bound())
+
+
+def scaler(count: int, seqs: list[int] | None = None) -> list[NamedDocument]:
+    """Return a run with a scaler whose counters are data keys of their own."""
+    columns = {f"scaler-counter{i}": np.arange(count) * i + 7 for i in (1, 2, 3)}
+    columns["scaler-counter2"][5] = -1
+    gate = {"gate": np.full(count, 0.1)}
+    units = dict.fromkeys(columns, "counts") | {"gate": "s"}
+    roles = dict.fromkeys(columns, "counter") | {"gate": "gate_time"}
+    return raw_run(columns | gate, units=units, seqs=seqs, devices={"scaler": {"roles": roles}})
+
+
+def several(**settings: Any) -> Counters:
+    keys = ("scaler-counter2", "primary/scaler-counter3")
+    return Counters(keys=keys, inputs={"gate_time": "gate"}, **settings)
+
+
+def test_data_keys_of_a_scaler_are_channels_with_columns_of_their_names() -> None:
+    flux = {"channel": 1, "charge_per_count": 1e-12, "photon_energy": 10.0}
+    made = table(process(several(gain=(1.0, 2.0), photon_flux=flux), scaler(8)))
+    third = "primary_scaler-counter3"
+    good = np.arange(8) != 5
+    np.testing.assert_allclose(made["scaler-counter2"][good], 10 * (np.arange(8) * 2 + 7.0)[good])
+    np.testing.assert_allclose(made[third][good], 5 * (np.arange(8) * 3 + 7.0)[good])
+    factor = 1e-12 * 3.66 / (CHARGE * 1e4) * 2
+    np.testing.assert_allclose(made["flux"][good], made[third][good] * factor, rtol=1e-12)
+    assert made["invalid_reason"].tolist()[5] == "scaler-counter2 counted -1"
+    assert np.isnan(made[third][5])
+    assert {f"{third}_sigma", f"{third}_flag"} <= made.keys()
+
+
+def test_several_data_keys_give_the_same_in_a_callback_and_however_batches_are_cut() -> None:
+    raw = scaler(12, seqs=[1, 2, 3, 4, 5, 6, 4, 5, 6, 7, 8, 9])
+    modality = several(dead_time=1e-6)
+    reference = table(process(modality, raw))
+    live: list[NamedDocument] = []
+    subscriber = callback(modality, lambda name, document: live.append((name, document)))
+    for document in raw:
+        subscriber(*document)
+    for other in (table(live), table(process(modality, raw, batch_size=1))):
+        for name, column in reference.items():
+            np.testing.assert_array_equal(other[name], column, err_msg=name)
+
+
+def test_data_keys_that_the_run_lacks_are_named() -> None:
+    with pytest.raises(BindingError, match="bound to 'scaler-counter9', which is not there"):
+        process(Counters(keys=("scaler-counter9",)), scaler(6))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"keys": ("a", "a")}, "'a' is there twice"),
+        ({"keys": ("a.b", "a_b")}, "'a_b' is there twice"),
+        ({"keys": ("flux",)}, "'flux' is there twice, or makes a column of a name that is taken"),
+        ({"keys": ("a",), "channels": (0,)}, "keys and channels"),
+    ],
+)
+def test_senseless_keys_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError, match=message):
+        Counters(**settings)
+
+
+def test_the_check_holds_with_keys() -> None:
+    modality = Counters(keys=("one", "two"))
+    assert not [f for f in check(modality, made_up_columns(modality)) if f.problem]
+
+
+def table(derived: Sequence[NamedDocument]) -> dict[str, Any]:
+    pages = [document["data"] for name, document in derived if name == "event_page"]
+    return {key: np.concatenate([page[key] for page in pages]) for key in pages[0]}

@@ -440,6 +440,24 @@ def test_a_file_that_is_named_by_stream_resources(tmp_path: Path) -> None:
     assert made["invalid_reason"][20] == "the gate is empty (samples: 0)"
 
 
+def recipe(reader: str, *, raw: bool = False) -> dict[str, Any]:
+    """Run what the page shows: the block that reads with `reader`, then the last one."""
+    blocks = [block.source for block in Page("docs/reference/encoders.md").blocks("python")]
+    (read,) = [block for block in blocks if reader in block]
+    derive = blocks[-1]
+    if raw:
+        for mean, total in (
+            ('axis = {"scale": 0.005}', 'axis = {"scale": 0.005, "reading": "sum"}'),
+            ('"x": "COUNTER1-OUT-Mean"', '"x_sum": "COUNTER1-OUT-Mean"'),
+        ):
+            assert mean in derive
+            derive = derive.replace(mean, total)
+    names: dict[str, Any] = {}
+    exec(read, names)
+    exec(derive, names)
+    return names
+
+
 def test_the_file_of_a_scaled_capture_as_the_page_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -448,10 +466,57 @@ def test_the_file_of_a_scaled_capture_as_the_page_shows(
         pipeline[0].queue.put_nowait(data)
     stop_pipeline(pipeline)
     monkeypatch.chdir(tmp_path)
-    (block,) = Page("docs/reference/encoders.md").blocks("python")
-    # This capture, of 58 gates, is without their durations.
-    names: dict[str, Any] = {}
-    without = '        "gate_samples": "panda/PCAP-GATE_DURATION-Value",\n'
-    assert without in block.source
-    exec(block.source.replace(without, ""), names)
+    assert recipe("h5py")["x"].tolist() == (0.005 * np.arange(1, 59)).tolist()
+
+
+@pytest.mark.parametrize("begin", [0, 3], ids=["with its status", "from its header on"])
+def test_a_scaled_dump_as_the_page_shows(
+    begin: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dump = (DUMPS / "fast_dump.bin").read_bytes()
+    Path("dump.bin").write_bytes(dump[begin:] + dump[3:])  # another capture follows
+    names = recipe("DataConnection")
     assert names["x"].tolist() == (0.005 * np.arange(1, 59)).tolist()
+    assert (names["header"].process, names["header"].missed) == ("Scaled", 0)
+
+
+def test_a_raw_dump_as_the_page_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("dump.bin").write_bytes(gzip.decompress((DUMPS / "raw_dump.bin.gz").read_bytes()))
+    names = recipe("DataConnection", raw=True)
+    assert names["x"].tolist() == (0.005 * np.arange(1, 1490)).tolist()
+    assert names["header"].process == "Raw"
+
+
+def test_a_dump_that_was_cut_gives_the_frames_that_are_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    dump = (DUMPS / "fast_dump.bin").read_bytes()
+    Path("dump.bin").write_bytes(dump[: len(dump) * 2 // 3])
+    x = recipe("DataConnection")["x"]
+    assert 20 < len(x) < 50
+    assert x.tolist() == (0.005 * np.arange(1, len(x) + 1)).tolist()
+
+
+def test_a_capture_as_text_as_the_page_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As PandABlocks-server's page on data capture shows it."""
+    monkeypatch.chdir(tmp_path)
+    Path("dump.txt").write_text(
+        "OK\nmissed: 0\nprocess: Scaled\nformat: ASCII\nfields:\n"
+        " PCAP.TS_START double Value scale: 8e-09 offset: 0 units: s\n"
+        " PCAP.GATE_DURATION double Value scale: 1 offset: 0 units: \n"
+        " COUNTER1.OUT double Mean scale: 1 offset: 0 units: \n\n"
+        " 1e-06 125 1\n 3e-06 125 2.5\n 5e-06 0 nan\n 7e-06 125 -4\nEND 4 Ok\n"
+    )
+    x = recipe("read_text")["x"]
+    assert np.array_equal(x, [0.005, 0.0125, np.nan, -0.02], equal_nan=True)
+
+
+def test_an_absolute_encoder_of_48_bits_wraps_there() -> None:
+    way = np.arange(-5, 5) * 2**40 + 2**47
+    made = derive({"x": wrap(way, 48)}, {"bits": 48, "reading": "value", "origin": 2**47})
+    assert made["x"].tolist() == (way - 2**47).tolist()

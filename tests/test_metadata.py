@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis
+from ophyd_async.core import Device as AsyncDevice
 from ophyd_async.core import StandardReadable, soft_signal_rw
 from pydantic import ValidationError
 
@@ -423,6 +424,25 @@ def values_of(descriptor, event):
     """Return all values by data key, of readings and configuration."""
     devices = [device["data"] for device in descriptor["configuration"].values()]
     return {key: value for values in [*devices, event] for key, value in values.items()}
+
+
+class Box(AsyncDevice):
+    """A device that cannot be read as a whole."""
+
+    def __init__(self, name: str = "") -> None:
+        self.inner = Slow()
+        self.limit = soft_signal_rw(int, 3)
+        super().__init__(name=name)
+
+
+def test_a_device_of_signals_alone_is_there(engine, recorded):
+    record(engine, Box(name="box"))
+    engine(bp.count([]))
+    assert recorded.baseline[0]["configuration"]["box"]["data"] == {
+        "box-inner-value": 1.0,
+        "box-limit": 3,
+    }
+    assert "metadata_warnings" not in recorded.start
 
 
 def test_values_and_names_that_no_document_takes_are_there_in_another_form(

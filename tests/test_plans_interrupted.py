@@ -264,10 +264,14 @@ def test_a_plan_waits_while_the_beam_is_lost(engine, devices, recorded, undistur
 
     async def lost():
         await current.set(0.0)
-        before = rows()
+        before, clock = rows(), devices.panda.flyable_logic.clock
+        if name in FLIGHTS:
+            while clock.running:
+                await asyncio.sleep(0.01)
+            assert clock.count(float("inf")) < clock.points
         await asyncio.sleep(0.2)
         # Nothing is measured without beam, but for what was under way.
-        assert rows() <= before + 2
+        assert name in FLIGHTS or rows() <= before + 2
         await current.set(60.0)  # not enough to go on
         await asyncio.sleep(0.05)
         await current.set(100.0)
@@ -281,7 +285,8 @@ def test_a_plan_waits_while_the_beam_is_lost(engine, devices, recorded, undistur
         stored, i0 = newest(run, f"{device}-ring_current", f"{device}-i0")
         bright = stored > 90
         assert bright.all() or name in FLIGHTS
-        assert bright.sum() >= bright.size - 3
+        assert bright[0]
+        assert bright[-1]
         assert (i0[bright] > 1e4).all()
 
 

@@ -159,6 +159,20 @@ def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
     assert fly["extents"] == [[-5, 5], [-4, 4]]
     assert plan_axes(step) == ("samy", "samx")
     assert plan_axes(fly) == ("panda-y", "panda-x")
+    recorded.documents.clear()
+    engine(
+        maps.fly_spiral(
+            [devices.xspress3], devices.panda, size=(10, 8), axes=("rotation", "z"), rate=np.inf
+        )
+    )
+    (start,) = recorded.named("start")
+    assert start["motors"] == ["panda-rotation", "panda-z"]
+    assert start["scan"]["units"] == ["deg", "um"]
+    rotation, z = recorded.rows("panda-rotation", "panda-z")
+    assert np.ptp(rotation) == pytest.approx(10, abs=1)
+    assert np.ptp(z) == pytest.approx(8, abs=1)
+    shown = maps_of(recorded.documents)["panda-z"]
+    assert (shown.y.name, shown.x.name) == ("panda-z", "panda-rotation")
 
 
 def test_energies_of_regions_and_their_times(engine, devices, recorded):
@@ -246,6 +260,9 @@ def test_angles_in_golden_order_are_spread_after_any_number():
     [
         (lambda d: maps.step_map([], d.samx, 0, 1, 0, d.samy, 0, 1, 2), "1 x 1 points"),
         (lambda d: maps.fly_map([], d.panda, fast="z"), "fast must be"),
+        (lambda d: maps.fly_grid([], d.panda, "x", 0, 1, 2, "x", 0, 1, 2), "needs two axes"),
+        (lambda d: maps.fly_grid([], d.panda, "x", 0, 1, 2, "t", 0, 1, 2), "must be some of x, y"),
+        (lambda d: maps.fly_spiral([], d.panda, axes=("x", "x")), "must be two of x, y"),
         (lambda d: maps.spiral_map([], d.samx, 0, 1, d.samy, 0, 1, 0.0), "more than 0"),
         (lambda d: scans.line_scan([], d.samx, 0, num=3), "a line is motor, start, stop"),
         (lambda d: scans.line_scan([d.scaler], d.samx, 0, 1, num=3, dwell=0), "dwell must be"),

@@ -38,8 +38,8 @@ def scan(beamline, nx, ny):
     x = np.linspace(*beamline.phantom.x_range, nx)[ix]
     y = np.linspace(*beamline.phantom.y_range, ny)[iy]
     points = range(nx * ny)
-    x, y = (beamline.metrology.readback(a, points, p) for a, p in (("x", x), ("y", y)))
-    return beamline.expose(points, x, y, GATE), iy, ix
+    at = beamline.metrology.readback(points, {"x": x, "y": y})
+    return beamline.expose(points, at["x"], at["y"], GATE), iy, ix
 
 
 # The phantom
@@ -57,10 +57,8 @@ def test_stage_jitter_hardly_changes_what_is_seen():
     beamline = Beamline(phantom)
     x, y = (a.ravel() for a in np.meshgrid(np.linspace(-20, 20, 41), np.linspace(-20, 20, 41)))
     limit = Metrology().jitter_limit
-    x_read, y_read = (
-        beamline.metrology.readback(axis, range(x.size), place)
-        for axis, place in (("x", x), ("y", y))
-    )
+    read = beamline.metrology.readback(range(x.size), {"x": x, "y": y})
+    x_read, y_read = read["x"], read["y"]
     assert 0 < np.abs(x_read - x).max() <= limit
     for name, weights in phantom.weights(x_read, y_read).items():
         # 30 nm of 1 µm per axis, times the largest step from 0 to 1

@@ -263,6 +263,22 @@ def test_zeros_are_counts_also_of_a_lambda_detector() -> None:
     assert made["intensity"].mean() == pytest.approx(0.2, rel=0.05)
 
 
+def test_frames_may_be_binned_as_the_detector_can() -> None:
+    poni = {**PILATUS, "detector": "Mar 165"}
+    shape = (1024, 1024)
+    frames = counted(np.full(shape, 9.0), events=1, dtype=np.uint16)
+    theirs = pyfai(poni, shape)
+    assert theirs.detector.guess_binning(frames[0])
+    made, setup = run(PowderDiffraction(poni=poni, bins=50), frames=frames)
+    plain = {**PILATUS, "detector": None, "pixel1": 1.58e-4}
+    named = PowderDiffraction(poni=plain, bins=50, mask="mar165")
+    same, _ = run(named, frames=frames)
+    expected = theirs.integrate1d(frames[0], 50, unit="q_nm^-1", method=("no", "csr", "cython"))
+    np.testing.assert_allclose(setup.bins.radial, expected.radial, rtol=1e-6)
+    np.testing.assert_allclose(made["intensity"][0], expected.intensity, rtol=1e-5)
+    np.testing.assert_allclose(same["intensity"][0], expected.intensity, rtol=1e-5)
+
+
 def test_what_is_valid_can_be_set() -> None:
     frames = np.full((1, SIDE, SIDE), 100, np.int32)
     frames[0, 0, :5], frames[0, 1, :3], frames[0, 2, :2] = (-5, 1000, 42)

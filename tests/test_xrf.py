@@ -282,6 +282,7 @@ def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) 
         ({"masked": (3,)}, "masked: .* 0 to 2"),
         ({"masked": (0, 1, 2)}, "leaves no detector element"),
         ({"calibration": ((0, 0.01), (0, 0.01))}, "there are 2, but 3 detector elements"),
+        ({"noises": (0.1, 0.1)}, "noises: there are 2, but 3 detector elements"),
         ({"sensitivity": (1, 1)}, "sensitivity: has 2 values"),
         ({"energy_range": (13, 14)}, "Fe has no K, L or M line between 13 and 14 keV"),
         ({"calibration": (20.0, 0.01)}, "is not in the spectrum"),

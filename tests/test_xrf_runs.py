@@ -218,6 +218,31 @@ def test_one_time_for_all_detector_elements_is_that_of_each(track: tuple[str, ..
     assert alike.columns["Fe_K"][0] == pytest.approx(3 * AREAS["Fe_K"] / 0.7 / 1e5, rel=0.05)
 
 
+@pytest.mark.parametrize("track", [(), ("Fe_K",)])
+def test_each_invalid_event_has_its_own_reason(track: tuple[str, ...]) -> None:
+    spectrum = drawn(6, 3).astype(float)
+    live, real, i0 = np.full((6, 3), 0.7), np.ones((6, 3)), np.full(6, 1e6)
+    spectrum[1] = np.nan
+    live[2] = 1.5
+    live[3] = 0.0
+    i0[4], i0[5] = 0.0, np.nan
+    rows, whole = through(
+        fluorescence(normalise=True, track_gain=track),
+        units={"incident_flux": "counts"},
+        spectrum=spectrum,
+        live_time=live,
+        real_time=real,
+        incident_flux=i0,
+    )
+    words = ["", "not finite", "live above real", "live time", "incident flux is 0", "flux is nan"]
+    assert rows.reasons[0] == ""
+    for reason, word in zip(rows.reasons, words, strict=True):
+        assert word in reason
+        assert "Error" not in reason
+    assert len(rows.columns["Fe_K"]) == 1  # the others are masked
+    assert all(np.isfinite(value).all() for value in whole.values())
+
+
 def test_nan_outside_the_fitted_range_spoils_nothing() -> None:
     columns = bad()
     columns["spectrum"][1, 1, 20] = np.nan
@@ -291,3 +316,47 @@ def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
     rows = newest(expected["raw_seq_num"])
     good = rows[expected["valid"][rows]]
     assert results["Fe_K"] == pytest.approx(expected["Fe_K"][good].sum(), rel=0.01)
+
+
+# How well the fit describes what is there
+
+
+def test_chi_square_tells_whether_the_fit_describes_the_spectra() -> None:
+    spectrum = drawn(30, 3)
+    _, whole = through(fluorescence(background="linear", masked=(1,)), spectrum=spectrum)
+    np.testing.assert_allclose(whole["chi_square"][[0, 2]], 1, atol=0.15)
+    assert np.isnan(whole["chi_square"][1])
+    inside = whole["fitted_spectrum"] > 0
+    deviation = (whole["fitted_spectrum"] - whole["total_spectrum"])[inside]
+    assert np.abs(deviation).max() < 6 * np.sqrt(whole["total_spectrum"].max())
+    _, lacking = through(fluorescence(elements=("Fe", "Zn")), spectrum=spectrum)
+    assert lacking["chi_square"].min() > 5
+    _, stripped = through(fluorescence(background="snip"), spectrum=spectrum)
+    assert stripped["chi_square"].max() < 5
+
+
+def test_with_dead_time_chi_square_stays_about_one() -> None:
+    live = np.random.default_rng(1).uniform(0.64, 0.8, (30, 2))
+    spectrum = drawn(30, 2, scale=live)
+    _, whole = through(
+        fluorescence(background="linear"),
+        spectrum=spectrum,
+        live_time=live,
+        real_time=np.ones((30, 2)),
+    )
+    np.testing.assert_allclose(whole["chi_square"], 1, atol=0.15)
+
+
+def test_what_is_wrong_at_the_scatter_peaks_spoils_no_areas_elsewhere() -> None:
+    """A broad Compton peak that the model has not, as every real spectrum has one."""
+    channels = np.arange(1200)
+    hump = 800 * np.exp(-0.5 * ((channels - 1030) / 45) ** 2)
+    spectrum = np.random.default_rng(0).poisson(
+        composed(model_of(fluorescence()), AREAS, flat=4.0) + hump, (20, 1, 1200)
+    )
+    local, _ = through(fluorescence(), spectrum=spectrum)
+    spoiled, _ = through(fluorescence(background="linear"), spectrum=spectrum)
+    for line in ("Fe_K", "Cu_K"):
+        error = abs(local.columns[line].mean() - AREAS[line])
+        assert error < 0.1 * abs(spoiled.columns[line].mean() - AREAS[line]), line
+    assert local.columns["Fe_K"].mean() == pytest.approx(AREAS["Fe_K"], rel=0.05)

@@ -246,3 +246,18 @@ def test_densities_of_a_measured_multi_element_standard_are_those_of_pymca() -> 
     for group in groups:
         ratio = made[f"{group.replace(' ', '_')}_density"][0] / made["Co_K_density"][0]
         assert ratio == pytest.approx(fraction[group] / fraction["Co K"], rel=1e-6), group
+
+
+def test_air_between_sample_and_detector_absorbs() -> None:
+    from PyMca5.PyMcaPhysics.xrf import Elements
+
+    spectrum = composed(model_of(fluorescence()), {"Ca_K": 1e5, "Cu_K": 1e5})[:, None]
+    flux = np.array([1e8])
+    without = run(fluorescence(), COUNTS, spectrum=spectrum, incident_flux=flux)
+    made = run(fluorescence(air_path=50.0), COUNTS, spectrum=spectrum.copy(), incident_flux=flux)
+    lines = {"Ca_K": 3.72, "Fe_K": 6.46, "Cu_K": 8.13}
+    mu = Elements.getMaterialMassAttenuationCoefficients("Air", 1.0, list(lines.values()))["total"]
+    passed = dict(zip(lines, np.exp(-np.array(mu) * 1.2048e-3 * 5.0), strict=True))
+    for name in ("Ca_K", "Cu_K"):
+        ratio = made[f"{name}_density"][0] / without[f"{name}_density"][0]
+        assert ratio == pytest.approx(passed["Fe_K"] / passed[name], rel=0.02), name

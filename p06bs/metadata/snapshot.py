@@ -104,7 +104,7 @@ def without_doubles(snapshots: Iterable[Snapshot], *reserved: str) -> list[Snaps
 async def snapshot(device: Any, patience: Patience) -> Snapshot:
     """Return all values of a device; what fails or takes too long is among the problems."""
     taken = Snapshot(key_of(getattr(device, "name", device)))
-    if not hasattr(device, "read") and not hasattr(device, "read_configuration"):
+    if not any(hasattr(device, what) for what in ("read", "read_configuration", "children")):
         taken.problems.append(f"{type(device).__name__} is no device that can be read")
         return taken
     try:

@@ -15,8 +15,9 @@ from p06bs.model.mapped import Columns, columns_of, named
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.model.plan_axes import line_of
 from p06bs.model.points import NewestRows
-from p06bs.model.positions import Run, families, may_have_maps
+from p06bs.model.positions import may_have_maps
 from p06bs.model.raster import newest
+from p06bs.model.run_streams import Run, families
 
 Numbers = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]

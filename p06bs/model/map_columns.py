@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from p06bs.model.mapped import Columns, Mapped
 from p06bs.model.points import Column, Points, Positions
-from p06bs.model.positions import Described, Measurement, Run, number_column
+from p06bs.model.positions import Measurement
+from p06bs.model.run_streams import Described, Run, number_column
 
 
 class Typed(Column, Protocol):

@@ -11,7 +11,8 @@ from p06bs.model.gridding import Gridded
 from p06bs.model.page import BOOKKEEPING
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.model.plan_axes import fields_of
-from p06bs.model.positions import LARGEST, Run, Where, families, where
+from p06bs.model.positions import LARGEST, Where, where
+from p06bs.model.run_streams import Run, families
 from p06bs.model.units import canonical
 
 ODD = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError)

@@ -9,8 +9,9 @@ a grid that is fitted to them. For one column by hand: `grid_map` (by number) an
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 from p06bs.model.collected import ReadRows
@@ -21,7 +22,6 @@ from p06bs.model.map_columns import Streams, described, points_of, values_of
 from p06bs.model.mapped import ODD, Mapped, mapped
 from p06bs.model.picture import Picture
 from p06bs.model.placement import Placement, placement_of
-from p06bs.model.positions import LARGEST, Where
 from p06bs.model.raster import (
     Extents,
     Grid,
@@ -34,6 +34,7 @@ from p06bs.model.raster import (
     pixels,
     regular_map,
 )
+from p06bs.model.run_streams import Run
 from p06bs.model.scan import of_scan
 from p06bs.model.units import canonical
 
@@ -105,14 +106,10 @@ class RunMaps:
         self._placements: dict[tuple[Any, ...], Placement] = {}
         self._growing: dict[tuple[Any, ...], GrowingMap] = {}
 
-    def update(
-        self,
-        start: Document,
-        streams: Streams,
-        others: Mapping[str, tuple[Document, Streams]],
-        largest: int = LARGEST,
-    ) -> dict[str, tuple[Mapped, Picture]]:
-        """Return the maps by their names, up to the newest row.
+    def of(
+        self, start: Document, streams: Streams, others: Mapping[str, tuple[Document, Streams]]
+    ) -> dict[str, tuple[Mapped, Callable[[], Picture]]]:
+        """Return by their names which maps there are, and what makes each, up to the newest row.
 
         Parameters
         ----------
@@ -122,32 +119,27 @@ class RunMaps:
         others : mapping
             The runs that may say where the rows lie: ``raw``, of a derived run, and
             ``corrected``, the derived run that corrects the positions.
-        largest : int
-            Pixels that a map may have.
         """
-        run = described(start, streams)
+        run = described(start, streams), streams
         beside = {of: (described(*other), other[1]) for of, other in others.items()}
         raw, corrected = (beside.get(of, (None,))[0] for of in ("raw", "corrected"))
         try:
-            known = mapped(run, raw, largest, corrected)
+            known = mapped(run[0], raw, corrected=corrected)
         except ODD as error:
             logger.warning("run %s has no maps: its metadata are odd: %r", start["uid"], error)
             return {}
-        found: dict[str, tuple[Mapped, Picture]] = {}
-        for name, one in known.items():
-            points = points_of(one, run, streams, beside)
-            placement = self._placement(one.streams, one.where)
-            key = (one.streams, one.where, one.column, canonical(one.unit))
-            growing = self._growing.setdefault(key, GrowingMap())
-            seen = growing.update(placement, points, values_of(one, run, streams), (OSError,))
-            found[name] = one, one.picture(seen)
-        return found
+        return {name: (one, partial(self._map, one, run, beside)) for name, one in known.items()}
 
-    def _placement(self, streams: tuple[str, ...], where: Where) -> Placement:
-        key = (streams, where)
-        if key not in self._placements:
-            self._placements[key] = placement_of(where)
-        return self._placements[key]
+    def _map(
+        self, one: Mapped, run: tuple[Run, Streams], beside: Mapping[str, tuple[Run, Streams]]
+    ) -> Picture:
+        where = (one.streams, one.where)
+        if where not in self._placements:
+            self._placements[where] = placement_of(one.where)
+        what = (*where, one.column, canonical(one.unit))
+        growing = self._growing.setdefault(what, GrowingMap())
+        points, values = points_of(one, *run, beside), values_of(one, *run)
+        return one.picture(growing.update(self._placements[where], points, values, (OSError,)))
 
 
 class Maps:
@@ -186,8 +178,8 @@ class Maps:
             If there is no such run.
         """
         one = self._collected.runs[run]
-        found = self._maps[run].update(one.start, one.streams, self._collected.beside(one.start))
-        return {name: picture for name, (_, picture) in found.items()}
+        found = self._maps[run].of(one.start, one.streams, self._collected.beside(one.start))
+        return {name: make() for name, (_, make) in found.items()}
 
     def scan(self, run: str | None = None) -> NamedMaps:
         """Return the maps of all runs of a scan, the newest scan's by default.

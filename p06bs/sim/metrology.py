@@ -124,22 +124,20 @@ class Metrology:
         if not (self.lost == 0 or np.isnan(self.lost)):
             raise ValueError(f"a lost interferometer reads 0 or NaN, not {self.lost}")
 
-    def readback(self, axis: str, points: Iterable[int], nominal: Floats) -> Floats:
-        """Return where the stage believes an axis to be, µm or degrees, shape ``(points,)``.
+    def readback(self, points: Iterable[int], nominal: Mapping[str, Floats]) -> dict[str, Floats]:
+        """Return where the stage believes its axes to be: axis -> µm or degrees, ``(points,)``.
 
         Parameters
         ----------
-        axis : str
         points : iterable of int
             Numbers of the points in the scan, from 0.
-        nominal : ndarray
-            Where it was sent, shape ``(points,)``.
+        nominal : mapping of str to ndarray
+            Where each axis was sent, shape ``(points,)``.
         """
-        if axis not in TRANSLATIONS:
-            return nominal
-        noise = self._normal(points, Sensor.STAGE)[:, TRANSLATIONS.index(axis)] * self.jitter
-        placed: Floats = nominal + np.clip(noise, -self.jitter_limit, self.jitter_limit)
-        return placed
+        noise = self._normal(points, Sensor.STAGE) * self.jitter
+        limited = np.clip(noise, -self.jitter_limit, self.jitter_limit)
+        jitter = dict(zip(TRANSLATIONS, limited.T, strict=True))
+        return {axis: place + jitter.get(axis, 0.0) for axis, place in nominal.items()}
 
     def drifted(self, axis: str, points: npt.ArrayLike, gate_time: float) -> Floats:
         """Return how far the sample has drifted away from the encoder, µm."""

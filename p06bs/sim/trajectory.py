@@ -132,10 +132,9 @@ class Trajectory:
     def readback(self, first: int = 0, stop: int | None = None) -> dict[str, Floats]:
         """Return what the stage believes at the points in ``range(first, stop)``, by axis."""
         points = self._range(first, stop)
-        return {
-            axis: self.beamline.metrology.readback(axis, points, place[points.start : points.stop])
-            for axis, place in self.nominal.items()
-        }
+        cut = slice(points.start, points.stop)
+        nominal = {axis: place[cut] for axis, place in self.nominal.items()}
+        return self.beamline.metrology.readback(points, nominal)
 
     def sample(self, first: int = 0, stop: int | None = None) -> dict[str, Floats]:
         """Return where the sample really is when positions are captured, by axis."""

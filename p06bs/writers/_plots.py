@@ -1,7 +1,7 @@
 """The NXdata groups that viewers open: maps of what goes over an area, curves of any other run."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import h5py
@@ -22,8 +22,8 @@ from p06bs.writers._streams import Stream
 
 log = logging.getLogger(__name__)
 
-Maps = Mapping[str, tuple[Mapped, Picture]]
-"""Maps by name."""
+Maps = Mapping[str, tuple[Mapped, Callable[[], Picture]]]
+"""By name: which map it is, and what makes it."""
 
 
 def write_plots(
@@ -49,15 +49,15 @@ def write_plots(
                 others(name, document)
             except ODD as error:
                 log.warning("run %s: %s document of another: %r", start["uid"], name, error)
-        found = RunMaps().update(start, shown(streams, read), others.beside(start))
-    families: dict[tuple[str, ...], dict[str, tuple[Mapped, Picture]]] = {}
-    for name, one in found.items():
-        families.setdefault(one[0].streams, {})[name] = one
-    names, made = Names(["bluesky", "instrument", "sample", "process"]), []
-    for family, maps in families.items():
-        made.append(names("maps" if family[0] == "primary" else f"maps_{family[0]}"))
-        hinted = {key for stream in streams if stream.name in family for key in _hinted(stream)}
-        _maps(group(entry, made[-1], "NXdata"), maps, hinted, others.beside(start))
+        found = RunMaps().of(start, shown(streams, read), others.beside(start))
+        families: dict[tuple[str, ...], dict[str, tuple[Mapped, Callable[[], Picture]]]] = {}
+        for name, one in found.items():
+            families.setdefault(one[0].streams, {})[name] = one
+        names, made = Names(["bluesky", "instrument", "sample", "process"]), []
+        for family, maps in families.items():
+            made.append(names("maps" if family[0] == "primary" else f"maps_{family[0]}"))
+            hinted = {key for stream in streams if stream.name in family for key in _hinted(stream)}
+            _maps(group(entry, made[-1], "NXdata"), maps, hinted, others.beside(start))
     if not made:
         for stream in streams:
             dimensions = _dimensions(start, stream)
@@ -113,34 +113,35 @@ def _dataset(
 
 def _maps(home: h5py.Group, maps: Maps, hinted: set[str], others: Mapping[str, Any]) -> None:
     """Write maps on the same pixels: those that hints name, else all; of axes only if need be."""
-    some, picture = next(iter(maps.values()))
-    axes = {picture.y.name, picture.x.name}
-    if some.where.measured is not None:
-        axes |= {some.where.measured.y, some.where.measured.x}
+    where = next(iter(maps.values()))[0].where
+    axes = {axis.name for axis in where.axes}
+    if where.measured is not None:
+        axes |= {where.measured.y, where.measured.x}
     values = [name for name, (one, _) in maps.items() if one.column not in axes]
     chosen = [name for name in values if maps[name][0].column in hinted] or values or list(maps)
     names = Names()
-    both = [(names(axis.name), axis) for axis in (picture.y, picture.x)]
+    called = [names(axis.name) for axis in where.axes]
     placed = []
     for name in chosen:
-        one, seen = maps[name]
         placed.append(names(name))
-        _map(home, placed[-1], one, seen)
+        seen = _map(home, placed[-1], *maps[name])
         # NXdata's name for the uncertainty of a signal is <signal>_errors.
         if f"{name}_sigma" in maps:
             _map(home, names(f"{placed[-1]}_errors"), *maps[f"{name}_sigma"])
-    for (name, axis), count in zip(both, picture.values.shape, strict=True):
+    for name, axis, count in zip(called, (seen.y, seen.x), seen.values.shape, strict=True):
         units = {"units": axis.unit} if axis.unit else {}
         _dataset(home, name, axis.places(count), axis.name, units)
-    _describe(home, placed, [name for name, _ in both])
-    home.attrs["placed"] = some.where.kind
-    if some.where.measured is not None and some.where.measured.of:
-        home.attrs["positions_run"] = others[some.where.measured.of][0]["uid"]
+    _describe(home, placed, called)
+    home.attrs["placed"] = where.kind
+    if where.measured is not None and where.measured.of:
+        home.attrs["positions_run"] = others[where.measured.of][0]["uid"]
 
 
-def _map(home: h5py.Group, name: str, one: Mapped, seen: Picture) -> None:
+def _map(home: h5py.Group, name: str, one: Mapped, make: Callable[[], Picture]) -> Picture:
+    seen = make()
     units = {"units": one.unit} if one.unit else {}
     _dataset(home, name, seen.values, one.column, {**units, "interpretation": "image"})
+    return seen
 
 
 def _curves(

@@ -15,7 +15,8 @@ from p06bs.model.gridding import PIXEL_BYTES, Gridded, GrowingMap
 from p06bs.model.map_columns import Streams, described, points_of, values_of
 from p06bs.model.mapped import ODD, Mapped, mapped
 from p06bs.model.placement import placement_of
-from p06bs.model.positions import LARGEST, Run, corrects, may_have_maps
+from p06bs.model.positions import LARGEST, corrects, may_have_maps
+from p06bs.model.run_streams import Run
 from p06bs.model.units import canonical
 from p06bs.server.sink.held import RunView
 from p06bs.server.sink.places import RowsLostError
