@@ -1,10 +1,11 @@
 """Modalities that feed each other, for tests and the workers that tests start."""
 
+import time
 from typing import Any
 
 import numpy as np
 
-from p06bs import Input, Modality, Output
+from p06bs import Input, Modality, ModalitySettings, Output
 from tests.techniques import Brightness, Scale
 
 
@@ -95,6 +96,19 @@ class Offset(Modality):
     def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
         zero = columns["zero"]
         return {"offset": columns["x"] - (0.0 if zero is None else zero)}
+
+
+class Leisurely(Offset):
+    """Take some time for each event."""
+
+    class Settings(ModalitySettings):
+        """Seconds per event."""
+
+        seconds: float = 0.0
+
+    def process(self, setup: Any, **columns: Any) -> dict[str, Any]:
+        time.sleep(setup.seconds * len(columns["x"]))
+        return super().process(setup, **columns)
 
 
 class Lit(Brightness):

@@ -12,6 +12,7 @@ from p06bs import Follower, Keys, Modality, Publisher, process
 from p06bs.model.documents import NamedDocument
 from p06bs.model.revisions import settings_history
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.pipeline import Pipelines
 from p06bs.services._recorder import Recorder
 from p06bs.services.proxy import Proxy
@@ -42,6 +43,12 @@ def running(pipelines: Pipelines) -> Iterator[Pipelines]:
     finally:
         pipelines.stop()
         thread.join()
+
+
+def elastic_of(pipelines: Pipelines) -> ElasticPool:
+    """Return the pool of pipelines that have one."""
+    (only,) = pipelines.pools
+    return only
 
 
 class Listener:

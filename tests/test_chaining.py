@@ -15,11 +15,13 @@ from hypothesis import strategies as st
 from p06bs import DocumentLog, Publisher, callback, process
 from p06bs.bus.codec import pack, unpack
 from p06bs.bus.framing import frame_of
+from p06bs.bus.reader import Entry
 from p06bs.model.documents import NamedDocument
 from p06bs.model.gather import gather
-from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
-from p06bs.pipeline import feeding, lane
+from p06bs.model.taken import Taken
+from p06bs.pipeline import chains, feeding, lane
+from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.foreseen import foresee
 from p06bs.pipeline.pipeline import Pipelines
@@ -543,6 +545,30 @@ def test_pipelines_do_not_wait_for_each_other(tmp_path):
     ]
     with pytest.raises(ValueError, match="position after encoder after path after position; take"):
         Pipelines("ipc://in", "ipc://out", tmp_path, circle)
+
+
+def test_runs_that_nobody_here_works_on_are_let_go(tmp_path, monkeypatch):
+    monkeypatch.setattr(chains, "MOST_IDLE", 3)
+    pipeline = Pipeline(modality=Position(), after=["encoder"])
+    settled = Adjustments(tmp_path / "settings", [pipeline])
+    with DocumentLog(tmp_path / "log") as log:
+        known = chains.Chains(log, settled)
+        runs: list[NamedDocument] = []
+        for number in range(9):
+            made = process(encoders(), scan([(3, 0)]))
+            runs.append(made[1])
+            raw = made[0][1]["original_run_uid"]
+            assert known.take(Entry(made[0][1]["uid"], 1, 0, *made[0], 0, 0))
+            if number == 2:  # this one is worked on
+                known.begin(pipeline, raw, lambda name: "")
+                worked = raw
+        taken = [
+            known.take(Entry(made["run_start"], 1, 1, "descriptor", made, 0, 0)) for _, made in runs
+        ]
+        assert taken == [False] * 2 + [True] + [False] * 3 + [True] * 3
+        known.end(worked)
+        assert not known.take(Entry(runs[2][1]["run_start"], 1, 1, *runs[2], 0, 0))
+    settled.close()
 
 
 def test_recorded_runs_feed_each_other_on_the_command_line(tmp_path, run):

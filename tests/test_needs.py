@@ -97,7 +97,7 @@ def test_local_workers_have_gpus_of_their_own(tmp_path, monkeypatch):
     pipeline = Pipeline(modality=Where(inputs={"x": "x"}), batch_size=1, needs=WITH_GPU)
     raw = raw_run({"x": np.arange(400.0)}, page=5)
     with beamline(tmp_path, [pipeline], workers=4) as (pipelines, publish, listener):
-        pool = pipelines.pools[WITH_GPU]
+        pool = pipelines.pools.of["where"]
         assert pool.scaling.most == 2
         until(lambda: len(pool.pool.leases.workers) == 2)
         for document in raw:

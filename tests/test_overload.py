@@ -15,8 +15,9 @@ from p06bs.pipeline import pipeline
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.preview import Overload
 from p06bs.pipeline.sampler import Sampler
+from tests.chains import Leisurely
 from tests.documents import raw_run, rows_of, validate
-from tests.online import PATIENCE, assert_equal, beamline
+from tests.online import PATIENCE, assert_equal, beamline, elastic_of
 from tests.techniques import Deadly, Histogram, Scale, Total
 from tests.test_workers import loops, processes, until
 
@@ -60,6 +61,36 @@ def test_a_preview_goes_before_while_workers_cannot_keep_up(tmp_path, monkeypatc
     for *_, event, y in rows_of(preview, "raw_uid", "y"):
         assert y == whole[event]  # the same event has the same result
     assert preview[-1][1]["num_events"] == {"primary": len(seen(preview))}
+
+
+@pytest.mark.slow
+def test_a_preview_of_what_others_feed_has_their_rows(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    before = Scale(inputs={"x": "x"}, flagged=[7.0, 500.0])
+    modality = Leisurely(inputs={"x": "x", "zero": "scale/primary/y"}, seconds=0.008)
+    raw = raw_run({"x": np.arange(900.0)}, page=10)
+    uid = raw[0][1]["uid"]
+    thin = Pipeline(modality=modality, batch_size=2, overload="thin")
+    with beamline(tmp_path, [before, thin], workers=1) as (_, publish, listener):
+        for document in raw[:-1]:  # 7 s of work
+            publish(*document)
+        until(lambda: max((len(seen(p)) for p in previews(listener, uid)), default=0) > 20)
+        publish(*raw[-1])
+        upstream = listener.wait(uid, "scale")
+        online = listener.wait(uid, "leisurely")
+        assert listener.recorder.wait(lambda: previews(listener, uid)[0][-1][0] == "stop", PATIENCE)
+        (preview,) = previews(listener, uid)
+    assert_equal(online, modality, raw, upstream)
+    validate(preview)
+    keys = ("raw_uid", "offset", "valid", "invalid_reason")
+    whole = {row[3]: row[4:] for row in rows_of(online, *keys)}
+    assert [r for *_, r in rows_of(online, "invalid_reason") if r] == ["scale: flagged"] * 2
+    sampled = rows_of(preview, *keys)
+    assert 20 < len(sampled) < 900
+    for *_, event, offset, valid, reason in sampled:
+        assert (valid, reason) == whole[event][1:]
+        assert not valid or offset == whole[event][0]
+    assert preview[0][1]["derived_from"] == online[0][1]["derived_from"]
 
 
 def seen(documents: list[NamedDocument]) -> list[Any]:
@@ -136,7 +167,7 @@ def test_what_waits_is_bounded_and_the_rest_stays_in_the_logs(tmp_path, monkeypa
 
         def look() -> bool:
             nonlocal highest
-            highest = max(highest, pipelines.pool.load.backlog)
+            highest = max(highest, elastic_of(pipelines).pool.load.backlog)
             return True
 
         for document in raw:

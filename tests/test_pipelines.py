@@ -16,7 +16,7 @@ from p06bs import Modality, Publisher
 from p06bs.pipeline.declared import Pipeline
 from p06bs.services.supervision import Supervision
 from tests.documents import frame_documents, raw_run, rows_of
-from tests.online import PATIENCE, Listener, assert_equal, beamline
+from tests.online import PATIENCE, Listener, assert_equal, beamline, elastic_of
 from tests.techniques import Brightness, Deadly, Fussy, Histogram, Scale, Total
 
 REPOSITORY = Path(__file__).parents[1]
@@ -81,7 +81,7 @@ def test_settings_that_do_not_fit_the_run_are_refused_and_the_old_ones_stay(tmp_
         listener.wait(uid, "fussy", rows=20)
         pipelines.change("fussy", {"start": -1.0})
         while "keeps its settings: cannot start at -1" not in caplog.text:
-            assert pipelines.pool.leases.workers  # it goes on
+            assert elastic_of(pipelines).pool.leases.workers  # it goes on
         for document in raw[4:]:
             publish(*document)
         online = listener.wait(uid, "fussy")

@@ -24,7 +24,7 @@ from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
 from p06bs.pipeline.started import Started
 from tests.documents import raw_run
-from tests.online import PATIENCE, assert_equal, beamline
+from tests.online import PATIENCE, assert_equal, beamline, elastic_of
 from tests.slurm import (  # noqa: F401
     running_slurm,
     skip_without,
@@ -58,7 +58,7 @@ def jobs_of(folder: Path, workers: int = 2, **fields: Any) -> SlurmCluster:
 
 
 def loops(pipelines: Pipelines) -> int:
-    return len(pipelines.pool.leases.workers)
+    return len(elastic_of(pipelines).pool.leases.workers)
 
 
 def processes(folder: Path) -> list[psutil.Process]:
@@ -146,7 +146,7 @@ def test_jobs_are_added_and_drained_while_a_scan_runs(slurm, tmp_path):  # noqa:
     cluster = jobs_of(tmp_path, 1, processes=2, cores=2)
     with beamline(tmp_path, [pipeline], on=cluster, workers=(1, 1)) as served:
         pipelines, publish, listener = served
-        scaling = pipelines.elastic.scaling
+        scaling = elastic_of(pipelines).scaling
         until(lambda: loops(pipelines) == 2 and len(slurm.jobs("RUNNING")) == 1)
         for document in raw[:200]:
             publish(*document)
@@ -160,7 +160,7 @@ def test_jobs_are_added_and_drained_while_a_scan_runs(slurm, tmp_path):  # noqa:
             publish(*document)
         assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
         # Who went had returned what it had.
-        assert pipelines.pool.load.tallies["deadly"].retries == 0
+        assert elastic_of(pipelines).pool.load.tallies["deadly"].retries == 0
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_a_scan_goes_on_while_the_controller_is_away(tmp_path, monkeypatch, capl
         monkeypatch.setenv("SLURM_CONF", own.environment["SLURM_CONF"])
         with beamline(tmp_path, [pipeline], on=jobs_of(tmp_path), workers=(2, 2)) as served:
             pipelines, publish, listener = served
-            scaling = pipelines.elastic.scaling
+            scaling = elastic_of(pipelines).scaling
             until(lambda: loops(pipelines) == 2)
             for document in raw[:200]:
                 publish(*document)
@@ -191,7 +191,7 @@ def test_a_scan_goes_on_while_the_controller_is_away(tmp_path, monkeypatch, capl
                 publish(*document)
             assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
             assert len(own.jobs("RUNNING")) == 3
-            assert pipelines.pool.load.tallies["deadly"].retries == 0
+            assert elastic_of(pipelines).pool.load.tallies["deadly"].retries == 0
 
 
 @pytest.mark.slow
@@ -205,7 +205,7 @@ def test_workers_are_drained_before_the_walltime(slurm, tmp_path):  # noqa: F811
         for document in raw:
             publish(*document)
         assert_equal(listener.wait(raw[0][1]["uid"], "deadly"), pipeline.modality, raw)
-        assert pipelines.pool.load.tallies["deadly"].retries == 0
+        assert elastic_of(pipelines).pool.load.tallies["deadly"].retries == 0
         until(lambda: not slurm.jobs() & first and loops(pipelines) == 2)
 
 

@@ -13,6 +13,8 @@ from p06bs import DocumentLog, process
 from p06bs.remote import Server, ServerError, records
 from p06bs.server.app import build_app
 from p06bs.server.sink.sink import Sink
+from tests.archives import place
+from tests.chains import Encoder, Interferometer, Position
 from tests.documents import raw_run, rows_of, write
 from tests.doors import KEY
 from tests.live_server import serving
@@ -92,6 +94,36 @@ def test_a_derived_run_is_made_again_from_the_server(run, server, recorded):
     status, out, _ = run("process", log, "--like", derived, "--json")
     assert status == 0
     assert json.loads(out)[0]["derived"] == derived
+
+
+def test_derived_runs_on_a_server_feed_others(run, tmp_path, monkeypatch):
+    """In whichever tree they are: the memory, the archive, or both."""
+    monkeypatch.setenv("P06BS_API_KEY", KEY)
+    raw = raw_run({"signal": np.arange(30.0)}, page=8)
+    coarse = process(Encoder(inputs={"x": "signal"}), raw)
+    fine = process(Interferometer(inputs={"x": "signal"}, factor=2.5), raw)
+    other = process(Encoder(inputs={"x": "x"}), raw_run({"x": np.arange(3.0)}))
+    here = place("sqlite", tmp_path, None)
+    sink = Sink(50_000_000)
+    for documents in (raw, coarse, other):
+        for name, document in documents:
+            sink(name, document)
+    for documents in (raw, coarse, fine):
+        here.write(documents)
+    here.ingest()
+    uid = raw[0][1]["uid"]
+    with here.served(sink=sink) as url:
+        with Server(url, KEY) as runs:
+            assert sorted(runs.derived(uid)) == sorted(r[0][1]["uid"] for r in (coarse, fine))
+            assert runs.derived(other[0][1]["original_run_uid"]) == [other[0][1]["uid"]]
+            assert runs.derived("nowhere") == []
+        options = ("--modality", "tests.chains:Position", "--json")
+        status, out, err = run("process", uid[:8], "--server", url, *options)
+    assert (status, err) == (0, "")
+    (result,) = json.loads(out)
+    assert result["inputs"] == {"coarse": "encoder/primary/x", "fine": "interferometer/primary/x"}
+    made = process(Position(), raw, upstream=[*coarse, *fine])
+    assert (result["derived"], result["events"]) == (made[0][1]["uid"], 30)
 
 
 @pytest.mark.parametrize(

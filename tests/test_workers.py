@@ -13,7 +13,7 @@ import pytest
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.pipeline import Pipelines
 from tests.documents import raw_run
-from tests.online import PATIENCE, assert_equal, beamline, running
+from tests.online import PATIENCE, assert_equal, beamline, elastic_of, running
 from tests.techniques import Deadly
 
 REPOSITORY = Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def until(there: Callable[[], bool]) -> None:
 
 
 def loops(pipelines: Pipelines) -> tuple[str, ...]:
-    return pipelines.pool.leases.workers
+    return elastic_of(pipelines).pool.leases.workers
 
 
 def processes() -> list[psutil.Process]:
@@ -55,7 +55,7 @@ def test_workers_come_with_the_load_and_go_after_it(tmp_path):
     raw = raw_run({"x": np.arange(1200.0)}, page=5)
     uid = raw[0][1]["uid"]
     with beamline(tmp_path, [pipeline], workers=(1, 3)) as (pipelines, publish, listener):
-        scaling = pipelines.elastic.scaling
+        scaling = elastic_of(pipelines).scaling
         scaling.within, scaling.idle = 0.3, 1.0
         until(lambda: len(loops(pipelines)) == 1)
         measured = {measure.name: measure for measure in pipelines.measures()}
@@ -98,7 +98,7 @@ def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
     raw = raw_run({"x": np.arange(1800.0)}, page=50)
     uid = raw[0][1]["uid"]
     with beamline(tmp_path, [pipeline], workers=3) as (pipelines, publish, listener):
-        leases = pipelines.pool.leases
+        leases = elastic_of(pipelines).pool.leases
         until(lambda: len(loops(pipelines)) == 3)
         for document in raw:
             publish(*document)
@@ -106,7 +106,7 @@ def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
         sleeper, terminated, killed = processes()
         sleeper.suspend()
         until(lambda: len(loops(pipelines)) == 2)  # its batches were given away
-        scaling = pipelines.elastic.scaling
+        scaling = elastic_of(pipelines).scaling
         scaling.least, scaling.most, scaling.idle = 1, 2, 1.0  # one is drained meanwhile
         terminated.terminate()
         killed.kill()
@@ -123,12 +123,12 @@ def test_pipelines_that_stop_hand_back_what_they_have(tmp_path):
     with beamline(tmp_path, [pipeline], workers=2) as (pipelines, publish, listener):
         for document in raw:
             publish(*document)
-        until(lambda: pipelines.pool.leases.leased > 2)
+        until(lambda: elastic_of(pipelines).pool.leases.leased > 2)
         pipelines.stop()  # as on SIGTERM
         until(lambda: not processes())
         assert loops(pipelines) == ()  # each has said goodbye
-        assert pipelines.pool.leases.leased == 0
-        assert pipelines.pool.load.tallies["deadly"].retries == 0
+        assert elastic_of(pipelines).pool.leases.leased == 0
+        assert elastic_of(pipelines).pool.load.tallies["deadly"].retries == 0
         with running(Pipelines(*addresses(tmp_path), tmp_path / "log", [pipeline], workers=2)):
             assert_equal(listener.wait(uid, "deadly"), pipeline.modality, raw)
 

@@ -15,7 +15,7 @@ from p06bs import callback, process
 from p06bs.callbacks.xrd import PowderDiffraction
 from p06bs.model.documents import NamedDocument
 from tests.documents import frame_documents, raw_run, rows_of, validate
-from tests.online import PATIENCE, beamline
+from tests.online import PATIENCE, beamline, elastic_of
 from tests.powder import SIDE, SQUARE, counted, run
 
 EVENTS = 23
@@ -83,7 +83,7 @@ def test_callback_pipeline_and_process_give_the_same(tmp_path: Path) -> None:
     assert_same(live, reference)
     with beamline(tmp_path, [modality], workers=1) as (pipelines, publish, listener):
         end = time.monotonic() + PATIENCE
-        while not pipelines.pool.leases.workers:  # pyFAI takes its time to import
+        while not elastic_of(pipelines).pool.leases.workers:  # pyFAI takes its time to import
             assert time.monotonic() < end, "no worker joined"
             time.sleep(0.02)
         for document in raw:

@@ -64,3 +64,27 @@ def _with_value(found: Candidate, value: Any) -> Iterator[Candidate]:
     if array.dtype.kind in "biuf" and array.size <= LARGEST and np.isfinite(array).all():
         value, dtype = array.tolist(), array.dtype.str
         yield replace(found, shape=array.shape, dtype=dtype, value=value)
+
+
+def read_before(
+    documents: Iterable[tuple[str, Document, Any]], descriptors: Mapping[str, Document]
+) -> Mapping[str, Any]:
+    """Return what was read before the scan, by data key.
+
+    Parameters
+    ----------
+    documents : iterable of (name, document, place)
+        Events and stream datums of a run from its first one on.
+    descriptors : mapping
+        Those that have come, by uid.
+    """
+    for name, document, _ in documents:
+        descriptor = descriptors.get(document["descriptor"])
+        stream = "" if descriptor is None else descriptor.get("name", "primary")
+        if stream == BASELINE and name == "event":
+            return dict(document["data"])
+        if stream == BASELINE and name == "event_page" and len(document["seq_num"]):
+            return {key: column[0] for key, column in document["data"].items() if len(column)}
+        if stream and not ASIDE.fullmatch(stream):
+            break  # the scan has begun
+    return {}

@@ -25,8 +25,8 @@ from p06bs.model.modality import Modality, Output
 from p06bs.model.page import BOOKKEEPING, Stream, compose_page
 from p06bs.model.reference import reference_to
 from p06bs.model.revisions import Revision, configuration
-from p06bs.model.rows import RowNames
 from p06bs.model.scanning import Scanning
+from p06bs.model.taken import RowNames
 
 COPIED = (
     "scan_id",

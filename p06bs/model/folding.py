@@ -13,7 +13,7 @@ import numpy as np
 
 from p06bs.model.compute import Array, Setup
 from p06bs.model.modality import Output
-from p06bs.model.rows import Taken, cut
+from p06bs.model.taken import Taken, cut
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,14 +7,29 @@ when they are computed and in which process is the framework's business.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from p06bs.model.inputs import Bound, BoundInput, Input
 from p06bs.model.ranges import allowed
+
+__all__ = [
+    "INVALID",
+    "PART",
+    "RESERVED",
+    "Bound",
+    "BoundInput",
+    "Columns",
+    "Input",
+    "Modality",
+    "ModalitySettings",
+    "Output",
+    "SettingsError",
+]
 
 Columns = Mapping[str, npt.NDArray[Any]]
 """Column name -> array whose leading axis is the events of a batch."""
@@ -40,33 +55,6 @@ class ModalitySettings(BaseModel):
     """Settings of a modality: immutable, physical units, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=False)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Input:
-    """Declare a column that a modality needs.
-
-    Parameters
-    ----------
-    role : str
-        What the data mean (``fluorescence``, ``incident_flux``, ...); devices say theirs.
-    dims : tuple of str
-        Names of the axes behind the leading axis of events. A source with fewer
-        axes gets axes of length one in front; one with more must have length one there.
-    unit : str, optional
-        Unit that `process` gets; compatible units are converted.
-    optional : bool
-        Whether the modality works without it (`process` then gets None).
-    constant : bool
-        Whether one value may stand for all events of a run. Where no event has the role, it is
-        that of the reading before the scan (stream ``baseline``) or of a device's configuration.
-    """
-
-    role: str
-    dims: tuple[str, ...] = ()
-    unit: str | None = None
-    optional: bool = False
-    constant: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,40 +98,6 @@ class Output:
         if kind.kind == "u":
             return np.iinfo(kind).max
         return kind.type()
-
-
-@dataclass(frozen=True)
-class BoundInput:
-    """Say which data key of which stream feeds an input, and what it holds.
-
-    `shape` is one event's value *as `process` gets it* (behind the leading axis).
-    `scale` converts the source's unit to the input's (a `value` is converted already).
-    `configuration` is the device's configuration (names as in the descriptor), `beam` what the
-    run's start document says of the beam.
-    `run` is the uid of the derived run that it comes from, and `pipeline` the name of what makes
-    that; both are "" where it comes from the raw run.
-    `value` is what all events have, numbers in nested lists and in `unit`; None where each has its
-    own. It is then of the reading before the scan or, with the stream ``configuration``, of a
-    device's configuration.
-    """
-
-    stream: str
-    data_key: str
-    external: bool
-    shape: tuple[int, ...]
-    source_shape: tuple[int, ...]
-    dtype: str
-    unit: str | None = None
-    scale: float = 1.0
-    configuration: Mapping[str, Any] = field(default_factory=dict)
-    beam: Mapping[str, Any] = field(default_factory=dict)
-    run: str = ""
-    pipeline: str = ""
-    value: Any = None
-
-
-Bound = Mapping[str, BoundInput]
-"""Input name -> what feeds it; optional inputs that nothing feeds are absent."""
 
 
 def _snake(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from p06bs.model.compute import Array, Result
 from p06bs.model.documents import Document, event_uids
 from p06bs.model.modality import Output
-from p06bs.model.rows import RowNames
+from p06bs.model.taken import RowNames
 
 BOOKKEEPING: Mapping[str, Mapping[str, Any]] = {
     "raw_seq_num": {"dtype": "integer", "dtype_numpy": "<i8", "shape": []},

@@ -10,7 +10,7 @@ from p06bs.model.derived import DerivedRun, described, same_outputs
 from p06bs.model.documents import SNAPSHOTS, NamedDocument, part_uid
 from p06bs.model.folding import Folding, Snapshot
 from p06bs.model.modality import Output
-from p06bs.model.rows import Taken
+from p06bs.model.taken import Taken
 
 EVERY = 2.0
 """Seconds between two snapshots while the run goes on."""

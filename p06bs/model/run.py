@@ -1,20 +1,18 @@
 """Follow one raw run for one modality: what it is, what feeds the inputs, which rows there are."""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from typing import Any
 
-import numpy as np
-
 from p06bs.model.binding import Binding, BindingError, bind
-from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates
-from p06bs.model.constants import BASELINE, constants
+from p06bs.model.candidates import ASIDE, aligned_streams
+from p06bs.model.constants import read_before
 from p06bs.model.documents import Document
 from p06bs.model.first_values import FirstValues
-from p06bs.model.modality import BoundInput, Modality
+from p06bs.model.modality import Modality
+from p06bs.model.reconfigured import changed
 from p06bs.model.rows import Rows
 from p06bs.model.source import Source
-from p06bs.model.units import unit_scale
 from p06bs.model.upstream import Upstream
 
 HELD_DOCUMENTS = 10_000
@@ -169,12 +167,7 @@ class RawRun:
         """Note inputs of which a further descriptor says another unit or configuration."""
         if self.binding is None:
             return
-        told = (*candidates(self.start, [descriptor]), *constants(self.start, [descriptor], {}))
-        again = {(c.stream, c.data_key): c for c in told}
-        for name, bound in self.binding.bound.items():
-            said = None if bound.run else again.get((bound.stream, bound.data_key))
-            if said is not None and not _is_alike(said, bound):
-                self.reconfigured.add(name)
+        self.reconfigured |= changed(self.binding, self.start, descriptor)
 
     def _row(self, name: str, document: Document, where: Any) -> None:
         if self.rows is not None:
@@ -227,7 +220,7 @@ class RawRun:
                     self.start,
                     self.descriptors.values(),
                     list(self.upstream.values()),
-                    self._before(),
+                    read_before(self._held, self.descriptors),
                 )
             except BindingError as error:
                 self.problem = ". ".join((str(error), *self._unfed()))
@@ -255,19 +248,6 @@ class RawRun:
                 self.refused.append((name, error))
         if self.stop is not None:
             self.rows.finish()
-
-    def _before(self) -> Mapping[str, Any]:
-        """Return what was read before the scan, by data key."""
-        for name, document, _ in self._held:
-            descriptor = self.descriptors.get(document["descriptor"])
-            stream = "" if descriptor is None else descriptor.get("name", "primary")
-            if stream == BASELINE and name == "event":
-                return dict(document["data"])
-            if stream == BASELINE and name == "event_page" and len(document["seq_num"]):
-                return {key: column[0] for key, column in document["data"].items() if len(column)}
-            if stream and not ASIDE.fullmatch(stream):
-                break  # the scan has begun
-        return {}
 
     def _unfed(self) -> Iterator[str]:
         """Yield why derived runs make nothing that could feed inputs."""
@@ -329,17 +309,3 @@ class RawRun:
         if self.reconfigured:
             found["reconfigured_inputs"] = sorted(self.reconfigured)
         return found
-
-
-def _is_alike(said: Candidate, bound: BoundInput) -> bool:
-    """Return whether a descriptor says of an input what the one says that it was bound by."""
-    if bound.value is not None:
-        return said.value is None or np.array_equal(
-            np.asarray(said.value) * bound.scale, bound.value
-        )
-    now, before = said.configuration, bound.configuration
-    return (
-        now.keys() == before.keys()
-        and all(np.array_equal(now[key], before[key]) for key in now)
-        and unit_scale(said.unit, bound.unit) in (bound.scale, None)
-    )

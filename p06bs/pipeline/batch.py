@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from p06bs.model.documents import Document
-from p06bs.model.rows import Taken, cut
+from p06bs.model.taken import Taken, cut
 
 LARGEST = 1024
 """Most events of a batch."""

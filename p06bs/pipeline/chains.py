@@ -10,6 +10,9 @@ from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.feeding import UpstreamFeeding
 
+MOST_IDLE = 10_000
+"""Raw runs that are not worked on, or not yet, of which derived runs are remembered."""
+
 
 class Chains:
     """Know the derived runs that have begun, and hand out what reads them.
@@ -25,7 +28,8 @@ class Chains:
         self._documents = documents
         self._adjustments = adjustments
         self._feedings: defaultdict[str, dict[str, UpstreamFeeding]] = defaultdict(dict)
-        # Raw run -> the derived runs of it that feed others, by the names of their pipelines.
+        # Raw run -> the derived runs of it that feed others, by the names of their pipelines. They
+        # may come before it, and it may be that nobody here works on it.
         self._begun: defaultdict[str, dict[str, str]] = defaultdict(dict)
         self._raw: dict[str, str] = {}  # such a derived run -> its raw run
 
@@ -34,6 +38,8 @@ class Chains:
         if entry.name == "start" and is_derived(entry.document):
             raw = self._raw[entry.run] = worked_on(entry.document)
             self._begun[raw].setdefault(pipeline_of(entry.document), entry.run)
+            if len(self._begun) > MOST_IDLE + len(self._feedings):
+                self._forget(next(uid for uid in self._begun if uid not in self._feedings))
         if entry.run not in self._raw:
             return False
         for feeding in self._feedings.get(self._raw[entry.run], {}).values():
@@ -73,6 +79,9 @@ class Chains:
     def end(self, raw: str) -> None:
         """Forget a raw run that is over."""
         self._feedings.pop(raw, None)
+        self._forget(raw)
+
+    def _forget(self, raw: str) -> None:
         for derived in self._begun.pop(raw, {}).values():
             self._raw.pop(derived, None)
 

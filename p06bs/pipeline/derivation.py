@@ -10,8 +10,8 @@ from p06bs.model.gather import ReadFrames, gather
 from p06bs.model.modality import Modality, Output
 from p06bs.model.results import Results
 from p06bs.model.revisions import Revision
-from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
+from p06bs.model.taken import Taken
 
 
 class Derivation:

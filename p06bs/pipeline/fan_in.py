@@ -12,7 +12,7 @@ from p06bs.model.compute import Result, Setup
 from p06bs.model.derived import DerivedRun, Page
 from p06bs.model.documents import Document
 from p06bs.model.results import Results
-from p06bs.model.rows import Taken
+from p06bs.model.taken import Taken
 from p06bs.pipeline.setups import Setups
 from p06bs.pipeline.sorter import Order
 

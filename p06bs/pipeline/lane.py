@@ -20,8 +20,8 @@ from p06bs.model.compute import Result, Setup, make_ready
 from p06bs.model.modality import BoundInput
 from p06bs.model.page import Stream
 from p06bs.model.reference import load, reference_to
-from p06bs.model.rows import Taken
 from p06bs.model.source import Span
+from p06bs.model.taken import Taken
 
 Message = list[Any]
 

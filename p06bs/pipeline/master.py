@@ -11,8 +11,8 @@ from dataclasses import replace
 
 from p06bs.bus.reader import LogError
 from p06bs.model.revisions import Revision
-from p06bs.model.rows import Taken
 from p06bs.model.run import RawRun
+from p06bs.model.taken import Taken
 from p06bs.pipeline.batch import LARGEST, WORTH, Batch, batch_size, halves
 
 AHEAD = 32

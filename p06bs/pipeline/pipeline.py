@@ -28,16 +28,16 @@ from p06bs.bus.metrics import Measure
 from p06bs.bus.publish import Publisher
 from p06bs.bus.sockets import HERE, Address
 from p06bs.model.modality import Modality
-from p06bs.model.reference import reference_to
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.cluster import Cluster
 from p06bs.pipeline.decisions import Decisions
 from p06bs.pipeline.declared import Pipeline, refuse_cycles, refuse_twins
 from p06bs.pipeline.earlier import EarlierRuns
-from p06bs.pipeline.elastic import ElasticPool, placed
+from p06bs.pipeline.elastic import placed
 from p06bs.pipeline.foreseen import foresee_all
 from p06bs.pipeline.measures import measures
 from p06bs.pipeline.needs import Needs
+from p06bs.pipeline.pools import Pools
 from p06bs.pipeline.under_way import UnderWay
 from p06bs.pipeline.worker import warm_up
 
@@ -124,26 +124,17 @@ class Pipelines:
         self._owns_log = not isinstance(log, DocumentLog)
         self._context = zmq.Context()
         self.adjustments = Adjustments(self.documents.directory / SETTINGS, self.pipelines)
-        self.pools = {
-            needs: ElasticPool(
-                self._context,
-                self.documents,
-                needs=needs,
-                among=list(places),
-                pipelines=[p.name for p in self.pipelines if p.needs == needs],
-                workers=limits,
-                on=place,
-                deadline=deadline,
-                modalities=[reference_to(p.modality) for p in self.pipelines if p.needs == needs],
-                later=self._later,
-                keys=keys,
-                listen=listen,
-                worker_keys=worker_keys,
-            )
-            for needs, (place, limits) in places.items()
-        }
-        self.elastic = next(iter(self.pools.values()))  # of the first pipeline; often there is one
-        self.pool = self.elastic.pool
+        self.pools = Pools(
+            self.pipelines,
+            self._context,
+            self.documents,
+            places=places,
+            deadline=deadline,
+            later=self._later,
+            keys=keys,
+            listen=listen,
+            worker_keys=worker_keys,
+        )
         self.publisher = Publisher(inbound, self.documents, keys=keys)
         since = time.time() - catch_up
         self.follower = Follower(
@@ -171,7 +162,7 @@ class Pipelines:
             self.adjustments,
             self.documents,
             self.publisher,
-            {p.name: self.pools[p.needs] for p in self.pipelines},
+            self.pools.of,
             self.decisions,
             self._later,
         )
@@ -186,7 +177,7 @@ class Pipelines:
         waiting = True
         poller = zmq.Poller()
         workers = zmq.Poller()  # without the documents
-        for each in self.pools.values():
+        for each in self.pools:
             poller.register(each.pool.socket, zmq.POLLIN)
             workers.register(each.pool.socket, zmq.POLLIN)
         if self.follower.socket is not None:
@@ -194,16 +185,15 @@ class Pipelines:
         expired = time.monotonic()
         busy = False
         try:
-            for each in self.pools.values():
-                each.engine.start()
+            self.pools.start()
             warm_up(type(p.modality) for p in self.pipelines)
             for name in self.adjustments.names:
                 self.under_way.reprocessing.take(name)
             while not self._stop.is_set():
-                full = sum(each.pool.load.backlog for each in self.pools.values()) >= BACKLOG
+                full = self.pools.backlog >= BACKLOG
                 if not busy:
                     (workers if full else poller).poll(20)
-                busy = sum(each.pool.receive() for each in self.pools.values()) > 0
+                busy = self.pools.receive() > 0
                 for entry in () if full else self.follower.entries(0):
                     busy = True
                     self.under_way.take(entry)
@@ -212,19 +202,17 @@ class Pipelines:
                 now = time.monotonic()
                 if now - expired > EXPIRE:
                     expired = now
-                    for each in self.pools.values():
-                        each.tick(now, time.time())
+                    self.pools.tick(now, time.time())
                     for name in self.adjustments.look():
                         self.under_way.revise(name)
                     self.under_way.thin()
                     self.under_way.give_up()
                     self.under_way.take_over()
                 busy |= self.under_way.go_on()
-                for each in self.pools.values():
-                    each.pool.lease()
+                self.pools.lease()
                 self.under_way.tidy()
                 self._tell()
-                if waiting and any(each.ready for each in self.pools.values()):
+                if waiting and self.pools.ready:
                     waiting = False
                     ready()
         finally:
@@ -236,7 +224,7 @@ class Pipelines:
 
     def measures(self) -> tuple[Measure, ...]:
         """Return what Prometheus is told of the pipelines and the pool. Any thread."""
-        return measures(*(each.meter for each in self.pools.values()))
+        return measures(*(each.meter for each in self.pools))
 
     def settings(self, of: str | None = None) -> dict[str, dict[str, Any]]:
         """Return the settings in force, by pipeline; of all of them, or of one.
@@ -341,6 +329,6 @@ class Pipelines:
                 closing.callback(self.documents.close)
             closing.callback(self.adjustments.close)
             closing.callback(self.publisher.close)
-            for each in self.pools.values():
+            for each in self.pools:
                 closing.callback(each.close, FINISH)
             closing.callback(self.follower.close)

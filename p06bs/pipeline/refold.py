@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from p06bs.model.compute import Setup
-from p06bs.model.rows import Taken
+from p06bs.model.taken import Taken
 
 
 class Refold:
