@@ -33,7 +33,7 @@ def steps(state: Mapping[str, Any], places: Floats) -> tuple[dict[str, Any], Flo
     line = state.get("line", np.empty((len(places), 0)))  # its last places, the oldest first
     speed = state.get("speed", np.zeros(len(places)))
     made = np.full(places.shape, np.nan)
-    (good,) = np.isfinite(places).all(axis=0).nonzero()
+    good = np.flatnonzero(np.isfinite(places).all(axis=0))
     at = 0
     while at < len(good):
         new = good[at : at + AT_ONCE]

@@ -205,6 +205,15 @@ def test_a_spiral_has_no_lines() -> None:
     assert np.isnan(find(on_a_spiral({}))["lag"])
 
 
+def test_nobody_waits_for_ever_for_the_end_of_a_line() -> None:
+    known = Snake(np.empty((0, 3)))
+    for start in range(0, 200_000, 1000):
+        x = np.arange(start, start + 1000.0)
+        known = known.add(np.stack([x, 0 * x, 0 * x], axis=1))
+        assert len(known.waiting) < 1 << 16
+    assert lag_of(known.finish()).problem == 1
+
+
 def test_points_without_a_number_are_left_out() -> None:
     columns = snake(0.3)
     columns["reference"][[60, 333]] = np.nan
