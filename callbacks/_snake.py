@@ -17,6 +17,8 @@ FIRST = 16
 """Points at the beginning that tell which axis is the fast one, and how long its steps are."""
 SHORTEST = 8
 """Points of a line, and of what two lines share, that are worth comparing."""
+LONGEST = 1 << 16
+"""Points after which nobody waits for the end of a line any more."""
 FURTHEST = 16
 """Points by which lines are moved against each other: twice the largest lag that is found."""
 SIGMAS = 4.0
@@ -87,17 +89,21 @@ class Snake:
         """
         if self.fast < 0:
             return self._begin() if len(self.waiting) >= FIRST else None
-        way = self.waiting[:, self.fast] - self.waiting[:1, self.fast]
+        way = self.waiting[:LONGEST, self.fast] - self.waiting[:1, self.fast]
         if not self.direction:
             far = np.flatnonzero(np.abs(way) > 3 * self.step)
-            return replace(self, direction=int(np.sign(way[far[0]]))) if len(far) else None
-        way *= self.direction
-        top = np.maximum.accumulate(way)
-        # Noise goes back, too, but not so far.
-        back = top - way > np.maximum(3 * self.step, top / 4)
-        if not back.any():
+            if len(far):
+                return replace(self, direction=int(np.sign(way[far[0]])))
+        else:
+            way *= self.direction
+            top = np.maximum.accumulate(way)
+            # Noise goes back, too, but not so far.
+            back = top - way > np.maximum(3 * self.step, top / 4)
+            if back.any():
+                return self._end(int(np.argmax(way[: np.argmax(back)])) + 1)
+        if len(way) < LONGEST:
             return None
-        return self._end(int(np.argmax(way[: np.argmax(back)])) + 1)
+        return replace(self, waiting=self.waiting[LONGEST:], direction=0, last=())
 
     def _begin(self) -> "Snake":
         steps = np.abs(np.diff(self.waiting[:FIRST, :2], axis=0))

@@ -117,6 +117,23 @@ def record(engine, *devices, **options) -> MetadataRecorder:
     return made
 
 
+def interrupted(plan, engine, number, how):
+    """Return a plan with an interruption before its message of a number."""
+    engine.calls = 0
+
+    def insert(msg):
+        engine.calls += 1
+        # Bluesky fails where it is suspended by the last message of all.
+        if engine.calls != number or (how == "suspend" and msg.command == "unstage"):
+            return None, None
+        if how == "pause":
+            return bpp.pchain(bps.pause(), bpp.single_gen(msg)), None
+        engine.request_suspend(lambda: asyncio.sleep(0.001))
+        return None, None
+
+    return bpp.plan_mutator(plan, insert)
+
+
 # Every value is there
 
 
@@ -518,6 +535,31 @@ def test_pauses_and_aborts_while_metadata_are_gathered(engine, recorded):
     engine.resume()
     assert recorded.named("stop")[0]["exit_status"] == "success"
     assert len(recorded.baseline[1]) == 2
+
+
+@pytest.mark.parametrize("how", ["pause", "suspend"])
+def test_a_run_that_is_interrupted_at_any_message_goes_on(engine, recorded, how):
+    record(engine, SynAxis(name="axis"))
+    motor = SynAxis(name="motor")
+    at = [0]
+    engine.preprocessors.append(lambda plan: interrupted(plan, engine, at[0], how))
+    finished = False
+    while not finished:
+        at[0] += 1
+        recorded.documents.clear()
+        try:
+            engine(bp.scan([], motor, 1, 2, 2))
+            finished = how == "pause" or engine.calls < at[0]
+        except RunEngineInterrupted:
+            engine.resume()
+        (stop,) = recorded.named("stop")
+        assert stop["exit_status"] == "success", at
+        assert stop["num_events"] == {"baseline": 2, "primary": 2}, at
+        of = {d["uid"]: d["name"] for d in recorded.named("descriptor")}
+        seen = {(of[e["descriptor"]], e["seq_num"]): e["data"] for e in recorded.named("event")}
+        assert seen["baseline", 1]["axis"] == 0
+        assert json.loads(seen["baseline", 2]["metadata-warnings"]) == []
+    assert at[0] > 25
 
 
 @pytest.mark.logs_errors

@@ -13,9 +13,12 @@ from p06bs import maps_of
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.membership import Membership
 from p06bs.bus.service import Surroundings
+from p06bs.offline import process_run
+from p06bs.recorded import LogDirectory
 from p06bs.services.nexus import NexusDefinition, NexusService
 from tests.documents import raw_run
 from tests.supervised import wait
+from tests.techniques import Scale
 from tests.test_server_maps import MOTORS, NX, NY, RASTER, Writer, corrected, nominal, phantom, xrf
 
 
@@ -86,3 +89,22 @@ def test_positions_that_never_end_cost_their_patience_and_failed_ones_nothing(tm
             assert not (tmp_path / "patient" / "lost.nxs").exists()
         with writing(tmp_path / "log", tmp_path / "nexus", patience=0.0):
             wait((tmp_path / "nexus" / "lost.nxs").exists)
+
+
+def test_files_of_recorded_runs_are_placed_by_the_positions_beside_them(tmp_path):
+    x, y = nominal()
+    numbers = np.arange(1, NY * NX + 1)
+    with DocumentLog(tmp_path / "log") as log:
+        raw = Writer(log.append, "raw", **RASTER, **MOTORS)
+        raw.stream(units={"x": "um", "y": "um", "i0": "counts"})
+        raw.page(numbers, x=x, y=y, i0=phantom(x, y))
+        positions = corrected(log.append, "positions", "raw")
+        positions.page(numbers, x=6.0 - x, y=y)
+        raw.stop()
+        positions.stop()
+    runs = LogDirectory(tmp_path / "log")
+    made = process_run(Scale(inputs={"x": "i0"}), runs, "raw", out=tmp_path / "out")
+    runs.close()
+    (file,) = (name for name in made["files"] if name.endswith(".nxs"))
+    with h5py.File(file) as opened:
+        assert opened["entry/maps"].attrs["positions_run"] == "positions"

@@ -182,13 +182,14 @@ def scene(seqs: Sequence[int], seed: int) -> dict[str, Any]:
     size=st.integers(1, 64),
     seed=st.integers(0, 2**31),
     zero=st.sampled_from(["own", "nominal"]),
+    lag=st.sampled_from([0.0, 0.4]),
 )
 def test_what_counts_is_that_of_an_uninterrupted_scan_however_it_is_cut(
-    legs: list[tuple[int, int]], size: int, seed: int, zero: str
+    legs: list[tuple[int, int]], size: int, seed: int, zero: str, lag: float
 ) -> None:
     seqs = acquisition([*legs, (60, 0)])  # an aborted scan leaves rows of earlier legs
     columns = scene(seqs, seed)
-    options: dict[str, Any] = {"axes": ("x", "y"), "average": 5, "zero": zero}
+    options: dict[str, Any] = {"axes": ("x", "y"), "average": 5, "zero": zero, "lag": lag}
     made = derive(columns, size=size, seqs=seqs, **options)
     rows = newest(made["raw_seq_num"])
     plain = derive({name: c[rows] for name, c in columns.items()}, **options)

@@ -242,26 +242,26 @@ def test_every_detector_of_a_step_scan_falls_to_dark_without_beam(run_engine, de
 def test_every_detector_of_a_flight_falls_to_dark_while_the_beam_is_lost(run_engine, devices):
     """The ring is dumped, comes back, and the shutter closes, while the box flies on."""
     recorder = Recorder()
-    at = {10: (0.0, "open"), 25: (100.0, "open"), 40: (100.0, "closed")}
+    changes = [(100.0, "closed"), (100.0, "open"), (0.0, "open")]
 
     def change(name, document):
         recorder(name, document)
-        if name == "event_page" and at and document["seq_num"][-1] >= min(at):
-            current, state = at.pop(min(at))
+        if name == "event_page" and changes:
+            current, state = changes.pop()
             devices.ring.current.set(current)
             devices.shutter.state.set(state)
 
     detectors = [devices.xspress3, devices.eiger]
-    n = 14 * 14
+    n = 12 * 13
     run_engine(
-        fly_map(detectors, devices.panda, nx=14, ny=14, rate=80.0, collect_every=0.05), change
+        fly_map(detectors, devices.panda, nx=12, ny=13, rate=40.0, collect_every=0.05), change
     )
-    assert not at
+    assert not changes
     path = devices.panda.flyable_logic.prepared
     light = path.beamline.intensity(range(n), path.gate_time)
     i0, spectra = recorder.column("panda-i0"), recorder.rows("xspress3-spectrum")
     dark, whole = light == 0, light > 0.97
-    assert whole[:10].all()
+    assert whole[0]
     assert dark[-1]
     assert np.count_nonzero(np.diff(dark)) == 3  # dark, light, dark
     assert (~dark & ~whole).sum() <= 3  # those in the course of which the beam changed

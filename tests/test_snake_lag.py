@@ -8,6 +8,7 @@ import pytest
 
 from p06bs import callback, process
 from p06bs.callbacks._snake import PROBLEMS, Snake, lag_of
+from p06bs.callbacks.positions import Positions
 from p06bs.callbacks.snake_lag import SnakeLag
 from p06bs.model.documents import NamedDocument
 from p06bs.plans.points import grid, spiral
@@ -16,6 +17,7 @@ from p06bs.sim.metrology import Metrology
 from p06bs.sim.trajectory import Trajectory
 from tests.documents import acquisition, raw_run
 from tests.online import assert_equal, beamline
+from tests.test_interferometers import table
 from tests.test_positions import derive
 
 INPUTS = {name: name for name in ("x", "y", "reference")}
@@ -203,6 +205,15 @@ def test_a_spiral_has_no_lines() -> None:
     assert np.isnan(find(on_a_spiral({}))["lag"])
 
 
+def test_nobody_waits_for_ever_for_the_end_of_a_line() -> None:
+    known = Snake(np.empty((0, 3)))
+    for start in range(0, 200_000, 1000):
+        x = np.arange(start, start + 1000.0)
+        known = known.add(np.stack([x, 0 * x, 0 * x], axis=1))
+        assert len(known.waiting) < 1 << 16
+    assert lag_of(known.finish()).problem == 1
+
+
 def test_points_without_a_number_are_left_out() -> None:
     columns = snake(0.3)
     columns["reference"][[60, 333]] = np.nan
@@ -281,3 +292,16 @@ def test_a_rewind_leaves_no_trace_in_the_lag() -> None:
     for seq, row in last.items():
         if seq > 1:
             assert made["x"][row] == pytest.approx(x[seq - 1] + 0.1 * direction[seq - 1])
+
+
+def test_a_lag_that_is_set_during_a_scan_holds_from_that_event_on() -> None:
+    x, y, direction = walk(9, 6)
+    raw = raw_run({"nominal_x": x, "nominal_y": y}, page=7)
+    uids = [uid for name, d in raw if name == "event_page" for uid in d["uid"]]
+    modality = Positions(inputs={"nominal_x": "nominal_x", "nominal_y": "nominal_y"})
+    derived = process(modality, raw, [(uids[20], {"lag": 0.5})], batch_size=5)
+    made = table(derived)
+    np.testing.assert_allclose(made["x"][:21], x[:21], atol=1e-12)  # it has not seen it move yet
+    np.testing.assert_allclose(made["x"][21:], (x + 0.1 * direction)[21:], atol=1e-12)
+    descriptors = [d for name, d in derived if name == "descriptor"]
+    assert [d["name"] for d in descriptors] == ["primary", "primary"]  # which say the lag

@@ -98,10 +98,10 @@ def test_areas_keep_slope_1_while_gains_drift_each_their_own_way() -> None:
 
 
 def test_areas_keep_slope_1_while_gains_and_zero_points_drift() -> None:
-    emission = Lines(**PAIR, gain_drift=0.002)
+    emission = Lines(**PAIR, gain_drift=0.0015)
     columns, truth = recorded(emission, seed=6)
     count = NX * NY
-    zeros = 0.03 * np.sin(np.linspace(0, 3, count))[:, None] * np.array([1.0, -1.5])
+    zeros = 0.02 * np.sin(np.linspace(0, 3, count))[:, None] * np.array([1.0, -1.5])
     columns["spectrum"] = moved(columns["spectrum"], zeros / np.array(emission.gain))
     track: dict[str, Any] = {"track_gain": ("Ar_K", "Fe_K", "Sr_K", "Scatter_Peak000")}
     modality = fluorescence(emission, **track, gain_range=0.012, zero_range=0.05)

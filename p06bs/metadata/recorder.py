@@ -5,9 +5,11 @@ every value of every device, and ``metadata-record``: all that was gathered, as 
 missing or slow is named in ``metadata_warnings``; it never keeps a scan from running.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +124,8 @@ class MetadataRecorder:
         )
 
     def _opened(self, msg: Msg, going: dict[Any, Gathered]) -> Iterator[Msg]:
-        # In place: what a pause interrupts is done again, but the plan does not get its answer.
         known = Gathered()
-        yield from bps.wait_for([lambda: self._sources.gather(known)])
+        yield from bps.wait_for([_once(lambda: self._sources.gather(known))])
         self._opening = known
         try:
             uid = yield msg
@@ -143,10 +144,19 @@ class MetadataRecorder:
 
     def _closed(self, msg: Msg, known: Gathered) -> Iterator[Msg]:
         *_, held = known.snapshots
-        yield from bps.wait_for([lambda: self._sources.look_again(known)])
+        yield from bps.wait_for([_once(lambda: self._sources.look_again(known))])
         held.update(_held(known))
         yield from _in_run(msg, _reading(known.snapshots))
+        yield from bps.checkpoint()  # no later pause repeats what belongs into a closed run
         return (yield msg)
+
+
+def _once(ask: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], asyncio.Future[None]]:
+    """Return what a message waits for: when a pause repeats it, for what was asked the first time.
+
+    Messages that read what was gathered are repeated, too, and must find the same devices.
+    """
+    return cache(lambda: asyncio.ensure_future(ask()))
 
 
 def _held(known: Gathered) -> Snapshot:

@@ -151,7 +151,8 @@ def _axes(run: Run, raw: Run | None, grid: Grid, measured: Measurement | None) -
     names = grid.motors or ((measured.y, measured.x) if measured else ("y", "x"))
 
     def unit_of(motor: str) -> str | None:
-        runs = (run, raw) if raw is not None else (run,)
+        # The raw run first: an output of a derived one may have the name of a motor.
+        runs = (raw, run) if raw is not None else (run,)
         keys = (s.descriptor["data_keys"].get(motor) for one in runs for s in one.streams.values())
         return next((str(key["units"]) for key in keys if key and key.get("units")), None)
 

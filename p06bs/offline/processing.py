@@ -77,7 +77,7 @@ def process_run(
         derived = make(documents=runs.documents(uid), upstream=feeding.documents)
     if not derived:
         raise LogError(f"what is recorded of run {uid} does not begin with a start document")
-    files = [] if out is None else write(derived, out)
+    files = [] if out is None else write(derived, out, runs, uid)
     for other in feeding.computed if keep else ():
         store(other, runs)
     start, stop = derived[0][1], derived[-1][1]

@@ -1,7 +1,7 @@
 """What becomes of a derived run that was computed from recorded ones: files, and a summary."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +9,14 @@ import numpy as np
 
 from p06bs.bus.log import DocumentLog
 from p06bs.model.documents import NamedDocument
+from p06bs.model.positions import corrects
 from p06bs.recorded import Runs
 
 
-def write(derived: Sequence[NamedDocument], out: Path) -> list[Path]:
+def write(derived: Sequence[NamedDocument], out: Path, runs: Runs, raw: str) -> list[Path]:
     """Leave a derived run's document log and NeXus file in a directory; return them.
+
+    Its maps lie where the raw run and recorded corrections of positions say.
 
     Raises
     ------
@@ -22,7 +25,19 @@ def write(derived: Sequence[NamedDocument], out: Path) -> list[Path]:
     """
     from p06bs.writers import nexus
 
-    return [_write_log(derived, out), *nexus.export(derived, out)["all"]]
+    log = _write_log(derived, out)
+    return [log, *nexus.export(derived, out, beside=_placing(runs, raw))["all"]]
+
+
+def _placing(runs: Runs, raw: str) -> Iterator[NamedDocument]:
+    """Yield the documents of a raw run, and of the derived runs that correct its positions."""
+    yield from runs.documents(raw)
+    for other in runs.derived(raw):
+        documents = runs.documents(other)
+        first = next(documents, None)
+        if first is not None and corrects(first[1]):
+            yield first
+            yield from documents
 
 
 def store(derived: Sequence[NamedDocument], runs: Runs) -> str:
