@@ -9,7 +9,7 @@ import numpy as np
 from p06bs.callbacks import _whole_run
 from p06bs.callbacks._fits import groups_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings
-from p06bs.callbacks._gain import follow
+from p06bs.callbacks._following import follow
 from p06bs.callbacks._incident_flux import i0_is_rate
 from p06bs.callbacks._measure import judge_all, measure
 from p06bs.callbacks._peaks import Peaks, correction_of, totals_of
