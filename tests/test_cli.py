@@ -36,7 +36,8 @@ def test_process_prints_sums_and_leaves_log_and_nexus_file(run, recorded, tmp_pa
     assert (status, err) == (0, "")
     (result,) = json.loads(out)
     assert (result["raw"], result["events"], result["invalid"]) == (raw[0][1]["uid"], 30, 0)
-    assert result["columns"]["y"] == {"unit": "1", "sum": 1305, "mean": 43.5, "min": 0, "max": 87}
+    numbers = {"sum": 1305, "mean": 43.5, "min": 0, "max": 87}
+    assert result["columns"]["y"] == {"unit": "1", "shape": [], **numbers}
     logged, nexus = map(Path, result["files"])
     with DocumentLog(tmp_path / "out") as derived:
         documents = list(derived.read(result["derived"]))
@@ -57,6 +58,28 @@ def test_process_as_a_table_and_of_one_file(run, recorded):
     assert status == 0
     assert "30 events, 0 invalid" in out
     assert "870" in out  # the sum of y
+
+
+def test_process_passes_over_results_of_the_whole_run(run, recorded):
+    options = ("--modality", "tests.techniques:Histogram", "--inputs", "x=x")
+    status, out, err = run("process", recorded[0], *options, "--json")
+    assert (status, err) == (0, "")
+    columns = json.loads(out)[0]["columns"]
+    assert columns["y"]["sum"] == 870
+    assert "counts" not in columns  # of snapshots
+    status, out, _ = run("process", recorded[0], *options)
+    assert status == 0
+    assert "870" in out
+
+
+def test_process_sums_arrays_too(run, tmp_path):
+    raw = raw_run({"n": np.ones((30, 2)), "gate": np.full(30, 0.5)}, plan_name="scan")
+    write(tmp_path / "log", raw)
+    inputs = ("--inputs", "counts=n", "--inputs", "gate_time=gate")
+    status, out, _ = run("process", tmp_path / "log", "--modality", "counters", *inputs)
+    assert status == 0
+    assert "rate [2]" in out
+    assert "120" in out  # of 60 counts, each 2 counts/s
 
 
 def test_process_leaves_out_the_runs_that_lack_an_input(run, recorded):

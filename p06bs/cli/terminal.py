@@ -56,7 +56,8 @@ def show_result(result: dict[str, Any]) -> None:
     table = Table(*folded("column", "unit", "sum", "mean", "minimum", "maximum"))
     for name, column in result["columns"].items():
         numbers = (f"{column[k]:.6g}" for k in ("sum", "mean", "min", "max"))
-        table.add_row(escape(name), column["unit"] or "", *numbers)
+        shape = f" {column['shape']}" if column["shape"] else ""
+        table.add_row(escape(name + shape), column["unit"] or "", *numbers)
     console.print(table)
     for file in result["files"]:
         console.print(f"wrote {escape(file)}", soft_wrap=True)

@@ -1,7 +1,7 @@
 """What becomes of a derived run that was computed from recorded ones: files, and a summary."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,23 +65,29 @@ def _write_log(derived: Sequence[NamedDocument], directory: Path) -> Path:
 
 
 def statistics(derived: Sequence[NamedDocument]) -> dict[str, dict[str, Any]]:
-    """Return sum, mean, min and max of each scalar output over the valid events."""
-    units: dict[str, str | None] = {}
+    """Return unit, shape, sum, mean, min and max of outputs: of hinted numbers, and of arrays.
+
+    What is not finite is left out, as are events that are not valid.
+    """
+    keys: dict[str, Mapping[str, Any]] = {}
     columns: dict[str, list[np.ndarray[Any, Any]]] = {}
     for name, document in derived:
         if name == "descriptor":
-            (fields,) = (h["fields"] for h in document["hints"].values())
-            units.update({f: document["data_keys"][f].get("units") for f in fields})
-        elif name == "event_page":
+            hinted = {f for hint in document["hints"].values() for f in hint["fields"]}
+            keys.update(
+                {k: d for k, d in document["data_keys"].items() if k in hinted or d["shape"]}
+            )
+        elif name == "event_page" and "valid" in document["data"]:  # others are snapshots
             valid = np.asarray(document["data"]["valid"], bool)
-            for field in units:
-                if field in document["data"] and valid.any():
-                    columns.setdefault(field, []).append(np.asarray(document["data"][field])[valid])
-    found = {}
-    for field, parts in columns.items():
-        values = np.concatenate(parts)
-        found[field] = {
-            "unit": units[field],
+            for field in keys.keys() & document["data"].keys():
+                values = np.asarray(document["data"][field])[valid]
+                columns.setdefault(field, []).append(values[np.isfinite(values)])
+    return {
+        field: {
+            "unit": key.get("units"),
+            "shape": list(key["shape"]),
             **{k: getattr(values, k)().item() for k in ("sum", "mean", "min", "max")},
         }
-    return found
+        for field, key in keys.items()
+        if field in columns and (values := np.concatenate(columns[field])).size
+    }
