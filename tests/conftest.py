@@ -14,6 +14,10 @@ from hypothesis import HealthCheck, settings
 
 from p06bs import cli
 
+# Two cores are shared by several processes of one test. Read when numpy is imported, by a test.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 settings.register_profile("p06bs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("p06bs")
 
@@ -103,13 +107,6 @@ def nothing_is_left(request: pytest.FixtureRequest) -> Iterator[None]:
     if not request.node.get_closest_marker("logs_errors"):
         said = [f"{r.name}: {r.getMessage()}" for r in errors.records]
         assert not said, f"errors in the log: {said}"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _quiet_numeric_threads() -> None:
-    # Two cores are shared by several processes of one test.
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 @pytest.fixture
