@@ -83,7 +83,7 @@ import numpy, ophyd.sim
 sample("leaf", elements="Fe Zn", mount="pin 7")
 RE(fly_map(nx=6, ny=5, rate=numpy.inf))
 RE(bp.count([ophyd.sim.det], 2))
-print("plans:", sorted(plans), "suspenders:", len(RE.suspenders))
+print("plans:", sorted(plans), "suspenders:", len(beam_suspenders))
 print("catalog:", catalog, "analysis:", analysis)
 """
     beamtime = tmp_path / "beamtime-metadata-1.json"
@@ -99,7 +99,7 @@ print("catalog:", catalog, "analysis:", analysis)
     ) in out
     assert "fly_map 5 x 6" in out
     assert re.search(r"points .* 30/30 .* left", out)
-    assert "success: {'baseline': 2, 'xspress3': 30, 'primary': 30}" in out
+    assert "success: {'baseline': 2, 'xspress3': 30, 'eiger': 30, 'primary': 30}" in out
     assert "panda-i0" not in out  # a fly scan has no table
     assert re.search(r"\|\s+1 \|[^|]*\|\s+1.000 \|", out)  # and a step scan has one
     fly, count = logged(tmp_path)

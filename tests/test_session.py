@@ -12,9 +12,11 @@ from p06bs.bus.control import Control
 from p06bs.bus.membership import Membership
 from p06bs.bus.topology import Service
 from p06bs.bus.topology_manager import TopologyManager
-from p06bs.session.catalog import NoCatalogError, root_of
-from p06bs.session.online_analysis import OnlineAnalysis
+from p06bs.session.catalog import NoCatalogError, ServerRuns
+from p06bs.session.online_analysis import OnlineAnalysis, Pipeline, Results
 from p06bs.session.progress import ScanProgress, StepsOnly
+from tests.doors import KEY, Gated
+from tests.live_server import serving
 
 PATIENCE = 60.0
 SETTINGS = {
@@ -97,7 +99,7 @@ def test_settings_of_pipelines_and_of_one_that_is_silent():
                 del settings["noise"]
             with pytest.raises(AttributeError, match="there are xrd, xrf"):
                 _ = analysis.nothing
-            with pytest.raises(LookupError, match="no server answers"):
+            with pytest.raises(LookupError, match="no server is known"):
                 _ = analysis.xrf.last
 
 
@@ -109,7 +111,7 @@ def test_without_services_nothing_but_a_word_is_said(tmp_path):
             assert repr(analysis).startswith("<no pipelines: ")
             assert "pipelines" in dir(analysis)
         with pytest.raises(NoCatalogError, match="no server is registered"):
-            root_of(peers, tmp_path / "key")
+            ServerRuns(peers, tmp_path / "key").root()
 
 
 def test_a_server_that_cannot_be_used_is_said(tmp_path, monkeypatch):
@@ -121,10 +123,30 @@ def test_a_server_that_cannot_be_used_is_said(tmp_path, monkeypatch):
     ):
         heard(peers, 1)
         with pytest.raises(NoCatalogError, match="cannot be read"):
-            root_of(peers, tmp_path / "key")
+            ServerRuns(peers, tmp_path / "key").root()
         (tmp_path / "key").write_text("k")
         with pytest.raises(NoCatalogError, match="cannot be used"):
-            root_of(peers, tmp_path / "key")
+            ServerRuns(peers, tmp_path / "key").root()
+
+
+def test_a_server_that_comes_up_later_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("P06BS_API_KEY", KEY)
+    with topology() as address, Membership(address) as peers:
+        runs = ServerRuns(peers, tmp_path / "no-key")
+        with pytest.raises(LookupError, match="no server is registered"):
+            _ = Pipeline("xrf", lambda: None, runs.root).last
+        with serving(Gated().gate) as url, hosting(address, "s", url, "server"):
+            heard(peers, 1)
+            root = runs.root()
+            assert list(root["live"]) == ["run1"]
+            assert runs.root() is root
+            with pytest.raises(LookupError, match="the server has no run of xrf yet"):
+                _ = Pipeline("xrf", lambda: None, runs.root).last
+            results = Results(root["live"]["run1"])
+            assert results["Fe"].shape == (3, 4)
+            with pytest.raises(KeyError, match="there is no column 'Zn'; there are Fe"):
+                _ = results["Zn"]
+        runs.close()
 
 
 def shown(*documents):
@@ -163,6 +185,69 @@ def test_pages_and_results_are_shown_and_other_streams_and_runs_do_not_count():
     assert "2/4" in text
     assert "edge-centre 1.5" in text
     assert "fail" not in text
+
+
+def terminal(now, **options):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
+    return console.file, ScanProgress(console, clock=lambda: now[0], **options)
+
+
+def test_a_pause_takes_the_bar_away_and_no_time():
+    now = [0.0]
+    file, progress = terminal(now)
+    for document in (("start", START), PRIMARY, event(1)):
+        progress(*document)
+    now[0] = 4.0
+    progress.state("pausing", "running")
+    progress.state("paused", "pausing")
+    said = len(file.getvalue())
+    now[0] = 1000.0
+    threading.Event().wait(0.3)  # a bar would be drawn again ten times a second
+    assert len(file.getvalue()) == said
+    progress.state("running", "paused")
+    now[0] = 1002.0
+    progress(*event(4))
+    progress(*STOP)
+    assert "4/4 0:00:06 left" in file.getvalue().replace("\x1b[2K", "")
+
+
+def test_the_time_left_is_known_from_the_beginning():
+    start = {**START, "scan": {"kind": "fly_map", "duration": 60.0}}
+    assert "0/4 0:00:00 left 0:01:00" in shown(("start", start), PRIMARY)
+    spiral = {"uid": "u", "num_points": 4, "scan": {"kind": "spiral_map"}}
+    text = shown(("start", spiral), PRIMARY)
+    assert "spiral_map 4 points" in text
+    assert "left -:--:--" in text
+
+
+def test_the_maps_of_a_tomography_tell_how_long_all_will_take():
+    now = [0.0]
+    file, progress = terminal(now)
+    for number in range(2, 5):
+        scan = {"kind": "fly_map", "tomography": "t", "projections": 5, "projection": number}
+        progress("start", {**START, "scan": scan})
+        now[0] += 60.0
+        progress(*STOP)
+    said = [line for line in file.getvalue().splitlines() if "projection" in line]
+    assert [line.partition("projection ")[2].partition(", run")[0] for line in said] == [
+        "3/5",
+        "4/5, 0:02:00 left for all",
+        "5/5, 0:01:00 left for all",
+    ]
+
+
+def test_moves_are_shown_between_runs_only():
+    seen = []
+    _, progress = terminal([0.0], moves=seen.append)
+    for when in ("before", None):
+        progress.waiting(when)
+    progress("start", START)
+    for when in ("within", None):
+        progress.waiting(when)
+    progress(*STOP)
+    for when in ("after", None):
+        progress.waiting(when)
+    assert seen == ["before", None, "after", None]
 
 
 @pytest.mark.parametrize("start", [{"uid": "u"}, {"uid": "u", "scan": "x", "num_points": None}])

@@ -112,6 +112,11 @@ class MetadataRecorder:
             document, _ = fitted(document | _warned(known.warnings))
         return document
 
+    def __repr__(self) -> str:
+        missing = ", ".join(self.missing) or "none"
+        file = self.beamtime or "none"
+        return f"<metadata of {len(self.baseline)} devices; missing: {missing}; beamtime: {file}>"
+
     @property
     def _sources(self) -> Sources:
         return Sources(

@@ -31,7 +31,7 @@ class OnlineAnalysis:
     keys : Keys, optional
         With which to ask services on other hosts.
     catalog : callable, optional
-        Returns the root of the server's runs, a Tiled client.
+        Returns the root of the server's runs, a Tiled client; a `LookupError` says why not.
     seconds : float
         How long a service is waited for.
     """
@@ -146,9 +146,9 @@ class Pipeline:
         """
         from tiled.queries import Key
 
-        if self._catalog is None or (root := self._catalog()) is None:
-            raise LookupError("no server answers: results are in the logs (p06bs log ls)")
-        runs = root["live"].search(Key("start.process.name") == self.name)
+        if self._catalog is None:
+            raise LookupError("no server is known: results are in the logs (p06bs log ls)")
+        runs = self._catalog()["live"].search(Key("start.process.name") == self.name)
         newest = max(runs.values(), key=lambda run: run.metadata["start"]["time"], default=None)
         if newest is None:
             raise LookupError(f"the server has no run of {self.name} yet")
@@ -224,7 +224,12 @@ class Results(Mapping[str, Any]):
         self._stream = run["primary"]
 
     def __getitem__(self, name: str) -> Any:
+        if name not in self:
+            raise KeyError(f"there is no column {name!r}; there are {', '.join(self)}")
         return self._stream[name].read()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._stream
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._stream)
@@ -233,7 +238,9 @@ class Results(Mapping[str, Any]):
         return len(self._stream)
 
     def __repr__(self) -> str:
-        return f"<results of run {self.run.metadata['start']['uid']}: {', '.join(self)}>"
+        # Each has its time, many have an uncertainty.
+        told = (n for n in self if not n.startswith("ts_") and not n.endswith("_sigma"))
+        return f"<results of run {self.run.metadata['start']['uid']}: {', '.join(told)}>"
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

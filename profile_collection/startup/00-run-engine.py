@@ -1,11 +1,11 @@
 """The RunEngine. Start with: ipython --profile-dir=profile_collection"""
 
+import logging
 import os
-import sys
 from pathlib import Path
 
 from bluesky import RunEngine
-from bluesky.utils import PersistentDict, ProgressBarManager
+from bluesky.utils import PersistentDict, RequestAbort
 
 # Where detectors write, where document logs go, and who knows where all services are.
 DATA = Path(os.environ.get("P06BS_DATA", "var/data")).absolute()
@@ -26,5 +26,11 @@ except Exception as problem:
     constants = {}
 RE = RunEngine(constants)
 RE.md["endstation"] = os.environ.get("P06BS_ENDSTATION", "simulated" if not DEVICES else "p06")
-if sys.stdout.isatty():
-    RE.waiting_hook = ProgressBarManager()
+
+
+def _failed(record):
+    """Keep what bluesky logs, but for the traceback of what a person has aborted."""
+    return not (record.exc_info and isinstance(record.exc_info[1], RequestAbort))
+
+
+logging.getLogger(RE.log.name).addFilter(_failed)

@@ -3,6 +3,7 @@
 import atexit
 
 from p06bs import Keys, Membership
+from p06bs.session.catalog import ServerRuns
 from p06bs.session.online_analysis import OnlineAnalysis
 
 keys = peers = None
@@ -14,5 +15,6 @@ except (OSError, ValueError) as problem:
 else:
     atexit.register(peers.close)
 
-runs = None  # root of the server's runs
-analysis = OnlineAnalysis(peers, keys, catalog=lambda: runs)
+server = ServerRuns(peers, API_KEY_FILE)
+atexit.register(server.close)
+analysis = OnlineAnalysis(peers, keys, catalog=server.root)

@@ -7,6 +7,7 @@ ring, shutter and hutch; `devices` has them by name.
 from dataclasses import fields
 
 from p06bs.session.devices import configured
+from p06bs.session.names import Named
 
 
 def _simulated():
@@ -38,3 +39,4 @@ try:
 except Exception as problem:  # files that are not there, directories that cannot be written
     print(f"There are no devices: {problem}")
     missing = {"all devices": str(problem)}
+devices = Named(devices)

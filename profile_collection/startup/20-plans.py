@@ -1,37 +1,32 @@
 """Plans, with this beamline's devices filled in: RE(fly_map()), RE(fly_map(nx=81, rate=100)).
 
+Others are given by name: RE(fly_map(detectors=[xspress3])).
 Where devices are missing the plans that need them are, too; `plans` has those that are there.
 """
 
-from functools import partial, update_wrapper
+from functools import partial
 
 import bluesky.plan_stubs as bps  # noqa: F401  (for the prompt)
 import bluesky.plans as bp  # noqa: F401  (for the prompt)
 
 from p06bs.plans import alignment, maps, scans, suspenders, tomography
+from p06bs.session.beam import BeamSuspenders
+from p06bs.session.names import Named, filled_in
 
 flying = [devices[name] for name in ("xspress3", "eiger") if name in devices]
 detectors = [devices[name] for name in ("scaler", "xspress3", "eiger") if name in devices]
-plans = {}
-
-
-def _short(name, plan, *given, **named):
-    plans[name] = update_wrapper(partial(plan, *given, **named), plan)
-
-
-for name in ("step_map", "spiral_map"):
-    _short(name, getattr(maps, name), detectors)
-for name in ("line_scan", "time_series"):
-    _short(name, getattr(scans, name), detectors)
+plans = Named()
+for plan in (maps.step_map, maps.spiral_map, scans.line_scan, scans.time_series):
+    plans[plan.__name__] = filled_in(plan, detectors=detectors)
 if "panda" in devices:
-    # A pixel detector is added by name, fly_map = partial(maps.fly_map, flying, panda): its files
-    # are large, and most maps are of fluorescence.
-    for name in ("fly_map", "fly_grid", "fly_spiral"):
-        _short(name, getattr(maps, name), flying[:1], devices["panda"])
+    for plan in (maps.fly_map, maps.fly_grid, maps.fly_spiral):
+        plans[plan.__name__] = filled_in(plan, detectors=flying, box=devices["panda"])
 if "energy" in devices:
-    _short("energy_scan", scans.energy_scan, detectors, devices["energy"])
+    plans["energy_scan"] = filled_in(
+        scans.energy_scan, detectors=detectors, energy=devices["energy"]
+    )
 if "scaler" in devices:
-    _short("knife_edge", alignment.knife_edge, [devices["scaler"]])
+    plans["knife_edge"] = filled_in(alignment.knife_edge, detectors=[devices["scaler"]])
 if "rotation" in devices and "fly_map" in plans:
 
     def fly_tomography(num, *, first=0.0, span=180.0, order="golden", md=None, **map_of_angle):
@@ -48,15 +43,13 @@ if "rotation" in devices and "fly_map" in plans:
     plans |= {"fly_tomography": fly_tomography, "resume_tomography": resume_tomography}
 globals().update(plans)
 
-# Beam losses suspend every scan; RE.remove_suspender(beam_suspenders["ring"]) has it go on.
-beam_suspenders = {}
+# While a run is open: del beam_suspenders["ring"] has later ones go on without beam.
+beam_suspenders = BeamSuspenders(RE)
 try:
     if "ring" in devices:
         lowest = float(os.environ.get("P06BS_LOWEST_CURRENT", "10"))  # mA
         beam_suspenders["ring"] = suspenders.ring_suspender(devices["ring"].current, lowest)
     if "shutter" in devices:
         beam_suspenders["shutter"] = suspenders.shutter_suspender(devices["shutter"].state)
-    for suspender in beam_suspenders.values():
-        RE.install_suspender(suspender)
 except (AttributeError, ValueError) as problem:
     print(f"A beam loss does not suspend scans: {problem}")

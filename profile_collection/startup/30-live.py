@@ -1,20 +1,22 @@
 """What is seen while a scan runs: progress and tables here, documents for everybody else."""
 
 import atexit
+import sys
 
 from bluesky.callbacks.best_effort import BestEffortCallback
+from bluesky.utils import ProgressBarManager
 
 from p06bs import Publisher
-from p06bs.session.catalog import NoCatalogError, all_runs, root_of
+from p06bs.session.catalog import all_runs
 from p06bs.session.progress import ScanProgress, StepsOnly
 
 best_effort = BestEffortCallback()
 best_effort.disable_plots()
 best_effort.disable_heading()
 best_effort.disable_baseline()
-progress = ScanProgress()
+progress = ScanProgress(moves=ProgressBarManager() if sys.stdout.isatty() else None)
 RE.subscribe(StepsOnly(best_effort))
-RE.subscribe(progress)
+progress.install(RE)
 
 # Log, then publish. Without a proxy it says so and goes on: the log has everything.
 if peers is not None:
@@ -28,22 +30,27 @@ else:
     RE.subscribe(publisher)
     atexit.register(publisher.close)
 
-catalog = None  # all runs; runs["live"] has the newest, also those that go on
+catalog = runs = None  # all runs; runs["live"] has the newest, also those that go on
+no_catalog = ""
 
 
-def find_catalog():
-    """Look for the server whose runs `catalog` has, again if it was not there before."""
-    global catalog, runs  # noqa: PLW0603  (names at the prompt)
+def find_catalog(*_, again=True):
+    """Have the runs on the server as `catalog` and `runs`, or say why they are not there."""
+    global catalog, runs, no_catalog  # noqa: PLW0603  (names at the prompt)
     try:
-        runs = root_of(peers, API_KEY_FILE)
-    except NoCatalogError as problem:
-        print(f"There is no catalog: {problem}. find_catalog() looks for it again.")
-    else:
-        catalog = all_runs(runs)
-        atexit.register(runs.context.close)
+        root = server.root()
+        if root is not runs:
+            catalog, runs = all_runs(root), root
+            no_catalog = ""
+    except Exception as problem:  # whatever a client or a server runs into, the session goes on
+        if again or str(problem) != no_catalog:
+            print(f"There is no catalog: {problem}")
+        no_catalog = str(problem)
 
 
 find_catalog()
+# A server may come up later, or elsewhere: looked for before whatever is typed.
+get_ipython().events.register("pre_run_cell", lambda info: find_catalog(again=False))
 if peers is not None and not peers.listed:
     print(f"No pipelines can be asked: no Topology Manager answers at {TOPOLOGY}")
 for name, device in devices.items():
