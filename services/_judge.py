@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy.typing as npt
 from p06bs import DocumentLog, config, process
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.offline import Like
+from p06bs.services._limits import MEASURES, measure
 from p06bs.services._recorder import Recorder
 from p06bs.services._truth import Likeness, Truth
 from p06bs.writers import nexus
@@ -62,6 +64,7 @@ def judge(
         "points": points,
         "events": {},
         "correlation": {},
+        "truth": {},
         "share_before_stop": {},
         "files": {},
     }
@@ -98,6 +101,11 @@ def judge(
         reference = process(sections[name].make(), logs.read(raw), upstream=upstream)
         checks[f"{name} equals the reference"] = _difference(documents, reference)
         path = summary["files"][name] = _file(documents, files, checks)
+        if events == points and name in MEASURES:
+            found = measure(name, documents, truth.path)
+            summary["truth"][name] = {what: asdict(number) for what, number in found.items()}
+            off = [f"{what}: {number}" for what, number in found.items() if not number.good]
+            checks[f"{name} is true to the phantom"] = "; ".join(off)
         likeness.update(truth.likeness(name, Path(path)))
         checks[f"{name} is in the server"] = _served(configuration, uid, pages)
     summary["correlation"] = {line: found.measured for line, found in likeness.items()}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from p06bs import Follower
-from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
 
 
 class Arrival(NamedTuple):
@@ -62,6 +62,7 @@ class Recorder:
         self._follower = follower
         self._progress = progress
         self._owner: dict[str, str] = {}  # uid of a descriptor -> run uid
+        self._snapshots: set[str] = set()  # uids of descriptors
         self._place = 0
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._listen, name="recorder")
@@ -93,13 +94,13 @@ class Recorder:
             return self._changed.wait_for(until, seconds)
 
     def events(self, run: str, before: Arrival | None = None, seconds: float = 0.0) -> int:
-        """Return how many events of a run have come.
+        """Return how many events of a run have come, snapshots left out.
 
         Only those before an arrival, if one is given, and at least `seconds` before it.
         """
         record = self.runs[run]
         return sum(
-            _events(*named)
+            self._events(*named)
             for named, came in zip(record.documents, record.arrivals, strict=True)
             if before is None
             or (came.place < before.place and came.seconds <= before.seconds - seconds)
@@ -117,12 +118,14 @@ class Recorder:
                 return  # a datum or a resource that does not say whose it is
             if name == "descriptor":
                 self._owner[document["uid"]] = run
+                if is_snapshots(document):
+                    self._snapshots.add(document["uid"])
             record = self.runs.setdefault(run, Record())
             record.arrivals.append(Arrival(self._place, time.monotonic()))
             record.documents.append((name, document))
             self._place += 1
             self._changed.notify_all()
-        if events := _events(name, document):
+        if events := self._events(name, document):
             self._progress(record.start, events)
 
     def __enter__(self) -> "Recorder":
@@ -137,6 +140,7 @@ class Recorder:
         for name, document in self._follower:
             self(name, document)
 
-
-def _events(name: str, document: Document) -> int:
-    return len(document["seq_num"]) if name == "event_page" else int(name == "event")
+    def _events(self, name: str, document: Document) -> int:
+        if document.get("descriptor") in self._snapshots:
+            return 0
+        return len(document["seq_num"]) if name == "event_page" else int(name == "event")

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -16,6 +17,7 @@ from p06bs.config import Bus
 from p06bs.model.documents import Document
 from p06bs.services._recorder import Recorder
 from p06bs.sim.beamline import Beamline
+from p06bs.sim.trajectory import Still, Trajectory
 
 PATIENCE = 60.0
 """Seconds to wait for the derived runs after the scan has ended."""
@@ -56,22 +58,20 @@ def scan(
     """
     from bluesky import RunEngine
     from bluesky.utils import RunEngineInterrupted
-    from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
 
     from p06bs.plans.maps import fly_map
-    from p06bs.sim.detectors import FluorescenceDetector
-    from p06bs.sim.stage import TriggerBox
+    from p06bs.sim.devices import connect
 
     # No context managers: Ctrl-C shall end the demo, and not pause the plan.
     engine: Any = RunEngine(
         {"endstation": "simulated", "sample": {"name": "phantom"}}, context_managers=[]
     )
     data.mkdir(exist_ok=True)
-    with init_devices():
-        panda = TriggerBox(beamline)
-        xspress3 = FluorescenceDetector(
-            beamline, panda, StaticPathProvider(UUIDFilenameProvider(), data)
-        )
+    devices = connect(beamline, data)
+    detectors = [devices.xspress3, devices.eiger]
+    at = Trajectory(beamline, Still({"x": np.zeros(1)}, gate_time=1.0))
+    for detector in detectors:
+        detector.instrument.rows(at, range(1))  # spectra and rings take a second, once
     points = grid["nx"] * grid["ny"]
     with (
         Publisher(bus.inbound, bus.log, run_engine=engine) as publisher,
@@ -88,7 +88,7 @@ def scan(
         with Recorder(Follower(bus.outbound, bus.log, since=time.time()), progress) as recorder:
             try:
                 with _aborting(engine, stopping):
-                    (raw,) = engine(fly_map([xspress3], panda, **grid))
+                    (raw,) = engine(fly_map(detectors, devices.panda, **grid))
             except RunEngineInterrupted:
                 if stopping():
                     raise StoppedError from None

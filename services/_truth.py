@@ -1,11 +1,13 @@
 """How well maps show the phantom, and how well they can."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import h5py
 import numpy as np
+import numpy.typing as npt
 
 from p06bs.model.maps import grid_map
 from p06bs.plans.maps import grid
@@ -15,10 +17,14 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.phantom import DEFAULT_RANGE, expected_maps
 from p06bs.sim.trajectory import Trajectory
 
+Floats = npt.NDArray[np.float64]
+
 CORRELATION = 0.99
 """Least correlation of an element's map with the phantom, unless noise allows less."""
 STANDARD_ERRORS = 4.0
 """How far a correlation may fall below what noise allows, by Fisher's z transformation."""
+ROWS = 128
+"""Points whose spectra are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,11 @@ class Likeness:
         return self.measured >= CORRELATION or bool(z >= expected - allowed)
 
 
+def _regions() -> dict[str, tuple[int, int]]:
+    """Return those of the measured spectra."""
+    return {line: (int(low), int(high) + 1) for line, (low, high) in spectra.regions().items()}
+
+
 @dataclass(frozen=True)
 class Truth:
     """What a simulated map of ``ny`` by ``nx`` points should show.
@@ -47,12 +58,15 @@ class Truth:
     nx, ny : int
     rate : float
         Points per second.
+    regions : mapping of str to (int, int)
+        Line -> channels (start, stop) that `RegionSums` adds up.
     """
 
     beamline: Beamline
     nx: int
     ny: int
     rate: float
+    regions: Mapping[str, tuple[int, int]] = field(default_factory=_regions)
 
     @cached_property
     def maps(self) -> dict[str, Map]:
@@ -65,10 +79,7 @@ class Truth:
         with h5py.File(file) as opened:
             maps = opened.get("entry/maps", {})
             for line in spectra.regions():
-                spectrum = spectra.spectrum_of(line)
-                weights = self.maps.get(spectrum)
-                if name == "xrf" and spectrum != "XRFSpectrum":
-                    continue  # its fit begins above the steel's lines
+                weights = self.maps.get(spectra.spectrum_of(line))
                 if line not in maps or weights is None or np.ptp(weights) == 0:
                     continue
                 measured = maps[line][()]
@@ -77,31 +88,40 @@ class Truth:
                 noise = measured * self.rate if errors is None else errors[()] ** 2
                 if np.ptp(measured) > 0:
                     key = line if name == "region_sums" else f"{name}:{line}"
-                    found[key] = self._compare(line, measured, noise, weights)
+                    signals = {**self._in_regions, **(self._in_peaks if name == "xrf" else {})}
+                    found[key] = self._compare(signals[line], measured, noise, weights)
         return found
 
-    def _compare(self, line: str, measured: Map, noise: Map, weights: Map) -> Likeness:
+    def _compare(self, arrived: Floats, measured: Map, noise: Map, weights: Map) -> Likeness:
+        """Compare a map with the weights, and with a map of what arrived, without noise."""
+        numbers, shape = np.arange(arrived.size) + 1, (self.ny, self.nx)
+        seen = grid_map(arrived, numbers, shape, snaking=True)
         signal = max(0.0, 1 - float(np.nanmean(noise)) / float(np.nanvar(measured)))
-        expected = _correlation(self._seen(line), weights) * float(np.sqrt(signal))
+        expected = _correlation(seen, weights) * float(np.sqrt(signal))
         return Likeness(_correlation(measured, weights), expected, weights.size)
 
-    def _seen(self, line: str) -> Map:
-        """Return a line's signal without noise, at the points where the stage really is."""
-        first, last = spectra.regions()[line]
-        weights, current = self._visited
-        signal = current * sum(
-            w * spectra.measured(name)[int(first) : int(last) + 1].sum()
-            for name, w in weights.items()
-        )
-        return grid_map(signal, np.arange(signal.size) + 1, (self.ny, self.nx), snaking=True)
+    @cached_property
+    def path(self) -> Trajectory:
+        """Where the sample was, point by point."""
+        points = grid(DEFAULT_RANGE, self.nx, DEFAULT_RANGE, self.ny, rate=self.rate)
+        return Trajectory(self.beamline, points)
 
     @cached_property
-    def _visited(self) -> tuple[dict[str, Map], Map]:
-        """Weights and ring current, point by point."""
-        points = grid(DEFAULT_RANGE, self.nx, DEFAULT_RANGE, self.ny, rate=self.rate)
-        current = self.beamline.current(range(len(points)), points.gate_time)
-        at = Trajectory(self.beamline, points).exposed()
-        return self.beamline.phantom.weights(at["x"], at["y"]), current
+    def _in_regions(self) -> dict[str, Floats]:
+        """Line -> mean counts that arrive in its region, whosever they are, point by point."""
+        found: dict[str, Floats] = {line: np.zeros(len(self.path)) for line in self.regions}
+        for first in range(0, len(self.path), ROWS):
+            triggers = range(len(self.path))[first : first + ROWS]
+            arriving = self.beamline.expected(**self.path.seen(triggers)).sum(axis=1)
+            for line, (start, stop) in self.regions.items():
+                found[line][first : first + ROWS] = arriving[:, start:stop].sum(axis=1)
+        return found
+
+    @cached_property
+    def _in_peaks(self) -> dict[str, Floats]:
+        """Line -> mean counts that arrive in its peaks; {} where spectra are measured ones."""
+        arriving = self.beamline.line_counts(**self.path.seen(range(len(self.path))))
+        return {line: counts.sum(axis=1) for line, counts in arriving.items()}
 
 
 def _correlation(measured: Map, weights: Map) -> float:

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.text import Text
 
 from p06bs import config
+from p06bs.callbacks._spectra import channels_between
+from p06bs.callbacks.region_sums import RegionSums
 from p06bs.services._heatmap import Map, show_pairs
 from p06bs.services._judge import judge
 from p06bs.services._scan import StoppedError, scan
@@ -21,7 +23,8 @@ from p06bs.services._truth import Truth
 from p06bs.services.supervision import Supervision
 from p06bs.sim import spectra
 from p06bs.sim.beamline import Beamline
-from p06bs.sim.metrology import Metrology
+from p06bs.sim.lines import FAST
+from p06bs.sim.metrology import AXES
 from p06bs.sim.phantom import Phantom
 
 
@@ -54,14 +57,12 @@ def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: Fal
         If a service or the scan failed.
     """
     phantom = Phantom.default() if demo.phantom is None else Phantom.load(demo.phantom)
-    # No word wraps within the map: where one does within a gate, the event is rightly invalid.
-    metrology = Metrology(encoder_offset=(0.0, 0.0))
-    beamline = Beamline(phantom, seed=demo.seed, metrology=metrology)
+    beamline = Beamline(phantom, seed=demo.seed, emission=FAST)
     demo.out.mkdir(parents=True, exist_ok=True)
     report = demo.out / "summary.json"
     report.unlink(missing_ok=True)  # an earlier demo's must not be taken for this one's
     began = time.monotonic()
-    file = _write_configuration(demo)
+    file = _write_configuration(demo, beamline)
     configuration = config.load(file)
     services = Supervision(file, demo.out / "services")
     lines = services.lines()
@@ -89,7 +90,7 @@ def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: Fal
             stopping,
             **{"nx": demo.nx, "ny": demo.ny, "rate": demo.rate},
         )
-        truth = Truth(beamline, demo.nx, demo.ny, demo.rate)
+        truth = Truth(beamline, demo.nx, demo.ny, demo.rate, _regions(configuration))
         summary = judge(raw, recorder, truth, configuration, demo.out, checks)
         summary["seconds"] = round(time.monotonic() - began, 2)
         if console.color_system is not None:
@@ -115,7 +116,7 @@ def run(demo: Demo, console: Console, stopping: Callable[[], bool] = lambda: Fal
     return ok
 
 
-def _write_configuration(demo: Demo) -> Path:
+def _write_configuration(demo: Demo, beamline: Beamline) -> Path:
     """Write the services' configuration: that of sim.toml, in the output directory."""
     template = Path(__file__).with_name("sim.toml")
     content = template.read_text(encoding="utf-8")
@@ -133,6 +134,7 @@ def _write_configuration(demo: Demo) -> Path:
         "sqlite:///var/archive": f"sqlite:///{demo.out / 'archive'}",
         '"var/archive/runs"': _toml(demo.out / "archive" / "runs"),
         "min = 1\nmax = 4": f"count = {demo.workers}",
+        **{_origin(Beamline(), axis): _origin(beamline, axis) for axis in AXES},
     }
     for old, new in changed.items():
         if old not in content:
@@ -141,6 +143,21 @@ def _write_configuration(demo: Demo) -> Path:
     file = demo.out / "services.toml"
     file.write_text(content, encoding="utf-8")
     return file
+
+
+def _regions(configuration: config.Configuration) -> dict[str, tuple[int, int]]:
+    """Return the channels (start, stop) of each region, as `Truth` takes them."""
+    modalities = [section.make() for section in configuration.pipelines]
+    settings: Any = next(each.settings for each in modalities if isinstance(each, RegionSums))
+    return {
+        line: channels_between(line, region, settings.calibration, spectra.CHANNELS)
+        for line, region in settings.regions.items()
+    }
+
+
+def _origin(beamline: Beamline, axis: str) -> str:
+    """Return the setting that says which word an encoder has at position 0."""
+    return f"origin = {beamline.metrology.origin(axis):.0f}"
 
 
 def _toml(path: Path) -> str:

@@ -139,7 +139,9 @@ def test_a_small_phantom_of_the_users_own_beside_an_older_demo(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     summary = json.loads((out / "summary.json").read_text())
     assert summary["ok"]
-    pipelines = ("counters", "encoders", "interferometers", "positions", "region_sums", "xrf")
+    limited = {"counters", "encoders", "interferometers", "positions", "xrf", "xrd"}
+    assert summary["truth"].keys() == limited
+    pipelines = (*limited, "region_sums")
     assert summary["events"] == dict.fromkeys(pipelines, 30)
     assert set(summary["share_before_stop"]) == set(summary["events"])
     assert "Fe_K" not in summary["correlation"]

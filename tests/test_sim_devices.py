@@ -108,7 +108,7 @@ def test_a_step_map_records_what_the_beamline_shows(run_engine, devices):
     exposures = BEAMLINE.expose(points, *at, 0.1)
     np.testing.assert_array_equal(recorder.rows("xspress3-spectrum"), exposures.spectrum)
     np.testing.assert_array_equal(recorder.rows("xspress3-live_time"), exposures.live_time)
-    assert recorder.rows("eiger").shape == (12, 192, 192)
+    assert recorder.rows("eiger").shape == (12, 128, 128)
 
 
 def test_devices_say_units_and_roles_for_plans_without_a_table(run_engine, devices):

@@ -13,7 +13,8 @@ from p06bs.sim.layers import Layer
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.trajectory import Trajectory
 
-GEOMETRY = Geometry(rot1=0.05, rot2=-0.08, rot3=0.3)
+FINE = {"shape": (192, 192), "pixel": (150e-6, 150e-6)}
+GEOMETRY = Geometry(**FINE, rot1=0.05, rot2=-0.08, rot3=0.3)
 
 
 def powder(crystal):
@@ -112,7 +113,7 @@ def test_bad_pixels_read_the_largest_value_and_no_other_does(bits):
     assert frames.dtype == f"<u{bits // 8}"
     assert (frames[:, seen.mask] == 2**bits - 1).all()
     assert (frames[:, ~seen.mask] < 2**bits - 1).all()
-    assert 0.02 < seen.mask.mean() < 0.03  # gap and dead pixels
+    assert 0.02 < seen.mask.mean() < 0.04  # gap and dead pixels
 
 
 def test_frames_are_poisson_and_depend_on_seed_and_point_only():

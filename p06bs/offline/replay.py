@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from p06bs.bus.log import DocumentLog
-from p06bs.model.documents import Document, NamedDocument, is_derived
+from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
 
 NAMING = ("uid", "run_start", "descriptor", "stream_resource", "resource")
 """Fields by which a document names itself or another document of its run."""
@@ -51,10 +51,15 @@ def describe(directory: Path, uid: str) -> dict[str, Any]:
     """Return what is known of a run's log: plan or modality, documents, events, status."""
     start: Document = {}
     status, number, events = "running or unfinished", 0, 0
+    snapshots: set[str] = set()
     for name, document in DocumentLog(directory).read(uid):
         number += 1
         if name == "start":
             start = document
+        elif name == "descriptor" and is_derived(start) and is_snapshots(document):
+            snapshots.add(document["uid"])
+        elif document.get("descriptor") in snapshots:
+            continue  # of the whole run
         elif name == "event":
             events += 1
         elif name == "event_page":

@@ -152,14 +152,25 @@ class Beamline:
             Of the sample at each point, degrees; `self.angle` by default.
         """
         numbers = np.fromiter(points, dtype=np.int64)
-        flux = MONITOR_RATE * gate_time * self.intensity(numbers, gate_time)
-        angle = self.angle if angle is None else angle
-        passed = np.abs(self.phantom.transmission(x, y, angle, energy=self.energy)) ** 2
-        means = np.stack([flux, flux * passed], axis=1) + DARK_RATE * gate_time
+        means = np.stack(self.counter_rates(numbers, x, y, gate_time, angle), axis=1) * gate_time
         generators = self._generators(numbers, Draw.COUNTERS)
         counts = [rng.poisson(mean) for rng, mean in zip(generators, means, strict=True)]
         drawn = np.reshape(np.asarray(counts, dtype=np.int64), (-1, 2))
         return drawn[:, 0], drawn[:, 1]
+
+    def counter_rates(
+        self,
+        points: npt.ArrayLike,
+        x: Floats,
+        y: Floats,
+        gate_time: float,
+        angle: npt.ArrayLike | None = None,
+    ) -> tuple[Floats, Floats]:
+        """Return the mean rates (1/s) of both, `DARK_RATE` included; parameters of `counters`."""
+        flux = MONITOR_RATE * self.intensity(points, gate_time)
+        angle = self.angle if angle is None else angle
+        passed = np.abs(self.phantom.transmission(x, y, angle, energy=self.energy)) ** 2
+        return flux + DARK_RATE, flux * passed + DARK_RATE
 
     @cached_property
     def _spectra(self) -> Floats:

@@ -53,8 +53,8 @@ class Geometry:
         Rotations of the detector, rad.
     """
 
-    shape: tuple[int, int] = (192, 192)
-    pixel: tuple[float, float] = (150e-6, 150e-6)
+    shape: tuple[int, int] = (128, 128)
+    pixel: tuple[float, float] = (225e-6, 225e-6)
     distance: float = 0.05
     poni1: float = 4.2e-3
     poni2: float = 6.1e-3

@@ -198,6 +198,10 @@ class Lines:
         return peak
 
 
+FAST = Lines(flux=1e11, dead_time=(1.05e-8, 1.2e-8, 0.9e-8, 1.05e-8))
+"""For points of some ms: ten times the photons, and detector elements ten times as fast."""
+
+
 @cache
 def _seen(lines: Lines, densities: tuple[tuple[str, float], ...], k: int, energy: float) -> Floats:
     """Return what detector element `k` sees of elements, ng/mm² each, shape (CHANNELS,)."""
