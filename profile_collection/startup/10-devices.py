@@ -13,11 +13,13 @@ from p06bs.session.names import Named
 def _simulated():
     from p06bs.sim.beamline import Beamline
     from p06bs.sim.devices import connect
+    from p06bs.sim.lines import FAST
     from p06bs.sim.phantom import Phantom
 
     file = os.environ.get("P06BS_PHANTOM")
     phantom = Phantom.load(file) if file else Phantom.default()
-    beamline = Beamline(phantom, seed=int(os.environ.get("P06BS_SEED", "0")))
+    seed = int(os.environ.get("P06BS_SEED", "0"))
+    beamline = Beamline(phantom, seed=seed, emission=FAST)
     made = connect(beamline, DATA)
     return {field.name: getattr(made, field.name) for field in fields(made)}
 
