@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -243,6 +244,15 @@ def test_no_document_has_a_secret_of_the_beamtime(engine, recorded, beamtime_fil
     assert recorded.start["beamtime"]["title"] == "Leaves"
 
 
+def test_no_document_has_a_secret_that_somebody_has_typed(engine, recorded):
+    record(engine)
+    engine(bp.count([]), api_key="hidden", sample={"name": "x", "login": [{"password": "hidden"}]})
+    assert "hidden" not in json.dumps(recorded.documents, default=str)
+    assert recorded.start["sample"] == {"name": "x", "login": [{}]}
+    (warning,) = recorded.start["metadata_warnings"]
+    assert warning == "left out, for it sounds like a secret: api_key, password"
+
+
 def test_secrets_are_found_in_any_spelling_and_nothing_else_is_lost(beamtime_file):
     secrets = {
         *(
@@ -423,6 +433,30 @@ def test_what_a_person_says_wrongly_is_kept_and_warned_of(engine, recorded):
     first, second = start["metadata_warnings"]
     assert first == "sample is kept as it was given: it: elements: Xx is no chemical symbol"
     assert second.startswith("beam is kept as it was given: energy: unit 'furlong' is not known")
+
+
+def test_a_start_document_is_strict_json_and_ids_are_text(engine, recorded):
+    record(engine)
+    more = {"worst": float("nan"), "deep": {"hot": [np.inf]}}
+    engine(bp.count([]), beamtime_id=11001, proposal_id=7, **more)
+    start = json.loads(json.dumps(recorded.start, allow_nan=False))
+    assert (start["beamtime_id"], start["proposal_id"]) == ("11001", "7")
+    assert (start["worst"], start["deep"]) == ("nan", {"hot": ["inf"]})
+
+
+class Careless(SynAxis):
+    """A device that forgets to describe a value."""
+
+    def read(self):
+        return {**super().read(), "forgotten": {"value": float("nan"), "timestamp": 0.0}}
+
+
+def test_a_value_that_nobody_describes_is_there_with_a_warning(engine, recorded):
+    record(engine, Careless(name="careless"))
+    engine(bp.count([]))
+    assert np.isnan(recorded.baseline[1][0]["forgotten"])
+    (warning,) = recorded.start["metadata_warnings"]
+    assert warning == "careless: describe does not say what forgotten is"
 
 
 class Stage(Device):
@@ -618,6 +652,18 @@ def test_a_start_document_is_small_and_nothing_is_lost(engine, recorded):
     (warning,) = start["metadata_warnings"]
     assert "sample.history" in warning
     assert "plan_args" in warning
+    engine(bp.count([], num=1), sample="y" * 20_000, beamtime_folder="/gpfs/current")
+    assert {"hints", "detectors", "beamtime_folder", "num_points"} <= recorded.start.keys()
+    assert recorded.start["sample"]["name"] == "y" * 999 + "…"
+    sample = {"name": "x", **{f"key{number}": "y" * 200 for number in range(300)}}
+    engine(bp.count([]), sample=sample)
+    (warning,) = recorded.start["metadata_warnings"]
+    assert re.search(r"sample.key0, .*, sample.key4 and \d+ more$", warning)
+
+
+def test_what_does_not_fit_is_in_the_baseline(engine, recorded):
+    record(engine)
+    engine(bp.count([]), plan_args={"args": [0, list(range(5000))]}, sample={"history": "x" * 9000})
     whole = recorded.held("record")
     assert len(whole["plan_args"]["args"][1]) == 5000
     assert whole["sample"]["history"] == "x" * 9000

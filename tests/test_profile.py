@@ -115,11 +115,14 @@ print("catalog:", catalog, "analysis:", analysis)
 def test_metadata_are_kept_from_session_to_session(tmp_path):
     for name in ("one", "two"):
         folder = tmp_path / name
-        code = 'sample("leaf")' if name == "one" else "print(sample()); RE(bp.count([scaler]))"
+        code = "import numpy; sample('leaf', elements='Fe Xx', bins=numpy.int64(0))"
+        code = code if name == "one" else "print(sample()); RE(bp.count([scaler]))"
         kept = str(tmp_path / "metadata")
         code += "; RE(bp.count([scaler]))"
         out = session(folder, code, P06BS_METADATA=kept)
-    assert "{'name': 'leaf'}" in out
+        told = "sample is kept as it was given: it: elements: Xx is no chemical symbol" in out
+        assert told == (name == "one")
+    assert "{'name': 'leaf', 'elements': 'Fe Xx', 'bins': 0}" in out
     assert [run[0][1]["scan_id"] for run in logged(tmp_path / "two")] == [2, 3]
 
 

@@ -106,11 +106,21 @@ class Beamtime(Record):
         return {key: value for key, value in fields.items() if value}
 
 
-def public(value: Any) -> Any:
-    """Return JSON without what sounds like a secret, at any depth."""
+def public(value: Any, hidden: list[str] | None = None) -> Any:
+    """Return JSON without what sounds like a secret, at any depth.
+
+    Parameters
+    ----------
+    value
+    hidden : list of str, optional
+        Gets the names of what was left out.
+    """
+    hidden = [] if hidden is None else hidden
     if isinstance(value, dict):
-        return {key: public(inner) for key, inner in value.items() if not _is_secret(key)}
-    return [public(inner) for inner in value] if isinstance(value, list) else value
+        secret = {key for key in value if _is_secret(key)}
+        hidden += sorted(secret)
+        return {key: public(value[key], hidden) for key in value if key not in secret}
+    return [public(inner, hidden) for inner in value] if isinstance(value, list) else value
 
 
 def _is_secret(name: str) -> bool:

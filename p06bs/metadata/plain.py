@@ -1,8 +1,10 @@
 """Make what people and devices say fit for documents: some of it would end a scan."""
 
 import json
+import math
 from collections.abc import Mapping
 from enum import Enum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,17 @@ def key_of(name: object) -> str:
     return str(name).translate(_NO_DOT) or "_"
 
 
-def plain(value: Any, depth: int = 0) -> Any:
-    """Return a value as JSON has it, at any depth; what JSON does not have becomes text."""
+def plain(value: Any, depth: int = 0, *, finite: bool = True) -> Any:
+    """Return a value as JSON has it, at any depth; what JSON does not have becomes text.
+
+    Parameters
+    ----------
+    value
+    depth : int
+        At which the value lies in another one.
+    finite : bool
+        Whether numbers that are not finite become text, too: JSON has none, events have them.
+    """
     if isinstance(value, Enum):
         value = value.value
     if isinstance(value, BaseModel):
@@ -33,14 +44,15 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, str):
         return value.encode(errors="replace").decode()  # no halves of surrogate pairs
     if isinstance(value, float):
-        return float(value)
+        return str(value) if finite and not math.isfinite(value) else float(value)
     if isinstance(value, int):
         return int(value) if -(2**63) <= value < 2**64 else str(value)
     if depth < DEEPEST:
+        inside = partial(plain, depth=depth + 1, finite=finite)
         if isinstance(value, Mapping):
-            return {key_of(key): plain(inner, depth + 1) for key, inner in value.items()}
+            return {key_of(key): inside(inner) for key, inner in value.items()}
         if isinstance(value, list | tuple | set | frozenset):
-            return [plain(inner, depth + 1) for inner in value]
+            return [inside(inner) for inner in value]
     return str(value)
 
 
@@ -53,7 +65,7 @@ def reading(value: Any) -> Any:
     """Return a value as an event holds it: text, a number or an array; others become JSON."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return value if value.ndim else value.item()
-    value = plain(value)
+    value = plain(value, finite=False)
     if value is None or isinstance(value, dict):
         return json.dumps(value)
     if isinstance(value, list):

@@ -17,6 +17,7 @@ import bluesky.plan_stubs as bps
 import bluesky.preprocessors as bpp
 from bluesky.utils import Msg, MsgGenerator
 
+from p06bs.metadata.beamtime import public
 from p06bs.metadata.gathering import NAME, Gathered, Settings, Sources, merged
 from p06bs.metadata.patience import Patience
 from p06bs.metadata.plain import as_json, plain
@@ -103,12 +104,15 @@ class MetadataRecorder:
         The `md_normalizer` of the RunEngine: it sees all that users and plans have said.
         """
         known = self._opening or Gathered()
-        known.fields = plain(merged(known.fields, self._normalize(start)))
+        hidden: list[str] = []
+        known.fields = public(plain(merged(known.fields, self._normalize(start))), hidden)
+        if hidden:
+            known.warnings.append(f"left out, for it sounds like a secret: {_some(hidden)}")
         document, problems = checked(known.fields)
         known.warnings += problems
         document, lost = fitted(document | _warned(known.warnings))
         if lost:
-            known.warnings.append(f"in the baseline only, for lack of space: {', '.join(lost)}")
+            known.warnings.append(f"in the baseline only, for lack of space: {_some(lost)}")
             document, _ = fitted(document | _warned(known.warnings))
         return document
 
@@ -191,6 +195,11 @@ def _reading(snapshots: Iterable[Snapshot]) -> Iterator[Msg]:
 
 def _in_run(msg: Msg, plan: Iterator[Msg]) -> Iterator[Msg]:
     return plan if msg.run is None else _keyed(plan, msg.run)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
 
 
 def _warned(warnings: Sequence[str]) -> dict[str, Any]:

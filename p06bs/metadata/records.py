@@ -149,14 +149,17 @@ MODELS: Mapping[str, type[Record]] = {
     "proposal": Proposal,
 }
 """Fields of a start document that have a form."""
+IDS = {"beamtime_id", "proposal_id"}
 
 
 def checked(start: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """Return a start document with all `MODELS` in their units, and what is wrong with it.
 
-    A field that is not as it should be stays as it was given.
+    A field that is not as it should be stays as it was given. Ids are text.
     """
     document, problems = dict(start), []
+    for key in IDS & start.keys():
+        document[key] = _text(start[key])
     for key, model in MODELS.items():
         if key in start:
             try:

@@ -11,8 +11,8 @@ LARGEST = 10_000
 """Bytes of a start document as JSON."""
 RESERVED = 120
 """Bytes of what the RunEngine adds: uid and time."""
-LONGEST = 200
-"""Characters, or items, that an indexed field keeps where there is no place for more."""
+LONG, LONGEST = 1000, 200
+"""Bytes that an indexed field keeps: where something must go, and where nothing else helps."""
 
 Path = tuple[str, ...]
 """Keys, one in the other."""
@@ -36,8 +36,8 @@ def size(document: Any) -> int:
 def fitted(start: Mapping[str, Any], largest: int = LARGEST) -> tuple[dict[str, Any], list[str]]:
     """Return a start document that is not too large, and the fields that it lost.
 
-    The largest go first: of those that nobody looks for, then of the others. Indexed fields
-    stay; if nothing else helps they are cut.
+    Indexed fields of more than a kilobyte are cut. Then the largest go first: of those that
+    nobody looks for, then of the others.
 
     Returns
     -------
@@ -47,20 +47,26 @@ def fitted(start: Mapping[str, Any], largest: int = LARGEST) -> tuple[dict[str, 
         What is left out or cut, such as ``plan_args`` or ``sample.history``.
     """
     kept = {key: dict(v) if isinstance(v, Mapping) else v for key, v in start.items()}
-    lost: list[str] = []
+    if size(kept) <= largest - RESERVED:
+        return kept, []
+    lost = _cut_to(LONG, kept)
     for paths in (_others(kept), [(key,) for key in kept if key in READ]):
         for path in sorted(paths, key=lambda path: size(_at(kept, path)), reverse=True):
             if size(kept) <= largest - RESERVED:
                 return kept, lost
             del _owner(kept, path)[path[-1]]
-            lost.append(".".join(map(str, path)))
+            lost.append(".".join(path))
     if size(kept) > largest - RESERVED:
-        for path in INDEXED_PATHS:
-            value = _at(kept, path)
-            if size(value) > LONGEST:
-                _owner(kept, path)[path[-1]] = _cut(value)
-                lost.append(".".join(map(str, path)))
-    return kept, lost
+        lost += _cut_to(LONGEST, kept)
+    return kept, list(dict.fromkeys(lost))
+
+
+def _cut_to(longest: int, kept: dict[str, Any]) -> list[str]:
+    """Cut indexed fields that are longer, and return which."""
+    cut = [path for path in INDEXED_PATHS if size(_at(kept, path)) > longest]
+    for path in cut:
+        _owner(kept, path)[path[-1]] = _beginning(_at(kept, path), longest)
+    return [".".join(path) for path in cut]
 
 
 def _others(document: Mapping[str, Any]) -> list[Path]:
@@ -74,12 +80,12 @@ def _others(document: Mapping[str, Any]) -> list[Path]:
     return paths
 
 
-def _cut(value: Any) -> Any:
+def _beginning(value: Any, longest: int) -> Any:
     """Return the beginning of text or of a list of text; nothing of what is no such thing."""
     if isinstance(value, str):
-        return value[:LONGEST] + "…"
+        return value[: longest * len(value) // size(value)] + "…"
     if isinstance(value, list | tuple):
-        return [item for item in value if isinstance(item, str) and len(item) < 10][:20]
+        return [item for item in value if isinstance(item, str) and len(item) < 10][: longest // 10]
     return None
 
 

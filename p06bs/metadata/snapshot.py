@@ -133,6 +133,8 @@ async def _take(taken: Snapshot, device: Any, patience: Patience) -> None:
     async def pair(described: str, read: str, owner: Any) -> tuple[Described, Read]:
         both = await asyncio.gather(asked(described, owner), asked(read, owner))
         known.update(both[0])
+        if strange := sorted(both[1].keys() - both[0].keys()):
+            taken.problems.append(f"{described} does not say what {', '.join(strange)} is")
         return _paired(*both)
 
     known: set[str] = set()

@@ -1,7 +1,8 @@
 """What goes into the documents of every run beside the scan: `recorder`, `sample(...)`."""
 
+from p06bs.metadata.plain import plain
 from p06bs.metadata.recorder import MetadataRecorder
-from p06bs.metadata.records import Sample
+from p06bs.metadata.records import checked
 
 recorder = MetadataRecorder(
     devices.values(),
@@ -19,6 +20,9 @@ def sample(name=None, *, uid=None, elements=(), mount=None, **more):
     sample("leaf 3", elements="Fe Zn", mount="pin 7", thickness="30 um", treatment="none")
     """
     if name is not None:
-        said = {"name": name, "uid": uid, "elements": elements, "mount": mount, **more}
-        RE.md["sample"] = Sample.model_validate(said).document()
+        said = {"uid": uid, "elements": elements, "mount": mount}
+        said = {"name": name, **{key: value for key, value in said.items() if value}, **more}
+        known, problems = checked(plain({"sample": said}))
+        print(*problems, sep="\n", end="\n" if problems else "")
+        RE.md["sample"] = known["sample"]
     return RE.md.get("sample", {})
