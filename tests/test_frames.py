@@ -161,6 +161,15 @@ def test_given_up_once_is_not_waited_for_again_until_it_has_grown(tmp_path):
         assert numbers(read(resource(path), 2, 2, bound())) == [2, 3]
 
 
+def test_a_file_that_is_missing_is_waited_for_once_and_not_for_each_dataset(tmp_path):
+    with FrameReader(0.2) as read:
+        with pytest.raises(FramesMissingError, match=r"d in .*f\.h5 could not be opened.* within"):
+            read(resource(tmp_path / "f.h5"), 0, 2, bound())
+        read.deadline = 1e9  # whoever waits now waits for ever
+        with pytest.raises(FramesMissingError, match=r"other in .*f\.h5 could not be opened"):
+            read(resource(tmp_path / "f.h5", "other"), 0, 2, bound())
+
+
 def test_progress_extends_the_deadline(tmp_path):
     path = tmp_path / "f.h5"
     found: list[Any] = []

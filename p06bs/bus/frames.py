@@ -99,15 +99,18 @@ class Frames(Closing):
                     self._check(dataset)
                     return rows.reshape((count, per_event, *dataset.shape[1:]))
             problem = f"row {there} of {name} in {path} was not written"
+            place = f"{path}#{name}"
         except (OSError, KeyError, RuntimeError) as error:
             # Not there yet, or created but not yet opened for SWMR by its writer; or damaged,
             # which cannot be told from half written.
             self._open_anew(path)
             progress = (-1, -1)
+            # Where there is no file, all of its datasets are waited for at once.
+            place = f"{path}#{name}" if path.exists() else str(path)
             problem = f"{name} in {path} could not be opened: {error}"
         if self.final:
             raise FramesMissingError(problem)
-        raise NotYetError(f"{path}#{name}", progress, problem)
+        raise NotYetError(place, progress, problem)
 
     def _dataset(self, path: Path, name: str) -> h5py.Dataset:
         shared = self._open.get(path)
