@@ -17,7 +17,7 @@ from p06bs import DocumentLog, Follower, process
 from p06bs.model.documents import NamedDocument
 from p06bs.services.proxy import Proxy
 from tests.documents import raw_run, rows_of, write
-from tests.techniques import Scale
+from tests.techniques import Histogram, Scale
 
 SCALE = "tests.techniques:Scale"
 
@@ -119,6 +119,7 @@ def test_log_ls_and_show(run, recorded):
     log, raw = recorded
     uid = raw[0][1]["uid"]
     derived = write(log, process(Scale(inputs={"x": "x"}), raw)[:-1])
+    folded = write(log, process(Histogram(inputs={"x": "x"}), raw))
     _, out, _ = run("log", "ls", log, "--json")
     listed = {row.pop("uid"): row for row in json.loads(out)}
     assert listed[uid] == {
@@ -132,6 +133,7 @@ def test_log_ls_and_show(run, recorded):
     assert listed[derived]["what"] == "scale"
     assert listed[derived]["original_run_uid"] == uid
     assert listed[derived]["status"] == "running or unfinished"
+    assert listed[folded]["events"] == 30  # snapshots are none
     _, out, _ = run("log", "ls", log)
     assert uid in out
     _, out, _ = run("log", "show", log, "--run", uid[:8], "--json")

@@ -22,7 +22,7 @@ from p06bs.services._truth import Likeness, Truth
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.phantom import Phantom
 from tests.documents import raw_run
-from tests.techniques import Scale
+from tests.techniques import Histogram, Scale
 
 DEMO = [sys.executable, "-m", "p06bs.cli", "demo", "--once"]
 
@@ -73,6 +73,16 @@ def test_a_recorder_waits_for_every_modality():
         assert recorder.stopped(uid, {"scale"})
         assert not recorder.stopped(uid, {"scale", "other"})
         assert not recorder.stopped("nobody", ())
+
+
+def test_snapshots_are_no_events_to_a_recorder():
+    raw = raw_run({"x": np.arange(12.0)}, page=4)
+    derived = process(Histogram(inputs={"x": "x"}), raw, batch_size=4)
+    assert any(name == "event" for name, _ in derived)
+    recorder = Recorder(Stream([]))
+    for document in derived:
+        recorder(*document)
+    assert recorder.events(derived[0][1]["uid"]) == 12
 
 
 def test_a_recorder_leaves_out_what_belongs_to_no_run():
