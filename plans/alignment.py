@@ -167,6 +167,7 @@ def knife_edge(
             yield from bps.create(STREAM)
             yield from bps.read(_Reading(edge, units_of([motor])))
             yield from bps.save()
+            yield from bps.checkpoint()  # as in `in_steps`
 
     place = yield from bps.rd(motor)
     scan = {"kind": "knife_edge", "signal": signal, "result": STREAM, **(md or {}).get("scan", {})}

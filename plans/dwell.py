@@ -1,4 +1,4 @@
-"""How long detectors look at each point of a step scan."""
+"""How detectors look at each point of a step scan, and for how long."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,6 +7,7 @@ import bluesky.plan_stubs as bps
 from bluesky.utils import Msg, MsgGenerator
 
 from p06bs.plans.preprocessors import before, mutated
+from p06bs.plans.rewinds import without_superseded
 
 PRESETS = ("preset_time", "count_time", "acquire_time", "exposure_time")
 """Names of the signal with a detector's time per point, as ophyd's devices have it."""
@@ -35,14 +36,20 @@ def set_dwell(detectors: Sequence[Any], dwell: float) -> Iterator[Msg]:
             yield from bps.prepare(detector, TriggerInfo(livetime=dwell), wait=True)
 
 
-def with_dwell(
+def in_steps(
     plan: MsgGenerator[Any], detectors: Sequence[Any], dwell: float | None
 ) -> MsgGenerator[Any]:
-    """Return a plan that sets the time per point before each of its runs; None leaves it."""
+    """Return a plan of steps whose points may be measured again.
+
+    It sets the time per point before each of its runs; None leaves it.
+    """
 
     def insert(msg: Msg) -> tuple[Any, Any]:
-        if msg.command != "open_run" or dwell is None:
-            return None, None
-        return before(set_dwell(detectors, dwell), msg), None
+        if msg.command == "open_run" and dwell is not None:
+            return before(set_dwell(detectors, dwell), msg), None
+        if msg.command == "close_run" and msg.kwargs.get("exit_status") is None:
+            # No later pause repeats what belongs into a closed run.
+            return before(bps.checkpoint(), msg), None
+        return None, None
 
-    return (yield from mutated(plan, insert))
+    return (yield from without_superseded(mutated(plan, insert)))

@@ -7,7 +7,7 @@ import bluesky.plans as bp
 import numpy as np
 from bluesky.utils import MsgGenerator
 
-from p06bs.plans.dwell import with_dwell
+from p06bs.plans.dwell import in_steps
 from p06bs.plans.fly_maps import fly_grid, fly_map, fly_spiral
 from p06bs.plans.metadata import described, units_of
 from p06bs.plans.points import Grid, extents_of, grid, spiral
@@ -70,7 +70,7 @@ def step_map(
     )
     axes = (slow, slow_start, slow_stop, slow_points, fast, fast_start, fast_stop, fast_points)
     plan = bp.grid_scan(list(detectors), *axes, snake_axes=snake, md=start)
-    return (yield from with_dwell(plan, detectors, dwell))
+    return (yield from in_steps(plan, detectors, dwell))
 
 
 def spiral_map(
@@ -117,4 +117,4 @@ def spiral_map(
     start.setdefault("extents", extents_of((x_centre, y_centre), (width, height)))
     place = (x_centre, y_centre, width, height, distance / np.sqrt(np.pi), 1.0)
     plan = bp.spiral_fermat(list(detectors), x, y, *place, md=start)
-    return (yield from with_dwell(plan, detectors, dwell))
+    return (yield from in_steps(plan, detectors, dwell))

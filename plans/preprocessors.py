@@ -8,6 +8,7 @@ from bluesky.utils import Msg, MsgGenerator
 
 in_run: Callable[..., MsgGenerator[str]] = bpp.run_wrapper
 mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
+replaced: Callable[..., MsgGenerator[Any]] = bpp.msg_mutator
 staged: Callable[..., MsgGenerator[str]] = bpp.stage_wrapper
 subscribed: Callable[..., MsgGenerator[Any]] = bpp.subs_wrapper
 

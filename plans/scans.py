@@ -8,7 +8,7 @@ import bluesky.plans as bp
 import numpy as np
 from bluesky.utils import Msg, MsgGenerator
 
-from p06bs.plans.dwell import set_dwell, with_dwell
+from p06bs.plans.dwell import in_steps, set_dwell
 from p06bs.plans.metadata import described, units_of
 
 # Its annotations know nothing of plain functions per step.
@@ -57,7 +57,7 @@ def line_scan(
         extents=[[float(a), float(b)] for a, b in zip(starts, stops, strict=True)],
     )
     plan = bp.scan(list(detectors), *line, num=num, md=start)
-    return (yield from with_dwell(plan, detectors, dwell))
+    return (yield from in_steps(plan, detectors, dwell))
 
 
 def time_series(
@@ -97,7 +97,7 @@ def time_series(
         shape=[num],
     )
     plan = bp.count(list(detectors), num, delay=interval, md=start)
-    return (yield from with_dwell(plan, detectors, dwell))
+    return (yield from in_steps(plan, detectors, dwell))
 
 
 def energy_scan(
@@ -161,7 +161,7 @@ def energy_scan(
         yield from bps.one_1d_step(detectors, motor, step)
 
     plan = _list_scan(list(detectors), energy, energies, per_step=at, md=start)
-    return (yield from with_dwell(plan, detectors, dwells[0]))
+    return (yield from in_steps(plan, detectors, dwells[0]))
 
 
 def _of_regions(

@@ -28,11 +28,13 @@ PROJECTION = {
     **{"tomography": "8b3c", "projections": 3, "projection": 2},
     **{"first_angle": 0.0, "span": 180.0, "order": "linear"},
 }
-PLANS = {
-    "maps.step_map": lambda d: maps.step_map(
-        [d.scaler], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
+PLANS = {  # all but flights take more detectors than the scaler
+    "maps.step_map": lambda d, *more: maps.step_map(
+        [d.scaler, *more], d.samy, -8, 8, 3, d.samx, -10, 10, 4, dwell=0.05
     ),
-    "maps.spiral_map": lambda d: maps.spiral_map([d.scaler], d.samx, 1, 10, d.samy, 2, 8, 2.8),
+    "maps.spiral_map": lambda d, *more: maps.spiral_map(
+        [d.scaler, *more], d.samx, 1, 10, d.samy, 2, 8, 2.8
+    ),
     "fly_maps.fly_map": lambda d: maps.fly_map([d.xspress3], d.panda, nx=4, ny=3, **RATE),
     "fly_maps.fly_grid": lambda d: maps.fly_grid(
         [d.xspress3], d.panda, "z", -1, 1, 3, "x", -10, 10, 4, **RATE
@@ -40,19 +42,23 @@ PLANS = {
     "fly_maps.fly_spiral": lambda d: maps.fly_spiral(
         [d.xspress3], d.panda, size=(10, 8), distance=2.8, **RATE
     ),
-    "scans.line_scan": lambda d: scans.line_scan([d.scaler], d.samx, 0, 5, num=12, dwell=0.05),
-    "scans.time_series": lambda d: scans.time_series([d.scaler], 12, dwell=0.05),
-    "scans.energy_scan": lambda d: scans.energy_scan(
-        [d.scaler], d.energy, (17, 17.5, 0.1, 0.05), (17.5, 17.8, 0.05, 0.1)
+    "scans.line_scan": lambda d, *more: scans.line_scan(
+        [d.scaler, *more], d.samx, 0, 5, num=12, dwell=0.05
     ),
-    "alignment.knife_edge": lambda d: alignment.knife_edge(
-        [edge_of(d.samx), d.scaler], d.samx, -3, 5, 12, "shine", align=True
+    "scans.time_series": lambda d, *more: scans.time_series([d.scaler, *more], 12, dwell=0.05),
+    "scans.energy_scan": lambda d, *more: scans.energy_scan(
+        [d.scaler, *more], d.energy, (17, 17.5, 0.1, 0.05), (17.5, 17.8, 0.05, 0.1)
     ),
-    "tomography.tomography": lambda d: tomography.tomography(
-        partial(maps.step_map, [d.scaler], d.samy, -1, 1, 3, d.samx, -1, 1, 3), d.rotation, 2
+    "alignment.knife_edge": lambda d, *more: alignment.knife_edge(
+        [edge_of(d.samx), d.scaler, *more], d.samx, -3, 5, 12, "shine", align=True
     ),
-    "tomography.resume_tomography": lambda d: tomography.resume_tomography(
-        partial(maps.step_map, [d.scaler], d.samy, -1, 1, 3, d.samx, -1, 1, 3),
+    "tomography.tomography": lambda d, *more: tomography.tomography(
+        partial(maps.step_map, [d.scaler, *more], d.samy, -1, 1, 3, d.samx, -1, 1, 3),
+        d.rotation,
+        2,
+    ),
+    "tomography.resume_tomography": lambda d, *more: tomography.resume_tomography(
+        partial(maps.step_map, [d.scaler, *more], d.samy, -1, 1, 3, d.samx, -1, 1, 3),
         d.rotation,
         {"start": {"scan": PROJECTION}, "stop": {"exit_status": "abort"}},
     ),

@@ -30,7 +30,12 @@ from p06bs.sim.devices import Devices, connect
 from tests import documents
 from tests.every_plan import AXES, BEAMLINE, FLIGHTS, PLANS, at_row
 
-PARTS = {"flying.flown", "dwell.with_dwell", "suspenders.top_up_gated"}
+PARTS = {
+    "flying.flown",
+    "dwell.in_steps",
+    "rewinds.without_superseded",
+    "suspenders.top_up_gated",
+}
 """What plans are made of: they take a plan, or points that somebody else described."""
 
 

@@ -1,0 +1,146 @@
+"""Step scans with detectors that write files, interrupted anywhere: within exposures, too."""
+
+import asyncio
+
+import h5py
+import hdf5plugin
+import numpy as np
+import pytest
+from bluesky import RunEngine
+from bluesky.utils import RunEngineInterrupted
+
+from p06bs import process
+from p06bs.callbacks.xrd import PowderDiffraction
+from p06bs.callbacks.xrf import Fluorescence
+from p06bs.plans.maps import step_map
+from p06bs.plans.rewinds import without_superseded
+from p06bs.sim.beamline import Beamline
+from p06bs.sim.devices import connect
+from p06bs.sim.lines import Lines
+from p06bs.sim.phantom import Phantom
+from tests.every_plan import AXES, BEAMLINE, FLIGHTS, PLANS
+
+assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
+
+
+@pytest.fixture
+def engine():
+    made = RunEngine({})
+    yield made
+    if made.state != "idle":
+        made.abort()
+    made.loop.call_soon_threadsafe(made.loop.stop)
+    made._th.join()
+    made.loop.close()
+
+
+class Interruptions:
+    """Pauses and suspensions at messages drawn by lot, of which detectors then are in exposures.
+
+    Parameters
+    ----------
+    engine : RunEngine
+    detectors : sequence of FileDetector
+    seed : int
+    """
+
+    def __init__(self, engine, detectors, seed):
+        self.engine = engine
+        self.detectors = detectors
+        self.rng = np.random.default_rng(seed)
+        self.left = self.rng.integers(1, 40)
+        self.at = []
+        engine.msg_hook = self.count
+
+    def count(self, msg):
+        """Interrupt if it is time, whatever is done then: called in the RunEngine's loop."""
+        if not self.engine._run_bundlers or self.engine._state != "running":
+            return
+        self.left -= 1
+        if self.left > 0:
+            return
+        self.left = self.rng.integers(1, 40)
+        self.at.append(msg.command)
+        if self.rng.random() < 0.5:
+            self.engine.loop.create_task(self.engine._request_pause_coro())
+        else:
+            self.engine.request_suspend(self.settled)
+
+    async def settled(self):
+        """Come back at once, or when exposures are over."""
+        await asyncio.sleep(0)
+        if self.rng.random() < 0.5:
+            return
+        for detector in self.detectors:
+            pool = detector._acquisition._pool
+            if pool is not None:
+                await asyncio.get_running_loop().run_in_executor(pool, int)
+
+    def take(self, plan):
+        """Run a plan, resuming as often as it is paused."""
+        try:
+            self.engine(plan)
+        except RunEngineInterrupted:
+            while self.engine.state == "paused":
+                try:
+                    self.engine.resume()
+                except RunEngineInterrupted:
+                    continue
+
+
+def events(documents):
+    """Return the newest event of each seq_num of stream primary, run by run."""
+    runs = []
+    primary = {d["uid"] for n, d in documents if n == "descriptor" and d["name"] == "primary"}
+    for name, document in documents:
+        if name == "start":
+            runs.append({})
+        elif name == "event" and document["descriptor"] in primary:
+            runs[-1][document["seq_num"]] = document
+    return runs
+
+
+def frames(documents):
+    """Check that each event has one row of each data key; return (resource, index) of the newest."""
+    resources, announced, waiting, newest = {}, set(), {}, {}
+    for name, document in documents:
+        if name == "stream_resource":
+            assert document["uid"] not in resources
+            resources[document["uid"]] = document
+        elif name == "stream_datum":
+            resource = resources[document["stream_resource"]]
+            index = document["indices"]["start"]
+            assert document["indices"]["stop"] == index + 1
+            assert (resource["uid"], index) not in announced
+            announced.add((resource["uid"], index))
+            assert resource["data_key"] not in waiting
+            waiting[resource["data_key"]] = document["seq_nums"]["start"], index
+        elif name == "event" and waiting:
+            assert len(waiting) == 6  # five of the xspress3, one of the eiger
+            for key, (seq_num, index) in waiting.items():
+                assert seq_num == document["seq_num"]
+                newest[document["descriptor"], seq_num, key] = index
+            waiting = {}
+    assert not waiting
+    return newest
+
+
+@pytest.mark.parametrize("name", [name for name in PLANS if name not in FLIGHTS])
+def test_steps_may_be_interrupted_within_exposures(engine, tmp_path, name):
+    devices = connect(BEAMLINE, tmp_path)
+    detectors = devices.xspress3, devices.eiger
+    documents = []
+    engine.subscribe(lambda name, document: documents.append((name, document)))
+    engine(PLANS[name](devices))
+    wanted = [[event["data"] for event in run.values()] for run in events(documents)]
+    documents.clear()
+    interrupted = Interruptions(engine, detectors, seed=1)
+    interrupted.take(PLANS[name](devices, *detectors))
+    assert len(interrupted.at) > 3
+    stops = [document for n, document in documents if n == "stop"]
+    assert [stop["exit_status"] for stop in stops] == ["success"] * len(wanted)
+    found = [[event["data"] for _, event in sorted(run.items())] for run in events(documents)]
+    for run, undisturbed in zip(found, wanted, strict=True):
+        for key in AXES[name]:
+            assert [e[key] for e in run] == pytest.approx([e[key] for e in undisturbed])
+    assert len(frames(documents)) >= 6 * sum(map(len, wanted))
