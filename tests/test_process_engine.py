@@ -16,10 +16,9 @@ from ophyd import Signal
 from ophyd.sim import det, motor
 
 from p06bs import callback, process
-from p06bs.bus import frames
 from p06bs.model.documents import NamedDocument
-from tests.documents import frame_documents, raw_run, rows_of, validate
-from tests.techniques import Brightness, Scale
+from tests.documents import raw_run, rows_of, validate
+from tests.techniques import Scale
 
 POINTS = 8
 PATIENCE = 20
@@ -183,18 +182,3 @@ def test_a_run_without_the_input_is_left_with_one_warning(engine, caplog):
     (said,) = [r.getMessage() for r in caplog.records if r.name.startswith("p06bs")]
     assert "input 'x' is bound to 'motor', which is not there. The run has: primary/det" in said
     assert len(rows_of(derived)) == 2
-
-
-def test_the_callback_never_waits_for_a_file(tmp_path, monkeypatch):
-    """A file that is not there makes invalid events, and the RunEngine goes on at once."""
-    monkeypatch.setattr(frames.time, "sleep", lambda seconds: pytest.fail("it waits"))
-    derived: list[NamedDocument] = []
-    analyse = callback(
-        Brightness(inputs={"frame": "det"}), lambda name, document: derived.append((name, document))
-    )
-    start = {"uid": "run", "time": 0.0}
-    images = frame_documents("run", tmp_path / "none.h5", 60, (4, 5), stream="primary")
-    stop = {"uid": "s", "run_start": "run", "time": 1.0, "exit_status": "success"}
-    for document in [("start", start), *images, ("stop", stop)]:
-        analyse(*document)
-    assert derived[-1][1]["num_invalid"] == {"primary": 60}

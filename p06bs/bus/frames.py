@@ -98,7 +98,7 @@ class Frames(Closing):
                     rows: npt.NDArray[Any] = dataset[first:last]
                     self._check(dataset)
                     return rows.reshape((count, per_event, *dataset.shape[1:]))
-            problem = f"row {there} of {name} in {path} was not written"
+            problem = f"row {max(there, first)} of {name} in {path} was not written"
             place = f"{path}#{name}"
         except (OSError, KeyError, RuntimeError) as error:
             # Not there yet, or created but not yet opened for SWMR by its writer; or damaged,

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from p06bs.bus.frames import Frames
 from p06bs.model.compute import Result, Setup, compute, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
-from p06bs.model.gather import ReadFrames, gather
 from p06bs.model.modality import Modality, Output
 from p06bs.model.results import Results
 from p06bs.model.revisions import Revision
+from p06bs.model.rows import Rows
 from p06bs.model.run import RawRun
 from p06bs.model.taken import Taken
+from p06bs.pipeline.gathering import Gathering
 
 
 class Derivation:
@@ -24,13 +26,13 @@ class Derivation:
         The raw start document.
     emit : callable
         Takes ``(name, document)`` of the derived run.
-    read_frames : callable
+    frames : Frames
         Reads rows of stream resources.
     changes : mapping of raw event uid to settings
         Settings, in order, that begin with the event of that uid.
     after : sequence of str
         Names of derived runs that are waited for; see `RawRun`.
-    batch_size, share, reprocessing, rows, clock, pipeline
+    batch_size, share, deadline, wait_at_stop, reprocessing, rows, clock, pipeline
         See `inline.Worker`.
     """
 
@@ -39,11 +41,13 @@ class Derivation:
         modality: Modality,
         start: Document,
         emit: Callable[[str, Document], None],
-        read_frames: ReadFrames,
+        frames: Frames,
         *,
         changes: Mapping[str, Sequence[Mapping[str, Any]]],
         batch_size: int,
         share: tuple[int, int],
+        deadline: float,
+        wait_at_stop: bool,
         reprocessing: int,
         rows: int | None,
         clock: Clock,
@@ -52,14 +56,16 @@ class Derivation:
     ) -> None:
         self.modality = modality
         self.emit = emit
-        self.read_frames = read_frames
         self.changes = changes
         self.batch_size = batch_size
         self.share = share
+        self.wait_at_stop = wait_at_stop
         self.reprocessing = reprocessing
         self.clock = clock
         self.pipeline = pipeline
         self.raw = RawRun(modality, start, rows, after)
+        self.gathering = Gathering(self.raw.resources, frames, deadline)
+        self.late: Taken | None = None  # rows that a file lacks yet; all others wait behind them
         self.derived: DerivedRun | None = None
         self.results: Results | None = None
         self.setup: Setup | None = None
@@ -99,17 +105,24 @@ class Derivation:
             if self.modality.fold is not None:
                 self.results = Results(self.derived)
             self._fit(self.modality.outputs(self.revision.settings, self.raw.binding.bound))
-        while rows.available >= self.size or (final and rows.available):
-            self._revise(next(rows.next_uids(1)))
-            taken = rows.take(self._until_next_change(self.size))
-            assert taken is not None
-            self._compute(taken)
+        while self.late or rows.available >= self.size or (final and rows.available):
+            taken = self.late or self._take(rows)
+            self.late = None if self._compute(taken, wait=final or not self.wait_at_stop) else taken
+            if self.late:
+                return
         if final:
             self._stop()
 
     def _fit(self, outputs: Mapping[str, Output]) -> None:
         assert self.raw.binding is not None
         self.size = rows_within(self.raw.binding, outputs, self.batch_size)
+
+    def _take(self, rows: Rows) -> Taken:
+        """Take the next batch, of rows under the same settings."""
+        self._revise(next(rows.next_uids(1)))
+        taken = rows.take(self._until_next_change(self.size))
+        assert taken is not None
+        return taken
 
     def _until_next_change(self, size: int) -> int:
         """Return how many rows can be taken before the next change of settings."""
@@ -138,41 +151,37 @@ class Derivation:
         first = self.raw.rows.taken
         self.emit(*self.derived.revise(revision, self.setup, first, uid))
 
-    def _compute(self, taken: Taken) -> None:
+    def _compute(self, taken: Taken, *, wait: bool) -> bool:
+        """Compute a batch, or pass it over; return whether its rows were all there."""
         assert self.derived is not None
         assert self.setup is not None
-        number, self.batch = self.batch, self.batch + 1
-        mine, of = self.share
-        if number % of != mine:
+        if self.batch % self.share[1] != self.share[0]:
             self.derived.pass_over(self.revision.number, len(taken))
-            return
-        result = self._computed(self.setup, taken)
-        self.emit(*self.derived.page(Page(self.revision.number, taken, result)))
-        if self.results is not None:
+        elif (result := self._result(self.setup, taken, wait=wait)) is None:
+            return False
+        else:
             number = self.revision.number
-            for document in self.results.add(number, self.setup, taken, result.parts):
-                self.emit(*document)
+            self.emit(*self.derived.page(Page(number, taken, result)))
+            if self.results is not None:
+                for document in self.results.add(number, self.setup, taken, result.parts):
+                    self.emit(*document)
+        self.batch += 1
+        return True
 
-    def _computed(self, setup: Setup, taken: Taken) -> Result:
-        columns, reasons = gather(
-            setup.binding,
-            len(taken),
-            taken.spans,
-            self.raw.resources,
-            _identity,
-            self.read_frames,
-        )
-        return compute(setup, columns, reasons)
+    def _result(self, setup: Setup, taken: Taken, *, wait: bool) -> Result | None:
+        gathered = self.gathering(setup.binding, taken, wait=wait)
+        return None if gathered is None else compute(setup, *gathered)
 
     def _stop(self) -> None:
         assert self.derived is not None
         assert self.raw.rows is not None
         if self.results is not None:
-            again = self.results.again()
             made = [
-                (setup, len(rows), self._computed(setup, rows).parts) for _, setup, rows in again
+                (setup, len(rows), result.parts)
+                for _, setup, rows in self.results.again()
+                if (result := self._result(setup, rows, wait=True)) is not None
             ]
-            for last in self.results.finish(made if again else None):
+            for last in self.results.finish(made or None):
                 self.emit(*last)
         stop = self.raw.ending or {
             "exit_status": "abort",
@@ -191,7 +200,3 @@ class Derivation:
         """End the derived run, if it has begun, because the modality cannot go on."""
         if self.derived is not None:
             self.emit(*self.derived.stop("fail", reason))
-
-
-def _identity(where: Any) -> Any:
-    return where

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from p06bs.bus.frames import FrameReader
+from p06bs.bus.frames import Frames
 from p06bs.model.derived import Clock
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
@@ -41,6 +41,9 @@ class Worker:
         ``(k, n)``: compute batches k, k+n, k+2n, ...
     deadline : float
         Seconds to wait for detector files that do not grow.
+    wait_at_stop : bool
+        Wait for them at the stop document only. Until then rows that a file lacks, and those
+        behind them, are tried again with later documents.
     reprocessing, rows, upstream, pipeline
         See `process`.
     after : sequence of str
@@ -55,6 +58,7 @@ class Worker:
         batch_size: int = 64,
         share: tuple[int, int] = (0, 1),
         deadline: float = 10.0,
+        wait_at_stop: bool = False,
         reprocessing: int = 0,
         rows: int | None = None,
         clock: Clock = time.time,
@@ -78,6 +82,8 @@ class Worker:
             self.history[uid].append(settings)
         self.batch_size = batch_size
         self.share = share
+        self.deadline = deadline
+        self.wait_at_stop = wait_at_stop
         self.reprocessing = reprocessing
         self.rows = rows
         self.clock = clock
@@ -85,7 +91,7 @@ class Worker:
         self.pipeline = pipeline
         self._upstream = _runs_of(upstream)
         self._fed: dict[str, tuple[str, str]] = {}  # uid in a derived run -> it, its raw run
-        self.read_frames = FrameReader(deadline)
+        self.frames = Frames()
         self._runs: dict[str, Derivation] = {}
         self._owner: dict[str, str] = {}
         self._unclaimed: dict[str, Document] = {}  # stream resources that name no run
@@ -103,10 +109,12 @@ class Worker:
                 self.modality,
                 document,
                 self.emit,
-                self.read_frames,
+                self.frames,
                 changes=self.history,
                 batch_size=self.batch_size,
                 share=self.share,
+                deadline=self.deadline,
+                wait_at_stop=self.wait_at_stop,
                 reprocessing=self.reprocessing,
                 rows=self.rows,
                 clock=self.clock,
@@ -203,12 +211,12 @@ class Worker:
             )
             run.work(final=True)
             self._forget(uid)
-        self.read_frames.close()
+        self.frames.close()
 
     def _forget(self, uid: str) -> None:
         self._runs.pop(uid, None)
         if not self._runs:
-            self.read_frames.close()
+            self.frames.close()
         for key in [k for k, owner in self._owner.items() if owner == uid]:
             del self._owner[key]
         if not self._runs:
@@ -274,7 +282,7 @@ def process(
             worker(name, document)
         worker.finish()
     finally:
-        worker.read_frames.close()
+        worker.frames.close()
     return derived
 
 

@@ -13,12 +13,18 @@ log = logging.getLogger(__name__)
 
 
 def callback(
-    modality: Modality, *subscribers: Subscriber, after: Sequence[Modality] = ()
+    modality: Modality,
+    *subscribers: Subscriber,
+    after: Sequence[Modality] = (),
+    deadline: float = 10.0,
 ) -> Callable[[str, Document], None]:
     """Return a RunEngine callback that computes `modality` while the scan runs.
 
     ``RE.subscribe(callback(RegionSums(...), LiveTable(["Fe_K"])))``. Each event is
-    computed as it comes. A run that lacks an input is left with a warning; what
+    computed as it comes. Rows that a detector's file lacks yet are tried again when later
+    documents come, and those behind them wait, by name; only at the stop document are files
+    waited for. Either way they are given up after `deadline`, as in a pipeline, and the events
+    are invalid. A run that lacks an input is left with a warning; what
     else goes wrong, in the modality or in a subscriber, is logged, and the other
     subscribers go on: a Bluesky plan never stops because of analysis.
 
@@ -26,10 +32,12 @@ def callback(
     ----------
     after : sequence of Modality
         Modalities whose outputs may feed inputs; they are computed, too, and seen by nobody else.
+    deadline : float
+        Seconds without any progress of a detector's file after which its missing rows are given up.
     """
-    # No deadline: the RunEngine must not wait for a detector's file.
-    alone = partial(Worker, batch_size=1, deadline=0.0)
-    worker = alone(modality, *map(_guarded, subscribers), after=[one.name for one in after])
+    # The RunEngine must not wait for a detector's file while it scans.
+    alone = partial(Worker, batch_size=1, deadline=deadline, wait_at_stop=True)
+    worker = alone(modality, _warn, *map(_guarded, subscribers), after=[one.name for one in after])
     before = [alone(one, _guarded(worker.feed)) for one in after]
 
     def analyse(name: str, document: Document) -> None:
@@ -42,6 +50,13 @@ def callback(
             _attempt(worker, name, document)
 
     return analyse
+
+
+def _warn(name: str, document: Document) -> None:
+    """Log what a derived run warns of."""
+    if name in ("start", "stop"):
+        for said in document.get("process", document).get("warnings", ()):
+            log.warning("derived run %s: %s", document.get("run_start", document["uid"]), said)
 
 
 def _attempt(worker: Worker, name: str, document: Document) -> str:
