@@ -6,13 +6,18 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pexpect
 import pytest
 
 from p06bs import DocumentLog
 from p06bs.services.supervision import Supervision
 from p06bs.session.devices import DevicesError, configured
+from tests.doors import KEY, Gated
+from tests.live_server import serving
+from tests.peers import hosting, topology
 
 pytestmark = pytest.mark.usefixtures("own_runtime_directory")
 
@@ -43,22 +48,28 @@ def tab(text):
 """What the tab key offers."""
 
 
-def session(folder: Path, code: str, **environment: str) -> str:
-    """Run code at the prompt of a session, and return what it prints."""
+def beginning(folder: Path, **environment: str) -> tuple[list[str], dict[str, str]]:
+    """Return command and environment of a session."""
     shutil.copytree(STARTUP, folder / "profile" / "startup")
+    return [sys.executable, "-m", "IPython", f"--profile-dir={folder / 'profile'}"], {
+        **os.environ,
+        "P06BS_DATA": str(folder / "data"),
+        "P06BS_LOG": str(folder / "log"),
+        "P06BS_METADATA": str(folder / "metadata"),
+        "P06BS_TOPOLOGY": f"ipc://{folder}/topology",
+        "P06BS_API_KEY_FILE": str(folder / "key"),
+        "P06BS_SEED": "3",
+        "IPYTHONDIR": str(folder),
+        **environment,
+    }
+
+
+def session(folder: Path, code: str, **more: str) -> str:
+    """Run code at the prompt of a session, and return what it prints."""
+    command, environment = beginning(folder, **more)
     done = subprocess.run(
-        [sys.executable, "-m", "IPython", f"--profile-dir={folder / 'profile'}", "-c", TAB + code],
-        env={
-            **os.environ,
-            "P06BS_DATA": str(folder / "data"),
-            "P06BS_LOG": str(folder / "log"),
-            "P06BS_METADATA": str(folder / "metadata"),
-            "P06BS_TOPOLOGY": f"ipc://{folder}/topology",
-            "P06BS_API_KEY_FILE": str(folder / "key"),
-            "P06BS_SEED": "3",
-            "IPYTHONDIR": str(folder),
-            **environment,
-        },
+        [*command, "-c", TAB + code],
+        env=environment,
         cwd=folder,
         capture_output=True,
         text=True,
@@ -110,6 +121,59 @@ print("catalog:", catalog, "analysis:", analysis)
     assert "stream_datum" in {name for name, _ in fly}
     assert "event" in {name for name, _ in count}
     assert [run[-1][1]["exit_status"] for run in (fly, count)] == ["success"] * 2
+
+
+class Terminal:
+    """A session that somebody types at."""
+
+    def __init__(self, folder: Path) -> None:
+        (command, *options), environment = beginning(folder)
+        options += ["--simple-prompt", "--no-confirm-exit", "--colors=NoColor"]
+        self.child = pexpect.spawn(
+            *(command, options, 120),
+            **{"env": environment, "cwd": str(folder), "encoding": "utf8", "dimensions": (50, 150)},
+        )
+        self.said = self.until_prompt()
+
+    def until_prompt(self) -> str:
+        self.child.expect(r"In \[\d+\]: ")
+        return self.child.before
+
+    def type(self, line: str) -> str:
+        self.child.sendline(line)
+        return self.until_prompt()
+
+    def end(self) -> None:
+        self.child.sendline("exit()")
+        self.child.expect(pexpect.EOF)
+        self.child.close()
+
+
+def test_a_person_pauses_aborts_and_moves_the_shutter(tmp_path):
+    terminal = Terminal(tmp_path)
+    assert "There is no catalog: no server is registered" in terminal.said
+    terminal.child.sendline("RE(time_series(1000, interval=0.1, detectors=[scaler]))")
+    terminal.child.expect(r"3/1000")
+    for _ in range(2):
+        terminal.child.sendintr()
+    paused = terminal.until_prompt()
+    assert "RE.resume()" in paused
+    assert "/1000" not in terminal.type("1 + 1")
+    aborted = terminal.type("RE.abort('bad sample')")
+    assert "abort: {'baseline': 2" in aborted
+    assert "Traceback" not in aborted
+    terminal.type("RE(bps.mv(shutter.state, 'closed'))")
+    terminal.type("RE(bps.mv(shutter.state, 'open'))")
+    assert "success: {'baseline': 2" in terminal.type("RE(time_series(2))")
+    assert "Error" in terminal.type("analysis.xrf.last")
+    with topology(f"ipc://{tmp_path}/topology") as address, serving(Gated().gate) as url:
+        (tmp_path / "key").write_text(KEY)
+        with hosting(address, "s", url, "server"):
+            until = time.monotonic() + 60
+            while "Container" not in (said := terminal.type("catalog")):
+                assert time.monotonic() < until, said
+            assert "run1" in terminal.type("list(runs['live'])")
+    terminal.end()
 
 
 def test_metadata_are_kept_from_session_to_session(tmp_path):

@@ -2,7 +2,6 @@
 
 import io
 import threading
-from contextlib import contextmanager
 
 import pytest
 import zmq
@@ -10,13 +9,12 @@ from rich.console import Console
 
 from p06bs.bus.control import Control
 from p06bs.bus.membership import Membership
-from p06bs.bus.topology import Service
-from p06bs.bus.topology_manager import TopologyManager
 from p06bs.session.catalog import NoCatalogError, ServerRuns
 from p06bs.session.online_analysis import OnlineAnalysis, Pipeline, Results
 from p06bs.session.progress import ScanProgress, StepsOnly
 from tests.doors import KEY, Gated
 from tests.live_server import serving
+from tests.peers import hosting, topology
 
 PATIENCE = 60.0
 SETTINGS = {
@@ -24,27 +22,6 @@ SETTINGS = {
     **{"digest": "abc", "revision": 3, "changed_by": "mo", "since": 1.0, "preset": ""},
     **{"schema": {"title": "x"}, "runs": {}},
 }
-
-
-@contextmanager
-def topology():
-    with TopologyManager("tcp://127.0.0.1:*") as manager:
-        thread = threading.Thread(target=manager.serve)
-        thread.start()
-        try:
-            yield manager.address
-        finally:
-            manager.close()
-            thread.join()
-
-
-@contextmanager
-def hosting(address, name, control, kind="pipelines"):
-    with Membership(address) as member:
-        offers = (name,) if kind == "pipelines" else ()
-        what = "control" if kind == "pipelines" else "http"
-        member.enrol(Service(f"host-{name}", kind, "1", "here", 1, {what: control}, "", offers))
-        yield
 
 
 def heard(peers, count):
