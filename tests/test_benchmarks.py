@@ -2,7 +2,7 @@
 
 import pytest
 
-from benchmarks import archive, positions
+from benchmarks import archive, positions, region_sums
 
 
 def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -11,6 +11,12 @@ def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPat
     pages = [row for row in rows if row.unit == "ms"]
     assert len(pages) >= 14
     assert all(value > 0 for row in pages for value in row.values)
+
+
+def test_region_sums_are_measured_beside_numpy() -> None:
+    rows = region_sums.measure(repeat=1, seconds=0)
+    assert [row.unit for row in rows] == ["M spectra/s", "M spectra/s", ""]
+    assert all(value > 0 for row in rows for value in row.values)
 
 
 @pytest.mark.slow
