@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from p06bs.model.modality import Bound, Input, ModalitySettings
 
@@ -32,23 +32,38 @@ TEMPERATURE = Quantity(-40, 100, 20, "degC")
 PRESSURE = Quantity(0, 1200, 1013.25, "hPa")
 HUMIDITY = Quantity(0, 100, 50, "%")
 
-THERMOMETER = "air_temperature"
-AIR = {THERMOMETER: TEMPERATURE, "air_pressure": PRESSURE, "air_humidity": HUMIDITY}
+VACUUM, THIN = 10.0, 500.0
+"""hPa: the highest pressure of what is called a vacuum, and the lowest of what is called air.
+
+Between the two is no beam of a beamline, but air whose pressure was said in kPa.
+"""
+
+AIR = {"air_temperature": TEMPERATURE, "air_pressure": PRESSURE, "air_humidity": HUMIDITY}
 """Input, which is its role, too -> what it measures."""
 
 NO_AIR = {name: 4 << i for i, name in enumerate(AIR)}
 """Input -> bit of the flag: it reads what no air has."""
 
-# Temperatures have an offset between their units, which `air_of` sees to.
+TOO_WET = 32
+"""Bit of the flag: there would be more water vapour than pressure."""
+
 AIR_INPUTS = {
-    name: Input(
-        role=name,
-        unit=None if name == THERMOMETER else quantity.unit,
-        optional=True,
-        constant=True,
-    )
+    name: Input(role=name, unit=quantity.unit, optional=True, constant=True)
     for name, quantity in AIR.items()
 }
+
+
+def _is_likely(pressure: float) -> bool:
+    return 0 <= pressure <= VACUUM or THIN <= pressure <= PRESSURE.highest
+
+
+def _likely(pressure: float | None) -> float | None:
+    if pressure is not None and not _is_likely(pressure):
+        raise ValueError(
+            f"{pressure:g} hPa is no vacuum (0 to {VACUUM:g} hPa) and no air ({THIN:g} to "
+            f"{PRESSURE.highest:g} hPa); 1 kPa is 10 hPa"
+        )
+    return pressure
 
 
 class AirSettings(ModalitySettings):
@@ -58,8 +73,11 @@ class AirSettings(ModalitySettings):
     temperature: float | None = Field(
         None, ge=TEMPERATURE.lowest, le=TEMPERATURE.highest, description="°C"
     )
-    pressure: float | None = Field(
-        None, ge=PRESSURE.lowest, le=PRESSURE.highest, description="hPa; 0 in vacuum"
+    pressure: Annotated[float | None, AfterValidator(_likely)] = Field(
+        None,
+        ge=PRESSURE.lowest,
+        le=PRESSURE.highest,
+        description=f"hPa; 0 to {VACUUM:g} in vacuum, else from {THIN:g} on",
     )
     humidity: float | None = Field(
         None, ge=HUMIDITY.lowest, le=HUMIDITY.highest, description="%, relative"
@@ -70,13 +88,14 @@ class AirSettings(ModalitySettings):
 class Air:
     """The air of a run: constants by input, which columns override.
 
-    `index` is the refractive index of the constants.
+    `index` is the refractive index of the constants, `is_dry_if_thin` whether the humidity is
+    nobody's: there is none then below `THIN`.
     """
 
     wavelength: float
     constants: Mapping[str, float]
     index: float
-    thermometer: tuple[float, float]  # offset and factor to °C
+    is_dry_if_thin: bool
 
     def indices(self, columns: Mapping[str, Array | None]) -> tuple[Floats | None, Array | None]:
         """Return the refractive index per event, and flags (`NO_AIR`).
@@ -97,8 +116,11 @@ class Air:
         air: dict[str, Any] = dict(self.constants)
         flag = np.zeros(len(begins), np.uint8)
         for name, column in given.items():
-            air[name] = self._read(name, column[begins])
+            air[name] = column[begins].astype(np.float64)
             flag |= ~AIR[name].plausible(air[name]) * np.uint8(NO_AIR[name])
+        if self.is_dry_if_thin:
+            air["air_humidity"] = _usual_humidity(air["air_pressure"])
+        flag |= (is_too_wet(*air.values()) & (flag == 0)) * np.uint8(TOO_WET)
         index = 1 + refractivity(self.wavelength, *air.values())
         poor = np.count_nonzero(flag) > 0
         if poor:
@@ -108,10 +130,6 @@ class Air:
         times = np.diff(begins, append=count)
         return np.repeat(index, times), np.repeat(flag, times) if poor else None
 
-    def _read(self, name: str, values: Array) -> Floats:
-        offset, factor = self.thermometer if name == THERMOMETER else (0.0, 1.0)
-        return offset + factor * values.astype(np.float64)
-
 
 def air_of(settings: AirSettings, bound: Bound) -> Air:
     """Return the air of a run: of settings, else of a device's configuration, else usual air.
@@ -119,41 +137,45 @@ def air_of(settings: AirSettings, bound: Bound) -> Air:
     Raises
     ------
     ValueError
-        If the temperature has a unit that is none.
+        If nothing measures the air, and there would be more water vapour than pressure.
     """
-    constants = {name: _constant(name, settings, bound) for name in AIR}
-    thermometer = bound.get(THERMOMETER)
+    said = {name: _constant(name, settings, bound) for name in AIR}
+    constants = {n: AIR[n].usual if value is None else value for n, value in said.items()}
+    is_dry_if_thin = said["air_humidity"] is None and "air_humidity" not in bound
+    if is_dry_if_thin:
+        constants["air_humidity"] = float(_usual_humidity(constants["air_pressure"]))
+    temperature, pressure, humidity = constants.values()
+    if AIR.keys().isdisjoint(bound) and is_too_wet(*constants.values()):
+        raise ValueError(
+            f"humidity: {humidity:g} % at {temperature:g} °C are {steam(temperature, humidity):.3g}"
+            f" hPa of water vapour, more than the pressure of {pressure:g} hPa"
+        )
     return Air(
         wavelength=settings.wavelength,
         constants=constants,
         index=1 + float(refractivity(settings.wavelength, *constants.values())),
-        thermometer=_to_celsius(thermometer.unit if thermometer else None),
+        is_dry_if_thin=is_dry_if_thin,
     )
 
 
-def _constant(name: str, settings: AirSettings, bound: Bound) -> float:
+def _usual_humidity(pressure: Any) -> Any:
+    return np.where(np.less(pressure, THIN), 0.0, HUMIDITY.usual)
+
+
+def _constant(name: str, settings: AirSettings, bound: Bound) -> float | None:
     said: float | None = getattr(settings, name.removeprefix("air_"))
     if said is not None:
         return said
     for source in bound.values():
         for key, value in source.configuration.items():
-            if key.endswith(name) and isinstance(value, int | float) and AIR[name].plausible(value):
+            if (
+                key.endswith(name)
+                and isinstance(value, int | float)
+                and AIR[name].plausible(value)
+                and (name != "air_pressure" or _is_likely(value))
+            ):
                 return float(value)
-    return AIR[name].usual
-
-
-def _to_celsius(unit: str | None) -> tuple[float, float]:
-    """Return offset and factor from a unit of temperature to °C."""
-    if unit in (None, "degC"):
-        return 0.0, 1.0
-    import pint
-
-    registry: Any = pint.application_registry
-    try:
-        zero, one = (float(registry.Quantity(x, unit).to("degC").magnitude) for x in (0.0, 1.0))
-    except Exception:  # units are free text, and pint's parser fails on it in a dozen ways
-        raise ValueError(f"{THERMOMETER}: {unit!r} is no unit of temperature") from None
-    return zero, one - zero
+    return None
 
 
 def refractivity(wavelength: float, temperature: Any, pressure: Any, humidity: Any) -> Floats:
@@ -166,15 +188,26 @@ def refractivity(wavelength: float, temperature: Any, pressure: Any, humidity: A
     wavelength : float
         In vacuum, nm.
     temperature, pressure, humidity : array_like
-        °C, hPa and %, of shapes that broadcast.
+        °C, hPa and %, of shapes that broadcast. Nothing is humid where the pressure is 0.
     """
     wave = (1e3 / wavelength) ** 2  # square of the wave number, 1/µm²
     t, p = np.asarray(temperature, np.float64), 100 * np.asarray(pressure, np.float64)
     standard = 1e-8 * (8342.54 + 2406147 / (130 - wave) + 15998 / (38.9 - wave))
     dry = p * standard / 96095.43 * (1 + 1e-8 * (0.601 - 0.00972 * t) * p) / (1 + 0.003661 * t)
-    vapour = np.asarray(humidity, np.float64) / 100 * saturation(t)
+    vapour = np.where(p > 0, 100 * steam(t, humidity), 0)
     made: Floats = dry - vapour * (3.7345 - 0.0401 * wave) * 1e-10
     return made
+
+
+def steam(temperature: Any, humidity: Any) -> Floats:
+    """Return the partial pressure of water vapour, hPa, of a relative humidity in % at °C."""
+    made: Floats = np.asarray(humidity, np.float64) / 100 * saturation(temperature) / 100
+    return made
+
+
+def is_too_wet(temperature: Any, pressure: Any, humidity: Any) -> Any:
+    """Return where there would be more water vapour than pressure; vacuum has none."""
+    return (np.asarray(pressure) > 0) & (steam(temperature, humidity) > pressure)
 
 
 def saturation(temperature: Any) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 
 from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings, column
-from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._incident_flux import is_average, per_flux
 from p06bs.callbacks._spectra import require
 from p06bs.callbacks._standard import sensitivities
 from p06bs.callbacks._totals import Totals
@@ -51,8 +51,7 @@ def totals_of(settings: FluorescenceSettings, bound: Bound) -> Totals:
         if getattr(settings, setting):
             require(bound, "incident_flux", setting)
     if settings.normalise:
-        i0 = bound["incident_flux"]
-        unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
+        unit = per_flux(bound["incident_flux"])
     elements = bound["spectrum"].shape[0]
     return Totals(
         columns=tuple(column(peak) for peak in peaks),
@@ -86,7 +85,7 @@ def correction_of(settings: FluorescenceSettings, bound: Bound) -> Correction:
         return "times"
     if {"input_counts", "output_counts"} <= bound.keys():
         given = bound["input_counts"], bound["output_counts"]
-        if len({i0_is_rate(one) for one in given}) > 1:
+        if len({is_average(one) for one in given}) > 1:
             raise ValueError(
                 "input_counts and output_counts must both be counts or both be rates, "
                 f"not {given[0].unit or 'counts'} and {given[1].unit or 'counts'}"

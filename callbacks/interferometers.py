@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 from pydantic import AfterValidator, Field
 
-from p06bs.callbacks._air import AIR, AIR_INPUTS, NO_AIR, Air, AirSettings, air_of
+from p06bs.callbacks._air import AIR, AIR_INPUTS, NO_AIR, TOO_WET, Air, AirSettings, air_of
 from p06bs.callbacks._beams import LOST, SECOND_LOST, Axis, Beam
 from p06bs.callbacks._faults import Array, empty_gates, reasons
 from p06bs.callbacks._settings import Finite, Positive, check_names, require_inputs
@@ -24,6 +24,7 @@ from p06bs.model.modality import (
 FLAGS = {LOST: "beam lost", SECOND_LOST: "second beam lost"} | {
     bit: f"{name} is none" for name, bit in NO_AIR.items()
 }
+FLAGS[TOO_WET] = "more water vapour than pressure"
 """What the bits of a flag say."""
 
 
@@ -139,8 +140,8 @@ class Interferometers(Modality):
         Raises
         ------
         ValueError
-            If the settings need an input that is not bound, or the temperature has a unit
-            that is none.
+            If the settings need an input that is not bound, or there would be more water vapour
+            than pressure.
         """
         require_inputs("axes", self.declare(settings), bound)
         axes = {}

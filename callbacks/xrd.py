@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._incident_flux import INCIDENT_FLUX, is_average, per_flux
 from p06bs.callbacks._spectra import invalidate, require
 from p06bs.callbacks._xrd_frames import integrate, limits, native
 from p06bs.callbacks._xrd_geometry import HC
@@ -60,7 +60,7 @@ class PowderDiffraction(Modality):
     Settings = PowderSettings
 
     frames = Input(role="diffraction", dims=("y", "x"), unit="counts")
-    incident_flux = Input(role="incident_flux", optional=True)
+    incident_flux = INCIDENT_FLUX
     exposure = Input(role="gate_time", unit="s", optional=True)
     photon_energy = Input(role="photon_energy", unit="keV", optional=True)
 
@@ -99,8 +99,7 @@ class PowderDiffraction(Modality):
         axis, _ = SHOWN_AS[settings.unit]
         unit = "counts"
         if settings.normalise and "incident_flux" in bound:
-            i0 = bound["incident_flux"]
-            unit = f"counts/({i0.unit or 'counts'}{'*s' if i0_is_rate(i0) else ''})"
+            unit = per_flux(bound["incident_flux"])
         mean = Output(
             unit=unit,
             shape=(settings.bins,),
@@ -142,7 +141,7 @@ class PowderDiffraction(Modality):
         per_second = False
         if settings.normalise:
             require(bound, "incident_flux", "normalise")
-            per_second = i0_is_rate(bound["incident_flux"])
+            per_second = is_average(bound["incident_flux"])
             if per_second:
                 require(bound, "exposure", "normalise with an incident flux per second")
         shape = bound["frames"].shape

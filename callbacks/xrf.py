@@ -10,7 +10,7 @@ from p06bs.callbacks import _whole_run
 from p06bs.callbacks._fits import groups_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings
 from p06bs.callbacks._following import follow
-from p06bs.callbacks._incident_flux import i0_is_rate
+from p06bs.callbacks._incident_flux import INCIDENT_FLUX, is_average
 from p06bs.callbacks._measure import judge_all, measure
 from p06bs.callbacks._peaks import Peaks, correction_of, totals_of
 from p06bs.callbacks._product import Floats
@@ -51,7 +51,7 @@ class Fluorescence(Modality):
     real_time = Input(role="real_time", dims=("detector_element",), unit="s", optional=True)
     input_counts = Input(role="input_counts", dims=("detector_element",), optional=True)
     output_counts = Input(role="output_counts", dims=("detector_element",), optional=True)
-    incident_flux = Input(role="incident_flux", optional=True)
+    incident_flux = INCIDENT_FLUX
 
     @classmethod
     def warm_up(cls) -> None:
@@ -109,7 +109,7 @@ class Fluorescence(Modality):
             spectra, or an input that a setting needs is missing.
         """
         totals = totals_of(settings, bound)
-        per_second = totals.need_flux and i0_is_rate(bound["incident_flux"])
+        per_second = totals.need_flux and is_average(bound["incident_flux"])
         if per_second:
             require(bound, "real_time", "an incident flux per second")
         fits = settings.model_dump_json(exclude={"standard", "normalise", "detection_limits"})

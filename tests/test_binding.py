@@ -1,5 +1,6 @@
 """Binding: which data keys feed which inputs, and what is said when none does."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 from p06bs import Input, Modality, ModalitySettings, Output, process
 from p06bs.model.binding import BindingError, bind
 from p06bs.model.modality import SettingsError
-from p06bs.model.units import unit_scale
+from p06bs.model.reconfigured import changed
+from p06bs.model.units import conversion, unit_scale
 
 UID = iter(range(10**6))
 
@@ -229,6 +231,90 @@ def test_names_of_axes_say_enough_where_no_device_speaks_of_roles():
 )
 def test_units(have, want, scale):
     assert unit_scale(have, want) == (None if scale is None else pytest.approx(scale))
+
+
+@pytest.mark.parametrize(
+    ("want", "spelled"),
+    [
+        ("degC", {"C": 20, "deg C": 20, "Celsius": 20, "℃": 20, "° C": 20, "K": 293.15}),
+        ("degC", {"Kelvin": 293.15, "F": 68, "deg F": 68, "degree_Celsius": 20}),
+        ("%", {"%": 20, "% RH": 20, "%RH": 20, "%rH": 20, "percent": 20, "1": 0.2, "RH": 20}),
+        ("hPa", {"hpa": 20, "mbar": 20, "Pa": 2000, "kPa": 2, "KPA": 2, "bar": 0.02, "BAR": 0.02}),
+        ("hPa", {"Torr": 15.0012, "mTorr": 15001.2, "mmHg": 15.0012, "mm Hg": 15.0012}),
+        ("hPa", {"psi": 0.290075, "PSI": 0.290075, "inHg": 0.5906, "atm": 0.0197385}),
+        ("counts/s", {"photons/s": 20, "ph/s": 20, "CTS/S": 20, "Hz": 20, "counts/sec": 20}),
+        ("C", {"nC": 2e10, "A s": 20}),  # coulomb
+    ],
+)
+def test_units_as_control_systems_spell_them(want, spelled):
+    for unit, number in spelled.items():
+        by = conversion(unit, want)
+        assert by is not None, unit
+        assert by.factor * number + by.offset == pytest.approx(20, rel=1e-3), unit
+
+
+@pytest.mark.parametrize(("have", "want"), [("dB", "%"), ("furlong", "hPa"), ("pA", "hPa")])
+def test_what_is_no_such_unit_is_not_converted(have, want):
+    assert conversion(have, want) is None
+
+
+class Aired(Modality):
+    """What uses optional inputs with units."""
+
+    x = Input(role="x")
+    pressure = Input(role="air_pressure", unit="hPa", optional=True, constant=True)
+    flux = Input(role="incident_flux", units=("counts", "A"), optional=True)
+
+
+@pytest.mark.parametrize(
+    ("keys", "inputs", "fed", "warning"),
+    [
+        ({}, {}, {}, None),
+        ({"p": key(units="Torr")}, {}, {"pressure": "hPa"}, None),
+        ({"i0": key(units="nA")}, {}, {"flux": "nA"}, None),
+        ({"i0": key(units="counts")}, {}, {"flux": "count"}, None),
+        ({"i0": key()}, {}, {"flux": "counts"}, "flux: primary/i0 says no unit; it is taken for c"),
+        ({"p": key()}, {}, {"pressure": "hPa"}, "primary/p says no unit; it is taken for hPa"),
+        (
+            {"i0": key(units="furlong")},
+            {},
+            {},
+            "'flux' looked for .*A and found none; not fitting:",
+        ),
+        ({"p": key(units="furlong")}, {}, {}, r"'pressure' looked .*furlong\): nothing feeds it"),
+        ({"p": key(units="hPa"), "q": key(units="hPa")}, {}, {}, "several .*: nothing feeds it"),
+        ({"p": key((3,), units="hPa")}, {}, {}, "not fitting: .*: nothing feeds it"),
+        (
+            {"p": key(units="furlong")},
+            {"pressure": "p"},
+            {"pressure": "hPa"},
+            "pressure: primary/p is in furlong, not hPa; its numbers are taken as they are",
+        ),
+    ],
+)
+def test_what_feeds_an_optional_input_is_doubted_aloud(keys, inputs, fed, warning):
+    roles = {"x": "x", "p": "air_pressure", "q": "air_pressure", "i0": "incident_flux"}
+    devices = {name: {"role": role} for name, role in roles.items()}
+    described = descriptor({"x": key(), **keys})
+    found = bind(Aired(inputs=inputs), {"uid": "r", "devices": devices}, [described])
+    assert {name: b.unit for name, b in found.bound.items() if name != "x"} == fed
+    assert len(found.warnings) == (warning is not None)
+    for said in found.warnings:
+        assert re.search(warning, said), said
+
+
+def test_constants_are_converted_with_their_offset():
+    class Warm(Modality):
+        x = Input(role="x")
+        temperature = Input(role="air_temperature", unit="degC", optional=True, constant=True)
+
+    about = {"temperature": key(units="K")}
+    configuration = {"hutch": {"data": {"temperature": 300.0}, "data_keys": about}}
+    start = {"uid": "r", "devices": {"x": {"role": "x"}, "temperature": "air_temperature"}}
+    described = descriptor({"x": key()}, configuration=configuration)
+    found = bind(Warm(), start, [described])
+    assert found.bound["temperature"].value == pytest.approx(26.85)
+    assert not changed(found, start, described)
 
 
 @given(st.text(max_size=12))

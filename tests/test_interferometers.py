@@ -1,5 +1,6 @@
 """Interferometers: analytic positions, honest gaps where beams are lost, independent of cuts."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p06bs import process
-from p06bs.callbacks._air import NO_AIR, refractivity
+from p06bs.callbacks._air import NO_AIR, TOO_WET, refractivity
 from p06bs.callbacks._beams import LOST, SECOND_LOST
 from p06bs.callbacks.interferometers import Interferometers
 from p06bs.model.binding import bind
@@ -93,6 +94,8 @@ def test_the_refractive_index_follows_the_air_of_each_event() -> None:
         ({"air_temperature": "degC", "air_pressure": "Pa"}, 21.5, 100900.0),
         ({"air_temperature": "degF", "air_pressure": "mbar"}, 70.7, 1009.0),
         ({"air_temperature": "°C"}, 21.5, 1009.0),
+        ({"air_temperature": "C", "air_pressure": "hpa"}, 21.5, 1009.0),
+        ({"air_temperature": "deg C", "air_pressure": "Torr"}, 21.5, 756.812237),
     ],
 )
 def test_units_of_the_air_are_converted(
@@ -108,11 +111,17 @@ def test_units_of_the_air_are_converted(
     assert made["refractive_index"] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_temperature_in_metres_is_refused() -> None:
-    columns = {"x": np.zeros(2), "air_temperature": np.zeros(2)}
-    modality = Interferometers(axes={"x": AXIS}, inputs={name: name for name in columns})
-    with pytest.raises(ValueError, match="air_temperature: 'm' is no unit of temperature"):
-        process(modality, raw_run(columns, units={"air_temperature": "m"}))
+def test_a_thermometer_in_metres_is_left_out_aloud() -> None:
+    columns = {"x": np.full(2, 1e7), "air_temperature": np.zeros(2)}
+    devices = {"x": "interferometer_x", "air_temperature": "air_temperature"}
+    raw = raw_run(columns, units={"air_temperature": "m"}, devices=devices)
+    derived = process(Interferometers(axes={"x": AXIS}), raw)
+    (said,) = derived[0][1]["process"]["warnings"]
+    assert re.match(
+        "input 'air_temperature' looked for .* not fitting: .*, m.: nothing feeds", said
+    )
+    index = 1 + refractivity(1550, 20, 1013.25, 50)
+    np.testing.assert_allclose(table(derived)["x"], 1e6 / index, rtol=1e-15)
 
 
 def test_air_that_is_no_input_is_that_of_settings_then_of_the_device_then_usual() -> None:
@@ -126,8 +135,28 @@ def test_air_that_is_no_input_is_that_of_settings_then_of_the_device_then_usual(
     assert constants == {"air_temperature": 22.0, "air_pressure": 980.0, "air_humidity": 50.0}
 
 
-def test_vacuum_has_the_index_one() -> None:
-    assert derive({"x": np.array([12345])}, pressure=0.0, humidity=0.0)["x"][0] == 1234.5
+@pytest.mark.parametrize("air", [{}, {"humidity": 0.0}, {"humidity": 60.0, "temperature": 30.0}])
+def test_vacuum_has_the_index_one(air: dict[str, float]) -> None:
+    assert derive({"x": np.array([12345])}, pressure=0.0, **air)["x"][0] == 1234.5
+    measured = derive({"x": np.array([12345]), "air_pressure": np.zeros(1)}, **air)
+    assert measured["x"][0] == 1234.5
+    assert measured["refractive_index"][0] == 1
+
+
+def test_in_a_poor_vacuum_nothing_is_humid_unless_somebody_says_so() -> None:
+    dry = 1 + refractivity(1550, 20, 5.0, 0)
+    for columns, air in (({}, {"pressure": 5.0}), ({"air_pressure": np.full(1, 5.0)}, {})):
+        made = derive({"x": np.array([1e7]), **columns}, **air)
+        np.testing.assert_allclose(made["x"], 1e6 / dry, rtol=1e-15)
+    with pytest.raises(ValueError, match=r"humidity: 50 % at 20 °C are 11\.7 hPa of water vapour"):
+        derive({"x": np.zeros(1)}, pressure=5.0, humidity=50.0)
+
+
+def test_more_water_vapour_than_pressure_is_flagged() -> None:
+    columns = {"x": np.arange(3), "air_pressure": np.array([1013.0, 8.0, 30.0])}
+    made = derive(columns, humidity=60.0)
+    assert made["x_flag"].tolist() == [0, TOO_WET, 0]
+    assert np.isnan(made["x"]).tolist() == [False, True, False]
 
 
 # Geometry
@@ -289,6 +318,7 @@ def test_bad_air_at_the_beginning_moves_the_zero_to_the_first_good_event() -> No
         ({"axes": {"refractive_index": AXIS}}, "cannot be the name of an axis"),
         ({"axes": {"x": AXIS}, "wavelength": 1.55}, "greater than or equal to 300"),
         ({"axes": {"x": AXIS}, "pressure": 101325}, "less than or equal to 1200"),
+        ({"axes": {"x": AXIS}, "pressure": 101.3}, r"101.3 hPa is no vacuum \(0 to 10 hPa\)"),
     ],
 )
 def test_senseless_settings_are_refused(given: dict[str, Any], message: str) -> None:

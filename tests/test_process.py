@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -242,6 +243,48 @@ def test_missing_frames_leave_out_their_events_and_are_counted(tmp_path):
     there = [i for i in range(18) if i not in (6, 7, 8)]
     assert [r[3:] for r in rows] == [(6 * i, i + 1) for i in there]
     assert documents[-1][1]["source_counts"] == {"frames/det": 18, "primary": 23}
+    assert re.search("frames/det lacks 5; rows are paired by", documents[-1][1]["warnings"][0])
+
+
+@pytest.mark.parametrize("status", ["success", "abort"])
+@pytest.mark.parametrize(
+    ("rows", "expected", "there", "warned"),
+    [
+        (20, 23, 23, {"frames/det": 20, "primary": 23, "num_points": 23}),
+        (24, 23, 23, {"frames/det": 24, "primary": 23, "num_points": 23}),
+        (20, 20, 20, {}),
+        (20, None, 20, {}),
+    ],
+)
+def test_what_a_detector_lacks_is_told_though_nothing_else_is_an_input(
+    tmp_path, rows, expected, there, warned, status
+):
+    md = {} if expected is None else {"num_points": expected}
+    raw = raw_run({"i0": np.ones(there)}, page=4, aligned_streams=["frames", "primary"], **md)
+    start, *middle, (_, stop) = raw
+    with h5py.File(tmp_path / "f.h5", "w") as file:
+        file["/entry/data"] = np.ones((rows, 2, 3), "u2")
+    frames = frame_documents(start[1]["uid"], tmp_path / "f.h5", rows, (2, 3))
+    stop |= {"exit_status": status, "num_events": {"frames": rows, "primary": there}}
+    modality = Brightness(inputs={"frame": "det"})
+    derived = process(modality, [start, *middle, *frames, ("stop", stop)])
+    found = derived[-1][1]
+    assert sum(found["num_events"].values()) == rows
+    if status == "abort":  # it may have ended before its time
+        warned = {name: n for name, n in warned.items() if name != "num_points"}
+    assert found.get("source_counts", {}) == warned
+    assert [re.findall("(?:lacks|has) .*?;", said)[0] for said in found.get("warnings", ())] == (
+        ["lacks 3;" if rows < there else "has 1 more;" if status == "success" else "lacks 1;"]
+        if warned
+        else []
+    )
+
+
+def test_a_step_scan_that_lacks_points_says_so():
+    raw = raw_run({"x": np.arange(4.0)}, num_points=6)
+    stop = process(Scale(inputs={"x": "x"}), raw)[-1][1]
+    assert stop["source_counts"] == {"primary": 4, "num_points": 6}
+    assert "primary lacks 2" in stop["warnings"][0]
 
 
 def test_a_device_that_is_configured_anew_is_told_of_in_the_stop_document():

@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs import Publisher
+from p06bs import Publisher, process
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.membership import Membership
 from p06bs.metadata import Analysis
 from p06bs.model.documents import NamedDocument
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.foreseen import foresee
 from p06bs.pipeline.pipeline import Pipelines
 from tests.documents import raw_run, rows_of, write
 from tests.online import Listener, assert_equal, proxy, running
@@ -283,3 +284,16 @@ def test_a_run_names_pipelines_or_modalities():
     assert "analysis.pipelines names xrf, map2" in only.refusal("map1", "xrd")
     assert "names none" in Analysis.of({"analysis": {"pipelines": []}}).refusal("a", "b")
     assert "skip names 'xrd'" in Analysis.of({"analysis": {"skip": "xrd"}}).refusal("map1", "xrd")
+
+
+def test_why_tells_what_a_derived_run_warns_of(tmp_path):
+    raw = raw_run({"x": np.arange(4.0)}, num_points=6)
+    with DocumentLog(tmp_path) as documents:
+        for run in (raw, process(Scale(inputs={"x": "x"}), raw)):
+            for document in run:
+                documents.append(*document)
+        pipeline = Pipeline(modality=Scale(inputs={"x": "x"}))
+        uid = raw[0][1]["uid"]
+        found = foresee(pipeline, documents, uid, tmp_path / "settings", hosted=False)
+    assert found.state == "done"
+    assert "primary lacks 2" in " ".join(found.warnings)

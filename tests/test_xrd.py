@@ -323,7 +323,10 @@ def test_events_without_valid_pixels_are_invalid(splitting: str) -> None:
     assert made[INVALID].tolist()[2] == f"2400 of {SIDE**2} used pixels are invalid"
 
 
-@pytest.mark.parametrize(("unit", "per_second"), [("counts", False), ("counts/s", True)])
+@pytest.mark.parametrize(
+    ("unit", "per_second"),
+    [("counts", False), ("counts/s", True), ("nA", True), ("V", True), ("nC", False)],
+)
 def test_normalising_divides_by_the_incident_flux(unit: str, per_second: bool) -> None:
     frames = counted(np.full((SIDE, SIDE), 9.0), events=7, dtype=np.uint16)
     i0 = np.array([1e4, 2e4, 0.0, np.nan, -1.0, np.inf, 1e4])
@@ -344,7 +347,7 @@ def test_normalising_divides_by_the_incident_flux(unit: str, per_second: bool) -
     outputs = PowderDiffraction(**settings, normalise=True).outputs(
         setup.settings, {"incident_flux": _feed(unit)}
     )
-    assert outputs["intensity"].unit == ("counts/(counts/s*s)" if per_second else "counts/(counts)")
+    assert outputs["intensity"].unit == f"counts/({unit}{'*s' if per_second else ''})"
 
 
 def _feed(unit: str) -> Any:

@@ -218,6 +218,32 @@ def test_one_time_for_all_detector_elements_is_that_of_each(track: tuple[str, ..
     assert alike.columns["Fe_K"][0] == pytest.approx(3 * AREAS["Fe_K"] / 0.7 / 1e5, rel=0.05)
 
 
+def test_currents_of_a_diode_are_averages_as_rates_are_and_charges_are_sums() -> None:
+    """The same beam for 0.1 s and for 1 s, however its monitor speaks of it."""
+    real = np.array([[0.1], [1.0]])
+    spectrum = drawn(2, 2, scale=np.broadcast_to(real, (2, 2)))
+    found = {}
+    for unit, flux in {
+        "counts/s": np.full(2, 5.0),
+        "nA": np.full(2, 5.0),
+        "V": np.full(2, 5.0),
+        "counts": 5.0 * real[:, 0],
+        "nC": 5.0 * real[:, 0],
+    }.items():
+        rows, _ = through(
+            fluorescence(normalise=True),
+            units={"incident_flux": unit},
+            spectrum=spectrum,
+            real_time=real,
+            live_time=real,
+            incident_flux=flux,
+        )
+        found[unit] = rows.columns["Fe_K"]
+    for unit, areas in found.items():
+        np.testing.assert_allclose(areas, found["counts/s"], rtol=1e-12, err_msg=unit)
+    assert found["nA"][0] == pytest.approx(found["nA"][1], rel=0.1)
+
+
 @pytest.mark.parametrize("track", [(), ("Fe_K",)])
 def test_each_invalid_event_has_its_own_reason(track: tuple[str, ...]) -> None:
     spectrum = drawn(6, 3).astype(float)

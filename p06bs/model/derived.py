@@ -130,6 +130,8 @@ class DerivedRun:
                 "reprocessing": self.reprocessing,
             },
         )
+        if self.binding.warnings:
+            document["process"]["warnings"] = list(self.binding.warnings)
         if self.pipeline not in ("", self.modality.name):
             document["process"]["pipeline"] = self.pipeline
         if self.reprocessing == PREVIEW:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.binding import Binding, squeezed
+from p06bs.model.binding import Binding
 from p06bs.model.documents import Document, LoggedArray
+from p06bs.model.matching import squeezed
 from p06bs.model.modality import BoundInput
 
 Numbers = npt.NDArray[Any] | LoggedArray

@@ -223,5 +223,7 @@ def _row_by_row(
 
 
 def _scaled(column: Array, bound: BoundInput) -> Array:
-    view = column.view()
-    return view if bound.scale == 1.0 else view * bound.scale
+    made = column.view()
+    if bound.scale != 1.0:
+        made = made * bound.scale
+    return made + bound.offset if bound.offset else made

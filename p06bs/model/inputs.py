@@ -18,6 +18,10 @@ class Input:
         axes gets axes of length one in front; one with more must have length one there.
     unit : str, optional
         Unit that `process` gets; compatible units are converted.
+    units : tuple of str
+        Instead of `unit`: units of which a source's must be convertible to one, so that it is
+        known what it measures. It is left as it is; one that says no unit is taken to have the
+        first, and a warning in the derived run says so.
     optional : bool
         Whether the modality works without it (`process` then gets None).
     constant : bool
@@ -28,6 +32,7 @@ class Input:
     role: str
     dims: tuple[str, ...] = ()
     unit: str | None = None
+    units: tuple[str, ...] = ()
     optional: bool = False
     constant: bool = False
 
@@ -37,7 +42,8 @@ class BoundInput:
     """Say which data key of which stream feeds an input, and what it holds.
 
     `shape` is one event's value *as `process` gets it* (behind the leading axis).
-    `scale` converts the source's unit to the input's (a `value` is converted already).
+    `scale` and `offset` convert the source's unit to the input's, ``scale · x + offset`` (a
+    `value` is converted already).
     `configuration` is the device's configuration (names as in the descriptor), `beam` what the
     run's start document says of the beam.
     `run` is the uid of the derived run that it comes from, and `pipeline` the name of what makes
@@ -55,6 +61,7 @@ class BoundInput:
     dtype: str
     unit: str | None = None
     scale: float = 1.0
+    offset: float = 0.0
     configuration: Mapping[str, Any] = field(default_factory=dict)
     beam: Mapping[str, Any] = field(default_factory=dict)
     run: str = ""

@@ -7,7 +7,7 @@ from p06bs.model.candidates import Candidate, candidates
 from p06bs.model.constants import constants
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
-from p06bs.model.units import unit_scale
+from p06bs.model.units import Conversion, conversion
 
 
 def changed(binding: Binding, start: Document, descriptor: Document) -> set[str]:
@@ -27,11 +27,11 @@ def _is_alike(said: Candidate, bound: BoundInput) -> bool:
     """Return whether a descriptor says of an input what the one says that it was bound by."""
     if bound.value is not None:
         return said.value is None or np.array_equal(
-            np.asarray(said.value) * bound.scale, bound.value
+            np.asarray(said.value) * bound.scale + bound.offset, bound.value
         )
     now, before = said.configuration, bound.configuration
     return (
         now.keys() == before.keys()
         and all(np.array_equal(now[key], before[key]) for key in now)
-        and unit_scale(said.unit, bound.unit) in (bound.scale, None)
+        and conversion(said.unit, bound.unit) in (Conversion(bound.scale, bound.offset), None)
     )

@@ -87,7 +87,12 @@ def process_run(
         "modality": modality.name,
         "settings_digest": start["process"]["settings_digest"],
         "inputs": {name: _told(bound) for name, bound in start["process"]["inputs"].items()},
-        "remarks": [*feeding.remarks, *unfed(modality, start, known)],
+        "remarks": [
+            *feeding.remarks,
+            *start["process"].get("warnings", ()),
+            *unfed(modality, start, known),
+            *stop.get("warnings", ()),
+        ],
         "exit_status": stop["exit_status"],
         "events": sum(stop["num_events"][stream] for stream in stop["num_invalid"]),
         "invalid": sum(stop["num_invalid"].values()),

@@ -195,4 +195,4 @@ def unfed(modality: Modality, derived: Document, known: DerivedRuns) -> Iterator
         options = " ".join(f"--after {name}" for name in offers)
         yield f"{said}; derived runs of it that may are recorded: {options}"
     else:
-        yield f"{said}: neither the run nor a derived run of it that is recorded has their roles"
+        yield f"{said}: neither the run nor a derived run of it that is recorded has what fits"

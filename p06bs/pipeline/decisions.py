@@ -153,11 +153,7 @@ def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
 def _warnings(run: RunPipeline) -> Iterator[str]:
     for change, reason in list(run.refusals.items()):
         yield f"change {change} of the settings does not fit this run: {reason}"
-    if run.raw.reconfigured:
-        anew = ", ".join(sorted(run.raw.reconfigured))
-        yield f"{anew} was configured anew in mid-run; it goes on with the first configuration"
-    if run.raw.orphans:
-        yield f"{run.raw.orphans} documents name a descriptor or resource that never came"
+    yield from run.raw.warnings
 
 
 Foresee = Callable[[str], tuple[Document, list[Decision]]]

@@ -125,7 +125,12 @@ def foresee(
     history = kept(settings, pipeline)
     initial = history.begun_with(uid) or history.in_force
     derived = history.derived_of(uid) or _uid(pipeline, start, raw, initial)
-    about = {"derived": derived, "inputs": fed(raw.binding), "settings": told(initial)}
+    about = {
+        "derived": derived,
+        "inputs": fed(raw.binding),
+        "settings": told(initial),
+        "warnings": raw.binding.warnings,
+    }
     if not documents.path(derived).exists():
         if hosted:
             why = (
@@ -143,6 +148,7 @@ def foresee(
     events = sum(stop["num_events"][stream] for stream in stop["num_invalid"])
     said = f"it failed: {stop['reason']}" if stop["exit_status"] == "fail" else ""
     invalid = sum(stop["num_invalid"].values())
+    about["warnings"] = (*raw.binding.warnings, *stop.get("warnings", ()))
     return decided(State.DONE, said, events=events, invalid=invalid, **about)
 
 

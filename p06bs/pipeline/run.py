@@ -228,6 +228,8 @@ class RunPipeline:
             brief=self.reprocessing != 0,
             master=Sampler if self.reprocessing == PREVIEW else Master,
         )
+        for said in binding.warnings:
+            log.warning("run %s: %s: %s", self.raw.uid, self.modality.name, said)
         if earlier is None:
             self.work.start()
         elif self.work.since:

@@ -265,6 +265,8 @@ class Work:
 
     def _stop(self, exit_status: str, reason: str) -> Any:
         losses = self.raw.losses()
+        for said in losses.get("warnings", ()):
+            log.warning("run %s: %s: %s", self.raw.uid, self.modality.name, said)
         if self._results is None:
             return self.derived.stop(exit_status, reason, losses)
         losses |= self._results.losses()
