@@ -225,7 +225,7 @@ class Results(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:
-            raise KeyError(f"there is no column {name!r}; there are {', '.join(self)}")
+            raise KeyError(f"there is no column {name!r}; there are {self._told()}")
         return self._stream[name].read()
 
     def __contains__(self, name: object) -> bool:
@@ -238,9 +238,12 @@ class Results(Mapping[str, Any]):
         return len(self._stream)
 
     def __repr__(self) -> str:
+        return f"<results of run {self.run.metadata['start']['uid']}: {self._told()}>"
+
+    def _told(self) -> str:
         # Each has its time, many have an uncertainty.
         told = (n for n in self if not n.startswith("ts_") and not n.endswith("_sigma"))
-        return f"<results of run {self.run.metadata['start']['uid']}: {', '.join(told)}>"
+        return ", ".join(told)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
