@@ -5,6 +5,7 @@ import sys
 
 from bluesky.callbacks.best_effort import BestEffortCallback
 from bluesky.utils import ProgressBarManager
+from IPython import get_ipython
 
 from p06bs import Publisher
 from p06bs.session.catalog import all_runs
@@ -31,17 +32,18 @@ else:
     atexit.register(publisher.close)
 
 catalog = runs = None  # all runs; runs["live"] has the newest, also those that go on
+connected = None
 no_catalog = ""
 
 
-def find_catalog(*_, again=True):
+def find_catalog(again=True):
     """Have the runs on the server as `catalog` and `runs`, or say why they are not there."""
-    global catalog, runs, no_catalog  # noqa: PLW0603  (names at the prompt)
+    global catalog, runs, connected, no_catalog  # noqa: PLW0603  (names at the prompt)
     try:
         root = server.root()
-        if root is not runs:
+        if root is not connected:
             catalog, runs = all_runs(root), root
-            no_catalog = ""
+            connected, no_catalog = root, ""
     except Exception as problem:  # whatever a client or a server runs into, the session goes on
         if again or str(problem) != no_catalog:
             print(f"There is no catalog: {problem}")
@@ -49,8 +51,9 @@ def find_catalog(*_, again=True):
 
 
 find_catalog()
-# A server may come up later, or elsewhere: looked for before whatever is typed.
-get_ipython().events.register("pre_run_cell", lambda info: find_catalog(again=False))
+if shell := get_ipython():
+    # A server may come up later, or elsewhere: looked for before whatever is typed.
+    shell.events.register("pre_run_cell", lambda info: find_catalog(again=False))
 if peers is not None and not peers.listed:
     print(f"No pipelines can be asked: no Topology Manager answers at {TOPOLOGY}")
 for name, device in devices.items():
