@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, Field
 
 from p06bs import DocumentLog, Publisher, process
 from p06bs.model.documents import NamedDocument
@@ -34,6 +35,7 @@ from p06bs.settings import (
     SettingsHistory,
     history,
 )
+from p06bs.settings.values import merged, plain, value_at
 from tests.documents import raw_run, rows_of
 from tests.online import Listener, assert_equal, beamline, proxy, running
 from tests.techniques import Fussy, Histogram, Scale, Total
@@ -84,6 +86,56 @@ def test_what_is_refused_says_field_value_and_range_and_changes_nothing(tmp_path
         assert store.record() == before
     with kept(tmp_path, Scale(factor=5.0)) as store:
         assert store.record() == before
+
+
+class Rings(Scale):
+    """Has a table of anybody's names, and one field within another."""
+
+    class Settings(Scale.Settings):
+        """Rings and a film."""
+
+        class Film(BaseModel):
+            """A standard."""
+
+            flux: float | None = 1.0
+
+        rings: dict[str, tuple[float, float]] = Field(default_factory=dict)
+        film: Film = Film()
+
+
+def test_null_removes_an_entry_of_a_table_and_no_field():
+    history = SettingsHistory(Rings(rings={"a": (1.0, 2.0), "b": (3.0, 4.0)}))
+    history.take(history.open(0.0))
+    change(history, **{"rings.b": None, "film.flux": None, "rings.c": [5, 6]})
+    made = history.in_force.settings
+    assert made.rings == {"a": (1.0, 2.0), "c": (5.0, 6.0)}
+    assert made.film.flux is None
+    with pytest.raises(SettingsError, match=r"rings\.b: there is no such entry .* are: a, c"):
+        change(history, **{"rings.b": None})
+    # A run with a preset of its own need not have what others remove.
+    own = Revision(0, Rings(rings={"d": (7.0, 8.0)}).settings)
+    assert merged(own.settings, {"rings.a": None, "factor": 3.0})["rings"] == {"d": [7.0, 8.0]}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [("rings", {"a": [1.0, 2.0]}), ("rings.a", [1.0, 2.0]), ("film.flux", 1.0), ("factor", 2.0)],
+)
+def test_a_setting_is_shown_by_its_path(path, found):
+    assert value_at(plain(Rings(rings={"a": (1.0, 2.0)}).settings), path) == found
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("ring", "no ring: in settings there is .*rings"),
+        ("rings.b", r"no rings\.b: in rings there is a"),
+        ("rings.a.0", r"rings\.a is \[1\.0, 2\.0\], which has no entries"),
+    ],
+)
+def test_a_path_that_leads_nowhere_says_what_there_is(path, said):
+    with pytest.raises(SettingsError, match=said):
+        value_at(plain(Rings(rings={"a": (1.0, 2.0)}).settings), path)
 
 
 values = st.fixed_dictionaries(

@@ -204,9 +204,13 @@ def test_settings_are_listed_kept_as_presets_and_completed(tmp_path, run):
         loaded = asked("scale", "--load", "four")["scale"]
         assert (loaded["values"]["factor"], loaded["values"]["bad"]) == (4.0, [])
         assert (loaded["preset"], loaded["revision"]) == ("four", 3)
+        assert asked("scale", "factor", "bad") == {"factor": 4.0, "bad": []}
+        only = settings("scale", "factor", "-f", file).stdout
+        assert ("factor" in only, "bad" in only) == (True, False)
         for words, said in (
             (["scala"], "no service offers a pipeline 'scala'; there are: scale"),
-            (["scale", "factor"], "write key=value"),
+            (["scale", "faktor"], "there is no faktor: in settings there is bad, factor"),
+            (["scale", "factor", "bad=[1]"], "write key=value to change it"),
             (["factor=3"], "name it first"),
             (["--presets"], "say of which pipeline"),
             (["scale", "--load", "five"], "no preset 'five'"),

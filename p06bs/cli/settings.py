@@ -4,18 +4,18 @@ import getpass
 import json
 import socket
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.table import Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.registered import TopologyAddress, bus_keys, registered, topology_address
-from p06bs.cli.terminal import SHOWN, AsJson, console, folded, remark
+from p06bs.cli.settings_tables import show_all, show_one, show_presets
+from p06bs.cli.terminal import SHOWN, AsJson, console, remark
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
@@ -104,9 +104,9 @@ def settings(
     changes: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[KEY=VALUE]...",
-            help="settings to change; a value is JSON, or else text; key.entry=value alters one "
-            "entry of a table",
+            metavar="[KEY[=VALUE]]...",
+            help="settings to show, or to change; a value is JSON, or else text; key.entry=value "
+            "alters one entry of a table, and key.entry=null removes it",
             autocompletion=_complete_setting,
         ),
     ] = None,
@@ -145,8 +145,14 @@ def settings(
     A change holds from the next event on that no worker has yet, and for later runs.
     """
     from p06bs import config
+    from p06bs.settings.values import value_at
 
-    values = config.parse_settings(changes or [])
+    asked_for = [said for said in changes or () if "=" not in said]
+    values = config.parse_settings([said for said in changes or () if "=" in said])
+    if asked_for and (values or reprocess or load or save or presets):
+        raise UsageError(
+            f"{asked_for[0]} alone shows a setting; write key=value to change it, or show it alone"
+        )
     if not pipeline and (values or reprocess or load or save or presets):
         raise UsageError("say of which pipeline")
     if (beamtime or sample) and not save:
@@ -155,7 +161,8 @@ def settings(
         raise UsageError(f"{pipeline} is no pipeline; name it first: p06bs settings NAME key=value")
     found = _Pipelines(file, topology, pipeline)
     if presets:
-        _show_presets(found.ask("presets", pipeline), as_json)
+        listed = found.ask("presets", pipeline)
+        print(json.dumps(listed, indent=2)) if as_json else show_presets(listed)
         return
     changing = bool(values or reprocess or load)
     asked: dict[str, Any] = {}
@@ -174,17 +181,19 @@ def settings(
             console.print(f"wrote {escape(said)}", soft_wrap=True)
     if not pipeline:
         records = found.all()
-        print(json.dumps(records, indent=2)) if as_json else _show_all(records)
+        print(json.dumps(records, indent=2)) if as_json else show_all(records)
         return
     record = found.ask("settings", pipeline)[pipeline]
     until = time.monotonic() + (HOLDS_SECONDS if changing else 0.0)
     while any(r["state"] == "waiting" for r in record["runs"]) and time.monotonic() < until:
         time.sleep(0.1)
         record = found.ask("settings", pipeline)[pipeline]
+    shown = {path: value_at(record["values"], path) for path in asked_for}
     if as_json:
-        print(json.dumps({pipeline: record}, indent=2))
+        print(json.dumps(shown or {pipeline: record}, indent=2))
     elif changing or not save:
-        _show(pipeline, record, {key.partition(".")[0] for key in values})
+        changed = {key.partition(".")[0]: None for key in values}
+        show_one(pipeline, record, shown or {key: record["values"][key] for key in changed})
     if reprocess:
         runs = ", ".join(run[:SHOWN] for run in asked["reprocess"])
         remark(f"computed again: run {runs}" if runs else "there is no run to compute again")
@@ -200,81 +209,3 @@ def _taken_back(change: int, runs: list[dict[str, Any]]) -> str:
         if str(change) in run["refused"]
     ]
     return f"change {change} was taken back; {'; '.join(said) or 'a run refused it'}"
-
-
-def _show_all(records: dict[str, Any]) -> None:
-    table = Table(*folded("pipeline", "change", "changed by", "since", "preset", "digest", "runs"))
-    for name, record in sorted(records.items()):
-        table.add_row(
-            escape(name),
-            str(record["revision"]),
-            escape(record["changed_by"]),
-            _when(record["since"]),
-            escape(record["preset"]),
-            record["digest"],
-            str(len(record["runs"])),
-        )
-    console.print(table)
-
-
-def _show(name: str, record: dict[str, Any], changed_fields: Collection[str] = ()) -> None:
-    """Print the settings of a pipeline, those that were changed just now if any were."""
-    from p06bs.model.ranges import allowed
-
-    fields = record["schema"].get("properties", {})
-    table = Table(*folded("setting", "value", "unit", "allowed", "description"))
-    for field, value in record["values"].items():
-        if changed_fields and field not in changed_fields:
-            continue
-        about = fields.get(field, {})
-        table.add_row(
-            escape(field),
-            escape(json.dumps(value, ensure_ascii=False)),
-            escape(str(about.get("unit", ""))),
-            escape(allowed(record["schema"], field)),
-            escape(about.get("description", "")),
-        )
-    console.print(table)
-    who = f", changed by {record['changed_by']} at {_when(record['since'])}"
-    preset = f", preset {record['preset']}" if record["preset"] else ""
-    changed = who if record["changed_by"] else ""
-    console.print(escape(f"{name}: change {record['revision']}{changed}{preset}"), soft_wrap=True)
-    for run in record["runs"]:
-        console.print(escape(_of_run(run)), soft_wrap=True)
-
-
-def _of_run(run: dict[str, Any]) -> str:
-    """Return what is to be said of the settings of a run, in a line."""
-    scan = f"scan {run['scan_id']} " if run["scan_id"] is not None else ""
-    again = f", reprocessing {run['reprocessing']}" if run["reprocessing"] else ""
-    preset = f" (preset {run['preset']})" if run["preset"] else ""
-    head = f"{scan}({run['run'][:SHOWN]}{again}): change {run['change']}{preset}"
-    if run["state"] == "in force":
-        head += f" holds from event {run['first_row'] + 1} on, in stream {run['stream']}"
-    elif run["state"] == "left":
-        head += f", but it is left: {run['reason']}"
-    else:
-        head += " holds from the next event on"
-    for change, reason in run["refused"].items():
-        head += f"; it refused change {change}: {reason}"
-    return head
-
-
-def _show_presets(presets: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(presets, indent=2))
-        return
-    table = Table(*folded("preset", "beamtime", "sample", "settings"))
-    for preset in presets:
-        said = f"cannot be used: {preset['problem']}" if preset["problem"] else ""
-        table.add_row(
-            escape(preset["name"]),
-            escape(preset["beamtime_id"]),
-            escape(preset["sample"]),
-            escape(said or ", ".join(preset["settings"])),
-        )
-    console.print(table)
-
-
-def _when(seconds: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds)) if seconds else ""

@@ -243,7 +243,7 @@ class SettingsHistory:
         SettingsError
             If the modality refuses the whole; the old settings stay in force.
         """
-        settings = self.modality.validate(merged(self.in_force.settings, values))
+        settings = self.modality.validate(merged(self.in_force.settings, values, all_there=True))
         return {
             "change": self._latest + 1,
             "settings": plain(settings),
