@@ -437,7 +437,9 @@ def test_what_a_person_says_wrongly_is_kept_and_warned_of(engine, recorded):
 
 def test_a_start_document_is_strict_json_and_ids_are_text(engine, recorded):
     record(engine)
-    more = {"worst": float("nan"), "deep": {"hot": [np.inf]}}
+    more = {"worst": float("nan"), "deep": {"hot": [np.inf]}, "deepest": {}}
+    for _ in range(300):
+        more["deepest"] = {"a": more["deepest"]}
     engine(bp.count([]), beamtime_id=11001, proposal_id=7, **more)
     start = json.loads(json.dumps(recorded.start, allow_nan=False))
     assert (start["beamtime_id"], start["proposal_id"]) == ("11001", "7")

@@ -162,6 +162,7 @@ def test_a_person_pauses_aborts_and_moves_the_shutter(tmp_path):
     aborted = terminal.type("RE.abort('bad sample')")
     assert "abort: {'baseline': 2" in aborted
     assert "Traceback" not in aborted
+    assert terminal.type("RE(energy_scan())").count("ValueError: ") == 1
     terminal.type("RE(bps.mv(shutter.state, 'closed'))")
     terminal.type("RE(bps.mv(shutter.state, 'open'))")
     assert "success: {'baseline': 2" in terminal.type("RE(time_series(2))")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from bluesky import RunEngine
-from bluesky.utils import PersistentDict, RequestAbort
+from bluesky.utils import FailedPause, PersistentDict
 
 # Where detectors write, where document logs go, and who knows where all services are.
 DATA = Path(os.environ.get("P06BS_DATA", "var/data")).absolute()
@@ -28,9 +28,10 @@ RE = RunEngine(constants)
 RE.md["endstation"] = os.environ.get("P06BS_ENDSTATION", "simulated" if not DEVICES else "p06")
 
 
-def _failed(record):
-    """Keep what bluesky logs, but for the traceback of what a person has aborted."""
-    return not (record.exc_info and isinstance(record.exc_info[1], RequestAbort))
+def _is_news(record):
+    """Whether a person knows nothing of it: what ends a plan is raised, or was asked for."""
+    known = record.exc_info and not isinstance(record.exc_info[1], FailedPause)
+    return not (known and record.getMessage() == "Run aborted")
 
 
-logging.getLogger(RE.log.name).addFilter(_failed)
+logging.getLogger(RE.log.name).addFilter(_is_news)
