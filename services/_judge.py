@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +56,7 @@ def judge(
     points = truth.nx * truth.ny
     derived = recorder.derived(raw)
     stop = recorder.runs[raw].arrivals[-1]
-    wanted = min(SHARE * points, recorder.events(raw, stop, GRACE))
+    wanted = min(SHARE * points, recorder.points(raw, stop, GRACE))
     summary: dict[str, Any] = {
         "raw_uid": raw,
         "derived_uids": derived,
@@ -103,7 +102,7 @@ def judge(
         path = summary["files"][name] = _file(documents, files, checks)
         if events == points and name in MEASURES:
             found = measure(name, documents, truth.path)
-            summary["truth"][name] = {what: asdict(number) for what, number in found.items()}
+            summary["truth"][name] = {what: number.plain() for what, number in found.items()}
             off = [f"{what}: {number}" for what, number in found.items() if not number.good]
             checks[f"{name} is true to the phantom"] = "; ".join(off)
         likeness.update(truth.likeness(name, Path(path)))

@@ -2,7 +2,8 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,10 @@ class Measured:
     def good(self) -> bool:
         """Whether it does."""
         return self.low <= self.value <= self.high
+
+    def plain(self) -> dict[str, float | None]:
+        """Return what it is as JSON; a value that is not known is null."""
+        return {**asdict(self), "value": self.value if isfinite(self.value) else None}
 
     def __str__(self) -> str:
         return f"{self.value:.4g}, not within {self.low:.4g} to {self.high:.4g}"
@@ -178,7 +183,7 @@ def _isolated(seen: PowderRings) -> Iterator[tuple[str, float, float]]:
             continue
         two_thetas = seen.ring_angles(crystal)
         for two_theta, ring in zip(two_thetas, CRYSTALS[crystal].reflections, strict=False):
-            q = round(4 * np.pi / wavelength * np.sin(two_theta / 2), 9)
+            q = round(float(4 * np.pi / wavelength * np.sin(two_theta / 2)), 9)
             width = 2 * np.pi / wavelength * np.cos(two_theta / 2) * np.deg2rad(seen.width)
             rings[q] = f"{crystal} {''.join(map(str, ring.hkl))}", float(width)
     for q, (name, width) in rings.items():

@@ -93,18 +93,34 @@ class Recorder:
         with self._changed:
             return self._changed.wait_for(until, seconds)
 
-    def events(self, run: str, before: Arrival | None = None, seconds: float = 0.0) -> int:
+    def events(self, run: str, before: Arrival | None = None) -> int:
         """Return how many events of a run have come, snapshots left out.
 
-        Only those before an arrival, if one is given, and at least `seconds` before it.
+        Only those before an arrival, if one is given.
         """
         record = self.runs[run]
         return sum(
             self._events(*named)
             for named, came in zip(record.documents, record.arrivals, strict=True)
-            if before is None
-            or (came.place < before.place and came.seconds <= before.seconds - seconds)
+            if before is None or came.place < before.place
         )
+
+    def points(self, run: str, before: Arrival, seconds: float) -> int:
+        """Return of how many points all devices of a run had told `seconds` before an arrival."""
+        record = self.runs[run]
+        rows: dict[str, int] = {}  # uid of a descriptor or of a stream resource -> rows
+        for (name, document), came in zip(record.documents, record.arrivals, strict=True):
+            if name == "stream_resource":
+                rows.setdefault(document["uid"], 0)
+            elif came.place >= before.place or came.seconds > before.seconds - seconds:
+                continue
+            elif name == "stream_datum":
+                numbers = document["seq_nums"]
+                rows[document["stream_resource"]] += numbers["stop"] - numbers["start"]
+            elif events := self._events(name, document):
+                of = document["descriptor"]
+                rows[of] = rows.get(of, 0) + events
+        return min(rows.values(), default=0)
 
     def __call__(self, name: str, document: Document) -> None:
         """Take a document."""

@@ -60,7 +60,8 @@ def test_rows_count_as_early_if_they_came_before_the_raw_stop_document():
     assert recorder.events(other) == 12
     assert recorder.events(other, stop) == 8
     assert recorder.events(uid, stop) == 12
-    assert recorder.events(uid, stop, seconds=60.0) == 0
+    assert recorder.points(uid, stop, seconds=0.0) == 12
+    assert recorder.points(uid, stop, seconds=60.0) == 0
     assert seen == [4] * 6
 
 
@@ -73,6 +74,21 @@ def test_a_recorder_waits_for_every_modality():
         assert recorder.stopped(uid, {"scale"})
         assert not recorder.stopped(uid, {"scale", "other"})
         assert not recorder.stopped("nobody", ())
+
+
+def test_points_of_a_scan_are_there_when_all_devices_have_told_of_them():
+    raw = raw_run({"x": np.arange(12.0)}, page=4)
+    recorder, run = Recorder(Stream([])), {"run_start": raw[0][1]["uid"]}
+    for document in raw[:3]:  # start, descriptor, and four events
+        recorder(*document)
+    descriptor = raw[1][1]["uid"]
+    recorder("stream_resource", {"uid": "file", **run})
+    told = {"stream_resource": "file", "descriptor": descriptor}
+    recorder("stream_datum", {**told, "seq_nums": {"start": 1, "stop": 4}})
+    recorder("stop", {**run})
+    recorder("stream_datum", {**told, "seq_nums": {"start": 4, "stop": 13}})
+    stop = recorder.runs[run["run_start"]].arrivals[-2]
+    assert recorder.points(run["run_start"], stop, seconds=0.0) == 3
 
 
 def test_snapshots_are_no_events_to_a_recorder():
