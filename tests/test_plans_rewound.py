@@ -2,17 +2,21 @@
 
 import asyncio
 
+import bluesky.plans as bp
 import hdf5plugin
 import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.utils import RunEngineInterrupted
+from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider, init_devices
+from ophyd_async.sim import SimBlobDetector
 
 from p06bs import process
 from p06bs.callbacks.xrd import PowderDiffraction
 from p06bs.callbacks.xrf import Fluorescence
 from p06bs.plans import suspenders
 from p06bs.plans.maps import step_map
+from p06bs.plans.rewinds import without_superseded
 from p06bs.plans.scans import line_scan
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import connect
@@ -236,3 +240,27 @@ def test_two_suspensions_at_once_last_until_both_are_over(engine, tmp_path):
     )
     assert min(event["data"]["scaler-i0"] for event in run.values()) > 1e4
     frames(documents)
+
+
+def test_detectors_of_ophyd_async_itself_are_repaired_in_plans_of_bluesky_itself(engine, tmp_path):
+    with init_devices():
+        paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+        blob = SimBlobDetector(paths, name="blob")
+    engine.preprocessors.append(without_superseded)
+    documents = []
+    engine.subscribe(lambda *document: documents.append(document))
+    waits = []
+
+    def pause_within_exposures(msg):
+        waits.append(msg.command == "wait")
+        if waits[-1] and sum(waits) in (2, 5, 6):  # not of stage
+            engine.request_suspend(lambda: asyncio.sleep(0))
+
+    engine.msg_hook = pause_within_exposures
+    engine(bp.count([blob], 4))
+    (run,) = events(documents)
+    assert [*run] == [1, 2, 3, 4]
+    indices = [d["indices"]["start"] for n, d in documents if n == "stream_datum"][::2]
+    stops = [d["indices"]["stop"] for n, d in documents if n == "stream_datum"][::2]
+    assert [stop - start for start, stop in zip(indices, stops, strict=True)] == [1, 1, 1, 1]
+    assert indices[-1] > 3  # frames were left behind
