@@ -1,7 +1,7 @@
 """What the settings of several modalities have in common: ranges of numbers, names of axes."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Annotated
 
 from pydantic import Field
@@ -32,14 +32,25 @@ def check_names(axes: Iterable[str], made: Iterable[str]) -> None:
             raise ValueError(f"{name!r} cannot be the name of an axis")
 
 
-def require_inputs(setting: str, wanted: Mapping[str, Input], bound: Bound) -> None:
+def require_inputs(
+    setting: str, wanted: Mapping[str, Input], bound: Bound, sought: Container[str] = ()
+) -> None:
     """Refuse a setting because of which inputs are wanted that nothing feeds.
+
+    Parameters
+    ----------
+    sought : container of str
+        Inputs of groups that may be absent, because they were looked for when the run was bound.
 
     Raises
     ------
     ValueError
         Says which.
     """
-    missing = [name for name, i in wanted.items() if not i.optional and name not in bound]
+    missing = [
+        name
+        for name, i in wanted.items()
+        if name not in bound and (name not in sought if i.group else not i.optional)
+    ]
     if missing:
         raise ValueError(f"{setting}: need {', '.join(missing)}, which nothing feeds in this run")

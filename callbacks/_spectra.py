@@ -18,14 +18,18 @@ class Fault(IntEnum):
 
     NONE = 0
     MASKED = 1
-    TIME = 2
-    SATURATED = 3
-    COUNTS = 4
+    REAL = 2
+    LIVE = 3
+    ABOVE = 4
+    SATURATED = 5
+    COUNTS = 6
 
 
 TEXT = {
     Fault.MASKED: "masked",
-    Fault.TIME: "live time, real time or count rates not positive, or live above real time",
+    Fault.REAL: "real time, or input counts, not positive or not finite",
+    Fault.LIVE: "live time, or output counts, not positive or not finite",
+    Fault.ABOVE: "live time above real time, or output counts above input counts",
     Fault.SATURATED: "saturated",
     Fault.COUNTS: "counts negative, not finite or not whole",
 }
@@ -64,9 +68,9 @@ def judge(spectra: Array, *, saturation: float | None, whole: bool = False) -> F
     return faults
 
 
-def judge_times(faults: Faults, times: Array) -> None:
+def judge_times(faults: Faults, times: Array, fault: Fault) -> None:
     """Mark elements without other fault whose time is not positive and finite."""
-    faults[(faults == Fault.NONE) & ~((times > 0) & (times < np.inf))] = Fault.TIME
+    faults[(faults == Fault.NONE) & ~((times > 0) & (times < np.inf))] = fault
 
 
 def dead_time_factor(faults: Faults, real: Array, live: Array, *, rates: bool) -> Array:
@@ -80,8 +84,11 @@ def dead_time_factor(faults: Faults, real: Array, live: Array, *, rates: bool) -
         factor = real / live
     least = 1 / 1.1 if rates else 1 / 1.01
     fine = (real > 0) & (live > 0) & (factor >= least) & (factor < np.inf)
-    nothing = (real == 0) & (live == 0) & rates
-    faults[(faults == Fault.NONE) & ~(fine | nothing)] = Fault.TIME
+    if not fine.all():
+        nothing = (real == 0) & (live == 0) & rates
+        for one, fault in ((real, Fault.REAL), (live, Fault.LIVE)):
+            judge_times(faults, np.where(fine | nothing, 1, one), fault)
+        faults[(faults == Fault.NONE) & ~(fine | nothing)] = Fault.ABOVE
     return np.where(fine, np.maximum(factor, 1), 1)
 
 

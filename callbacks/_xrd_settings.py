@@ -115,7 +115,7 @@ class PowderSettings(ModalitySettings):
         description="further invalid values; None: in floats -1, -2 and the two largest of 32 bit",
     )
     max_invalid: float = Field(
-        1.0, gt=0, le=1, description="share of invalid pixels from which an event is invalid"
+        0.5, gt=0, le=1, description="share of invalid pixels from which an event is invalid"
     )
     normalise: bool = Field(False, description="divide by the incident flux")
     error_model: Literal["poisson"] = Field("poisson", description="variance: the counts")

@@ -47,7 +47,7 @@ class PhotonFlux(ModalitySettings):
     pair_energy: Positive = Field(
         3.66, description="eV per electron-hole or ion pair (Si 3.66, N2 34.8, Ar 26.4, air 33.97)"
     )
-    photon_energy: Positive = Field(description="keV")
+    photon_energy: float = Field(ge=0.1, le=1000, description="keV")
     absorbed_fraction: float = Field(
         1.0, gt=0, le=1, description="share of the photons that the sensor absorbs, 1 - exp(-µd)"
     )
@@ -134,6 +134,8 @@ class Counters(Modality):
                         f"keys: {key!r} is there twice, or makes a column of a name that is taken"
                     )
                 taken |= {*own}
+            if self.channels is not None and len({*self.channels}) < len(self.channels):
+                raise ValueError(f"channels: {list(self.channels)} has one twice")
             if self.keys and self.channels is not None:
                 raise ValueError("keys and channels: name the used data keys as keys only")
             return self

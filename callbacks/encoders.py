@@ -70,12 +70,17 @@ def _names(axes: Mapping[str, EncoderAxis]) -> Mapping[str, EncoderAxis]:
     return axes
 
 
+def _reading(name: str, axis: EncoderAxis) -> str:
+    """Return the name of the input that an axis is read from."""
+    return f"{name}_sum" if axis.reading == "sum" else name
+
+
 class Encoders(Modality):
     """Turn words of encoders into positions that go on where the words wrap.
 
     An axis whose reading is not finite, does not fit the bits of its word, or is a mean that a
     wrap inside the gate has ruined, is NaN and flagged. An event is invalid if its gate is
-    empty, or if none of its axes is known.
+    empty, or if none of its axes is known. An axis that a run lacks is left out.
     """
 
     name = "encoders"
@@ -92,8 +97,8 @@ class Encoders(Modality):
         """Return the reading, its minimum and its maximum of each axis, and the samples."""
         made: dict[str, Input] = {}
         for name, axis in settings.axes.items():
-            reading = f"{name}_sum" if axis.reading == "sum" else name
-            made[reading] = Input(role=f"encoder_{reading}")
+            reading = _reading(name, axis)
+            made[reading] = Input(role=f"encoder_{reading}", optional=True, group="axes")
             for end in ("min", "max"):
                 made[f"{name}_{end}"] = Input(role=f"encoder_{name}_{end}", optional=True)
         sums = any(axis.reading == "sum" for axis in settings.axes.values())
@@ -101,9 +106,11 @@ class Encoders(Modality):
         return made
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
-        """Return position and flag of each axis, and half the width where it is captured."""
+        """Return position and flag of each axis there is, and half the width if captured."""
         made: dict[str, Output] = {}
         for name, axis in settings.axes.items():
+            if _reading(name, axis) not in bound:
+                continue
             unit = axis.unit or ("deg" if name == "rotation" else "um")
             made[name] = Output(unit=unit, role=f"encoder_position_{name}", description="position")
             if f"{name}_min" in bound and f"{name}_max" in bound:
@@ -118,17 +125,19 @@ class Encoders(Modality):
         return made
 
     def prepare(self, settings: Any, bound: Bound) -> dict[str, Axis]:
-        """Return the axes by name.
+        """Return the axes that there are by name.
 
         Raises
         ------
         ValueError
             If the settings need an input that is not bound.
         """
-        require_inputs("axes", self.declare(settings), bound)
+        require_inputs("axes", self.declare(settings), bound, self.declared)
         made = {}
         for name, axis in settings.axes.items():
-            source = bound[f"{name}_sum" if axis.reading == "sum" else name]
+            source = bound.get(_reading(name, axis))
+            if source is None:
+                continue
             unsigned = np.dtype(source.dtype or "f8").kind == "u"
             made[name] = Axis(
                 name=name,

@@ -107,7 +107,10 @@ class Interferometers(Modality):
         made: dict[str, Input] = {}
         for name, axis in settings.axes.items():
             for beam in (name, f"{name}_2")[: 1 if axis.second is None else 2]:
-                made[beam] = Input(role=f"interferometer_{beam}")
+                first = beam == name
+                made[beam] = Input(
+                    role=f"interferometer_{beam}", optional=first, group="axes" if first else ""
+                )
                 made[f"{beam}_valid"] = Input(role=f"interferometer_{beam}_valid", optional=True)
         if settings.gated:
             made["gate_samples"] = Input(role="gate_samples")
@@ -116,7 +119,7 @@ class Interferometers(Modality):
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return position and flag of each axis, and the index where the air is measured."""
         made: dict[str, Output] = {}
-        for name in settings.axes:
+        for name in filter(bound.__contains__, settings.axes):
             made[name] = Output(
                 unit="nm",
                 atol=1e-6,
@@ -135,7 +138,7 @@ class Interferometers(Modality):
         return made
 
     def prepare(self, settings: Any, bound: Bound) -> Setup:
-        """Return the constants per axis, and the air.
+        """Return the constants per axis that there is, and the air.
 
         Raises
         ------
@@ -143,9 +146,11 @@ class Interferometers(Modality):
             If the settings need an input that is not bound, or there would be more water vapour
             than pressure.
         """
-        require_inputs("axes", self.declare(settings), bound)
+        require_inputs("axes", self.declare(settings), bound, self.declared)
         axes = {}
         for name, axis in settings.axes.items():
+            if name not in bound:
+                continue
             along = axis.direction / np.cos(1e-3 * axis.angle)
             names = (name,) if axis.second is None else (name, f"{name}_2")
             axes[name] = Axis(

@@ -9,6 +9,8 @@ from pydantic import Field, field_validator, model_validator
 
 from p06bs.callbacks._spectra import (
     Array,
+    Fault,
+    ceiling,
     channels_between,
     describe,
     example_spectra,
@@ -54,7 +56,10 @@ class RegionSums(Modality):
             False, description="counts/s: counts divided by live time, per detector element"
         )
         saturation: float | None = Field(
-            None, gt=0, description="counts per channel from which a spectrum is not trusted"
+            None,
+            gt=0,
+            description="counts per channel from which a spectrum is not trusted; None: the "
+            "largest of the dtype",
         )
 
         @field_validator("regions")
@@ -119,17 +124,18 @@ class RegionSums(Modality):
         dtype = np.float64 if spectrum.dtype.kind == "f" and not setup.whole else np.int64
         faults = np.zeros(spectrum.shape[:2], np.uint8)
         made: dict[str, Array] = {}
+        saturation = ceiling(spectrum, setup.saturation)
         with np.errstate(invalid="ignore", divide="ignore"):  # what is not finite is flagged
             for name, (start, stop) in setup.regions.items():
                 region = spectrum[:, :, start:stop]
-                here = judge(region, saturation=setup.saturation, whole=setup.whole)
+                here = judge(region, saturation=saturation, whole=setup.whole)
                 np.maximum(faults, here, out=faults)
                 sums = region.sum(axis=2, dtype=dtype)
                 if setup.per_live_time:
                     sums = sums / live_time
                 made[name] = sums.sum(axis=1)
         if setup.per_live_time and live_time is not None:
-            judge_times(faults, live_time)
+            judge_times(faults, live_time, Fault.LIVE)
         if not setup.whole:
             made = {name: column.astype(np.float64, copy=False) for name, column in made.items()}
         bad = np.flatnonzero(faults.any(axis=1))

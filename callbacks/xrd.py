@@ -36,7 +36,8 @@ OTHER_ENERGY = 2e-3
 class Setup:
     """What `process` needs.
 
-    `energy` (keV) is what q is made with; `key` tells patterns that may be averaged from others.
+    `dark` is the dark counts in all bins, `energy` (keV) what q is made with; `key` tells patterns
+    that may be averaged from others.
     """
 
     bins: Bins
@@ -44,6 +45,7 @@ class Setup:
     rings: Mapping[str, RingPixels]
     settings: PowderSettings
     i0_per_second: bool
+    dark: float
     energy: float | None
     key: str
 
@@ -136,7 +138,7 @@ class PowderDiffraction(Modality):
             is missing.
         """
         require_pyfai()
-        from p06bs.callbacks._xrd_kernels import RUN
+        from p06bs.callbacks._xrd_kernels import DARK, RUN
 
         per_second = False
         if settings.normalise:
@@ -154,8 +156,9 @@ class PowderDiffraction(Modality):
             )
         made = integrator(geometry, shape)
         pixels = pixels_of(settings, made, shape)
+        bins = bins_of(settings, made, pixels, shape, RUN)
         return Setup(
-            bins=bins_of(settings, made, pixels, shape, RUN),
+            bins=bins,
             pixels=pixels,
             rings={
                 name: ring_pixels(name, ring, settings.unit, pixels)
@@ -163,6 +166,7 @@ class PowderDiffraction(Modality):
             },
             settings=settings,
             i0_per_second=per_second,
+            dark=float(bins.full[DARK].sum()),
             energy=HC / geometry.wavelength if in_q and geometry.wavelength else None,
             key=settings_digest(settings.model_copy(update={"rings": {}})),
         )
@@ -190,6 +194,9 @@ class PowderDiffraction(Modality):
         for k in np.flatnonzero(found.invalid >= most_invalid).tolist():
             some = "all" if found.invalid[k] == bins.pixels else f"{found.invalid[k]} of"
             reasons.setdefault(k, f"{some} {bins.pixels} used pixels are invalid")
+        if setup.dark > 0:
+            for k in np.flatnonzero(found.total * scale < -setup.dark / 2).tolist():
+                reasons.setdefault(k, f"it has less than half of the {setup.dark:g} dark counts")
         made: dict[str, Array] = {
             "intensity": found.patterns[:, 0],
             "sigma": found.patterns[:, 1],

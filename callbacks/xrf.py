@@ -154,7 +154,7 @@ class Fluorescence(Modality):
         if setup.totals.need_flux and incident_flux is not None:
             flux = np.repeat(incident_flux[:, None].astype(np.float64), faults.shape[1], axis=1)
             if setup.i0_per_second and real_time is not None:
-                judge_times(faults, real_time)
+                judge_times(faults, real_time, Fault.REAL)
                 flux = flux * real_time
         usable = faults == Fault.NONE
         reasons = {

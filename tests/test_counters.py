@@ -145,6 +145,8 @@ def test_photon_flux_of_a_silicon_diode() -> None:
         ({"model": "paralyzable"}, "nonparalyzable"),
         ({"channels": ()}, "at least 1 item"),
         ({"dark": float("nan")}, "finite"),
+        ({"channels": (0, 1, 0)}, "has one twice"),
+        ({"photon_flux": {"charge_per_count": 1e-12, "photon_energy": 17500}}, "equal to 1000"),
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -18,6 +18,7 @@ from p06bs import process
 from p06bs.callbacks._encoder_axis import LEAP, UNREADABLE
 from p06bs.callbacks._gates import NO_RANGE, OUTSIDE, WRAPPED
 from p06bs.callbacks.encoders import Encoders
+from p06bs.model.binding import BindingError
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
 from p06bs.model.modality import SettingsError
@@ -116,7 +117,8 @@ def test_the_unit_is_that_of_the_axis() -> None:
     modality = Encoders(
         axes={"x": {"scale": 1}, "rotation": {"scale": 1}, "pitch": {"scale": 1, "unit": "deg"}}
     )
-    outputs = modality.outputs(modality.settings, {})
+    bound: Any = dict.fromkeys(("x", "rotation", "pitch"))
+    outputs = modality.outputs(modality.settings, bound)
     assert {name: outputs[name].unit for name in ("x", "rotation", "pitch")} == {
         "x": "um",
         "rotation": "deg",
@@ -329,6 +331,22 @@ def test_axes_are_found_by_role() -> None:
     raw = raw_run(columns, devices={k: v for name in "abn" for k, v in [(name, devices["box"])]})
     made = table(process(Encoders(axes={"x": {"scale": 1}, "y": {"scale": 1}}), raw))
     assert made["y"][made["valid"]].tolist() == [0, 2, 6, 8]
+
+
+def test_an_axis_that_a_run_lacks_costs_itself_only() -> None:
+    devices = {"a": "encoder_x", "n": "gate_samples"}
+    raw = raw_run({"a": np.arange(5), "n": np.ones(5, int)}, devices=devices)
+    axes = {"y": {"scale": 1}, "x": {"scale": 1}, "z": {"scale": 2, "reading": "sum"}}
+    derived = process(Encoders(axes=axes), raw)
+    made = table(derived)
+    assert made["x"].tolist() == [0, 1, 2, 3, 4]
+    assert made["valid"].all()
+    assert not {"y", "z"} & made.keys()
+    (y, z) = derived[0][1]["process"]["warnings"]
+    assert "input 'y' looked for role 'encoder_y'" in y
+    assert "input 'z_sum' looked for role 'encoder_z_sum'" in z
+    with pytest.raises(BindingError, match=r"'y' looked for .* found none; input 'z_sum' looked"):
+        process(Encoders(axes={n: a for n, a in axes.items() if n != "x"}), raw)
 
 
 @pytest.mark.parametrize(

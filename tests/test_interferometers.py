@@ -335,6 +335,15 @@ def test_settings_that_need_more_than_is_bound_are_refused() -> None:
         process(modality, raw, [(uid, second)])
 
 
+def test_an_axis_that_a_run_lacks_costs_itself_only() -> None:
+    raw = raw_run({"a": np.arange(4.0)}, devices={"a": "interferometer_y"})
+    derived = process(Interferometers(axes={"x": AXIS, "y": AXIS}, pressure=0), raw)
+    made = table(derived)
+    np.testing.assert_allclose(made["y"], np.arange(4) * 0.1)
+    assert "x" not in made
+    assert "'x' looked for role 'interferometer_x'" in derived[0][1]["process"]["warnings"][0]
+
+
 # However it is cut
 
 

@@ -312,14 +312,15 @@ def test_events_without_valid_pixels_are_invalid(splitting: str) -> None:
     frames[2, :40] = 65535
     settings: dict[str, Any] = {"poni": SQUARE, "bins": 9, "splitting": splitting}
     made, _ = run(
-        PowderDiffraction(**settings, rings={"a": (3, 9)}, azimuthal_bins=3), frames=frames
+        PowderDiffraction(**settings, rings={"a": (3, 9)}, azimuthal_bins=3, max_invalid=1),
+        frames=frames,
     )
     assert made[INVALID].tolist() == ["", f"all {SIDE**2} used pixels are invalid", "", ""]
     for name in ("intensity", "sigma", "cake", "cake_sigma", "a", "a_sigma", "total"):
         assert np.isnan(made[name][1]).all(), name
     assert made["n_invalid"][1] == np.iinfo(np.int64).min
     np.testing.assert_allclose(made["intensity"][3], made["intensity"][0], rtol=1e-12)
-    made, _ = run(PowderDiffraction(**settings, max_invalid=0.5), frames=frames)
+    made, _ = run(PowderDiffraction(**settings), frames=frames)
     assert made[INVALID].tolist()[2] == f"2400 of {SIDE**2} used pixels are invalid"
 
 
@@ -389,6 +390,19 @@ def test_pixels_that_pyfai_cannot_split_are_refused() -> None:
             PowderDiffraction(poni=hexagons, splitting="full"),
             frames=np.ones((1, 476, 512), np.uint16),
         )
+
+
+def test_frames_that_no_setting_fits_are_invalid() -> None:
+    frames = np.random.default_rng(0).poisson(10, (3, SIDE, SIDE)).astype(np.uint16)
+    frames[1] = 900
+    dark, _ = run(PowderDiffraction(poni=SQUARE, dark=1000), frames=frames)
+    assert [bool(r) for r in dark[INVALID]] == [True, False, True]
+    assert dark[INVALID][0] == "it has less than half of the 3.6e+06 dark counts"
+    frames = frames.copy()
+    frames[1] = 0
+    low, _ = run(PowderDiffraction(poni=SQUARE, saturation=5), frames=frames)
+    assert [bool(r) for r in low[INVALID]] == [True, False, True]
+    assert "used pixels are invalid" in low[INVALID][0]
 
 
 def test_a_flux_per_second_needs_the_exposure() -> None:

@@ -137,15 +137,15 @@ TIMES, RATES = {"live_time", "real_time"}, {"input_counts", "output_counts"}
         ({"live_time": 0.0}, TIMES, "live time"),
         ({"live_time": np.nan}, TIMES, "live time"),
         ({"live_time": -0.7}, TIMES, "live time"),
-        ({"live_time": -0.7, "real_time": -1.0}, TIMES, "live time"),
-        ({"live_time": 1.3}, TIMES, "live above real time"),
+        ({"live_time": -0.7, "real_time": -1.0}, TIMES, "real time"),
+        ({"live_time": 1.3}, TIMES, "live time above real time"),
         ({"real_time": 0.0}, TIMES, "real time"),
         ({"real_time": 0.0, "live_time": 0.0}, TIMES, "real time"),
         ({"real_time": np.inf}, TIMES, "real time"),
-        ({"output_counts": 0.0}, RATES, "count rates"),
-        ({"output_counts": np.nan}, RATES, "count rates"),
-        ({"input_counts": -1e5, "output_counts": -7e4}, RATES, "count rates"),
-        ({"output_counts": 2e5}, RATES, "count rates"),
+        ({"output_counts": 0.0}, RATES, "or output counts, not positive"),
+        ({"output_counts": np.nan}, RATES, "or output counts, not positive"),
+        ({"input_counts": -1e5, "output_counts": -7e4}, RATES, "or input counts, not positive"),
+        ({"output_counts": 2e5}, RATES, "output counts above input counts"),
     ],
 )
 def test_an_element_with_bad_input_is_left_out_and_the_event_without_any_invalid(
@@ -260,7 +260,14 @@ def test_each_invalid_event_has_its_own_reason(track: tuple[str, ...]) -> None:
         real_time=real,
         incident_flux=i0,
     )
-    words = ["", "not finite", "live above real", "live time", "incident flux is 0", "flux is nan"]
+    words = [
+        "",
+        "not finite",
+        "live time above real",
+        "live time",
+        "incident flux is 0",
+        "flux is nan",
+    ]
     assert rows.reasons[0] == ""
     for reason, word in zip(rows.reasons, words, strict=True):
         assert word in reason

@@ -9,6 +9,7 @@ What no event has may be a constant of the run, where the input allows it.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.model.candidates import ASIDE, aligned_streams, candidates, made
+from p06bs.model.candidates import ASIDE, Candidate, aligned_streams, candidates, made
 from p06bs.model.constants import constants
 from p06bs.model.documents import Document
 from p06bs.model.matching import (
@@ -107,7 +108,7 @@ def bind(
     Raises
     ------
     BindingError
-        If a required input finds nothing, or finds several equally good data
+        If a required input, or all of a group, finds nothing, or finds several equally good data
         keys, or the inputs lie in streams that the run does not call aligned.
     """
     known = list(descriptors)
@@ -117,7 +118,8 @@ def bind(
     found += [c for one in upstream for c in made(one, raw)]
     constant = list(constants(start, known, before))
     bound: dict[str, BoundInput] = {}
-    problems: list[str] = []
+    problems: list[str] = []  # for which the run is refused
+    lacking: defaultdict[str, list[str]] = defaultdict(list)
     warnings: list[str] = []
     aligned = aligned_streams(start)
     primary: str | None = None
@@ -135,20 +137,19 @@ def bind(
             if not wanted.optional:
                 problems.append(f"input {name!r} is needed, and inputs says that nothing feeds it")
             continue
-        usable = [
-            c
-            for c in found
-            if home is None or c.home == home or (home in aligned and c.home in aligned)
-        ]
+        beside = {home, *(aligned if home in aligned else ())}
+        usable = [c for c in found if home is None or c.home in beside]
         try:
             chosen = find_match(name, wanted, usable, constant, explicit)
             bound[name] = bound_by(chosen, wanted)
-        except BindingError as problem:
+        except BindingError as error:
             also = "" if home is None else elsewhere(wanted, found, usable, home)
             if not wanted.optional or explicit is not None:
-                problems.append(f"{problem}{also}")
+                problems.append(f"{error}{also}")
+            elif wanted.group:
+                lacking[wanted.group].append(f"{error}{also}")
             elif also or has_role(wanted, usable, constant):
-                warnings.append(f"{problem}{also}: nothing feeds it")
+                warnings.append(f"{error}{also}: nothing feeds it")
             continue
         warnings += doubts(name, chosen, wanted)
         if chosen.value is not None:
@@ -157,13 +158,18 @@ def bind(
         home = home or chosen.home
         if chosen.upstream is not None:
             fed_by[chosen.upstream.uid] = chosen.upstream.source(external)
-    if not problems and primary is None:
-        problems.append("it declares no required input that the run could feed")
+    fed = {modality.declared[name].group for name in bound}
+    for group, said in lacking.items():
+        (warnings if group in fed else problems).extend(said)
     if problems or primary is None:
-        roles = {wanted.role for wanted in modality.declared.values() if wanted.constant}
-        has = "; ".join(map(str, (*found, *(c for c in constant if c.role in roles)))) or "nothing"
-        raise BindingError(
-            f"{modality.name} cannot work on this run: {'; '.join(problems)}. The run has: {has}"
-        )
+        raise _refusal(modality, problems, [*found, *constant])
     ordered = {name: bound[name] for name in modality.declared if name in bound}
     return Binding(ordered, primary, fed_by, tuple(warnings))
+
+
+def _refusal(modality: Modality, problems: list[str], there: list[Candidate]) -> BindingError:
+    """Return what was looked for and not found, and what there is."""
+    roles = {wanted.role for wanted in modality.declared.values() if wanted.constant}
+    said = "; ".join(problems) or "it declares no required input that the run could feed"
+    has = "; ".join(str(c) for c in there if c.value is None or c.role in roles) or "nothing"
+    return BindingError(f"{modality.name} cannot work on this run: {said}. The run has: {has}")

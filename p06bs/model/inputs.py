@@ -24,6 +24,9 @@ class Input:
         first, and a warning in the derived run says so.
     optional : bool
         Whether the modality works without it (`process` then gets None).
+    group : str
+        Of the optional inputs of a group one at least must be fed; a warning in the derived run
+        names the others.
     constant : bool
         Whether one value may stand for all events of a run. Where no event has the role, it is
         that of the reading before the scan (stream ``baseline``) or of a device's configuration.
@@ -34,6 +37,7 @@ class Input:
     unit: str | None = None
     units: tuple[str, ...] = ()
     optional: bool = False
+    group: str = ""
     constant: bool = False
 
 
