@@ -139,11 +139,15 @@ def _difference(documents: Sequence[NamedDocument], reference: Sequence[NamedDoc
             return f"{name} has {len(column)} rows, the reference {len(other)}"
         if column.dtype.kind == "f":
             scale = float(np.nanmax(np.abs(other), initial=0.0))
-            same = np.allclose(column, other, rtol=1e-9, atol=1e-12 * scale, equal_nan=True)
+            same = np.isclose(column, other, rtol=1e-9, atol=1e-12 * scale, equal_nan=True)
         else:
-            same = bool((column == other).all())
-        if not same:
-            return f"{name} differs"
+            same = column == other
+        rows = np.flatnonzero(~same.reshape(len(same), -1).all(axis=1))
+        if len(rows):
+            one, another = (np.array2string(c[rows[0]], threshold=6) for c in (column, other))
+            return (
+                f"{name} differs in {len(rows)} rows, in row {rows[0]} it is {one}, not {another}"
+            )
     return ""
 
 
