@@ -84,12 +84,14 @@ class Truth:
                     continue
                 measured = maps[line][()]
                 errors = maps.get(f"{line}_errors")
-                # Sums of regions are counts per second: Poisson, gate time 1/rate.
-                noise = measured * self.rate if errors is None else errors[()] ** 2
+                # Sums of regions are counts per second of live time: Poisson.
+                signals, live_time = self._in_spectra
+                noise = measured / live_time if errors is None else errors[()] ** 2
                 if np.ptp(measured) > 0:
                     key = line if name == "region_sums" else f"{name}:{line}"
-                    signals = {**self._in_regions, **(self._in_peaks if name == "xrf" else {})}
-                    found[key] = self._compare(signals[line], measured, noise, weights)
+                    peak = self._in_peaks.get(line) if name == "xrf" else None
+                    arrived = signals[line] if peak is None else peak
+                    found[key] = self._compare(arrived, measured, noise, weights)
         return found
 
     def _compare(self, arrived: Floats, measured: Map, noise: Map, weights: Map) -> Likeness:
@@ -107,15 +109,23 @@ class Truth:
         return Trajectory(self.beamline, points)
 
     @cached_property
-    def _in_regions(self) -> dict[str, Floats]:
-        """Line -> mean counts that arrive in its region, whosever they are, point by point."""
+    def _in_spectra(self) -> tuple[dict[str, Floats], float]:
+        """Line -> mean counts that arrive in its region, whosever they are, point by point.
+
+        And how many seconds of a point detector elements are live, on the average.
+        """
         found: dict[str, Floats] = {line: np.zeros(len(self.path)) for line in self.regions}
+        dead_time, gate_time = np.asarray(self.beamline.emission.dead_time), self.path.gate_time
+        live = 0.0
         for first in range(0, len(self.path), ROWS):
             triggers = range(len(self.path))[first : first + ROWS]
-            arriving = self.beamline.expected(**self.path.seen(triggers)).sum(axis=1)
+            arriving = self.beamline.expected(**self.path.seen(triggers))
+            rates = arriving.sum(axis=2) / gate_time
+            live += gate_time * float((1 / (1 + rates * dead_time)).mean(axis=1).sum())
+            total = arriving.sum(axis=1)
             for line, (start, stop) in self.regions.items():
-                found[line][first : first + ROWS] = arriving[:, start:stop].sum(axis=1)
-        return found
+                found[line][first : first + ROWS] = total[:, start:stop].sum(axis=1)
+        return found, live / len(self.path)
 
     @cached_property
     def _in_peaks(self) -> dict[str, Floats]:
