@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.util
+import logging
 import re
 import threading
 from io import StringIO
@@ -54,6 +55,7 @@ def require_pymca() -> None:
     ImportError
         If it is not installed, with the command that installs it.
     """
+    logging.getLogger("PyMca5").setLevel(logging.WARNING)  # it tells of each fit's limits
     if importlib.util.find_spec("PyMca5") is None:
         raise ImportError(
             'X-ray fluorescence needs PyMca5, which is not installed: pip install "p06bs[xrf]"'

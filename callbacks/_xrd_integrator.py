@@ -6,6 +6,7 @@ begins, and not for frames.
 
 import importlib
 import importlib.util
+import logging
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -71,6 +72,9 @@ def require_pyfai() -> None:
 def import_pyfai() -> None:
     """Import what `integrator` needs, without looking for graphics cards."""
     os.environ.setdefault("PYFAI_OPENCL", "0")
+    # It tells of sensors that nobody describes, and warns of ranges without pixels, as we do.
+    logging.getLogger("pyFAI").setLevel(logging.WARNING)
+    logging.getLogger("pyFAI.ext.sparse_builder").setLevel(logging.ERROR)
     for module in ("integrator.azimuthal", "io.ponifile", "detectors"):
         importlib.import_module(f"pyFAI.{module}")
 

@@ -287,3 +287,12 @@ def test_a_picture_that_has_changed_is_refused(tmp_path: Path) -> None:
 def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         PowderDiffraction(**{"poni": SQUARE, **settings} if settings else {})
+
+
+def test_pyfai_says_nothing_beside(caplog: pytest.LogCaptureFixture) -> None:
+    frames = np.ones((1, SIDE, SIDE), np.uint16)
+    with caplog.at_level("INFO"):
+        run(PowderDiffraction(poni=SQUARE), frames=frames)
+        with pytest.raises(ValueError, match="range: no used pixel"):
+            run(PowderDiffraction(poni=SQUARE, range=(200, 300), splitting="full"), frames=frames)
+    assert not [one for one in caplog.records if one.name.startswith("pyFAI")]

@@ -305,3 +305,9 @@ def test_settings_that_do_not_match_the_run_are_refused(
     modality = fluorescence(**settings)
     with pytest.raises(ValueError, match=message):
         modality.prepare(modality.settings, bind({"spectrum": spectra()}, UNITS))
+
+
+def test_pymca_says_nothing_beside(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        run(Fluorescence(elements=("Fe",), incident_energy=10.0123), spectrum=spectra())
+    assert not [one for one in caplog.records if one.name.startswith("PyMca5")]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from p06bs.model.inputs import Bound, BoundInput, Input
-from p06bs.model.ranges import allowed
+from p06bs.model.refusals import refusals
 
 __all__ = [
     "INVALID",
@@ -151,12 +151,7 @@ class Modality:
         try:
             return cls.Settings.model_validate(dict(settings))
         except ValidationError as error:
-            schema = cls.Settings.model_json_schema()
-            problems = "; ".join(
-                f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}, "
-                f"got {_short(e['input'])}{_allowed(schema, e['loc'])}"
-                for e in error.errors()
-            )
+            problems = refusals(error, settings, cls.Settings.model_json_schema())
             raise SettingsError(f"settings of {cls.name} refused: {problems}") from None
         except Exception as error:  # an author's validator may raise anything
             said = f"{type(error).__name__}: {error}"
@@ -258,16 +253,3 @@ def _members(cls: type) -> Iterator[tuple[str, Any]]:
     for base in reversed(cls.__mro__):
         found.update(vars(base))
     yield from found.items()
-
-
-def _allowed(schema: Mapping[str, Any], place: tuple[int | str, ...]) -> str:
-    """Return what may be at a place of settings, as the end of a sentence."""
-    field = str(place[0]) if place else ""
-    if field and field not in schema.get("properties", {}):
-        return f"; there are {', '.join(schema.get('properties', {})) or 'no settings'}"
-    return f"; allowed: {allowed(schema, field)}" if field else ""
-
-
-def _short(value: object, limit: int = 80) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else text[: limit - 1] + "…"
