@@ -1,14 +1,14 @@
 """Counters: counting rates with dead-time correction, and photon flux from a diode or chamber."""
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from p06bs.callbacks._count_rates import BLOCK, Setup, rates_of, reasons_of
 from p06bs.callbacks._settings import NotNegative, Positive, require_inputs
 from p06bs.model.modality import (
     INVALID,
@@ -26,12 +26,6 @@ Floats = npt.NDArray[np.float64]
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 """C (exact, SI 2019)."""
-
-SATURATED = 1
-"""Bit of the flag: observed rate times dead time is above `flag_above`."""
-
-BLOCK = 4096
-"""Events worked on at a time, so that the intermediate arrays stay in the cache."""
 
 
 class PhotonFlux(ModalitySettings):
@@ -57,26 +51,6 @@ class PhotonFlux(ModalitySettings):
         """Return the number of photons that one count stands for."""
         absorbed_energy = 1e3 * self.photon_energy * self.absorbed_fraction
         return self.charge_per_count * self.pair_energy / (ELEMENTARY_CHARGE * absorbed_energy)
-
-
-@dataclass(frozen=True)
-class Setup:
-    """Constants per used channel, and what becomes of them."""
-
-    keys: tuple[str, ...]
-    channels: npt.NDArray[np.intp] | None
-    dead_time: Floats
-    dark: Floats
-    gain: Floats
-    flag_above: float
-    flux_index: int
-    photons_per_count: float
-
-    def source(self, channel: int) -> str:
-        """Return what the source calls a used channel."""
-        if self.keys:
-            return self.keys[channel]
-        return f"channel {channel if self.channels is None else self.channels[channel]}"
 
 
 def _column(key: str) -> str:
@@ -241,7 +215,9 @@ class Counters(Modality):
         bad = np.zeros(len(counts), bool)
         with np.errstate(all="ignore"):  # what it would warn of is flagged as invalid
             for at in (slice(i, i + BLOCK) for i in range(0, len(counts), BLOCK)):
-                bad[at] = _rates(setup, counts[at], gate_time[at], (rate[at], sigma[at], flag[at]))
+                bad[at] = rates_of(
+                    setup, counts[at], gate_time[at], (rate[at], sigma[at], flag[at])
+                )
         made: dict[str, Array] = {}
         found: tuple[Array, Array, Array] = (rate, sigma, flag)
         for i, names in enumerate(_columns(setup.keys)):
@@ -256,7 +232,7 @@ class Counters(Modality):
             return made
         reasons = np.full(len(counts), "", object)
         for event in np.flatnonzero(bad):
-            reasons[event] = "; ".join(_reasons(setup, counts[event], float(gate_time[event])))
+            reasons[event] = "; ".join(reasons_of(setup, counts[event], float(gate_time[event])))
         for values in made.values():
             values[bad] = Output(dtype=values.dtype.str).fill
         return {**made, INVALID: reasons}
@@ -267,45 +243,3 @@ def _columns(keys: tuple[str, ...]) -> list[tuple[str, str, str]]:
     if not keys:
         return [("rate", "rate_sigma", "flag")]
     return [(name, f"{name}_sigma", f"{name}_flag") for name in map(_column, keys)]
-
-
-def _rates(
-    setup: Setup, counts: Array, gate: Array, out: tuple[Floats, Floats, Array]
-) -> npt.NDArray[np.bool_]:
-    """Put rates, their sigmas and flags of a block into `out`, and return which events are bad."""
-    rate, sigma, flag = out
-    open_for = gate[:, None]
-    rate[...] = counts
-    np.maximum(rate, 1, out=sigma)
-    np.sqrt(sigma, out=sigma)
-    fine = np.isfinite(gate) & (gate > 0)
-    # The whole block is judged first: rows of few channels take their time.
-    if counts.dtype.kind != "u" and not (rate.min() >= 0 and rate.max() < np.inf):
-        fine &= ((rate >= 0) & (rate < np.inf)).all(axis=1)
-    free = open_for
-    if setup.dead_time.any():
-        # n/(1 - nτ) with n = N/t is N/(t - Nτ): the time in which the counter was free.
-        busy = rate * setup.dead_time
-        np.greater(busy, setup.flag_above * open_for, out=flag, casting="unsafe")
-        free = np.subtract(open_for, busy, out=busy)
-        if not free.min() > 0:
-            fine &= (free > 0).all(axis=1)
-    if (setup.gain != 1).any():
-        free = free * setup.gain
-    rate /= free
-    sigma /= free
-    if setup.dark.any():
-        rate -= setup.dark / setup.gain
-    return ~fine
-
-
-def _reasons(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
-    """Yield why an event is bad."""
-    if not 0 < gate < np.inf:
-        yield f"gate time is {gate:g} s"
-        return
-    for i, count in enumerate(counts.tolist()):
-        if not 0 <= count < np.inf:
-            yield f"{setup.source(i)} counted {count:g}"
-        elif (busy := count / gate * float(setup.dead_time[i])) >= 1:
-            yield f"{setup.source(i)}: observed rate times dead time is {busy:.3g}, not below 1"

@@ -7,7 +7,6 @@ from typing import Any
 from p06bs.model.binding import Binding, BindingError, bind
 from p06bs.model.candidates import ASIDE, aligned_streams
 from p06bs.model.constants import read_before
-from p06bs.model.counting import described, uneven
 from p06bs.model.documents import Document
 from p06bs.model.first_values import FirstValues
 from p06bs.model.modality import Modality
@@ -289,46 +288,3 @@ class RawRun:
     def orphans(self) -> int:
         """Documents that name a descriptor or stream resource which never came."""
         return sum(map(len, self._orphans.values()))
-
-    def losses(self) -> dict[str, Any]:
-        """Return what did not become rows, or not as it should: counts that differ, rows
-        without partner, orphans, inputs whose device was configured anew meanwhile.
-
-        Only what is not as it should be has a field, so an empty dict is the rule.
-        """
-        found: dict[str, Any] = {}
-        if self.limit is not None:
-            return found  # what lies behind the limit is no loss
-        if counts := self._uneven():
-            found["source_counts"] = counts
-        if self.rows is not None and self.rows.unpaired:
-            found["unpaired_rows"] = self.rows.unpaired
-        if self.orphans:
-            found["orphan_documents"] = self.orphans
-        if self.reconfigured:
-            found["reconfigured_inputs"] = sorted(self.reconfigured)
-        if said := list(self._remarks()):
-            found["warnings"] = said
-        return found
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What is not as it should be so far, and does not keep the modality from working."""
-        bound = () if self.binding is None else self.binding.warnings
-        return (*bound, *self._remarks())
-
-    def _uneven(self) -> dict[str, int]:
-        """Return the numbers of rows if they differ at the end."""
-        if self.rows is None or self.stop is None or self.limit is not None:
-            return {}
-        return uneven(self.rows.counts, self.start, self.stop)
-
-    def _remarks(self) -> Iterator[str]:
-        """Yield what became not as it should be since the inputs were bound."""
-        if counts := self._uneven():
-            yield described(counts)
-        if self.reconfigured:
-            anew = ", ".join(sorted(self.reconfigured))
-            yield f"{anew} was configured anew in mid-run; it goes on with the first configuration"
-        if self.orphans:
-            yield f"{self.orphans} documents name a descriptor or resource that never came"

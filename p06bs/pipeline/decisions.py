@@ -12,6 +12,7 @@ from typing import Any
 from p06bs.metadata import ANALYSIS
 from p06bs.model.binding import Binding
 from p06bs.model.documents import Document
+from p06bs.model.losses import warnings
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.run import RunPipeline
 
@@ -153,7 +154,7 @@ def _state(run: RunPipeline, held_up: str) -> tuple[State, str]:
 def _warnings(run: RunPipeline) -> Iterator[str]:
     for change, reason in list(run.refusals.items()):
         yield f"change {change} of the settings does not fit this run: {reason}"
-    yield from run.raw.warnings
+    yield from warnings(run.raw)
 
 
 Foresee = Callable[[str], tuple[Document, list[Decision]]]

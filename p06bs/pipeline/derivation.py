@@ -7,6 +7,7 @@ from p06bs.bus.frames import Frames
 from p06bs.model.compute import Result, Setup, compute, make_ready, rows_within
 from p06bs.model.derived import Clock, DerivedRun, Page
 from p06bs.model.documents import Document
+from p06bs.model.losses import losses
 from p06bs.model.modality import Modality, Output
 from p06bs.model.results import Results
 from p06bs.model.revisions import Revision
@@ -185,16 +186,13 @@ class Derivation:
                 self.emit(*last)
         stop = self.raw.ending or {
             "exit_status": "abort",
-            "reason": "the raw run has no stop document",
+            "reason": "a derived run that feeds it has no stop document",
         }
-        losses = self.raw.losses()
+        found = losses(self.raw)
         if self.results is not None:
-            losses |= self.results.losses()
+            found |= self.results.losses()
         events = None if self.results is None else self.results.events
-        name, document = self.derived.stop(
-            stop["exit_status"], stop.get("reason", ""), losses, events
-        )
-        self.emit(name, document)
+        self.emit(*self.derived.stop(stop["exit_status"], stop.get("reason", ""), found, events))
 
     def fail(self, reason: str) -> None:
         """End the derived run, if it has begun, because the modality cannot go on."""

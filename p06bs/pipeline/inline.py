@@ -14,6 +14,7 @@ from p06bs.bus.frames import Frames
 from p06bs.model.derived import Clock
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.modality import Modality
+from p06bs.pipeline.belonging import Belonging
 from p06bs.pipeline.derivation import Derivation
 
 Subscriber = Callable[[str, Document], Any]
@@ -90,10 +91,10 @@ class Worker:
         self.after = after
         self.pipeline = pipeline
         self._upstream = _runs_of(upstream)
-        self._fed: dict[str, tuple[str, str]] = {}  # uid in a derived run -> it, its raw run
+        self._fed: dict[str, str] = {}  # derived run that feeds -> its raw run
         self.frames = Frames()
         self._runs: dict[str, Derivation] = {}
-        self._owner: dict[str, str] = {}
+        self._belonging = Belonging()
         self._unclaimed: dict[str, Document] = {}  # stream resources that name no run
 
     def __call__(self, name: str, document: Document) -> None:
@@ -126,21 +127,17 @@ class Worker:
                     for one in made:
                         self.feed(*one)
             return
-        uid = self._run_of(name, document)
+        uid = self._belonging.run_of(name, document)
         run = self._runs.get(uid)
         if run is None:
             if name == "stream_resource" and "run_start" not in document:
                 self._unclaimed[document["uid"]] = document
             return
-        if name in ("descriptor", "resource"):
-            self._owner[document["uid"]] = uid
+        self._belonging.note(uid, name, document)
         self._attempt(uid, partial(run.add, name, document))
-        if name == "stream_datum":
-            resource = document["stream_resource"]
-            self._owner[resource] = uid
-            if resource in self._unclaimed:
-                known = self._unclaimed.pop(resource)
-                self._attempt(uid, partial(run.add, "stream_resource", known))
+        if name == "stream_datum" and document["stream_resource"] in self._unclaimed:
+            known = self._unclaimed.pop(document["stream_resource"])
+            self._attempt(uid, partial(run.add, "stream_resource", known))
         if name == "stop":
             self._forget(uid)
 
@@ -152,16 +149,16 @@ class Worker:
         BindingError
             If the raw run, with all of that, does not have what the modality needs.
         """
+        derived = self._belonging.run_of(name, document)
         if name == "start":
-            self._fed[document["uid"]] = (document["uid"], document["original_run_uid"])
-        key = "uid" if name == "start" else "run_start" if "run_start" in document else "descriptor"
-        derived, raw = self._fed[document[key]]
-        if name == "descriptor":
-            self._fed[document["uid"]] = (derived, raw)
+            self._fed[derived] = document["original_run_uid"]
+        self._belonging.note(derived, name, document)
+        raw = self._fed[derived]
         if raw in self._runs:
             self._attempt(raw, partial(self._runs[raw].feed, derived, name, document))
         if name == "stop":
-            self._fed = {known: run for known, run in self._fed.items() if run[0] != derived}
+            del self._fed[derived]
+            self._belonging.forget(derived)
 
     def go_without(self, raw: str, why: str) -> None:
         """Wait no longer for derived runs of a raw run that have not begun; `why`, as a sentence.
@@ -183,14 +180,6 @@ class Worker:
             self._forget(uid)
             run.fail(f"{type(error).__name__}: {error}")
             raise
-
-    def _run_of(self, name: str, document: Document) -> str:
-        """Return the uid of a document's run, "" if it does not say or its run is unknown."""
-        if "run_start" in document:
-            return str(document["run_start"])
-        if name == "stream_resource":  # the schema lets run_start be absent
-            return self._owner.get(document["uid"], "")
-        return self._owner.get(document.get("descriptor", document.get("resource", "")), "")
 
     def emit(self, name: str, document: Document) -> None:
         """Hand a derived document to the subscribers."""
@@ -215,11 +204,9 @@ class Worker:
 
     def _forget(self, uid: str) -> None:
         self._runs.pop(uid, None)
+        self._belonging.forget(uid)
         if not self._runs:
             self.frames.close()
-        for key in [k for k, owner in self._owner.items() if owner == uid]:
-            del self._owner[key]
-        if not self._runs:
             self._unclaimed.clear()
 
 

@@ -14,6 +14,7 @@ from p06bs.model.documents import Document
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
+from p06bs.pipeline.asked import Asked
 from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.fan_in import Emit
 from p06bs.pipeline.keeper import ALONE, Keeper
@@ -107,9 +108,7 @@ class RunPipeline:
         self.was_done = False  # an earlier process has finished the derived run
         self._setups: Setups | None = None
         self._keeper = keeper
-        self._asked = list(keeper.candidates) or [Revision(0, modality.settings)]
-        self._begun = keeper.begun
-        self.refusals: dict[int, str] = {}  # number of a change -> why this run refuses it
+        self._asked = Asked(self.raw.uid, keeper, Revision(0, modality.settings))
         self._said: set[str] = set()  # kinds of what was said once
 
     @property
@@ -169,42 +168,23 @@ class RunPipeline:
             log.log(level, "run %s: %s", self.raw.uid, text)
 
     def _begin(self) -> None:
-        """Begin under the first of the candidates that fits; later, if one is being tried.
-
-        If none does, it is not the settings: the best stay in force, and say why it fails.
-        """
+        """Begin under the first of the candidates that fits; later, if one is being tried."""
         assert self.raw.binding is not None
         if self._setups is None:
             self._setups = Setups(self.modality, self.raw.binding, self.submit)
-        unfit: list[tuple[Revision, str]] = []
-        for asked in self._asked if len(self._asked) > 1 else ():
-            trial = self._setups.trial(asked)
-            if not trial.done():
-                return
-            problem = trial.exception()
-            if problem is None:
-                self._refuse(unfit)
-                self._keeper.judged(asked, "")
-                break
-            unfit.append((asked, str(problem) or type(problem).__name__))
-        self._start(self._asked[0], self._setups, self.raw.binding)
-
-    def _refuse(self, unfit: list[tuple[Revision, str]]) -> None:
-        for revision, problem in unfit:
-            said = f"{self.modality.name} does not begin with settings that do not fit it"
-            log.error("run %s: %s: %s", self.raw.uid, said, problem)
-            self._take_judgement(revision, problem)
+        initial = self._asked.choose(self._setups)
+        if initial is not None:
+            self._start(initial, self._setups, self.raw.binding)
 
     def _start(self, initial: Revision, setups: Setups, binding: Binding) -> None:
         try:
             # Others that host this pipeline may have decided before, under other settings.
-            initial = self._keeper.began(initial, self.derived_run(initial, binding).uid)
+            initial = self._asked.begin(initial, self.derived_run(initial, binding).uid)
         except OSError as error:
             self.stands_by = f"its settings cannot be kept: {error}"
             said = f"{self.modality.name} waits: {self.stands_by}"
             self._say_once(logging.WARNING, "kept", said)
             return
-        self._asked, self._begun = [initial], True
         derived = self.derived_run(initial, binding)
         try:
             earlier = self.look_back(derived)
@@ -224,7 +204,7 @@ class RunPipeline:
             self._emit,
             size=self.size,
             earlier=earlier,
-            judged=self._take_judgement,
+            judged=self._asked.judge,
             brief=self.reprocessing != 0,
             master=Sampler if self.reprocessing == PREVIEW else Master,
         )
@@ -233,7 +213,7 @@ class RunPipeline:
         if earlier is None:
             self.work.start()
         elif self.work.since:
-            self._asked.append(self.work.since[-1].revision)  # what an earlier process was asked
+            self._asked.add(self.work.since[-1].revision)  # what an earlier process was asked
         newest = self._keeper.newest()
         if newest is not None and newest.change > self.change:
             self.revise(newest)
@@ -255,7 +235,7 @@ class RunPipeline:
     def release(self, initial: Revision) -> None:
         """Begin a run that was held, with these settings."""
         self.held = False
-        self._asked = [initial]
+        self._asked.only(initial)
         self.advance()
 
     def take_over(self) -> None:
@@ -267,25 +247,23 @@ class RunPipeline:
     @property
     def initial(self) -> Revision:
         """The settings in force at the first row, those asked for until it is known."""
-        return self._asked[0] if self.work is None else self.work.derived.initial
+        return self._asked.first if self.work is None else self.work.derived.initial
 
     @property
     def asked(self) -> Revision:
         """The settings that were asked for last, in force or yet to be tried."""
-        return self._asked[-1 if self.work is not None else 0]
+        return self._asked.first if self.work is None else self._asked.last
+
+    @property
+    def refusals(self) -> dict[int, str]:
+        """Number of a change -> why this run refuses it."""
+        return self._asked.refusals
 
     @property
     def change(self) -> int:
         """Number of the last change of the pipeline's settings that was in force here."""
         since = [] if self.work is None else self.work.since
-        return max([self._asked[0].change, *(s.revision.change for s in since)])
-
-    def _take_judgement(self, revision: Revision, problem: str) -> None:
-        """Take settings back that do not fit this run; those before them hold."""
-        if problem:
-            self._asked = [asked for asked in self._asked if asked is not revision]
-            self.refusals[revision.change] = problem
-        self._keeper.judged(revision, problem)
+        return max([self._asked.first.change, *(s.revision.change for s in since)])
 
     def _emit(self, name: str, document: Document | Packed) -> None:
         self.emit(name, document)
@@ -296,10 +274,10 @@ class RunPipeline:
         They are tried on this run first. Settings that do not fit it are refused
         with an error in the log; the old ones stay in force.
         """
-        if self.work is None and not self._begun:  # else `newest` will say so
-            self._asked.insert(0, revision)
+        if self.work is None and not self._asked.begun:  # else `newest` will say so
+            self._asked.prefer(revision)
         elif self.going is not None:
-            self._asked.append(revision)
+            self._asked.add(revision)
             self.going.propose(revision)
 
     def advance(self) -> None:

@@ -1,11 +1,9 @@
 """The raw runs that the pipelines of one process work on, from their first document to the last."""
 
 import logging
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from functools import partial
 
 from p06bs.bus.locks import is_locked
@@ -13,33 +11,23 @@ from p06bs.bus.log import DocumentLog
 from p06bs.bus.publish import Publisher
 from p06bs.bus.reader import Entry, LogError
 from p06bs.metadata import Analysis
-from p06bs.model.compute import Setup
-from p06bs.model.derived import PREVIEW, DerivedRun
 from p06bs.model.documents import Document
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.again import Reprocessing
+from p06bs.pipeline.beginnings import Beginnings, key_of
 from p06bs.pipeline.chains import Chains
 from p06bs.pipeline.decisions import Decision, Decisions, decision
 from p06bs.pipeline.declared import Pipeline
-from p06bs.pipeline.earlier import Earlier
 from p06bs.pipeline.elastic import ElasticPool
 from p06bs.pipeline.feeding import Feeding
-from p06bs.pipeline.keeper import Keeper
 from p06bs.pipeline.lag import time_of
 from p06bs.pipeline.preview import Preview
 from p06bs.pipeline.run import RunPipeline
-from p06bs.pipeline.setups import fulfil
-from p06bs.settings import Again
 
 log = logging.getLogger(__name__)
 
 DEAD = 24 * 3600.0
 """Seconds without a document after which it is looked whether anybody writes a run."""
-
-
-def key_of(name: str, run: str, reprocessing: int) -> str:
-    """Return the key of a run in the pool."""
-    return f"{name}:{run}" + (f"#{reprocessing}" if reprocessing else "")
 
 
 class UnderWay:
@@ -73,20 +61,20 @@ class UnderWay:
     ) -> None:
         self.adjustments = adjustments
         self.documents = documents
-        self.publisher = publisher
         self.decisions = decisions
         self._chains = Chains(documents, adjustments)
+        self._begun = Beginnings(
+            adjustments, documents, publisher, pools, self._chains.after, later
+        )
         self.reprocessing = Reprocessing(
-            adjustments, documents, self._begin, self._let_go, self._chains.as_before
+            adjustments, documents, self._begun.begin, self._begun.let_go, self._chains.as_before
         )
         self._pools = pools
-        self._later = later
         self._runs: dict[str, dict[str, RunPipeline]] = {}
         self._previews: dict[str, dict[str, Preview]] = {}
         # Of those that stand by, or did, and those that others feed: their names wait in the log,
         # not in memory.
         self._from_log: defaultdict[str, dict[str, Feeding]] = defaultdict(dict)
-        self._working: set[str] = set()  # uids of the derived runs that are being made
         self._heard: dict[str, float] = {}  # when the last document of a raw run came
 
     @property
@@ -120,7 +108,7 @@ class UnderWay:
             self._previews[entry.run] = {
                 p.name: Preview(
                     self._runs[entry.run][p.name],
-                    self._begin(p, entry.document, preview=True),
+                    self._begun.begin(p, entry.document, preview=True),
                     lambda uid: self.documents.path(uid).exists(),
                 )
                 for p in self.adjustments.pipelines.values()
@@ -162,7 +150,7 @@ class UnderWay:
 
     def _begin_all(self, start: Document) -> dict[str, RunPipeline]:
         """Begin with a raw run in each pipeline that it wants."""
-        runs = {p.name: self._begin(p, start) for p in self.adjustments.pipelines.values()}
+        runs = {p.name: self._begun.begin(p, start) for p in self.adjustments.pipelines.values()}
         wanted = Analysis.of(start)
         for problem in wanted.problems:
             log.warning("run %s: %s; that is not followed", start["uid"], problem)
@@ -218,88 +206,13 @@ class UnderWay:
                 seconds = pool.load.seconds(key_of(name, preview.whole.raw.uid, 0), workers)
                 preview.sample.attempt(partial(preview.tick, seconds))
 
-    def _begin(
-        self,
-        pipeline: Pipeline,
-        start: Document,
-        again: Again | None = None,
-        *,
-        preview: bool = False,
-    ) -> RunPipeline:
-        def submit(make: Callable[[], Setup]) -> "Future[Setup]":
-            future: Future[Setup] = Future()
-            # A daemon: however long an author's prepare takes, the process can end.
-            threading.Thread(
-                target=fulfil, args=(future, make), name="prepare", daemon=True
-            ).start()
-            future.add_done_callback(lambda _: self._later(partial(run.attempt, run.advance)))
-            return future
-
-        name, uid = pipeline.name, start["uid"]
-        store = self.adjustments[name]
-        make = partial(
-            RunPipeline,
-            pipeline.modality,
-            start,
-            self.publisher,
-            self._look_back,
-            time.time,
-            size=pipeline.batch_size,
-            submit=submit,
-            pipeline=name,
-            after=self._chains.after(pipeline, uid),
-        )
-        judged = partial(self.adjustments.judged, name, uid)
-        if preview:
-            run = make(reprocessing=PREVIEW)
-        elif again is None:
-            try:
-                candidates = self.adjustments.candidates(name, start)
-            except Exception as error:  # an author's validator may raise anything
-                run = make()
-                run.abandon(f"its settings cannot be had: {type(error).__name__}: {error}")
-            else:
-                keeper = Keeper(
-                    candidates,
-                    begun=store.derived_of(uid) is not None,
-                    began=partial(store.began, uid),
-                    newest=partial(store.newest_for, uid),
-                    judged=judged,
-                )
-                run = make(keeper=keeper)
-        else:
-            keeper = Keeper([again.revision], judged=judged)
-            run = make(keeper=keeper, reprocessing=again.number, rows=again.rows)
-        self._pools[name].pool.load.add(key_of(name, uid, run.reprocessing), run)
-        return run
-
-    def _look_back(self, derived: DerivedRun) -> Earlier | None:
-        """Be the writer of a derived run; return what an earlier process has written of it.
-
-        Raises
-        ------
-        LogLockedError
-            If another process writes it.
-        LogError
-            If another pipeline of this process makes it, or the log is damaged.
-        """
-        if derived.uid in self._working:
-            raise LogError(f"another pipeline of this process makes derived run {derived.uid}")
-        path = self.documents.path(derived.uid)
-        last = self.documents.ends(derived.uid)[1] if path.exists() else None
-        earlier = Earlier(ended=last is not None and last.name == "stop")
-        if not earlier.ended:
-            self.documents.claim(derived.uid, earlier.take)  # reads it once
-        self._working.add(derived.uid)
-        return earlier if earlier.start or earlier.ended else None
-
     def tidy(self) -> None:
         """Let go of runs that are over in every pipeline."""
         for uid, runs in list(self._runs.items()):
             samples = {name: p.sample for name, p in self._previews.get(uid, {}).items()}
             if all(run.over for run in (*runs.values(), *samples.values())):
                 for name, run in (*runs.items(), *samples.items()):
-                    self._let_go(name, run)
+                    self._begun.let_go(name, run)
                 self.decisions.end(uid)
                 del self._runs[uid]
                 self._heard.pop(uid, None)
@@ -324,9 +237,3 @@ class UnderWay:
             for preview in previews.values():
                 preview.sample.attempt(preview.sample.take_over)
         self.reprocessing.take_over()
-
-    def _let_go(self, name: str, run: RunPipeline) -> None:
-        self._pools[name].pool.remove(key_of(name, run.raw.uid, run.reprocessing))
-        if run.derived is not None:
-            self._working.discard(run.derived)
-            self.publisher.release(run.derived)

@@ -13,6 +13,7 @@ from p06bs.bus.codec import Packed
 from p06bs.model.compute import Result, check_outputs, invalid, rows_within
 from p06bs.model.derived import DerivedRun, Page
 from p06bs.model.documents import NamedDocument
+from p06bs.model.losses import losses
 from p06bs.model.modality import Output
 from p06bs.model.results import Results
 from p06bs.model.revisions import Revision, Since
@@ -264,13 +265,13 @@ class Work:
             self.ended = True
 
     def _stop(self, exit_status: str, reason: str) -> Any:
-        losses = self.raw.losses()
-        for said in losses.get("warnings", ()):
+        found = losses(self.raw)
+        for said in found.get("warnings", ()):
             log.warning("run %s: %s: %s", self.raw.uid, self.modality.name, said)
         if self._results is None:
-            return self.derived.stop(exit_status, reason, losses)
-        losses |= self._results.losses()
-        return self.derived.stop(exit_status, reason, losses, self._results.events)
+            return self.derived.stop(exit_status, reason, found)
+        found |= self._results.losses()
+        return self.derived.stop(exit_status, reason, found, self._results.events)
 
     def _finish_results(self) -> bool:
         """Emit the last snapshot; return False while it has to be computed again for that."""

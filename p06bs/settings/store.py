@@ -7,10 +7,8 @@
 """
 
 import logging
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +17,9 @@ from p06bs.bus.closing import Closing
 from p06bs.model.documents import Document
 from p06bs.model.modality import Modality, SettingsError
 from p06bs.model.revisions import Revision
-from p06bs.settings.again import Again, Entry
-from p06bs.settings.history import SettingsHistory
-from p06bs.settings.journal import Journal, journal_of
+from p06bs.settings.again import Again
+from p06bs.settings.journal import journal_of
+from p06bs.settings.kept import KeptHistory
 from p06bs.settings.presets import Preset, Presets
 from p06bs.settings.values import merged, plain
 
@@ -60,57 +58,28 @@ class PipelineSettings(Closing):
         self.clock = clock
         path = journal_of(directory, name)
         self.presets = Presets(directory / "presets" / path.stem)
-        self.history = SettingsHistory(modality)
-        self._lock = threading.Lock()
-        self._blind = ""  # why it cannot be seen what others decide
-        self._journal = Journal(path)
+        self._kept = KeptHistory(path, name, modality)
+        self.history = self._kept.history
         try:
-            with self._deciding():
+            with self._kept.deciding():
                 opened = self.history.open(clock())
                 if opened is not None:
                     if opened["by"]:
                         log.warning("%s: settings in the configuration file were edited", name)
-                    self._append(opened)
+                    self._kept.append(opened)
         except BaseException:
-            self._journal.close()
+            self._kept.close()
             raise
-
-    @contextmanager
-    def _deciding(self) -> Iterator[None]:
-        """Know all that was decided, and have nobody else decide meanwhile."""
-        with self._lock, self._journal.locked():
-            self._take_news()
-            yield
-
-    def _take_news(self) -> None:
-        for entry in self._journal.news():
-            try:
-                self.history.take(entry)
-            except Exception as error:  # whatever it holds, those behind it count
-                log.error("%s: an entry is left out: %r", self._journal.path, error)
 
     def look(self) -> None:
         """Take what other processes have decided; later, if one is at it. Never waits for one."""
-        with self._lock:
-            self._look()
-
-    def _look(self) -> None:
-        if not self._journal.changed:
-            return
-        try:
-            with self._journal.locked(wait=False) as mine:
-                if mine:
-                    self._take_news()
-            self._blind = ""
-        except OSError as error:
-            if str(error) != self._blind:
-                self._blind = str(error)
-                log.error("%s: what others change is not seen: %s", self.name, error)
+        with self._kept.lock:
+            self._kept.look()
 
     @property
     def in_force(self) -> Revision:
         """The settings that a run begins with, unless a preset is for it."""
-        with self._lock:
+        with self._kept.lock:
             return self.history.in_force
 
     def change(
@@ -138,12 +107,12 @@ class PipelineSettings(Closing):
         OSError
             If that cannot be written; the old ones stay in force.
         """
-        with self._deciding():
+        with self._kept.deciding():
             entry = self.history.change(
                 values, by, self.clock(), preset=preset, reprocess=reprocess
             )
             check(Revision(0, self.modality.validate(entry["settings"])))
-            self._append(entry)
+            self._kept.append(entry)
             return self.history.in_force
 
     def withdraw(self, revision: Revision, reason: str, run: str) -> None:
@@ -151,7 +120,7 @@ class PipelineSettings(Closing):
 
         A preset that does not fit is not used, and no change.
         """
-        self._note(
+        self._kept.note(
             lambda: (
                 self.history.withdraw(revision.change, reason, run)
                 if self._is_change(revision)
@@ -166,11 +135,11 @@ class PipelineSettings(Closing):
         the settings in force, and those before them.
         """
         try:
-            with self._deciding():
+            with self._kept.deciding():
                 pass
         except OSError as error:
             log.warning("%s: a run begins with what is known here: %s", self.name, error)
-        with self._lock:
+        with self._kept.lock:
             begun = self.history.begun_with(start["uid"])
             if begun is not None:
                 return [begun]
@@ -203,19 +172,19 @@ class PipelineSettings(Closing):
         OSError
             If that cannot be written: begun now, it would be made twice after a restart.
         """
-        with self._deciding():
+        with self._kept.deciding():
             begun = self.history.begun_with(run)
             if begun is not None:
                 return begun
             own = not self._is_change(revision)
             entry = self.history.begin(run, derived, revision, own=own)
             if entry is not None:
-                self._append(entry, sync=False)
+                self._kept.append(entry, sync=False)
             return revision
 
     def derived_of(self, run: str) -> str | None:
         """Return the uid of a raw run's derived run; None if it did not begin."""
-        with self._lock:
+        with self._kept.lock:
             return self.history.derived_of(run)
 
     def revised(self, asked: Revision, refused: Collection[int] = ()) -> Revision:
@@ -223,7 +192,7 @@ class PipelineSettings(Closing):
 
         Those that the run has `refused` are left out of a preset's.
         """
-        with self._lock:
+        with self._kept.lock:
             return self.history.revised(asked, refused)
 
     def _is_change(self, revision: Revision) -> bool:
@@ -235,39 +204,39 @@ class PipelineSettings(Closing):
 
     def newest_for(self, run: str) -> Revision:
         """Return the settings that a run is to have by now."""
-        with self._lock:
+        with self._kept.lock:
             return self.history.newest_for(run)
 
     def digest_of(self, run: str) -> str:
         """Return the digest of the settings that a raw run's derived run begins with."""
-        with self._lock:
+        with self._kept.lock:
             return (self.history.begun_with(run) or self.history.candidates[-1]).digest
 
     @property
     def last_run(self) -> str | None:
         """Uid of the raw run whose derived run began last."""
-        with self._lock:
+        with self._kept.lock:
             return self.history.last_run
 
     def again(self) -> list[Again]:
         """Return what is still to be computed again."""
-        with self._lock:
+        with self._kept.lock:
             return list(self.history.again())
 
     def now(self, again: Again) -> Again | None:
         """Return what is known by now of what is to be computed again; None if it is no more."""
-        with self._lock:
-            self._look()
+        with self._kept.lock:
+            self._kept.look()
             asked = (again.run, again.number)
             return next((a for a in self.history.again() if (a.run, a.number) == asked), None)
 
     def resolve(self, again: Again, rows: int | None) -> None:
         """Keep how many rows are to be computed again."""
-        self._note(lambda: again.resolve(rows))
+        self._kept.note(lambda: again.resolve(rows))
 
     def finish(self, again: Again, why: str = "") -> None:
         """Keep that a run needs not be computed again any more."""
-        self._note(lambda: again.finish(why))
+        self._kept.note(lambda: again.finish(why))
 
     def judged_presets(self) -> list[Preset]:
         """Return the presets, with the problem of those that now would be refused."""
@@ -315,25 +284,4 @@ class PipelineSettings(Closing):
 
     def close(self) -> None:
         """Close its file; may be called twice."""
-        with self._lock:  # a change may be on its way from another thread
-            self._journal.close()
-
-    def _append(self, entry: Entry, *, sync: bool = True) -> None:
-        self._journal.append(entry, sync=sync)
-        self.history.take(entry)
-
-    def _note(self, make: Callable[[], Entry | None]) -> None:
-        """Keep what happened to a run; if that cannot be written it is known here at least."""
-        with self._lock:
-            try:
-                with self._journal.locked():
-                    self._take_news()
-                    entry = make()
-                    if entry is not None:
-                        self._append(entry)
-                return
-            except OSError as error:
-                log.error("%s: %s", self.name, error)
-            entry = make()
-            if entry is not None:
-                self.history.take(entry)
+        self._kept.close()
