@@ -9,7 +9,7 @@ import numpy as np
 from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings, column
 from p06bs.callbacks._incident_flux import is_average, per_flux
-from p06bs.callbacks._spectra import require
+from p06bs.callbacks._spectra import require, require_alike
 from p06bs.callbacks._standard import sensitivities
 from p06bs.callbacks._totals import Totals
 from p06bs.model.modality import Bound
@@ -77,13 +77,16 @@ def correction_of(settings: FluorescenceSettings, bound: Bound) -> Correction:
     Raises
     ------
     ValueError
-        If it is to be corrected and the inputs are missing, or counts come with a rate.
+        If it is to be corrected and the inputs are missing, or are not one for each detector
+        element; or counts come with a rate.
     """
     if settings.dead_time is False:
         return "none"
     if {"live_time", "real_time"} <= bound.keys():
+        require_alike(bound, "live_time", "real_time")
         return "times"
     if {"input_counts", "output_counts"} <= bound.keys():
+        require_alike(bound, "input_counts", "output_counts")
         given = bound["input_counts"], bound["output_counts"]
         if len({is_average(one) for one in given}) > 1:
             raise ValueError(

@@ -172,6 +172,23 @@ def require(bound: Bound, name: str, what: str) -> None:
         raise ValueError(f"{what} needs the input {name!r}, which nothing in this run feeds")
 
 
+def require_alike(bound: Bound, *names: str) -> None:
+    """Make sure that inputs have one value for all detector elements, or one for each.
+
+    Raises
+    ------
+    ValueError
+        If one has another number of values.
+    """
+    elements = bound["spectrum"].shape[0]
+    for name in names:
+        if (values := bound[name].shape[0]) not in (1, elements):
+            raise ValueError(
+                f"{name}: {bound[name].data_key} has {values} values, "
+                f"but {bound['spectrum'].data_key} has {elements} detector elements"
+            )
+
+
 def example_spectra() -> dict[str, Array]:
     """Return 12 events of iron on a continuum: 4 detector elements, 1200 channels of 10 eV."""
     channels = np.arange(1200)

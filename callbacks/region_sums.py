@@ -18,6 +18,7 @@ from p06bs.callbacks._spectra import (
     judge,
     judge_times,
     require,
+    require_alike,
     whole_counts,
 )
 from p06bs.model.modality import RESERVED, Bound, Columns, Input, Modality, ModalitySettings, Output
@@ -104,10 +105,11 @@ class RegionSums(Modality):
         ------
         ValueError
             If a region holds no channel or goes beyond the spectrum, or the live
-            time is missing.
+            time is missing, or has neither one value nor one for each detector element.
         """
         if settings.per_live_time:
             require(bound, "live_time", "per_live_time")
+            require_alike(bound, "live_time")
         channels = bound["spectrum"].shape[-1]
         return Sums(
             regions={

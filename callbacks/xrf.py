@@ -24,6 +24,7 @@ from p06bs.callbacks._spectra import (
     invalidate,
     judge_times,
     require,
+    require_alike,
     whole_counts,
 )
 from p06bs.callbacks._totals import Areas
@@ -112,6 +113,7 @@ class Fluorescence(Modality):
         per_second = totals.need_flux and is_average(bound["incident_flux"])
         if per_second:
             require(bound, "real_time", "an incident flux per second")
+            require_alike(bound, "real_time")
         fits = settings.model_dump_json(exclude={"standard", "normalise", "detection_limits"})
         return Peaks(
             groups=groups_of(settings, bound),

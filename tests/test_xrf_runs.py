@@ -218,6 +218,27 @@ def test_one_time_for_all_detector_elements_is_that_of_each(track: tuple[str, ..
     assert alike.columns["Fe_K"][0] == pytest.approx(3 * AREAS["Fe_K"] / 0.7 / 1e5, rel=0.05)
 
 
+@pytest.mark.parametrize(
+    ("given", "settings"),
+    [
+        ({"live_time": 2, "real_time": 3}, {}),
+        ({"input_counts": 3, "output_counts": 2}, {}),
+        ({"real_time": 2, "incident_flux": 0}, {"normalise": True}),
+    ],
+)
+def test_times_of_other_detector_elements_are_refused(
+    given: dict[str, int], settings: dict[str, Any]
+) -> None:
+    columns = {name: np.ones((2, n) if n else 2) for name, n in given.items()}
+    with pytest.raises(ValueError, match=r"has 2 values, but .* has 3 detector elements"):
+        through(
+            fluorescence(**settings),
+            units={"incident_flux": "A"},
+            spectrum=drawn(2, 3),
+            **columns,
+        )
+
+
 def test_currents_of_a_diode_are_averages_as_rates_are_and_charges_are_sums() -> None:
     """The same beam for 0.1 s and for 1 s, however its monitor speaks of it."""
     real = np.array([[0.1], [1.0]])

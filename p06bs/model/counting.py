@@ -39,13 +39,13 @@ def uneven(rows: Mapping[str, int], start: Document, stop: Document | None) -> d
 def described(counts: Mapping[str, int]) -> str:
     """Return in words what `uneven` has found."""
     expected = counts.get(EXPECTED, max(counts.values()))
-    differ = (
-        f"{source} lacks {expected - n}" if n < expected else f"{source} has {n - expected} more"
-        for source, n in counts.items()
-        if n != expected
-    )
-    there = ", ".join(f"{source} {n}" for source, n in counts.items())
+    differ: dict[str, None] = {}  # what several sources of a stream have in common is said once
+    for source, n in counts.items():
+        stream, missing = source.partition("/")[0], expected - n
+        if missing:
+            said = f"lacks {missing}" if missing > 0 else f"has {-missing} more"
+            differ[f"{stream} {said}"] = None
     return (
-        f"the numbers of rows differ ({there}): {', '.join(differ)}; rows are paired by the number "
-        "of their trigger, so that all behind a trigger that a device missed, or added, are shifted"
+        f"{expected} rows were expected: {', '.join(differ)}; rows are paired by the number of "
+        "their trigger, so that all behind one that a device missed, or added, are shifted"
     )
