@@ -15,7 +15,7 @@ Configured = Mapping[str, Callable[[], Pipeline]]
 
 
 @dataclass
-class Feeding:
+class UpstreamRuns:
     """What feeds a derived run beside its raw run.
 
     Attributes
@@ -71,7 +71,7 @@ class DerivedRuns:
 
     def named(
         self, modality: Modality, after: Sequence[str], perhaps: Sequence[str] = ()
-    ) -> Feeding:
+    ) -> UpstreamRuns:
         """Return those that somebody has named for a modality; its explicit inputs count, too.
 
         Parameters
@@ -87,7 +87,7 @@ class DerivedRuns:
         RunError
             If one is neither there nor configured, or a pipeline has made several.
         """
-        feeding = Feeding()
+        feeding = UpstreamRuns()
         asked = fed_by(after, modality.inputs)
         for name in dict.fromkeys((*asked, *perhaps)):
             if name in feeding.names:
@@ -109,7 +109,7 @@ class DerivedRuns:
                 )
         return feeding
 
-    def making(self, modality: Modality) -> Feeding:
+    def making(self, modality: Modality) -> UpstreamRuns:
         """Return those that make what has the role of one of a modality's inputs.
 
         Raises
@@ -119,7 +119,7 @@ class DerivedRuns:
         """
         roles = {wanted.role for wanted in modality.declared.values()}
         names = self.offers(roles)
-        return Feeding([made for name in names if (made := self._recorded(name)) is not None])
+        return UpstreamRuns([made for name in names if (made := self._recorded(name)) is not None])
 
     def offers(self, roles: set[str]) -> list[str]:
         """Return the names of the pipelines that have made something of these roles."""
@@ -141,7 +141,7 @@ class DerivedRuns:
             )
         return list(self._runs.documents(made[0])) if made else None
 
-    def _compute(self, name: str, feeding: Feeding) -> None:
+    def _compute(self, name: str, feeding: UpstreamRuns) -> None:
         pipeline = self._configured[name]()
         below = self.named(pipeline.modality, pipeline.after)
         made = process(

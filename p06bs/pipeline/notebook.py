@@ -21,12 +21,13 @@ def callback(
     """Return a RunEngine callback that computes `modality` while the scan runs.
 
     ``RE.subscribe(callback(RegionSums(...), LiveTable(["Fe_K"])))``. Each event is
-    computed as it comes. Rows that a detector's file lacks yet are tried again when later
-    documents come, and those behind them wait, by name; only at the stop document are files
-    waited for. Either way they are given up after `deadline`, as in a pipeline, and the events
-    are invalid. A run that lacks an input is left with a warning; what
+    computed as it comes. A run that lacks an input is left with a warning; what
     else goes wrong, in the modality or in a subscriber, is logged, and the other
     subscribers go on: a Bluesky plan never stops because of analysis.
+
+    Rows that a detector's file lacks yet are tried again when later documents come, and those
+    behind them wait, by name. Files are waited for at the stop document only. As in a pipeline,
+    rows are given up after `deadline`, and their events are invalid.
 
     Parameters
     ----------
