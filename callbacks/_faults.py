@@ -1,11 +1,13 @@
 """Faults: in which events something is wrong with an axis or a gate, and what."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+from p06bs.model.modality import INVALID, Columns, Output
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -56,3 +58,15 @@ def reasons(invalid: Mask, faults: Iterable[Fault]) -> Array:
         for event in np.flatnonzero(fault.where & invalid).tolist():
             said[event].append(fault.text.format(*(values[event] for values in fault.shown)))
     return np.array(["; ".join(each) for each in said], object)
+
+
+def invalidate(made: dict[str, Array], reasons: Mapping[int, str]) -> Columns:
+    """Return the columns with the events that have a reason masked and flagged."""
+    if not reasons:
+        return made
+    bad = list(reasons)
+    for column in made.values():
+        column[bad] = Output(dtype=column.dtype.str).fill
+        flags = np.full(len(column), "", object)
+    flags[bad] = list(reasons.values())
+    return {**made, INVALID: flags}

@@ -9,7 +9,8 @@ import numpy as np
 from p06bs.callbacks._fits import Group, describe_fit, groups_of, peaks_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings, column
 from p06bs.callbacks._incident_flux import is_average, per_flux
-from p06bs.callbacks._spectra import require, require_alike
+from p06bs.callbacks._settings import require
+from p06bs.callbacks._spectra import require_alike
 from p06bs.callbacks._standard import sensitivities
 from p06bs.callbacks._totals import Totals
 from p06bs.model.modality import Bound

@@ -54,3 +54,15 @@ def require_inputs(
     ]
     if missing:
         raise ValueError(f"{setting}: need {', '.join(missing)}, which nothing feeds in this run")
+
+
+def require(bound: Bound, name: str, what: str) -> None:
+    """Make sure that an input is there which `what` asks for.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if name not in bound:
+        raise ValueError(f"{what} needs the input {name!r}, which nothing in this run feeds")

@@ -1,13 +1,12 @@
-"""What spectra of several detector elements have in common: faults, regions, invalid rows."""
+"""What spectra of several detector elements have in common: faults, regions, times."""
 
-from collections.abc import Mapping
 from enum import IntEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.modality import INVALID, Bound, Columns, Output
+from p06bs.model.modality import Bound
 
 Array = npt.NDArray[Any]
 Faults = npt.NDArray[np.uint8]
@@ -101,18 +100,6 @@ def describe(faults: Faults) -> str:
     )
 
 
-def invalidate(made: dict[str, Array], reasons: Mapping[int, str]) -> Columns:
-    """Return the columns with the events that have a reason masked and flagged."""
-    if not reasons:
-        return made
-    bad = list(reasons)
-    for column in made.values():
-        column[bad] = Output(dtype=column.dtype.str).fill
-        flags = np.full(len(column), "", object)
-    flags[bad] = list(reasons.values())
-    return {**made, INVALID: flags}
-
-
 def channels_between(
     name: str, region: tuple[float, float], calibration: tuple[float, float] | None, channels: int
 ) -> tuple[int, int]:
@@ -158,18 +145,6 @@ def ceiling(spectra: Array, saturation: float | None) -> float | None:
     if saturation is not None or spectra.dtype.kind == "f":
         return saturation
     return float(np.iinfo(spectra.dtype).max)
-
-
-def require(bound: Bound, name: str, what: str) -> None:
-    """Make sure that an input is there which `what` asks for.
-
-    Raises
-    ------
-    ValueError
-        If it is not.
-    """
-    if name not in bound:
-        raise ValueError(f"{what} needs the input {name!r}, which nothing in this run feeds")
 
 
 def require_alike(bound: Bound, *names: str) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from p06bs.callbacks._faults import invalidate
+from p06bs.callbacks._settings import require
 from p06bs.callbacks._spectra import (
     Array,
     Fault,
@@ -14,10 +16,8 @@ from p06bs.callbacks._spectra import (
     channels_between,
     describe,
     example_spectra,
-    invalidate,
     judge,
     judge_times,
-    require,
     require_alike,
     whole_counts,
 )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from p06bs.callbacks import _whole_run
+from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._fits import groups_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings
 from p06bs.callbacks._following import follow
@@ -15,15 +16,14 @@ from p06bs.callbacks._measure import judge_all, measure
 from p06bs.callbacks._peaks import Peaks, correction_of, totals_of
 from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import import_pymca
+from p06bs.callbacks._settings import require
 from p06bs.callbacks._spectra import (
     Array,
     Fault,
     dead_time_factor,
     describe,
     example_spectra,
-    invalidate,
     judge_times,
-    require,
     require_alike,
     whole_counts,
 )
