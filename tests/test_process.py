@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p06bs import process
+from p06bs import callback, process
 from p06bs.callbacks.xrf import RegionSums
 from p06bs.model.documents import NamedDocument
 from tests.documents import frame_documents, raw_run, rows_of, validate
@@ -280,11 +280,15 @@ def test_what_a_detector_lacks_is_told_though_nothing_else_is_an_input(
     )
 
 
-def test_a_step_scan_that_lacks_points_says_so():
+def test_a_step_scan_that_lacks_points_says_so(caplog):
     raw = raw_run({"x": np.arange(4.0)}, num_points=6)
     stop = process(Scale(inputs={"x": "x"}), raw)[-1][1]
     assert stop["source_counts"] == {"primary": 4, "num_points": 6}
     assert "primary lacks 2" in stop["warnings"][0]
+    follow = callback(Scale(inputs={"x": "x"}))
+    for document in raw:
+        follow(*document)
+    assert "primary lacks 2" in caplog.text
 
 
 def test_a_device_that_is_configured_anew_is_told_of_in_the_stop_document():

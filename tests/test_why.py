@@ -211,7 +211,7 @@ def test_a_standby_goes_on_with_what_another_process_makes_that_is_killed(tmp_pa
 
 def test_of_two_pipelines_that_make_one_derived_run_the_second_stands_by(tmp_path):
     """They have other names, and so no settings in common that would tell them of each other."""
-    raw = raw_run({"x": np.arange(300.0)}, page=10)
+    raw = raw_run({"x": np.arange(300.0)}, page=10, num_points=301)
     uid = raw[0][1]["uid"]
 
     def pipelines(name: str) -> Pipelines:
@@ -244,6 +244,10 @@ def test_of_two_pipelines_that_make_one_derived_run_the_second_stands_by(tmp_pat
         for document in raw[20:]:
             publish(*document)
         online = listener.wait(uid, "scale")
+        wait(lambda: states(standby) == ["done"])
+        (found,) = standby.decisions.why(uid)["pipelines"]
+    assert found["warnings"] == online[-1][1]["warnings"]
+    assert "301 rows were expected: primary lacks 1" in found["warnings"][0]
     assert_equal(online, Scale(inputs={"x": "x"}), raw)
     assert len(rows_of(online)) == 300
 
