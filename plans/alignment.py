@@ -1,5 +1,6 @@
 """Find the beam's place and size with an edge."""
 
+import asyncio
 import math
 import time
 import warnings
@@ -10,13 +11,18 @@ from typing import Any
 import bluesky.plan_stubs as bps
 import numpy as np
 import numpy.typing as npt
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.protocols import WritesStreamAssets
+from bluesky.utils import Msg, MsgGenerator, maybe_await
 
+from p06bs.plans import _arguments
 from p06bs.plans.metadata import units_of
 from p06bs.plans.preprocessors import before, mutated, subscribed
 from p06bs.plans.scans import line_scan
 
 Floats = npt.NDArray[np.float64]
+
+LENGTHS = ("centre", "fwhm", "centre_sigma", "fwhm_sigma")
+"""Fields of `Edge` in the motor's unit."""
 
 STREAM = "edge"
 """Of what was found, in the scan's own run."""
@@ -39,6 +45,8 @@ class Edge:
         Signal where the beam is covered, and where it is not, or the other way round.
     residual : float
         Root mean square of what the fit leaves, relative to the height of the edge.
+    centre_sigma, fwhm_sigma : float
+        Standard deviations, by the fit's covariance.
     """
 
     centre: float
@@ -46,6 +54,8 @@ class Edge:
     low: float
     high: float
     residual: float
+    centre_sigma: float
+    fwhm_sigma: float
 
 
 class EdgeError(ValueError):
@@ -63,7 +73,8 @@ def fit_edge(position: Floats, signal: Floats) -> Edge:
     Raises
     ------
     EdgeError
-        If there are less than five points, or no edge is within them.
+        If there are less than five points, no edge is within them, or it is sharper than the
+        distance of points: then its place and size are anywhere between two of them.
     """
     from scipy.optimize import OptimizeWarning, curve_fit
     from scipy.special import erf
@@ -82,7 +93,7 @@ def fit_edge(position: Floats, signal: Floats) -> Edge:
     start = (crossing, np.ptp(x) / 20, y[:2].mean(), y[-2:].mean())
     try:
         with warnings.catch_warnings(action="ignore", category=OptimizeWarning):
-            (centre, sigma, low, high), _ = curve_fit(shape, x, y, start, maxfev=5000)
+            (centre, sigma, low, high), covariance = curve_fit(shape, x, y, start, maxfev=5000)
     except RuntimeError as error:
         raise EdgeError(f"no edge fits: {error}") from error
     sigma = abs(sigma)
@@ -92,7 +103,17 @@ def fit_edge(position: Floats, signal: Floats) -> Edge:
     residual = float(np.sqrt(np.mean(left**2)) / abs(high - low))
     if residual > 0.2:
         raise EdgeError(f"what changes is no edge: the fit leaves {residual:.0%} of its height")
-    return Edge(float(centre), float(FWHM * sigma), float(low), float(high), residual)
+    fwhm, step = FWHM * sigma, np.ptp(x) / (np.unique(x).size - 1)
+    if fwhm < step:
+        raise EdgeError(
+            f"an edge near {centre:g} is sharper, {fwhm:.2g}, than the distance of points, "
+            f"{step:.2g}: measure it again there in smaller steps"
+        )
+    centre_sigma, sigma_sigma = np.sqrt(np.diag(covariance)[:2])
+    if not FWHM * sigma_sigma < fwhm:
+        raise EdgeError(f"an edge near {centre:g} is uncertain: measure more points, or longer")
+    found = (centre, fwhm, low, high, residual, centre_sigma, FWHM * sigma_sigma)
+    return Edge(*(float(value) for value in found))
 
 
 def knife_edge(
@@ -136,8 +157,15 @@ def knife_edge(
     Raises
     ------
     EdgeError
-        If there was no edge, or no detector has the signal.
+        If there was no edge; the run is complete and a success then, without a stream ``edge``,
+        and the motor stands where it was if `align`. Before anything moves, if no detector has
+        the signal, or there are less than five points.
     """
+    _arguments.motors(motor)
+    _arguments.ends(motor.name, start, stop, num)
+    if num < 5:
+        raise EdgeError(f"num must be 5 or more for an edge, not {num}")
+    yield from _find(signal, detectors)
     points: dict[int, tuple[Any, Any]] = {}
     streams: dict[str, str] = {}
     found: list[Edge | EdgeError] = []
@@ -158,8 +186,6 @@ def knife_edge(
     def record() -> Iterator[Msg]:
         position, seen = np.array([points[n] for n in sorted(points)], dtype=float).T
         try:
-            if np.isnan(seen).all():
-                raise EdgeError(f"no detector has {signal!r}")
             found.append(edge := fit_edge(position, seen))
         except EdgeError as error:
             found.append(error)
@@ -184,6 +210,22 @@ def knife_edge(
     return edge
 
 
+def _find(signal: str, detectors: Sequence[Any]) -> Iterator[Msg]:
+    """Check that a detector has a signal of one number per point in its events."""
+    described: dict[str, Any] = {}
+
+    async def ask() -> None:
+        for detector in detectors:
+            # What these write into files is in no event, and they describe nothing before.
+            if not isinstance(detector, WritesStreamAssets):
+                described.update(await maybe_await(detector.describe()))
+
+    yield from bps.wait_for([lambda: asyncio.ensure_future(ask())])
+    known = [key for key, said in described.items() if not any(said["shape"])]
+    if signal not in known:
+        raise EdgeError(f"no detector has {signal!r}, a number per point: {', '.join(known)}")
+
+
 class _Reading:
     """An edge as a device that is read, so that it is in the documents."""
 
@@ -192,7 +234,7 @@ class _Reading:
 
     def __init__(self, edge: Edge, units: list[str] | None) -> None:
         self._values = {f"{STREAM}-{key}": value for key, value in vars(edge).items()}
-        self._units = {f"{STREAM}-{key}": units[0] for key in ("centre", "fwhm")} if units else {}
+        self._units = {f"{STREAM}-{key}": units[0] for key in LENGTHS} if units else {}
 
     def read(self) -> dict[str, Any]:
         now = time.time()

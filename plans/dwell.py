@@ -6,6 +6,7 @@ from typing import Any
 import bluesky.plan_stubs as bps
 from bluesky.utils import Msg, MsgGenerator
 
+from p06bs.plans._arguments import positive
 from p06bs.plans.preprocessors import before, mutated
 from p06bs.plans.rewinds import without_superseded
 
@@ -24,8 +25,7 @@ def set_dwell(detectors: Sequence[Any], dwell: float) -> Iterator[Msg]:
     ValueError
         If the time is not positive.
     """
-    if not dwell > 0:
-        raise ValueError(f"dwell must be more than 0 s, not {dwell}")
+    positive(dwell=dwell)
     for detector in detectors:
         preset = next((name for name in PRESETS if hasattr(detector, name)), None)
         if preset is not None:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from p06bs.plans import _arguments
 from p06bs.plans.flying import COLLECT_EVERY, flight, flown, of_flight, of_raster
 from p06bs.plans.metadata import described
 from p06bs.plans.points import Axis, Floats, extents_of, line, raster, spiral
@@ -129,6 +130,9 @@ def fly_grid(
         If there is less than one point along an axis, the axes are not two that there are, or
         the rate is not positive.
     """
+    _arguments.ends(slow, slow_start, slow_stop, slow_points)
+    _arguments.ends(fast, fast_start, fast_stop, fast_points)
+    _arguments.counts(slow_points=slow_points, fast_points=fast_points)
     lines: dict[str, Floats] = {
         slow: line(slow_start, slow_stop, slow_points),
         fast: line(fast_start, fast_stop, fast_points),

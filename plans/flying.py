@@ -8,6 +8,7 @@ import bluesky.plan_stubs as bps
 import numpy as np
 from bluesky.utils import Msg, MsgGenerator
 
+from p06bs.plans._arguments import positive
 from p06bs.plans.points import UNITS, Floats, Grid
 from p06bs.plans.preprocessors import in_run, staged
 
@@ -37,10 +38,16 @@ def flown(
     -------
     str
         Uid of the run.
+
+    Raises
+    ------
+    ValueError
+        If `collect_every` is not positive.
     """
     # A plan needs no ophyd-async to be imported, only to be run.
     from ophyd_async.core import DetectorTrigger, TriggerInfo
 
+    positive(collect_every=collect_every)
     flyers = [*detectors, box]
     trigger = TriggerInfo(
         trigger=DetectorTrigger.EXTERNAL_EDGE,

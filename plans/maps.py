@@ -7,6 +7,7 @@ import bluesky.plans as bp
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from p06bs.plans import _arguments
 from p06bs.plans.dwell import in_steps
 from p06bs.plans.fly_maps import fly_grid, fly_map, fly_spiral
 from p06bs.plans.metadata import described, units_of
@@ -55,10 +56,13 @@ def step_map(
     Raises
     ------
     ValueError
-        If there is less than one point along an axis.
+        If there is less than one point along an axis, or an argument makes no sense.
     """
-    if slow_points < 1 or fast_points < 1:
-        raise ValueError(f"a map needs at least 1 x 1 points, not {slow_points} x {fast_points}")
+    _arguments.motors(slow, fast)
+    _arguments.time_per_point(dwell)
+    _arguments.ends(slow.name, slow_start, slow_stop, slow_points)
+    _arguments.ends(fast.name, fast_start, fast_stop, fast_points)
+    _arguments.counts(slow_points=slow_points, fast_points=fast_points)
     start = described(
         "step_map",
         [*detectors, slow, fast],
@@ -101,8 +105,10 @@ def spiral_map(
     Raises
     ------
     ValueError
-        If width, height or distance are not positive.
+        If width, height or distance are not positive, or an argument makes no sense.
     """
+    _arguments.motors(x, y)
+    _arguments.time_per_point(dwell)
     points = len(spiral((x_centre, y_centre), (width, height), distance, rate=np.inf))
     start = described(
         "spiral_map",

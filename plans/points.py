@@ -1,11 +1,14 @@
 """Points of maps in the order of acquisition: rows, snakes and spirals."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from p06bs.plans import _arguments
 
 Floats = npt.NDArray[np.float64]
 Axis = Literal["x", "y", "z", "rotation"]
@@ -107,10 +110,10 @@ def line(start: float, stop: float, num: int) -> Floats:
     Raises
     ------
     ValueError
-        If there is less than one point.
+        If there is less than one point, or an end is not finite.
     """
-    if num < 1:
-        raise ValueError(f"a map needs 1 x 1 points at least, not {num} along an axis")
+    _arguments.finite(start=start, stop=stop)
+    _arguments.counts(num=num)
     return np.linspace(start, stop, num)
 
 
@@ -136,17 +139,28 @@ def spiral(
     Raises
     ------
     ValueError
-        If a size, the distance or the rate is not positive, or the axes are not two that there are.
+        If a size, the distance or the rate is not positive, the axes are not two that there are,
+        or no point lies within the rectangle, or too many.
     """
     from bluesky.plan_patterns import spiral_fermat
 
     if len({*axes}) != 2 or not {*axes} <= UNITS.keys():
         raise ValueError(f"axes must be two of {', '.join(UNITS)}, not {axes}")
-
-    if min(*size, distance) <= 0:
-        raise ValueError(f"size and distance must be more than 0, not {size} and {distance}")
+    _arguments.two("centre", centre)
+    _arguments.two("size", size)
+    for axis, middle, width in zip(axes, centre, size, strict=True):
+        _arguments.finite(**{f"centre of {axis}": middle})
+        _arguments.positive(**{f"size of {axis}": width})
+    _arguments.positive(distance=distance)
+    _arguments.points(math.prod(size) / distance**2)
     made: Any = spiral_fermat  # has no annotations
-    both = made(*axes, *centre, *size, distance / np.sqrt(np.pi), 1.0).by_key()
+    try:
+        both = made(*axes, *centre, *size, distance / np.sqrt(np.pi), 1.0).by_key()
+    except StopIteration:  # how a pattern without points fails
+        raise ValueError(
+            f"no point of a spiral lies within {size[0]} x {size[1]}: "
+            f"take a distance less than {distance}"
+        ) from None
     places: dict[str, Floats] = {axis: np.array(both[axis], dtype=float) for axis in axes}
     return Grid(places, rate, gate_of(rate, gate_time))
 
@@ -164,8 +178,15 @@ def gate_of(rate: float, gate_time: float | None) -> float:
     ValueError
         If the rate is not positive.
     """
-    if not rate > 0:
-        raise ValueError(f"rate must be more than 0 points/s, not {rate}")
-    if gate_time is not None:
-        return gate_time
-    return 1 / rate if np.isfinite(rate) else NOMINAL_GATE
+    if rate != np.inf:
+        _arguments.positive(rate=rate)
+    longest = 1 / rate if np.isfinite(rate) else NOMINAL_GATE
+    if gate_time is None:
+        return longest
+    _arguments.positive(gate_time=gate_time)
+    if np.isfinite(rate) and gate_time > longest * (1 + 1e-9):
+        raise ValueError(
+            f"gate_time must not be longer than a point, {longest:g} s at a rate of {rate:g} "
+            f"points/s, not {gate_time:g} s"
+        )
+    return gate_time

@@ -7,7 +7,7 @@ about to be announced would never be.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from bluesky.protocols import Hints, Reading, StreamAsset, Triggerable, WritesStreamAssets
@@ -15,6 +15,9 @@ from bluesky.utils import Msg, MsgGenerator, ensure_generator, iterate_maybe_asy
 from event_model import DataKey
 
 from p06bs.plans.preprocessors import replaced, subscribed
+
+# It has no annotations of its own.
+_generator: Callable[..., MsgGenerator[Any]] = ensure_generator
 
 
 def without_superseded(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
@@ -50,7 +53,7 @@ def without_superseded(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
             return msg._replace(args=tuple(stand_in(device) for device in msg.args))
         return msg
 
-    changed = replaced(ensure_generator(plan), replace)
+    changed = replaced(_generator(plan), replace)
     return (yield from subscribed(changed, announce))
 
 
@@ -116,8 +119,7 @@ class _StandIn:
     @property
     def hints(self) -> Hints:
         """The detector's."""
-        hints: Hints = getattr(self._detector, "hints", {})
-        return hints
+        return getattr(self._detector, "hints", Hints())
 
     async def get_index(self) -> int:
         """Return how many rows are written."""

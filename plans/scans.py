@@ -8,6 +8,7 @@ import bluesky.plans as bp
 import numpy as np
 from bluesky.utils import Msg, MsgGenerator
 
+from p06bs.plans import _arguments
 from p06bs.plans.dwell import in_steps, set_dwell
 from p06bs.plans.metadata import described, units_of
 
@@ -18,7 +19,7 @@ _list_scan: Callable[..., MsgGenerator[Any]] = bp.list_scan
 def line_scan(
     detectors: Sequence[Any],
     *line: Any,
-    num: int,
+    num: int | None = None,
     dwell: float | None = None,
     md: Mapping[str, Any] | None = None,
 ) -> MsgGenerator[Any]:
@@ -30,7 +31,7 @@ def line_scan(
     *line
         ``motor, start, stop``; of several motors, which then move together, one after the other.
     num : int
-        Points.
+        Points; to be given by name.
     dwell : float, optional
         Seconds per point; by default as detectors are set.
     md : mapping, optional
@@ -41,9 +42,18 @@ def line_scan(
     ValueError
         If there is less than one point, or the line is none.
     """
-    if num < 1 or not line or len(line) % 3:
-        raise ValueError(f"a line is motor, start, stop, ..., and num 1 or more; not {num=}")
+    if num is None or not line or len(line) % 3:
+        raise ValueError(
+            f"a line is motor, start, stop, ..., num=points; not {len(line)} values and {num=}"
+        )
     motors, starts, stops = line[0::3], line[1::3], line[2::3]
+    _arguments.motors(*motors)
+    _arguments.time_per_point(dwell)
+    _arguments.counts(num=num)
+    for motor, a, b in zip(motors, starts, stops, strict=True):
+        _arguments.finite(**{f"start of {motor.name}": a, f"stop of {motor.name}": b})
+    if starts == stops and num > 1:
+        raise ValueError("a line needs a motor that moves; at one place there is time_series")
     start = described(
         "line_scan",
         [*detectors, *motors],
@@ -82,10 +92,11 @@ def time_series(
     Raises
     ------
     ValueError
-        If there is less than one point.
+        If there is less than one point, or the interval is negative.
     """
-    if num < 1:
-        raise ValueError(f"num must be 1 or more, not {num}")
+    _arguments.counts(num=num)
+    _arguments.not_negative(interval=interval)
+    _arguments.time_per_point(dwell)
     start = described(
         "time_series",
         detectors,
@@ -129,9 +140,12 @@ def energy_scan(
     Raises
     ------
     ValueError
-        If there is no region, or one that is none.
+        If there is no region, one that is none, or energies are in eV where the motor has keV.
     """
+    _arguments.motors(energy)
+    _arguments.time_per_point(dwell)
     energies, dwells = _of_regions(regions, dwell)
+    _arguments.energies(energies, getattr(energy, "egu", None))
     known = [time for time in dwells if time is not None]
     whole = len(known) == len(dwells)
     start = described(
@@ -171,12 +185,18 @@ def _of_regions(
     energies: list[float] = []
     dwells: list[float | None] = []
     for region in regions:
-        if len(region) not in (3, 4) or region[2] <= 0 or region[1] < region[0]:
+        if not isinstance(region, Sequence) or len(region) not in (3, 4):
             raise ValueError(
-                f"a region is (start, stop, step) or (start, stop, step, dwell) with a step "
-                f"more than 0 and stop not before start, not {region}"
+                f"a region is (start, stop, step) or (start, stop, step, dwell), not {region!r}"
             )
         start, stop, step = region[:3]
+        _arguments.finite(start=start, stop=stop)
+        _arguments.positive(step=step)
+        if len(region) == 4:
+            _arguments.positive(dwell=region[3])
+        if stop < start:
+            raise ValueError(f"a region is from start on to stop, not from {start} to {stop}")
+        _arguments.points(len(energies) + (stop - start) / step)
         steps = np.floor((stop - start) / step + 1e-9)
         points = np.round(start + step * np.arange(steps + 1), 9)
         new = [float(p) for p in points if not energies or p > energies[-1] + step * 1e-6]

@@ -9,6 +9,8 @@ import bluesky.plan_stubs as bps
 import numpy as np
 from bluesky.utils import MsgGenerator
 
+from p06bs.plans import _arguments
+
 GOLDEN = (np.sqrt(5) - 1) / 2
 Order = Literal["golden", "linear"]
 
@@ -24,8 +26,10 @@ def angles_of(num: int, first: float = 0.0, span: float = 180.0, order: Order = 
     ValueError
         If there is less than one angle, or the order is unknown.
     """
-    if num < 1:
-        raise ValueError(f"num must be 1 or more, not {num}")
+    _arguments.counts(num=num)
+    _arguments.finite(first=first, span=span)
+    if span == 0 and num > 1:
+        raise ValueError(f"{num} angles need a span that is not 0")
     steps = np.arange(num)
     if order == "golden":
         return first + span * np.mod(steps * GOLDEN, 1.0)

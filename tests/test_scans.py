@@ -260,7 +260,10 @@ def test_angles_in_golden_order_are_spread_after_any_number():
 @pytest.mark.parametrize(
     ("plan", "message"),
     [
-        (lambda d: maps.step_map([], d.samx, 0, 1, 0, d.samy, 0, 1, 2), "1 x 1 points"),
+        (
+            lambda d: maps.step_map([], d.samx, 0, 1, 0, d.samy, 0, 1, 2),
+            "points of samx must be a whole number",
+        ),
         (lambda d: maps.fly_map([], d.panda, fast="z"), "fast must be"),
         (lambda d: maps.fly_grid([], d.panda, "x", 0, 1, 2, "x", 0, 1, 2), "needs two axes"),
         (lambda d: maps.fly_grid([], d.panda, "x", 0, 1, 2, "t", 0, 1, 2), "must be some of x, y"),
@@ -270,9 +273,40 @@ def test_angles_in_golden_order_are_spread_after_any_number():
         (lambda d: scans.line_scan([d.scaler], d.samx, 0, 1, num=3, dwell=0), "dwell must be"),
         (lambda d: scans.time_series([], 0), "num must be"),
         (lambda d: scans.energy_scan([], d.energy), "needs a region"),
-        (lambda d: scans.energy_scan([], d.energy, (2, 1, 0.1)), "a region is"),
+        (lambda d: scans.energy_scan([], d.energy, (2, 1, 0.1)), "a region is from start on"),
         (lambda d: tomography.tomography(None, d.rotation, 0), "num must be"),
         (lambda d: tomography.tomography(None, d.rotation, 1, order="x"), "order must be"),
+        (lambda d: tomography.tomography(None, d.rotation, 1.5), "num must be a whole number"),
+        (lambda d: tomography.tomography(None, d.rotation, 2, span=0), "span that is not 0"),
+        (lambda d: maps.fly_map([], d.panda, x_start=np.nan), "start of x must be a finite"),
+        (lambda d: maps.fly_map([], d.panda, nx=2.5), "points of x must be a whole number"),
+        (lambda d: maps.fly_map([], d.panda, nx=10**4, ny=10**4), "at most 10000000 points"),
+        (lambda d: maps.fly_map([], d.panda, y_start=3, y_stop=3), "y does not move"),
+        (lambda d: maps.fly_map([], d.panda, rate=np.nan), "rate must be a finite"),
+        (lambda d: maps.fly_map([], d.panda, gate_time=5), "longer than a point, 0.005 s"),
+        (lambda d: maps.fly_map([], d.panda, collect_every=0), "collect_every must be more"),
+        (lambda d: maps.fly_spiral([], d.panda, distance=50), "no point of a spiral"),
+        (lambda d: maps.fly_spiral([], d.panda, distance=1e-5), "at most 10000000 points"),
+        (lambda d: maps.fly_spiral([], d.panda, size=(0, 1)), "size of x must be more than 0"),
+        (lambda d: maps.fly_spiral([], d.panda, size=4), "size must be two values"),
+        (lambda d: maps.spiral_map([], d.samx, 0, 4, d.samx, 0, 4, 1), "be given once: samx"),
+        (lambda d: maps.spiral_map([], d.samx, 0, 4, d.samy, 0, 4, 100), "no point of a spiral"),
+        (lambda d: maps.step_map([], d.samx, 0, 1, 2, d.samx, 0, 1, 2), "be given once: samx"),
+        (lambda d: maps.step_map([], "samx", 0, 1, 2, d.samx, 0, 1, 2), "'samx' is no motor"),
+        (lambda d: scans.line_scan([], d.samx, -1, 1, 5), "num=points; not 4 values"),
+        (lambda d: scans.line_scan([], d.samx, -1, 1), "num=points; not 3 values and num=None"),
+        (lambda d: scans.line_scan([], d.samx, 1, 1, num=5), "needs a motor that moves"),
+        (lambda d: scans.time_series([], 2.5), "num must be a whole number"),
+        (lambda d: scans.time_series([], 2, interval=-1), "interval must be 0 or more"),
+        (lambda d: scans.time_series([], 2, dwell="1"), "dwell must be a finite number, not '1'"),
+        (lambda d: scans.energy_scan([], d.energy, 7, 8, 0.5), "a region is .start, stop, step."),
+        (lambda d: scans.energy_scan([], d.energy, (7000, 7100, 50)), "7000 keV. The motor's"),
+        (lambda d: scans.energy_scan([], d.energy, (7, 8, 1e-9)), "at most 10000000 points"),
+        (lambda d: alignment.knife_edge([], d.samx, 0, 1, 4, "a"), "num must be 5 or more"),
+        (
+            lambda d: alignment.knife_edge([d.scaler, d.xspress3], d.samx, 0, 1, 6, "xspress3"),
+            "no detector has 'xspress3', a number per point: scaler-i0",
+        ),
     ],
 )
 @pytest.mark.logs_errors
@@ -280,6 +314,7 @@ def test_scans_that_make_no_sense_are_refused(engine, devices, recorded, plan, m
     with pytest.raises(ValueError, match=message):
         engine(plan(devices))
     assert not recorded.documents
+    assert (devices.samx.position, devices.energy.position) == (0, BEAMLINE.energy)
 
 
 # An edge in the beam
@@ -308,6 +343,15 @@ def test_noise_of_an_edge_is_no_trouble():
     found = alignment.fit_edge(x, rng.poisson(mean).astype(float))
     assert found.centre == pytest.approx(2, abs=0.1)
     assert found.fwhm == pytest.approx(1.2 * alignment.FWHM, rel=0.1)
+    # As far off as the fit says, and no worse when measured again.
+    off = []
+    for _ in range(40):
+        found = alignment.fit_edge(x, rng.poisson(mean).astype(float))
+        off.append((found.centre - 2) / found.centre_sigma)
+        off.append((found.fwhm / alignment.FWHM - 1.2) / found.fwhm_sigma * alignment.FWHM)
+    assert np.std(off) == pytest.approx(1, abs=0.4)
+    with pytest.raises(alignment.EdgeError, match="sharper"):
+        alignment.fit_edge(x, np.where(x < 2.05, 10.0, 500.0) + rng.normal(size=x.size))
     with pytest.raises(alignment.EdgeError, match="edge"):
         alignment.fit_edge(x, rng.poisson(100.0, x.size).astype(float))
     with pytest.raises(alignment.EdgeError, match="five points"):
@@ -323,6 +367,13 @@ def test_a_motor_goes_back_where_no_edge_is_found(engine):
     assert motor.position == 7.0
     with pytest.raises(ValueError, match="no detector has 'nothing'"):
         engine(alignment.knife_edge([flat], motor, 0, 1, 6, "nothing"))
+    step = SynSignal(name="step", func=lambda: float(motor.position > 0.5))
+    stops = []
+    engine.subscribe(lambda name, document: stops.append(document), "stop")
+    with pytest.raises(alignment.EdgeError, match="sharper"):
+        engine(alignment.knife_edge([step], motor, 0, 1, 6, "step", align=True))
+    assert motor.position == 7.0
+    assert [stop["exit_status"] for stop in stops] == ["success"]  # every point was measured
 
 
 # Beam
