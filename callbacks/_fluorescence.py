@@ -81,7 +81,7 @@ class FluorescenceSettings(ModalitySettings):
     )
     polynomial_order: int = Field(5, ge=1, le=10, description="of background='polynomial'")
     spline_spacing: Positive = Field(1.0, description="keV between knots of background='spline'")
-    noise: Positive = Field(0.1, description="keV, electronic noise (FWHM); with elements")
+    noise: float = Field(0.1, gt=0, le=2, description="keV, electronic noise (FWHM); with elements")
     noises: tuple[Positive, ...] | None = Field(
         None,
         min_length=1,

@@ -284,6 +284,7 @@ class Aired(Modality):
         ({"p": key(units="furlong")}, {}, {}, r"'pressure' looked .*furlong\): nothing feeds it"),
         ({"p": key(units="hPa"), "q": key(units="hPa")}, {}, {}, "several .*: nothing feeds it"),
         ({"p": key((3,), units="hPa")}, {}, {}, "not fitting: .*: nothing feeds it"),
+        ({f"p{i}": key(units="m") for i in range(9)}, {}, {}, "p3 .* and 5 more: nothing feeds"),
         (
             {"p": key(units="furlong")},
             {"pressure": "p"},
@@ -293,7 +294,8 @@ class Aired(Modality):
     ],
 )
 def test_what_feeds_an_optional_input_is_doubted_aloud(keys, inputs, fed, warning):
-    roles = {"x": "x", "p": "air_pressure", "q": "air_pressure", "i0": "incident_flux"}
+    roles = {f"p{i}": "air_pressure" for i in range(9)}
+    roles |= {"x": "x", "p": "air_pressure", "q": "air_pressure", "i0": "incident_flux"}
     devices = {name: {"role": role} for name, role in roles.items()}
     described = descriptor({"x": key(), **keys})
     found = bind(Aired(inputs=inputs), {"uid": "r", "devices": devices}, [described])

@@ -278,6 +278,7 @@ def test_an_empty_spectrum_is_a_result_with_an_uncertainty() -> None:
         ({"elements": ["Fe"], "incident_energy": 10, "weight": 1}, "weight=1 and reference"),
         ({"elements": ["Fe"], "incident_energy": 10, "energy_range": (7, 6)}, "lower energy"),
         ({"elements": ["Fe"], "incident_energy": 10, "weight": 2}, "Input should be 0 or 1"),
+        ({"elements": ["Fe"], "incident_energy": 10, "noise": 50}, "noise: .* equal to 2, got 50"),
     ],
 )
 def test_senseless_settings_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -9,6 +9,9 @@ from p06bs.model.constants import BASELINE, CONFIGURATION
 from p06bs.model.inputs import BoundInput, Input
 from p06bs.model.units import SAME, Conversion, canonical, conversion
 
+SHOWN = 4
+"""Data keys that are named of those which do not fit: what is said is part of start documents."""
+
 
 class BindingError(LookupError):
     """A run does not have what a modality needs; says what was looked for and what is there."""
@@ -61,7 +64,8 @@ def find_match(
     if not fits:
         unit = wanted.unit or " or ".join(wanted.units) or "any"
         what = f"role {wanted.role!r}, dims {list(wanted.dims)}, unit {unit}"
-        near = f"; not fitting: {'; '.join(map(str, role))}" if role else ""
+        more = f" and {len(role) - SHOWN} more" if len(role) > SHOWN else ""
+        near = f"; not fitting: {'; '.join(map(str, role[:SHOWN]))}{more}" if role else ""
         raise BindingError(f"input {name!r} looked for {what} and found none{near}")
     for exact in (
         lambda c: c.dims == wanted.dims and c.unit == canonical(wanted.unit),
