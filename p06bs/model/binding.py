@@ -147,7 +147,7 @@ def bind(
             if not wanted.optional or explicit is not None:
                 problems.append(f"{error}{also}")
             elif wanted.group:
-                lacking[wanted.group].append(f"{error}{also}")
+                lacking[wanted.group].append(f"{error}{also}: nothing feeds it")
             elif also or has_role(wanted, usable, constant):
                 warnings.append(f"{error}{also}: nothing feeds it")
             continue
