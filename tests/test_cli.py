@@ -221,6 +221,7 @@ def test_check_of_what_a_fresh_process_cannot_import(run, monkeypatch, tmp_path)
         (("process", "{log}", "--modality", SCALE, "--run", "zzz"), "0 runs in"),
         (("process", "{log}", "--like", "{uid}"), "no settings history"),
         (("process", "/nowhere", "--modality", SCALE), "/nowhere does not exist"),
+        (("process", "dead", "--log", "{log}", "--modality", SCALE), "begin with 'dead'; no API key"),
         (("process", "{log}/note.txt", "--modality", SCALE), "is no document log"),
         (("replay", "{log}/empty"), "there is no raw run in"),
         (("log", "ls", "{log}/empty"), "there is no run in"),

@@ -187,7 +187,7 @@ def _chosen(
             missing = str(reason)
     try:
         return _found(connect(DEFAULT_SERVER, key_file), source)
-    except RunError as reason:
+    except (RunError, UsageError) as reason:  # the latter where there is no key
         raise UsageError(f"{missing}; {reason}") from reason
 
 
