@@ -116,7 +116,9 @@ def test_snake_runs_every_other_row_backwards():
     assert raster.positions["x"].tolist() == [0, 1, 2, 0, 1, 2]
 
 
-@pytest.mark.parametrize(("nx", "rate", "message"), [(0, 1.0, "num must be a whole"), (2, 0.0, "rate must be")])
+@pytest.mark.parametrize(
+    ("nx", "rate", "message"), [(0, 1.0, "num must be a whole"), (2, 0.0, "rate must be")]
+)
 def test_impossible_grids_are_refused(nx, rate, message):
     with pytest.raises(ValueError, match=message):
         grid((0, 1), nx, (0, 1), 2, rate=rate)

@@ -243,7 +243,9 @@ def test_missing_frames_leave_out_their_events_and_are_counted(tmp_path):
     there = [i for i in range(18) if i not in (6, 7, 8)]
     assert [r[3:] for r in rows] == [(6 * i, i + 1) for i in there]
     assert documents[-1][1]["source_counts"] == {"frames/det": 18, "primary": 23}
-    assert re.search("23 rows were expected: frames lacks 5; rows are paired by", documents[-1][1]["warnings"][0])
+    assert re.search(
+        "23 rows were expected: frames lacks 5; rows are paired by", documents[-1][1]["warnings"][0]
+    )
 
 
 @pytest.mark.parametrize("status", ["success", "abort"])

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from p06bs.model.matching import upstream_of
 from p06bs.model.documents import Document, settings_digest
+from p06bs.model.matching import upstream_of
 from p06bs.model.modality import Modality
 from p06bs.model.revisions import Revision
 from p06bs.pipeline.needs import Needs
