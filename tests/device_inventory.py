@@ -21,8 +21,8 @@ AT_REST = {
     "xspress3": "xspress3-role",
     "eiger": "eiger-role eiger-distance eiger-poni1 eiger-poni2 eiger-rot1 eiger-rot2 eiger-rot3"
     " eiger-pixel1 eiger-pixel2 eiger-wavelength eiger-polarization eiger-dummy",
-    "ring": "ring-current ring-energy",
-    "shutter": "shutter-state",
+    "ring": "ring-current ring-energy ring-countdown ring-injecting",
+    "shutter": "shutter-state shutter-flux",
     "hutch": "hutch-temperature hutch-pressure hutch-humidity",
 }
 """Values that devices have without a scan."""

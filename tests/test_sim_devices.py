@@ -13,10 +13,11 @@ import hdf5plugin
 import numpy as np
 import pytest
 from bluesky import RunEngine
-from bluesky.preprocessors import baseline_wrapper
+from bluesky.preprocessors import baseline_wrapper, suspend_wrapper
 from ophyd_async.core import TriggerInfo
 from scipy.stats import poisson
 
+from p06bs.plans import suspenders
 from p06bs.plans.maps import fly_grid, fly_map
 from p06bs.sim.beamline import DARK_RATE, MONITOR_RATE, Beamline
 from p06bs.sim.devices import connect
@@ -181,7 +182,10 @@ def test_surroundings_are_read_as_a_baseline_and_can_be_lost(run_engine, devices
     (baseline,) = [d for d in recorder.named("descriptor") if d["name"] == "baseline"]
     assert {k: v.get("units") for k, v in baseline["data_keys"].items()} == {
         "ring-current": "mA",
+        "ring-countdown": "s",
+        "ring-injecting": None,
         "shutter-state": None,
+        "shutter-flux": "counts/s",
         "hutch-temperature": "degC",
         "hutch-pressure": "hPa",
         "hutch-humidity": "%",
@@ -206,6 +210,89 @@ def test_a_box_without_a_stage_makes_no_step_scan(run_engine, devices):
 
 
 # Beam losses
+
+
+def test_top_up_goes_by_the_clock_and_holds_scans(run_engine, devices):
+    now = [3.0]
+    ring = devices.ring
+    ring._clock = lambda: now[0]
+
+    def look():
+        countdown = yield from bps.rd(ring.countdown)
+        return countdown, (yield from bps.rd(ring.injecting))
+
+    looks = []
+
+    def some_looks():
+        for now[0] in (3.0, 7.9, 8.1, 8.3):
+            looks.append((yield from look()))
+
+    run_engine(some_looks())
+    assert looks == [
+        (5.0, False),
+        (pytest.approx(0.1), False),
+        (0.0, True),
+        (pytest.approx(7.7), False),
+    ]
+
+    began = []
+
+    def tick(msg):
+        now[0] += 0.05
+        if msg.command == "trigger":
+            began.append(ring._left())
+
+    run_engine.msg_hook = tick
+    scan = bp.count([devices.scaler], 40)
+    run_engine(suspenders.top_up_gated(scan, ring.countdown, 0.3, settle=0.0, look_every=0.0))
+    assert min(began) > 0.2
+    assert max(began) > 7.0
+
+    suspender = suspenders.injection_suspender(ring.injecting, settle=0.0)
+    now[0] = 7.0
+    commands = []
+
+    def inject(msg):
+        commands.append(msg.command)
+        if commands.count("trigger") == 2 and now[0] == 7.0:
+            now[0] = 8.1
+        if msg.command == "_start_suspender":
+            now[0] = 9.0
+
+    run_engine.msg_hook = inject
+    recorder = Recorder()
+    slow = bp.count([devices.scaler], 4, delay=0.1)
+    run_engine(suspend_wrapper(slow, suspender), recorder)
+    assert "_start_suspender" in commands
+    assert recorder.named("stop")[0]["num_events"]["primary"] == 4
+
+
+def test_the_flux_holds_scans_without_beam(run_engine, devices):
+    flux, state = devices.shutter.flux, devices.shutter.state
+    seen, commands = [], []
+
+    def half():
+        seen.append((yield from bps.rd(flux)))
+        yield from bps.mv(devices.ring.current, 50.0)
+        seen.append((yield from bps.rd(flux)))
+
+    run_engine(half())
+    assert seen == [MONITOR_RATE + DARK_RATE, MONITOR_RATE / 2 + DARK_RATE]
+
+    def shut(msg):
+        commands.append(msg.command)
+        if msg.command == "trigger" and commands.count("trigger") == 2:
+            state.set("closed")
+        if msg.command == "_start_suspender":
+            state.set("open")
+
+    run_engine.msg_hook = shut
+    recorder = Recorder()
+    suspender = suspenders.flux_suspender(flux, 1e6, settle=0.0)
+    slow = bp.count([devices.scaler], 4, delay=0.1)
+    run_engine(suspend_wrapper(slow, suspender), recorder)
+    assert "_start_suspender" in commands
+    assert recorder.named("stop")[0]["num_events"]["primary"] == 4
 
 
 @pytest.mark.parametrize("lost", ["ring", "shutter"])
