@@ -89,4 +89,8 @@ def energies(values: Iterable[float], unit: Any) -> None:
     for value in values:
         positive(energy=value)
         if (unit == "keV" and value >= 1000) or (unit == "eV" and value < 100):
-            raise ValueError(f"an energy of {value:g} {unit}? The motor's unit is {unit}")
+            other = "eV" if unit == "keV" else "keV"
+            raise ValueError(
+                f"energies are in {unit}, the motor's unit: {value:g} {unit} looks as if "
+                f"meant in {other}"
+            )
