@@ -76,6 +76,7 @@ def flown(
         for detector in detectors:
             yield from bps.prepare(detector, trigger, wait=True)
             yield from bps.declare_stream(detector, name=detector.name, collect=True)
+            yield from bps.checkpoint()  # a pause from here on does not arm it again
         yield from bps.declare_stream(box, name="primary", collect=True)
         try:
             yield from fly()

@@ -200,6 +200,34 @@ def test_triggers_before_the_kickoff_are_not_lost(run_engine, tmp_path):
     assert stop["num_events"] == {"eiger": 10}
 
 
+def test_a_detector_that_is_prepared_twice_records_every_trigger(run_engine, tmp_path):
+    """As a pause between its preparation and the kickoff has it."""
+    seen = []
+    with init_devices():
+        box = TriggerBox(Beamline(), name="panda")
+        paths = StaticPathProvider(UUIDFilenameProvider(), tmp_path)
+        eiger = AreaDetector(RINGS, box, paths, name="eiger")
+    trigger = TriggerInfo(
+        trigger=DetectorTrigger.EXTERNAL_EDGE, livetime=0.005, number_of_events=10
+    )
+
+    @bpp.stage_decorator([eiger, box])
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.prepare(box, grid((0, 1), 5, (0, 1), 2, rate=20.0), wait=True)
+        yield from bps.prepare(eiger, trigger, wait=True)
+        yield from bps.prepare(eiger, trigger, wait=True)
+        yield from bps.declare_stream(eiger, name="eiger", collect=True)
+        yield from bps.kickoff_all(eiger, box, wait=True)
+        yield from bps.complete(eiger, wait=True)
+        yield from bps.collect(eiger, name="eiger")
+        yield from bps.complete(box, wait=True)
+
+    run_engine(plan(), lambda name, document: seen.append((name, document)))
+    (stop,) = [document for name, document in seen if name == "stop"]
+    assert stop["num_events"] == {"eiger": 10}
+
+
 def test_impossible_recordings_are_refused():
     with pytest.raises(ValueError, match="1 row or more"):
         Recording(rows_per_file=0)

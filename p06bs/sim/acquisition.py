@@ -100,6 +100,7 @@ class Acquisition(DetectorAcquireLogic):
         if self.files is None or (self._triggers and self.step_time is None):
             raise RuntimeError("stage and prepare the detector anew before each scan")
         if self.step_time is None:
+            await self.ensure_stopped()  # a paused plan may prepare twice: one follows the triggers
             self.kicked_off.clear()
             self._task = asyncio.create_task(self._fly(self.files))
         else:
