@@ -15,6 +15,7 @@ from ophyd.sim import SynAxis
 from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 
 from p06bs import maps_of, process
+from p06bs.callbacks.positions import Positions
 from p06bs.callbacks.xrf import RegionSums
 from p06bs.plans.maps import fly_map
 from p06bs.sim.beamline import Beamline
@@ -23,6 +24,7 @@ from p06bs.sim.phantom import Phantom
 from p06bs.sim.stage import TriggerBox
 from p06bs.writers.nexus import Serializer, export
 from p06bs.writers.validate import validate
+from tests.documents import raw_run
 from tests.nexus_runs import (
     SHAPE,
     check_lossless,
@@ -338,6 +340,32 @@ def test_maps_are_placed_by_the_positions_of_other_runs(tmp_path: Path) -> None:
         mirrored = expected[name].values[:, ::-1]
         with h5py.File(export(scan[uid], tmp_path / "alone")["all"][0]) as file:
             np.testing.assert_array_equal(file[f"entry/maps/{name}"][...], mirrored)
+
+
+@pytest.mark.parametrize(
+    ("slow", "role", "unit"),
+    [("y", "position_y", "um"), ("z", "position_z", "um"), ("rotation", "rotation", "deg")],
+)
+def test_corrected_positions_of_whatever_axes_place_the_rows(
+    tmp_path: Path, slow: str, role: str, unit: str
+) -> None:
+    ny, nx = 3, 4
+    at, number = f"at_{slow}", np.arange(float(ny * nx))
+    raw = raw_run(
+        {at: number // nx, "at_x": number % nx, "i0": number},
+        shape=[ny, nx],
+        extents=[[0, ny - 1], [0, nx - 1]],
+        snaking=[False, False],
+        motors=[at, "at_x"],
+        hints={"dimensions": [[[at], "primary"], [["at_x"], "primary"]]},
+        devices={at: role, "at_x": "position_x"},
+        units={at: unit, "at_x": "um"},
+    )
+    positions = process(Positions(axes=("x", slow), lag=1.0), raw)
+    expected = maps_of([*raw, *positions])["raw.i0"].values
+    assert np.isnan(expected).any()  # the lag moves rows off their nominal pixels
+    with h5py.File(export(raw, tmp_path, beside=positions)["all"][0]) as file:
+        np.testing.assert_array_equal(file["entry/maps/i0"][...], expected)
 
 
 @pytest.mark.parametrize("plan", ["spiral", "list_scan", "spiral_square", "rel_grid_scan"])

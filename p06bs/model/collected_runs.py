@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from p06bs.model.candidates import candidates
 from p06bs.model.collected import CollectedStream, ReadRows, page_of
 from p06bs.model.documents import Document, is_derived
 from p06bs.model.map_columns import Streams
-from p06bs.model.positions import corrects, is_valid_correction, position_keys
+from p06bs.model.plan_axes import plan_axes
+from p06bs.model.positions import corrects, is_valid_correction
 
 
 @dataclass(slots=True)
@@ -120,9 +122,14 @@ class CollectedRuns:
 
 def _of_positions(start: Document, descriptor: Document) -> Document:
     """Return a descriptor with those data keys only that say where rows lie."""
-    wanted = {"raw_seq_num", *(key for pair in position_keys(start, descriptor) for key in pair)}
+    wanted = {"raw_seq_num", *plan_axes(start)}
+    wanted |= {c.data_key for c in candidates(start, [descriptor]) if _is_place(c.role)}
     described: Mapping[str, object] = descriptor["data_keys"]
     return {**descriptor, "data_keys": {k: described[k] for k in described if k in wanted}}
+
+
+def _is_place(role: str | None) -> bool:
+    return role is not None and (role.startswith("position_") or role == "rotation")
 
 
 def _root(start: Document) -> str:

@@ -4,7 +4,7 @@ A start document that declares a raster says it; measured positions, if they fit
 to it, say it better. Without a raster two measured axes make maps, too.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -240,27 +240,12 @@ def _moved(run: Run) -> tuple[str, str]:
     return slow or "", fast or ""
 
 
-def position_keys(
-    start: Document, descriptor: Document, moved: tuple[str, str] = MOVED
-) -> Iterator[tuple[str | None, str | None]]:
-    """Yield the data keys that may hold where rows lie: those of the roles, then the plan's axes.
-
-    Parameters
-    ----------
-    start, descriptor : mapping
-    moved : (str, str)
-        Roles of the slow and the fast axis.
-    """
-    roles = {c.role: c.data_key for c in candidates(start, [descriptor]) if c.role}
-    yield roles.get(moved[0]), roles.get(moved[1])
-    yield plan_axes(start)
-
-
 def _in_family(run: Run, streams: tuple[str, ...], moved: tuple[str, str]) -> Measurement | None:
-    """Return the positions that all of the streams have."""
+    """Return the positions that all of the streams have: by the roles, else by the plan's axes."""
     streamed = [run.streams[name] for name in streams]
     descriptor = {**streamed[0].descriptor, "name": streams[0]}
-    for pair in position_keys(run.start, descriptor, moved):
+    roles = {c.role: c.data_key for c in candidates(run.start, [descriptor]) if c.role}
+    for pair in ((roles.get(moved[0]), roles.get(moved[1])), plan_axes(run.start)):
         y, x = (streamed[0].column(key) for key in pair)
         if y and x and all(y in one.numbers and x in one.numbers for one in streamed):
             units = (streamed[0].unit(y), streamed[0].unit(x))
