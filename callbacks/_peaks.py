@@ -23,8 +23,8 @@ class Peaks:
     """The setup of `Fluorescence`.
 
     `i0_per_second` is whether the incident flux is a rate, `key` names what the gains that
-    are followed belong to, `gain_counts` how many counts they are averaged over (0: fixed),
-    `follow_zero` whether zero points are followed, too.
+    are followed and the sums of a run belong to, `gain_counts` how many counts gains are averaged
+    over (0: fixed), `follow_zero` whether zero points are followed, too.
     """
 
     groups: tuple[Group, ...]

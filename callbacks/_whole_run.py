@@ -12,7 +12,10 @@ from p06bs.callbacks._totals import Areas, Totals
 from p06bs.model.modality import BoundInput, Output
 
 Part = Mapping[str, Any]
-"""What a batch contributes: `counts` and `corrected`, both (elements, channels), and `flux`."""
+"""What a batch contributes: `counts` and `corrected`, both (elements, channels), and `flux`.
+
+`key` tells what may be added up from what was made with other settings.
+"""
 
 
 def outputs(totals: Totals, spectrum: BoundInput, *, whole: bool) -> dict[str, Output]:
@@ -62,8 +65,11 @@ def outputs(totals: Totals, spectrum: BoundInput, *, whole: bool) -> dict[str, O
 
 
 def fold(state: Part | None, part: Part) -> Part:
-    """Return the sum of what batches contributed."""
-    return part if state is None else {name: state[name] + part[name] for name in part}
+    """Add up what batches contributed; begin anew when settings change, which sums do not mix."""
+    if state is None or state["key"] != part["key"]:
+        return part
+    added = {name: state[name] + part[name] for name in ("counts", "corrected", "flux")}
+    return {**added, "key": part["key"]}
 
 
 def results(groups: tuple[Group, ...], totals: Totals, state: Part) -> dict[str, Array]:

@@ -114,7 +114,8 @@ class Fluorescence(Modality):
         if per_second:
             require(bound, "real_time", "an incident flux per second")
             require_alike(bound, "real_time")
-        fits = settings.model_dump_json(exclude={"standard", "normalise", "detection_limits"})
+        later = {"standard", "normalise", "detection_limits", "gain_counts", "saturation"}
+        fits = settings.model_dump_json(exclude=later)
         return Peaks(
             groups=groups_of(settings, bound),
             totals=totals,
@@ -170,7 +171,12 @@ class Fluorescence(Modality):
         weights = setup.totals.weights(usable, factor)
         found = measure(setup.groups, spectrum, usable, np.where(counted, weights, 0))
         counts = found.counts.astype(np.int64) if setup.whole else found.counts
-        part: dict[str, Any] = {"counts": counts, "corrected": found.corrected, "flux": 0.0}
+        part: dict[str, Any] = {
+            "key": f"{setup.key}, {'with' if setup.totals.need_flux else 'without'} flux",
+            "counts": counts,
+            "corrected": found.corrected,
+            "flux": 0.0,
+        }
         if flux is not None:
             with np.errstate(all="ignore"):  # events without usable elements do not count
                 seen = np.where(counted, flux, 0).sum(axis=1) / counted.sum(axis=1)
@@ -228,7 +234,7 @@ class Fluorescence(Modality):
         return {"key": setup.key, "sums": followed.sums}, made
 
     def fold(self, setup: Peaks, state: Any, part: Any) -> Any:
-        """Return the sum spectra so far."""
+        """Return the sum spectra so far, of the newest settings."""
         return _whole_run.fold(state, part)
 
     def snapshot(self, setup: Peaks, state: Any) -> Columns:

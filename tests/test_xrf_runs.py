@@ -11,8 +11,9 @@ from p06bs import callback, process
 from p06bs.callbacks.xrf import Fluorescence
 from p06bs.model.documents import NamedDocument
 from p06bs.model.maps import newest
+from p06bs.model.modality import PART
 from tests.documents import raw_run, rows_of
-from tests.fluorescence import composed, model_of, through
+from tests.fluorescence import bind, composed, model_of, through
 from tests.online import beamline
 
 AREAS = {"Fe_K": 3000.0, "Cu_K": 400.0}
@@ -303,6 +304,45 @@ def test_nan_outside_the_fitted_range_spoils_nothing() -> None:
     rows, whole = through(fluorescence(), spectrum=columns["spectrum"])
     assert rows.columns["elements_used"].tolist() == [2, 2]
     assert np.isfinite(whole["sum_spectrum"]).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "counted"),
+    [
+        ({"masked": (1,)}, slice(5, None)),
+        ({"calibration": (0.0, 0.0101)}, slice(5, None)),
+        ({"sensitivity": (1.0, 3.0)}, slice(5, None)),
+        ({"saturation": 1e6}, slice(None)),
+    ],
+)
+def test_the_sums_of_a_run_begin_anew_with_settings_that_do_not_mix(
+    change: dict[str, Any], counted: slice
+) -> None:
+    given = {"elements": ("Fe", "Cu", "Zn"), "incident_energy": 11.0}
+    raw = raw_run({"mca": drawn(12, 2, scale=np.array([1.0, 0.5]))}, units={"mca": "counts"})
+    events = [document for name, document in raw if name == "event"]
+    derived = process(
+        Fluorescence(**given, inputs={"spectrum": "mca"}),
+        raw,
+        [(events[5]["uid"], given | change)],
+        batch_size=4,
+    )
+    rows = table(derived)["Fe_K"]
+    assert len(rows) == 12
+    assert last_snapshot(derived)["Fe_K"] == pytest.approx(rows[counted].sum(), rel=1e-9)
+
+
+def test_a_flux_that_was_not_read_before_belongs_to_later_spectra_only() -> None:
+    columns = {"spectrum": drawn(4, 2), "incident_flux": np.full(4, 1e6)}
+    bound = bind(columns, {"spectrum": "counts", "incident_flux": "counts"})
+    state = None
+    for normalise in (False, True):
+        modality = fluorescence(normalise=normalise)
+        setup = modality.prepare(modality.settings, bound)
+        made = modality.process(setup, **columns)
+        state = modality.fold(setup, state, made[PART])
+    mean = made["Fe_K"].mean()
+    assert modality.snapshot(setup, state)["Fe_K"] == pytest.approx(mean, rel=1e-9)
 
 
 # Three ways
