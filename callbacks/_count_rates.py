@@ -13,6 +13,9 @@ Floats = npt.NDArray[np.float64]
 BLOCK = 4096
 """Events worked on at a time, so that the intermediate arrays stay in the cache."""
 
+LEAST_FREE = 1e-12
+"""Share of its gate for which a counter must be free; what is less is a rounding error."""
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -39,7 +42,7 @@ def rates_of(
 ) -> npt.NDArray[np.bool_]:
     """Put rates, their sigmas and flags of a block into `out`, and return which events are bad."""
     rate, sigma, flag = out
-    open_for = gate[:, None]
+    open_for = gate[:, None].astype(np.float64, copy=False)  # as `reasons_of` has it
     rate[...] = counts
     np.maximum(rate, 1, out=sigma)
     np.sqrt(sigma, out=sigma)
@@ -53,8 +56,8 @@ def rates_of(
         busy = rate * setup.dead_time
         np.greater(busy, setup.flag_above * open_for, out=flag, casting="unsafe")
         free = np.subtract(open_for, busy, out=busy)
-        if not free.min() > 0:
-            fine &= (free > 0).all(axis=1)
+        if not is_free(free.min(), open_for.max()):
+            fine &= is_free(free, open_for).all(axis=1)
     if (setup.gain != 1).any():
         free = free * setup.gain
     rate /= free
@@ -62,6 +65,11 @@ def rates_of(
     if setup.dark.any():
         rate -= setup.dark / setup.gain
     return ~fine
+
+
+def is_free(free: Any, gate: Any) -> Any:
+    """Return whether a counter that was free for so long in its gate tells a rate."""
+    return free > LEAST_FREE * gate
 
 
 def reasons_of(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
@@ -72,5 +80,6 @@ def reasons_of(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
     for i, count in enumerate(counts.tolist()):
         if not 0 <= count < np.inf:
             yield f"{setup.source(i)} counted {count:g}"
-        elif (busy := count / gate * float(setup.dead_time[i])) >= 1:
-            yield f"{setup.source(i)}: observed rate times dead time is {busy:.3g}, not below 1"
+        elif not is_free(gate - (busy := count * float(setup.dead_time[i])), gate):
+            share = busy / gate
+            yield f"{setup.source(i)}: observed rate times dead time is {share:.3g}, not below 1"

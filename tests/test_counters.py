@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from p06bs import callback, process
 from p06bs.callbacks.counters import Counters
@@ -95,6 +97,30 @@ def test_rate_that_reaches_the_dead_time_exactly_has_no_solution() -> None:
         "",
     ]
     assert made["rate"][1, 0] == pytest.approx(7 / 0.125)
+
+
+@given(
+    counted=st.integers(1, 10**9),
+    gate=st.floats(1e-6, 1e3),
+    beyond=st.sampled_from([0.0, 3e-16, -3e-16, 1e-13, -1e-13, 1e-9, -1e-9, 0.5, -0.5]),
+    others=st.integers(0, 2),
+)
+@example(counted=2865601, gate=0.0008565500968917911, beyond=0.0, others=0)
+@example(counted=100_000, gate=0.1, beyond=0.0, others=0)
+def test_a_counter_that_is_never_free_has_no_rate_and_a_reason(
+    counted: int, gate: float, beyond: float, others: int
+) -> None:
+    dead_time = gate / counted * (1 + beyond)
+    made = run([[counted]] + [[1]] * others, [gate] + [1e6] * others, dead_time=dead_time)
+    reason = made[INVALID][0] if INVALID in made else ""
+    assert bool(reason) == (beyond > -1e-10)
+    assert np.isnan(made["rate"][0, 0]) == bool(reason)
+    if reason:
+        assert reason.startswith("channel 0: observed rate times dead time is 1")
+    else:
+        rate = counted / gate / -beyond
+        assert made["rate"][0, 0] == pytest.approx(rate, rel=1e-5)
+    assert np.isfinite(made["rate"][1:]).all()
 
 
 def test_large_correction_sets_the_flag() -> None:
