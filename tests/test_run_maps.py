@@ -10,6 +10,7 @@ from bluesky import plans as bp
 
 from p06bs import maps_of
 from p06bs.bus.frames import FrameReader
+from p06bs.model.collected import CollectedStream, ColumnInFiles
 from p06bs.model.maps import Maps, grid_map
 from p06bs.model.picture import PictureAxis
 from p06bs.server.sink.sink import Sink
@@ -167,6 +168,54 @@ def test_values_that_are_none_and_descriptors_that_are_wrong():
     none.stream(units={"a": "mm"})
     none.page([1, 2, 3], a=[None, 2.0, "x"])
     np.testing.assert_array_equal(both.maps.of("none")["a"].values[0, :3], [np.nan, 2, np.nan])
+
+
+def test_columns_go_on_under_a_further_descriptor(tmp_path):
+    path = tmp_path / "box.h5"
+    with h5py.File(path, "w", libver="latest") as file:
+        file["seq_num"] = [20.0, 21.0, 22.0]
+    number = {"dtype": "number", "dtype_numpy": "<f8", "shape": [], "source": "test"}
+    keys = {"time": number, "a": number, "seq_num": {**number, "external": "STREAM:"}}
+    resource = {
+        "uid": "r", "data_key": "seq_num", "uri": f"file://localhost{path}",
+        "mimetype": "application/x-hdf5", "parameters": {"dataset": "seq_num"},
+    }  # fmt: skip
+    with FrameReader(0.0) as read:
+        stream = CollectedStream({"data_keys": keys}, read)
+        for start, stop in ((0, 2), (2, 3)):
+            rows = range(start, stop)
+            data = {"time": [10.0 + n for n in rows], "a": [float(n) for n in rows]}
+            page = {"seq_num": [n + 1 for n in rows], "time": [1.0 for _ in rows], "data": data}
+            stream.add(page)
+            stream.announce(resource, {"indices": {"start": start, "stop": stop}})
+            stream.describe({"data_keys": keys})
+        found = {name: column.read(0, 3).tolist() for name, column in stream.columns.items()}
+    assert found == {
+        "seq_num": [1, 2, 3], "time": [1.0, 1.0, 1.0], "time_": [10.0, 11.0, 12.0],
+        "a": [0.0, 1.0, 2.0], "seq_num_": [20.0, 21.0, 22.0],
+    }  # fmt: skip
+
+
+def test_rows_of_a_step_scan_are_read_at_once():
+    """It announces them one by one."""
+    asked: list[tuple[str, int, int]] = []
+
+    def read(resource: Any, start: int, count: int, _: Any) -> Any:
+        asked.append((resource["uid"], start, count))
+        return np.arange(start, start + count, dtype=float)
+
+    column = ColumnInFiles("a", (), "<f8", read)
+    a, b = {"uid": "a"}, {"uid": "b"}
+    for row in range(100):
+        column.announce(a, row, row + 1)
+    for row in range(100):
+        column.announce(b, row, row + 1)
+    column.announce(b, 20, 30)  # what was taken again
+    assert column.read(0, column.rows).tolist() == [*range(100), *range(100), *range(20, 30)]
+    assert asked == [("a", 0, 100), ("b", 0, 100), ("b", 20, 10)]
+    for start, stop in ((40, 60), (99, 101), (150, 150), (198, 205), (205, 999), (210, 220)):
+        expected = [*range(100), *range(100), *range(20, 30)][start:stop]
+        assert column.read(start, stop).tolist() == expected
 
 
 def test_only_the_newest_scans_are_kept_and_what_nobody_began_is_left():

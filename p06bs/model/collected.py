@@ -1,7 +1,9 @@
 """The numbers of runs in memory, column by column, from their documents: what maps are made of."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,12 @@ class ColumnInFiles:
 
     def announce(self, resource: Document, start: int, stop: int) -> None:
         """Add indices `start` to `stop - 1` of a stream resource."""
-        self._segments.append((resource, start, self.rows))
+        if stop <= start:
+            return
+        last, index, first = self._segments[-1] if self._segments else ({}, 0, 0)
+        # Step scans announce row by row.
+        if last.get("uid") != resource["uid"] or start != index + self.rows - first:
+            self._segments.append((resource, start, self.rows))
         self.rows += stop - start
 
     def read(self, start: int, stop: int) -> Array:
@@ -74,15 +81,18 @@ class ColumnInFiles:
             If they are not there (yet), or cannot be read.
         """
         parts = [np.empty((0, *self.shape), self.dtype)]
-        ends = [first for _, _, first in self._segments[1:]] + [self.rows]
-        for (resource, index, first), end in zip(self._segments, ends, strict=True):
-            low, high = max(start, first), min(stop, end)
-            if low < high:
-                try:
-                    rows = self._read(resource, index + low - first, high - low, self._bound)
-                except (LookupError, ValueError) as error:
-                    raise OSError(f"{self._bound.data_key} cannot be read: {error}") from error
-                parts.append(rows.reshape(high - low, *self.shape))
+        stop = min(stop, self.rows)
+        following = bisect_right(self._segments, start, key=itemgetter(2))
+        while start < stop:
+            resource, index, first = self._segments[following - 1]
+            at_end = following == len(self._segments)
+            high = stop if at_end else min(stop, self._segments[following][2])
+            try:
+                rows = self._read(resource, index + start - first, high - start, self._bound)
+            except (LookupError, ValueError) as error:
+                raise OSError(f"{self._bound.data_key} cannot be read: {error}") from error
+            parts.append(rows.reshape(high - start, *self.shape))
+            start, following = high, following + 1
         return np.concatenate(parts)
 
 
@@ -112,9 +122,9 @@ class CollectedStream:
         """Take a further descriptor."""
         self.metadata = descriptor
         for key, said in descriptor["data_keys"].items():
-            if key in self._described:
-                continue
             name = f"{key}_" if key in self._own else key
+            if name in self._described:
+                continue
             self._described[name] = {**said, "data_key": key} if name != key else said
             if not str(said.get("external") or "").startswith("STREAM:"):
                 if kind_of(said) in NUMBERS and is_one(said):
