@@ -115,10 +115,12 @@ def spiral_map(
         [*detectors, x, y],
         md,
         scan={
-            **{"dwell": dwell, "units": units_of([y, x])},
+            **{"dwell": dwell, "units": units_of([x, y])},
             "duration": dwell and dwell * points,
         },
     )
+    # bluesky's own motors come in any order.
+    start.setdefault("motors", [x.name, y.name])
     # bluesky's own extents are twice as large as what it covers.
     start.setdefault("extents", extents_of((x_centre, y_centre), (width, height)))
     place = (x_centre, y_centre, width, height, distance / np.sqrt(np.pi), 1.0)

@@ -85,7 +85,8 @@ def time_series(
     num : int
         Points.
     interval : float
-        Seconds from the end of a point to the begin of the next.
+        Seconds from the begin of a point to the begin of the next, if the point takes less;
+        also after the last one.
     detectors, dwell, md
         As of `line_scan`.
 
@@ -103,7 +104,7 @@ def time_series(
         md,
         scan={
             **{"dwell": dwell, "interval": interval},
-            "duration": num * (dwell + interval) if dwell else None,
+            "duration": num * max(dwell, interval) if dwell else None,
         },
         shape=[num],
     )
@@ -129,8 +130,8 @@ def energy_scan(
     detectors : sequence of devices
     energy : motor
     *regions : (start, stop, step) or (start, stop, step, dwell)
-        In the motor's unit and seconds; a region that begins where the one before ended does not
-        repeat that point.
+        In the motor's unit and seconds, by rising energy; a region that begins where the one
+        before ended does not repeat that point.
     dwell : float, optional
         Seconds per point of regions that do not say.
     technique : str
@@ -140,7 +141,8 @@ def energy_scan(
     Raises
     ------
     ValueError
-        If there is no region, one that is none, or energies are in eV where the motor has keV.
+        If there is no region, one that is none, or that starts before the one before it ends, or
+        energies are in eV where the motor has keV.
     """
     _arguments.motors(energy)
     _arguments.time_per_point(dwell)
@@ -184,6 +186,7 @@ def _of_regions(
     """Return the energies, and the time at each."""
     energies: list[float] = []
     dwells: list[float | None] = []
+    end: float | None = None
     for region in regions:
         if not isinstance(region, Sequence) or len(region) not in (3, 4):
             raise ValueError(
@@ -196,6 +199,12 @@ def _of_regions(
             _arguments.positive(dwell=region[3])
         if stop < start:
             raise ValueError(f"a region is from start on to stop, not from {start} to {stop}")
+        if end is not None and start < end - step * 1e-6:
+            raise ValueError(
+                f"a region starts at or after the end of the one before, {end}, not at {start}: "
+                "give them by rising energy, without overlap"
+            )
+        end = stop
         _arguments.points(len(energies) + (stop - start) / step)
         steps = np.floor((stop - start) / step + 1e-9)
         points = np.round(start + step * np.arange(steps + 1), 9)

@@ -10,7 +10,7 @@ import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
 from bluesky import RunEngine
-from bluesky.utils import RunEngineInterrupted
+from bluesky.utils import FailedStatus, RunEngineInterrupted
 from ophyd import Signal
 from ophyd.sim import SynAxis, SynSignal
 
@@ -156,6 +156,7 @@ def test_spirals_cover_their_rectangle_evenly(engine, devices, recorded):
     engine(PLANS["fly_spiral"](devices))
     step, fly = recorded.named("start")
     assert step["extents"] == [[-4, 6], [-2, 6]]
+    assert list(step["motors"]) == ["samx", "samy"]
     assert fly["extents"] == [[-5, 5], [-4, 4]]
     assert plan_axes(step) == ("samy", "samx")
     assert plan_axes(fly) == ("panda-y", "panda-x")
@@ -190,6 +191,49 @@ def test_energies_of_regions_and_their_times(engine, devices, recorded):
     start = recorded.named("start")[0]
     assert start["scan"]["duration"] == pytest.approx(0.9)
     assert start["technique"] == "XANES"
+
+
+@pytest.mark.logs_errors
+def test_points_may_take_longer_than_a_box_can_sum_its_gates(engine, devices, recorded):
+    engine(scans.time_series([devices.scaler], 1, dwell=60.0))
+    i0, gate = recorded.rows("scaler-i0", "scaler-gate_time")[:, 0]
+    assert gate == 60
+    assert i0 > 1e6
+    with pytest.raises(FailedStatus) as failed:
+        engine(maps.fly_map([], devices.panda, nx=2, ny=1, y_stop=-20, rate=1 / 60))
+    assert "a gate must be shorter than 34.4 s" in str(failed.value.__cause__)
+
+
+def test_units_of_a_spiral_are_in_the_order_of_its_motors(engine, devices, recorded):
+    engine(
+        maps.spiral_map(
+            [devices.scaler], devices.rotation, 0, 4, devices.samx, 0, 4, 2.0, dwell=0.1
+        )
+    )
+    (start,) = recorded.named("start")
+    assert (*start["motors"],) == ("rotation", "samx")
+    assert start["scan"]["units"] == ["deg", "um"]
+
+
+@pytest.mark.parametrize(("dwell", "interval", "duration"), [(0.3, 0.5, 1.5), (0.3, 0.1, 0.9)])
+def test_a_time_series_lasts_as_long_as_it_says(
+    engine, devices, recorded, dwell, interval, duration
+):
+    """bluesky's delay is from the begin of a point to the begin of the next, and to the end."""
+
+    slept = []
+
+    def taking(msg):
+        if msg.command == "sleep":
+            slept.append(msg.args[0])
+        return None, (bps.sleep(dwell) if msg.command == "trigger" else None)
+
+    plan = scans.time_series([devices.scaler], 3, interval=interval, dwell=dwell)
+    engine(bpp.plan_mutator(plan, taking))
+    assert recorded.named("start")[0]["scan"]["duration"] == pytest.approx(duration)
+    between = [seconds for seconds in slept if seconds != dwell]
+    assert len(between) == (3 if interval > dwell else 0)  # also after the last point
+    assert all(seconds <= interval - dwell for seconds in between)
 
 
 def test_projections_of_a_tomography_belong_together(engine, devices, recorded):
@@ -274,6 +318,18 @@ def test_angles_in_golden_order_are_spread_after_any_number():
         (lambda d: scans.time_series([], 0), "num must be"),
         (lambda d: scans.energy_scan([], d.energy), "needs a region"),
         (lambda d: scans.energy_scan([], d.energy, (2, 1, 0.1)), "a region is from start on"),
+        (
+            lambda d: scans.energy_scan([], d.energy, (7.0, 7.2, 0.1), (6.5, 6.9, 0.1)),
+            "after the end of the one before, 7.2, not at 6.5",
+        ),
+        (
+            lambda d: scans.energy_scan([], d.energy, (7.0, 7.2, 0.1), (7.15, 7.3, 0.01)),
+            "without overlap",
+        ),
+        (
+            lambda d: scans.energy_scan([], d.energy, (7.0, 7.2, 0.1), (7.3, 7.4, 0.1, -1.0)),
+            "dwell must be more than 0, not -1.0",
+        ),
         (lambda d: tomography.tomography(None, d.rotation, 0), "num must be"),
         (lambda d: tomography.tomography(None, d.rotation, 1, order="x"), "order must be"),
         (lambda d: tomography.tomography(None, d.rotation, 1.5), "num must be a whole number"),

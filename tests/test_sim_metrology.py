@@ -161,6 +161,8 @@ def test_impossible_metrology_is_refused():
         Metrology(lost=1.0)
     with pytest.raises(ValueError, match="does not fit"):
         Trajectory(Beamline(), replace(GRID, gate_time=1.0))
+    with pytest.raises(ValueError, match=r"shorter than 34.4 s, .* not 60 s"):
+        Trajectory(Beamline(), replace(GRID, gate_time=60.0, rate=np.inf)).capture(0, 1)
     with pytest.raises(ValueError, match="one length"):
         Trajectory(Beamline(), replace(GRID, positions={"x": np.zeros(5), "y": np.zeros(4)}))
 

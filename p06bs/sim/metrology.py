@@ -35,6 +35,9 @@ WORD = 2**32
 SAMPLE_CLOCK = 125e6
 """Samples per second that the box takes within a gate, Hz."""
 
+LONGEST_GATE = 2**63 / (WORD // 2) / SAMPLE_CLOCK
+"""Seconds of a gate from which on the sum of an encoder's words may not fit into 64 bits."""
+
 BLOCK = 400
 """In each block of so many points each interferometer loses its beam once."""
 
@@ -198,7 +201,18 @@ class Metrology:
         }
 
     def samples(self, points: npt.ArrayLike, gate_time: float) -> Integers:
-        """Return how many samples the box takes in each gate, shape ``(points,)``."""
+        """Return how many samples the box takes in each gate, shape ``(points,)``.
+
+        Raises
+        ------
+        ValueError
+            If the sum of so many words may not fit into 64 bits.
+        """
+        if not gate_time < LONGEST_GATE:
+            raise ValueError(
+                f"a gate must be shorter than {LONGEST_GATE:.3g} s, or the sum of its encoder "
+                f"words overflows, not {gate_time:g} s"
+            )
         numbers = np.asarray(points, dtype=np.int64)
         whole = max(1, round(gate_time * SAMPLE_CLOCK))
         return np.where(np.isin(numbers, list(self.empty_gates)), 0, whole).astype(np.int64)

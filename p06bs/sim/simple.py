@@ -101,7 +101,7 @@ class Scaler(Device):  # type: ignore[misc]
         """Count once; done at once."""
         gate_time = float(self.preset_time.get())
         path = self._sample.standing(self._beamline, self._points, gate_time)
-        self._counted = path.capture(self._points, self._points + 1)
+        self._counted = path.counted(self._points, self._points + 1)
         self._points, self._at = self._points + 1, time.time()
         return NullStatus()
 

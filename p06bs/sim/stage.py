@@ -58,8 +58,9 @@ class TriggerLogic(FlyableLogic[FlyPoints, TriggerClock]):
         Raises
         ------
         ValueError
-            As of `Trajectory`.
+            As of `Trajectory` and `Metrology.samples`.
         """
+        self.beamline.metrology.samples((), value.gate_time)
         if self.stage is None:
             self.trajectory = Trajectory(self.beamline, value)
         else:

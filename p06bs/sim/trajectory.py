@@ -166,20 +166,32 @@ class Trajectory:
             "angle": at["rotation"] if turns else self.beamline.angle,
         }
 
-    def capture(self, first: int = 0, stop: int | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Return the columns of `CAPTURES` for the points in ``range(first, stop)``."""
+    def counted(self, first: int = 0, stop: int | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns that also a scaler counts: those that know no positions."""
         points = self._range(first, stop)
-        beamline, gate_time = self.beamline, self.gate_time
-        metrology = beamline.metrology
-        readback = self.readback(first, stop)
-        i0, diode = beamline.counters(**self.seen(points))
-        columns: dict[str, npt.NDArray[Any]] = {
-            **readback,
+        i0, diode = self.beamline.counters(**self.seen(points))
+        return {
             "i0": i0,
             "diode": diode,
-            "gate_time": np.full(len(points), gate_time),
+            "gate_time": np.full(len(points), self.gate_time),
+            "ring_current": self.beamline.ring_current(points, self.gate_time),
+        }
+
+    def capture(self, first: int = 0, stop: int | None = None) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns of `CAPTURES` for the points in ``range(first, stop)``.
+
+        Raises
+        ------
+        ValueError
+            If the gate is too long, as of `Metrology.samples`.
+        """
+        points = self._range(first, stop)
+        metrology, gate_time = self.beamline.metrology, self.gate_time
+        readback = self.readback(first, stop)
+        columns: dict[str, npt.NDArray[Any]] = {
+            **readback,
+            **self.counted(first, stop),
             "gate_samples": metrology.samples(points, gate_time),
-            "ring_current": beamline.ring_current(points, gate_time),
         }
         for axis in AXES:
             sweep = self.speeds[axis][points.start : points.stop] * gate_time
