@@ -90,7 +90,7 @@ class Frames(Closing):
             with hdf5.lock:
                 dataset = self._dataset(path, name)
                 self._check(dataset)
-                per_event = _rows_per_event(dataset, bound.source_shape)
+                per_event = rows_per_event(dataset, bound.source_shape)
                 first, last = start * per_event, (start + count) * per_event
                 progress = _progress(dataset)
                 there = _written(dataset, first, last)
@@ -191,7 +191,7 @@ class FrameReader(Closing):
         self._frames.close()
 
 
-def _rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:
+def rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:
     """Return how many rows of the dataset make one event of `shape`.
 
     Raises

@@ -224,7 +224,8 @@ def _columns(home: h5py.Group, stream: Stream, keys: Sequence[str]) -> None:
             links = [column.dataset]
             shown = column.dataset.dtype.kind in "iuf"
         elif key in stream.external:
-            links = [h5py.ExternalLink(*link) for link in stream.external[key].links]
+            frames = stream.external[key].frames
+            links = [] if frames is None else [frames]
             shown = home.attrs["NX_class"] == "NXdetector"
         for link in links:
             home["columns"][names(key)] = link

@@ -1,7 +1,5 @@
 """One stream of a run as an HDF5 group: its columns, its descriptors, its external frames."""
 
-import logging
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +7,11 @@ from typing import Any
 import h5py
 import numpy as np
 
-from p06bs.bus.frames import dataset_of
 from p06bs.model.documents import Document
 from p06bs.writers._columns import Column, Table
+from p06bs.writers._external import External
 from p06bs.writers._h5 import Array, Names, field, group, json_text
 
-log = logging.getLogger(__name__)
-
-_PAIR = {"dtype": "array", "dtype_numpy": "<i8", "shape": [2]}
 _TEXT = {"dtype": "string", "shape": []}
 _TIME = {"dtype": "number", "dtype_numpy": "<f8", "shape": [], "units": "s"}
 _INTEGER = {"dtype": "integer", "dtype_numpy": "<i8", "shape": []}
@@ -31,72 +26,6 @@ class Texts:
     def append(self, document: Document) -> None:
         """Append a document."""
         self._column.append([json_text(document)])
-
-
-class External:
-    """The row map of one external data key: which frames of which file belong to which seq_nums."""
-
-    def __init__(self, parent: h5py.Group, name: str, data_key: str) -> None:
-        self.data_key = data_key
-        self.group = group(parent, name, "NXcollection", data_key=data_key)
-        described: dict[str, dict[str, Any]] = {
-            "indices": _PAIR,
-            "seq_nums": _PAIR,
-            "stream_resource": _TEXT,
-            "descriptor": _TEXT,
-            "uid": _TEXT,
-        }
-        self._rows = Table({key: Column(self.group, key, d) for key, d in described.items()})
-        self.resources: dict[str, Document] = {}
-        self.announced: list[tuple[Document, int, int]] = []  # resource, first and last index + 1
-        self.links: list[tuple[str, str]] = []
-
-    def add(self, datum: Document, resource: Document) -> None:
-        """Take a stream_datum and the stream resource that it names."""
-        self.resources[resource["uid"]] = resource
-        self.announced.append((resource, datum["indices"]["start"], datum["indices"]["stop"]))
-        row = {key: [datum[key]] for key in ("stream_resource", "descriptor", "uid")}
-        for key in ("indices", "seq_nums"):
-            row[key] = [[datum[key]["start"], datum[key]["stop"]]]
-        self._rows.extend(row)
-
-    def finish(self, tree: Path, directory: Path) -> None:
-        """Write the row map and link the frames that can be found."""
-        self._rows.flush()
-        self.group.attrs["ranges"] = "start inclusive, stop exclusive, as in the stream_datum"
-        field(self.group, "resource_uid", list(self.resources))
-        for number, resource in enumerate(self.resources.values()):
-            name = f"frames_{number}"
-            found = _dataset(resource)
-            if isinstance(found, str):
-                log.warning("%s is not linked: %s", self.data_key, found)
-                field(self.group, f"{name}_not_linked", found)
-                continue
-            path, dataset = found
-            inside = path.is_relative_to(tree) and directory.is_relative_to(tree)
-            target = os.path.relpath(path, directory) if inside else str(path)
-            self.group[name] = h5py.ExternalLink(target, dataset)
-            self.links.append((target, dataset))
-
-
-def _dataset(resource: Document) -> tuple[Path, str] | str:
-    """Return (file, dataset) of a stream resource, or why there is nothing to link.
-
-    A link to a file that is not there would make the NeXus file invalid, and a
-    virtual dataset over one would read as zeros.
-    """
-    try:
-        path, dataset = dataset_of(resource)
-    except ValueError as error:
-        return str(error)
-    try:
-        # The detector may write it still: a reader of its SWMR file sees what is flushed.
-        with h5py.File(path, "r", swmr=True) as file:
-            if not isinstance(file.get(dataset), h5py.Dataset):
-                return f"{path} has no dataset {dataset}"
-    except OSError as error:
-        return f"{path} cannot be opened: {error}"
-    return path.resolve(), dataset
 
 
 class Stream:
@@ -180,7 +109,8 @@ class Stream:
             if "external" not in self.group:
                 group(self.group, "external", "NXcollection")
             home = self.group["external"]
-            self.external[key] = External(home, self._external_names(key), key)
+            name, described = self._external_names(key), self.data_keys.get(key, {})
+            self.external[key] = External(home, name, key, described)
         self.external[key].add(datum, resource)
 
     def finish(self, tree: Path, directory: Path) -> None:
