@@ -1,5 +1,6 @@
 """From frames to patterns: what a valid pixel is, and the loop over frames."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class Patterns:
     `patterns` (events, 2, radial bins) and `cakes` (events, 2, sectors, radial bins, or
     empty) hold intensity and sigma; `total`, `invalid` and `saturated` (events,) the counts
     in all bins and numbers of pixels; `totals` (4, radial bins) the sums of S, V and N, and
-    the largest intensity, over events that are valid.
+    the largest intensity, over events without a reason in `reasons` to be invalid.
     """
 
     patterns: Floats
@@ -75,6 +76,7 @@ class Patterns:
     invalid: Array
     saturated: Array
     totals: Floats
+    reasons: dict[int, str]
 
 
 def integrate(
@@ -83,7 +85,8 @@ def integrate(
     pixels: Pixels,
     valid: tuple[Any, Any, Array],
     scale: Floats,
-    most_invalid: float,
+    reasons: Mapping[int, str],
+    judge: Callable[[int, float], str],
 ) -> Patterns:
     """Integrate frames.
 
@@ -95,8 +98,11 @@ def integrate(
         What a valid value is, as `limits` returns it.
     scale : (events,)
         What patterns are divided by; NaN: an invalid event.
-    most_invalid : float
-        Number of invalid pixels from which an event is invalid.
+    reasons
+        Event -> why it is invalid, of what is known before.
+    judge
+        Says why a frame with so many invalid pixels and such counts in all bins is invalid; "" if
+        it is not.
     """
     from p06bs.callbacks import _xrd_kernels as kernels
 
@@ -113,8 +119,10 @@ def integrate(
         invalid=np.zeros(count, np.int64),
         saturated=np.zeros(count, np.int64),
         totals=np.zeros((4, radial)),
+        reasons=dict(reasons),
     )
     made.totals[3] = -np.inf
+    own = np.empty((3, radial))
     runs, known = (bins.starts, bins.stops), (pixels.norm, pixels.dark)
     for k in range(count):
         sums[:] = 0
@@ -133,9 +141,14 @@ def integrate(
             )
             counts = sums.sum(axis=0).astype(np.float64)
         made.invalid[k], made.saturated[k] = bad
-        counted = bool(scale[k] > 0 and bad[0] < most_invalid)
-        made.total[k] = kernels.finish(
+        total = kernels.finish(
             counts, variances if split else counts, bins.full, lost, bins.floor, bins.sectors,
-            scale[k], made.patterns[k], made.cakes[k], made.totals, counted,
-        ) / scale[k]  # fmt: skip
+            scale[k], made.patterns[k], made.cakes[k], own,
+        )  # fmt: skip
+        made.total[k] = total / scale[k]
+        if k not in made.reasons and (reason := judge(bad[0], total)):
+            made.reasons[k] = reason
+        if k not in made.reasons:
+            made.totals[:3] += own
+            np.fmax(made.totals[3], made.patterns[k, 0], out=made.totals[3])
     return made

@@ -172,8 +172,7 @@ def finish(
     scale: float,
     pattern: Array,
     cake: Array,
-    totals: Array,
-    counted: bool,
+    own: Array,
 ) -> float:
     """Put I and sigma of each bin into `pattern` and `cake`; return the counts in all bins.
 
@@ -191,8 +190,8 @@ def finish(
         What is divided by, such as the incident flux; NaN: an invalid event.
     pattern : (2, radial bins), cake : (2, sectors, radial bins) or empty
         Results: intensity and sigma, NaN without valid pixels.
-    totals : (4, radial bins)
-        If `counted`, S, V and N are added to it, and the last row is the largest intensity.
+    own : (3, radial bins)
+        Results: S, V and N times `scale`, 0 without valid pixels.
     """
     total = 0.0
     for radial in range(full.shape[1] // sectors):
@@ -214,14 +213,11 @@ def finish(
         if c > 1e-6:
             pattern[0, radial] = s / n / scale
             pattern[1, radial] = np.sqrt(max(v, least)) / n / scale
-            if counted:
-                totals[0, radial] += s
-                totals[1, radial] += v
-                totals[2, radial] += n * scale
-                totals[3, radial] = max(totals[3, radial], pattern[0, radial])
+            own[:, radial] = s, v, n * scale
         else:
             pattern[0, radial] = np.nan
             pattern[1, radial] = np.nan
+            own[:, radial] = 0
     return total
 
 

@@ -50,6 +50,15 @@ class Setup:
     energy: float | None
     key: str
 
+    def judge(self, invalid: int, total: float) -> str:
+        """Return why a frame with so many invalid pixels and total counts is invalid, or ""."""
+        used = self.bins.pixels
+        if invalid >= np.ceil(self.settings.max_invalid * used):
+            return f"{'all' if invalid == used else f'{invalid} of'} {used} used pixels are invalid"
+        if self.dark > 0 and total < -self.dark / 2:
+            return f"it has less than half of the {self.dark:g} dark counts"
+        return ""
+
 
 class PowderDiffraction(Modality):
     """Integrate frames around the beam: I(q) or I(2θ) with sigma, a cake, and ring sums.
@@ -190,14 +199,7 @@ class PowderDiffraction(Modality):
         valid = limits(settings, frames.dtype)
         frames = native(frames.reshape(count, -1))
         scale, reasons = _received(setup, count, incident_flux, exposure, photon_energy)
-        most_invalid = float(np.ceil(settings.max_invalid * bins.pixels))
-        found = integrate(frames, bins, setup.pixels, valid, scale, most_invalid)
-        for k in np.flatnonzero(found.invalid >= most_invalid).tolist():
-            some = "all" if found.invalid[k] == bins.pixels else f"{found.invalid[k]} of"
-            reasons.setdefault(k, f"{some} {bins.pixels} used pixels are invalid")
-        if setup.dark > 0:
-            for k in np.flatnonzero(found.total * scale < -setup.dark / 2).tolist():
-                reasons.setdefault(k, f"it has less than half of the {setup.dark:g} dark counts")
+        found = integrate(frames, bins, setup.pixels, valid, scale, reasons, setup.judge)
         made: dict[str, Array] = {
             "intensity": found.patterns[:, 0],
             "sigma": found.patterns[:, 1],
@@ -210,7 +212,7 @@ class PowderDiffraction(Modality):
             made[name], made[f"{name}_sigma"] = (column / scale for column in sums)
         made |= {"n_invalid": found.invalid, "n_saturated": found.saturated}
         part: Any = dict(zip(("signal", "variance", "norm", "maximum"), found.totals, strict=True))
-        return {**invalidate(made, reasons), PART: part}
+        return {**invalidate(made, found.reasons), PART: part}
 
     def results(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return mean and maximum of the patterns of the run, and the axes of all outputs."""
@@ -271,9 +273,9 @@ def _received(
         if setup.i0_per_second and exposure is not None:
             factors.append(("exposure is {:g} s", exposure))
     for text, factor in factors:
-        for k in np.flatnonzero(~((factor > 0) & (factor < np.inf))).tolist():
-            reasons.setdefault(k, text.format(float(factor[k])))
         scale = scale * factor
+        for k in np.flatnonzero(~((scale > 0) & (scale < np.inf))).tolist():
+            reasons.setdefault(k, text.format(float(factor[k])))
     if setup.energy is not None and photon_energy is not None:
         apart = np.abs(photon_energy / setup.energy - 1)
         for k in np.flatnonzero(~(apart <= OTHER_ENERGY)).tolist():

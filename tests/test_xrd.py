@@ -457,6 +457,32 @@ def test_the_run_has_mean_and_maximum_of_its_patterns_with_their_axes() -> None:
     np.testing.assert_allclose(shown["azimuth"], [-135, -45, 45, 135], atol=1e-4)
 
 
+@pytest.mark.parametrize("splitting", ["no", "full"])
+@pytest.mark.parametrize("spoilt", ["dark", "pixels", "flux", "scale"])
+def test_invalid_events_are_not_in_the_results_of_the_run(splitting: str, spoilt: str) -> None:
+    frames = counted(np.full((SIDE, SIDE), 110.0), events=4, dtype=np.uint16)
+    flux, exposure = np.full(4, 2.0), np.ones(4)
+    if spoilt == "dark":
+        frames[2] = 0
+    elif spoilt == "pixels":
+        frames[2, : SIDE // 2 + 1] = 65535
+    elif spoilt == "flux":
+        flux[2] = -1
+    else:  # the product of both is no number
+        frames[2], flux[2], exposure[2] = 60000, 1e-200, 1e-200
+    modality = PowderDiffraction(
+        poni=SQUARE, bins=9, dark=10.0, normalise=True, splitting=splitting
+    )
+    columns = {"frames": frames, "incident_flux": flux, "exposure": exposure}
+    units = {"incident_flux": "counts/s"}
+    made, _ = run(modality, units, **columns)
+    assert [bool(reason) for reason in made[INVALID]] == [False, False, True, False]
+    others = {name: column[[0, 1, 3]] for name, column in columns.items()}
+    valid, _ = run(modality, units, **others)
+    for name, total in valid["part"].items():
+        np.testing.assert_array_equal(made["part"][name], total, err_msg=name)
+
+
 def test_patterns_of_other_settings_are_not_averaged_with_those_before() -> None:
     frames = np.full((2, SIDE, SIDE), 4, np.uint16)
     one, other = (PowderDiffraction(poni=SQUARE, bins=9, range=r) for r in ((3, 9), (4, 9)))
