@@ -13,6 +13,7 @@ from p06bs.bus.frames import FrameReader
 from p06bs.model.collected import CollectedStream, ColumnInFiles
 from p06bs.model.maps import Maps, grid_map
 from p06bs.model.picture import PictureAxis
+from p06bs.model.positions import corrects
 from p06bs.server.sink.sink import Sink
 from p06bs.server.tree import maps as server
 from tests.documents import raw_run
@@ -21,6 +22,7 @@ from tests.test_server_maps import (
     NX,
     NY,
     RASTER,
+    XRF,
     Writer,
     axes_and_detector,
     corrected,
@@ -232,6 +234,20 @@ def test_only_the_newest_scans_are_kept_and_what_nobody_began_is_left():
     assert list(maps.scan()) == ["raw.a", "xrf.Fe_K"]
     assert maps.scan("run2")["a"].values[0, 0] == 2.0
     assert maps_of([]) == {}
+
+
+@pytest.mark.parametrize(
+    "process", [{"name": "positions"}, {**XRF, "name": "positions", "reprocessing": None}]
+)
+def test_processes_of_others_may_be_called_positions(process):
+    maps = Maps()
+    raw = Writer(maps, "raw", **RASTER)
+    raw.stream(units={"a": None})
+    raw.page([1], a=[1.0])
+    xrf(maps, "run", "raw")
+    maps("start", {"uid": "p", "time": 2.0, "original_run_uid": "raw", "process": process})
+    assert list(maps.scan("raw")) == ["raw.a", "xrf.Fe_K"]
+    assert not corrects({"uid": "p", "original_run_uid": "raw", "process": process})
 
 
 def test_edges_and_extents_of_what_is_shown():

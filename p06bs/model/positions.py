@@ -4,12 +4,13 @@ A start document that declares a raster says it; measured positions, if they fit
 to it, say it better. Without a raster two measured axes make maps, too.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from p06bs.model.candidates import ASIDE, candidates
-from p06bs.model.documents import Document
+from p06bs.model.derived import PREVIEW
+from p06bs.model.documents import Document, is_derived
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
 from p06bs.model.raster import Extents, Grid, grid_of
 from p06bs.model.run_streams import Run, families
@@ -211,11 +212,11 @@ def corrects(start: Document) -> str:
 
     Previews do not, and not what has the first rows only, which were computed again.
     """
-    process = start.get("process")
-    if not isinstance(process, Mapping) or process.get("name") != "positions":
+    if not is_derived(start) or start["process"]["name"] != "positions":
         return ""
-    part = process.get("reprocessing", 0) < 0 or process.get("rows") is not None
-    return "" if part else str(start.get("original_run_uid", ""))
+    process = start["process"]
+    part = process.get("reprocessing") == PREVIEW or process.get("rows") is not None
+    return "" if part else str(start["original_run_uid"])
 
 
 def is_valid_correction(start: Document, stop: Document | None) -> bool:
