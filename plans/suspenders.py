@@ -12,7 +12,7 @@ from typing import Any
 import bluesky.plan_stubs as bps
 from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.suspenders import SuspendBoolHigh, SuspenderBase, SuspendFloor, SuspendWhenChanged
-from bluesky.utils import Msg, MsgGenerator
+from bluesky.utils import Msg, MsgGenerator, maybe_await
 
 from p06bs.plans.preprocessors import before, mutated
 
@@ -209,16 +209,19 @@ def top_up_gated(
     """
     began = False
 
-    def wait() -> Iterator[Msg]:
+    async def over() -> None:
         waited = False
-        while True:
-            left = yield from bps.rd(countdown, default_value=float("inf"))
-            if left is None or left > dwell:  # None: the answer was lost in a pause
-                break
+        while next(iter((await maybe_await(countdown.read())).values()))["value"] <= dwell:
             waited = True
-            yield from bps.sleep(look_every)
+            await asyncio.sleep(look_every)
         if waited:
-            yield from bps.sleep(settle)
+            await asyncio.sleep(settle)
+
+    def wait() -> Iterator[Msg]:
+        # One message: a point that is measured again after a pause looks again.
+        looked = yield from bps.wait_for([over])
+        for task in looked or ():  # None: the answer was lost in a pause
+            task.result()
 
     def insert(msg: Msg) -> tuple[Any, Any]:
         nonlocal began

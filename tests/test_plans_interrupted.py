@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterator
 from typing import get_origin
 
 import bluesky.plan_stubs as bps
+import bluesky.plans as bp
 import bluesky.preprocessors as bpp
 import numpy as np
 import pytest
@@ -355,6 +356,62 @@ def test_a_plan_waits_while_the_ring_is_topped_up(engine, devices, recorded, und
         assert min(at) > 0.1
         assert max(at) > 7
     assert_whole(name, recorded, devices, undisturbed)
+
+
+def test_a_point_that_is_measured_again_waits_for_the_injection_again(engine, devices):
+    countdown = Signal(name="countdown", value=100.0)
+    at, triggered = [], devices.scaler.trigger
+
+    def trigger():
+        at.append(countdown.get())
+        return triggered()
+
+    devices.scaler.trigger = trigger
+    paused = []
+
+    def pause_in_the_second_point(msg):
+        if msg.command == "trigger" and len(at) == 1 and not paused:
+            paused.append(msg)
+            return None, bps.pause()
+        return None, None
+
+    gated = suspenders.top_up_gated(
+        bp.count([devices.scaler], 3), countdown, 5.0, settle=0.0, look_every=0.01
+    )
+    with pytest.raises(RunEngineInterrupted):
+        engine(bpp.plan_mutator(gated, pause_in_the_second_point))
+    countdown.put(1.0)  # an injection comes within the dwell time
+    engine.loop.call_soon_threadsafe(engine.loop.call_later, 0.3, countdown.put, 100.0)
+    engine.resume()
+    assert at == [100.0] * 4  # the second point twice, never at 1 s
+
+
+def test_a_pause_while_an_injection_is_awaited_spoils_no_point(engine, devices):
+    countdown = Signal(name="countdown", value=100.0)
+    at, waits, triggered = [], [], devices.scaler.trigger
+
+    def trigger():
+        at.append(countdown.get())
+        return triggered()
+
+    devices.scaler.trigger = trigger
+
+    def pause_in_the_second_wait(msg):
+        waits.extend([msg] * (msg.command == "wait_for"))
+        if msg.command == "wait_for" and len(waits) == 2:
+            countdown.put(1.0)
+            threading.Thread(target=engine.request_pause).start()
+        return None, None
+
+    gated = suspenders.top_up_gated(
+        bp.count([devices.scaler], 3), countdown, 5.0, settle=0.0, look_every=0.01
+    )
+    with pytest.raises(RunEngineInterrupted):
+        engine(bpp.plan_mutator(gated, pause_in_the_second_wait))
+    assert len(at) == 1
+    engine.loop.call_soon_threadsafe(engine.loop.call_later, 0.3, countdown.put, 100.0)
+    engine.resume()
+    assert at == [100.0] * 3
 
 
 class Countdown(Signal):
