@@ -74,8 +74,14 @@ class Lane:
 
 
 @contextmanager
-def serving(folder: Path, modality: Any, count: int = 60, size: int = 4) -> Iterator[Lane]:
-    raw = raw_run({"x": np.arange(float(count))}, page=10)
+def serving(
+    folder: Path,
+    modality: Any,
+    count: int = 60,
+    size: int = 4,
+    raw: list[NamedDocument] | None = None,
+) -> Iterator[Lane]:
+    raw = raw or raw_run({"x": np.arange(float(count))}, page=10)
     made = Lane(folder / "log", modality, raw, size)
     try:
         yield made
@@ -128,6 +134,21 @@ def test_a_worker_that_is_drained_while_it_computes_delivers_first(tmp_path):
             served.pool.stop_workers(PATIENCE)
         assert ended == ["the pipeline stopped it"]
         served.finish()
+
+
+def test_a_device_that_is_configured_anew_is_warned_of_once(tmp_path, caplog):
+    start, described, *pages, stop = raw_run({"x": np.arange(20.0)}, page=10)
+    data = {"x-gain": 2.0}
+    configuration = {"x": {"data": data, "timestamps": data, "data_keys": {}}}
+    again = {**described[1], "uid": "again", "configuration": configuration}
+    raw = [start, described, pages[0], ("descriptor", again)]
+    raw += [("event_page", {**pages[1][1], "descriptor": "again"}), stop]
+    with serving(tmp_path, scale(), raw=raw) as served:
+        with loop(served.pool.address, "a", served.pool.epoch):
+            served.finish()
+            served.pool.stop_workers(PATIENCE)
+        assert served.derived[-1][1]["reconfigured_inputs"] == ["x"]
+    assert caplog.text.count("configured anew") == 1
 
 
 WORK = "import sys; from p06bs.pipeline.worker import work; print(work(*sys.argv[1:]))"

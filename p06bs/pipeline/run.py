@@ -150,10 +150,6 @@ class RunPipeline:
             self._leave_out(*self.raw.refused.pop())
         if self.raw.problem:
             self._say_once(logging.INFO, "binding", f"so far {self.raw.problem}")
-        if self.raw.reconfigured:
-            anew = ", ".join(sorted(self.raw.reconfigured))
-            said = f"{anew} was configured anew; {self.modality.name} goes on with the first"
-            self._say_once(logging.WARNING, "device", said)
         if self.work is None or self.raw.ending is not None:
             self.attempt(self.advance)
 
