@@ -3,8 +3,6 @@
 import os
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +14,13 @@ import numpy as np
 import pytest
 
 from p06bs import process
-from p06bs.bus.frames import OPEN_FILES, FrameReader, FramesMissingError, dataset_of
+from p06bs.bus.frames import OPEN_FILES, Frames, FramesMissingError, dataset_of
+from p06bs.model.gather import NotYetError
 from p06bs.model.modality import BoundInput
 from tests.documents import frame_documents, raw_run, rows_of
 from tests.techniques import Brightness
 
 SHAPE = (2, 3)
-LONG = 30.0
 
 # A detector: it does what its standard input says, and answers each line.
 WRITER = """
@@ -90,7 +88,7 @@ def numbers(rows: Any) -> list[int]:
 
 def test_a_growing_file_is_read_row_by_row(tmp_path):
     path = tmp_path / "f.h5"
-    with detector(path) as tell, FrameReader(LONG) as read:
+    with detector(path) as tell, Frames(final=True) as read:
         for start in range(0, 12, 3):
             tell("write", start, start + 3)
             rows = read(resource(path), start, 3, bound())
@@ -100,25 +98,27 @@ def test_a_growing_file_is_read_row_by_row(tmp_path):
 
 
 @pytest.mark.parametrize("chunk", [1, 4])
-def test_rows_that_are_announced_too_early_are_waited_for(tmp_path, chunk):
+def test_rows_that_are_announced_too_early_are_not_there_yet(tmp_path, chunk):
     path = tmp_path / "f.h5"
-    found: list[Any] = []
-    with detector(path, chunk=chunk) as tell, FrameReader(LONG) as read:
+    with detector(path, chunk=chunk) as tell, Frames() as read:
         tell("resize", 8)  # the dataset has its rows, but nothing is written: they read as zeros
-        waiting = threading.Thread(
-            target=lambda: found.append(read(resource(path), 0, 8, bound())), name="reader"
-        )
-        waiting.start()
+        seen = set()
         for start in range(0, 8, chunk):
-            assert not found
+            with pytest.raises(NotYetError, match=f"row {start} of d in .*f.h5 was not") as late:
+                read(resource(path), 0, 8, bound())
+            assert late.value.place == f"{path}#d"
+            seen.add(late.value.progress)
             tell("write", start, start + chunk)
-        waiting.join(LONG)
-        assert numbers(found[0]) == list(range(8))
+        assert len(seen) == 8 // chunk
+        assert numbers(read(resource(path), 0, 8, bound())) == list(range(8))
+        read.final = True
+        with pytest.raises(FramesMissingError, match="row 8"):
+            read(resource(path), 0, 9, bound())
 
 
 def test_readers_of_one_process_do_not_disturb_each_other(tmp_path):
     path = tmp_path / "f.h5"
-    with detector(path) as tell, FrameReader(1.0) as one, FrameReader(1.0) as other:
+    with detector(path) as tell, Frames(final=True) as one, Frames(final=True) as other:
         for start in range(0, 12, 3):
             tell("write", start, start + 3)
             for read in (one, other, one):
@@ -126,67 +126,23 @@ def test_readers_of_one_process_do_not_disturb_each_other(tmp_path):
                     *range(start, start + 3)
                 ]
         with pytest.raises(FramesMissingError, match="nowhere"):
-            FrameReader(0.0)(resource(path, "nowhere"), 0, 1, bound())
+            Frames(final=True)(resource(path, "nowhere"), 0, 1, bound())
         other.close()
         assert numbers(one(resource(path), 0, 2, bound())) == [0, 1]
 
 
-def test_a_file_that_comes_late_is_waited_for(tmp_path):
+def test_a_file_that_comes_late_is_read_once_it_is_closed(tmp_path):
     path = tmp_path / "f.h5"
-    found: list[Any] = []
-    with FrameReader(LONG) as read:
-        waiting = threading.Thread(
-            target=lambda: found.append(read(resource(path), 0, 2, bound())), name="reader"
-        )
-        waiting.start()
+    with Frames() as read:
+        with pytest.raises(NotYetError) as late:
+            read(resource(path), 0, 2, bound())
+        assert late.value.place == str(path)  # all of its datasets are waited for at once
         with detector(path, "plain") as tell:  # nobody may read until it closes the file
             tell("write", 0, 2)
-            assert not found
+            with pytest.raises(NotYetError, match="could not be opened"):
+                read(resource(path), 0, 2, bound())
             tell("close")
-        waiting.join(LONG)
-        assert numbers(found[0]) == [0, 1]
-
-
-def test_given_up_once_is_not_waited_for_again_until_it_has_grown(tmp_path):
-    path = tmp_path / "f.h5"
-    with detector(path) as tell, FrameReader(0.2) as read:
-        tell("write", 0, 2)
-        with pytest.raises(FramesMissingError, match=r"row 2 of d in .*f\.h5 was not written with"):
-            read(resource(path), 0, 4, bound())
-        read.deadline = 1e9  # whoever waits now waits for ever
-        with pytest.raises(FramesMissingError, match="row 2"):
-            read(resource(path), 2, 2, bound())
         assert numbers(read(resource(path), 0, 2, bound())) == [0, 1]
-        tell("write", 2, 4)
-        assert numbers(read(resource(path), 2, 2, bound())) == [2, 3]
-
-
-def test_a_file_that_is_missing_is_waited_for_once_and_not_for_each_dataset(tmp_path):
-    with FrameReader(0.2) as read:
-        with pytest.raises(FramesMissingError, match=r"d in .*f\.h5 could not be opened.* within"):
-            read(resource(tmp_path / "f.h5"), 0, 2, bound())
-        read.deadline = 1e9  # whoever waits now waits for ever
-        with pytest.raises(FramesMissingError, match=r"other in .*f\.h5 could not be opened"):
-            read(resource(tmp_path / "f.h5", "other"), 0, 2, bound())
-
-
-def test_progress_extends_the_deadline(tmp_path):
-    path = tmp_path / "f.h5"
-    found: list[Any] = []
-    with detector(path) as tell, FrameReader(0.5) as read:
-        tell("write", 0, 1)
-        begun = time.monotonic()
-        waiting = threading.Thread(
-            target=lambda: found.append(read(resource(path), 0, 200, bound())), name="reader"
-        )
-        waiting.start()
-        done = 1
-        while time.monotonic() < begun + 1.0 and done < 199:
-            tell("write", done, done + 1)
-            done += 1
-        tell("write", done, 200)
-        waiting.join(LONG)
-    assert numbers(found[0]) == list(range(200))
 
 
 def test_a_detector_may_open_its_file_again_while_it_is_read(tmp_path):
@@ -194,7 +150,7 @@ def test_a_detector_may_open_its_file_again_while_it_is_read(tmp_path):
     with h5py.File(path, "w") as file:
         file.create_dataset("d", data=np.zeros((2, *SHAPE), "u2"), maxshape=(None, *SHAPE))
     more = "import sys, h5py; f = h5py.File(sys.argv[1], 'a'); f['d'].resize(4, 0); f['d'][2:] = 7"
-    with FrameReader(LONG) as read:
+    with Frames(final=True) as read:
         assert numbers(read(resource(path), 0, 2, bound())) == [0, 0]
         subprocess.run([sys.executable, "-c", more, str(path)], check=True)
         assert numbers(read(resource(path), 2, 2, bound())) == [7, 7]
@@ -218,7 +174,7 @@ def test_every_storage_is_read(tmp_path, storage, libver):
         file.create_dataset("entry/data", data=frames.astype("u2"), **storage)
     described = resource(path, "/entry/data", uri=path.as_uri())
     assert "%20" in described["uri"]
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         assert numbers(read(described, 3, 5, bound())) == [3, 4, 5, 6, 7]
 
 
@@ -227,7 +183,7 @@ def test_several_rows_make_one_event(tmp_path):
     frames = np.arange(10)[:, None, None] * np.ones(SHAPE, int)
     with h5py.File(path, "w") as file:
         file["d"] = frames.astype("u2")
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         rows = read(resource(path), 1, 3, bound((2, *SHAPE)))
         assert rows.shape == (3, 2, *SHAPE)
         assert numbers(rows.reshape((6, *SHAPE))) == [2, 3, 4, 5, 6, 7]
@@ -235,13 +191,13 @@ def test_several_rows_make_one_event(tmp_path):
 
 
 def test_more_files_than_stay_open(tmp_path):
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         for number in range(OPEN_FILES + 5):
             path = tmp_path / f"{number}.h5"
             with h5py.File(path, "w") as file:
                 file["d"] = np.full((1, *SHAPE), number, "u2")
             assert numbers(read(resource(path), 0, 1, bound())) == [number]
-        assert len(read._frames._open) == OPEN_FILES
+        assert len(read._open) == OPEN_FILES
 
 
 @pytest.mark.parametrize(
@@ -258,7 +214,7 @@ def test_what_cannot_be_read_is_said(tmp_path, changed, message):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file["scalar"] = 1
-    with FrameReader(0.05) as read, pytest.raises((OSError, ValueError), match=message):
+    with Frames(final=True) as read, pytest.raises((OSError, ValueError), match=message):
         read(resource(path, **changed), 0, 1, bound())
 
 
@@ -328,7 +284,7 @@ def test_a_pipe_is_never_opened_and_neither_are_sources_that_cannot_be_listed(tm
     virtual = tmp_path / "virtual.h5"
     with h5py.File(virtual, "w", libver="latest") as file:
         h5py.h5d.create(file.id, b"d", h5py.h5t.NATIVE_UINT16, rows, dcpl=made)
-    with FrameReader(LONG) as read:
+    with Frames(final=True) as read:
         for path, name, said in (
             (pipe, "d", "no regular file"),
             (linked, "d", "no regular file"),
@@ -347,5 +303,5 @@ def test_damaged_metadata_is_given_up_soon(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[damaged.index(b"OHDR") + 8] ^= 1
     path.write_bytes(damaged)
-    with FrameReader(0.0) as read, pytest.raises(FramesMissingError, match="read attempts"):
+    with Frames(final=True) as read, pytest.raises(FramesMissingError, match="read attempts"):
         read(resource(path), 0, 3, bound())

@@ -9,7 +9,7 @@ import pytest
 from bluesky import plans as bp
 
 from p06bs import maps_of
-from p06bs.bus.frames import FrameReader
+from p06bs.bus.frames import Frames
 from p06bs.model.collected import CollectedStream, ColumnInFiles
 from p06bs.model.maps import Maps, grid_map
 from p06bs.model.picture import PictureAxis
@@ -145,7 +145,7 @@ def test_columns_in_files(tmp_path):
                 "seq_nums": {"start": start + 1, "stop": stop + 1},
             }  # fmt: skip
             documents.append(("stream_datum", datum))
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         both = Both(read=read)
         for one in documents:
             both(*one)
@@ -153,7 +153,7 @@ def test_columns_in_files(tmp_path):
     np.testing.assert_allclose(found["counts"].values, truth(), rtol=1e-12)
     assert maps_of(documents) == {}
     path.unlink()
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         lost = maps_of(documents, read=read)["counts"]
     assert (lost.rows, lost.statistics.count) == (0, 0)
 
@@ -182,7 +182,7 @@ def test_columns_go_on_under_a_further_descriptor(tmp_path):
         "uid": "r", "data_key": "seq_num", "uri": f"file://localhost{path}",
         "mimetype": "application/x-hdf5", "parameters": {"dataset": "seq_num"},
     }  # fmt: skip
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         stream = CollectedStream({"data_keys": keys}, read)
         for start, stop in ((0, 2), (2, 3)):
             rows = range(start, stop)

@@ -1,6 +1,5 @@
 """Read the rows of a stream resource: HDF5 files, also while they are being written (SWMR)."""
 
-import time
 from collections import OrderedDict
 from collections.abc import Callable
 from itertools import product
@@ -20,14 +19,13 @@ from p06bs.model.gather import NotYetError
 from p06bs.model.modality import BoundInput
 
 OPEN_FILES = 16
-INTERVAL = 0.02
 
 Check = Callable[[h5py.Dataset], None]
 """Raises what the reader of a dataset gets that may not be read."""
 
 
 class FramesMissingError(TimeoutError):
-    """The rows that a stream_datum announced were not in the file by the deadline."""
+    """The rows that a stream_datum announced are not in the file, and are given up."""
 
 
 def dataset_of(resource: Document) -> tuple[Path, str]:
@@ -59,15 +57,12 @@ class Frames(Closing):
     check : callable, optional
         Is asked of each open dataset before it is read and after that; without one, that all
         it is read from are regular files is made sure of.
-
-    Attributes
-    ----------
     final : bool
-        Whether rows that are not there are given up.
+        Whether rows that are not there are given up; may be changed.
     """
 
-    def __init__(self, check: Check | None = None) -> None:
-        self.final = False
+    def __init__(self, check: Check | None = None, *, final: bool = False) -> None:
+        self.final = final
         self._check = check or LeadsCheck()
         self._open: OrderedDict[Path, hdf5.SharedFile] = OrderedDict()
 
@@ -138,57 +133,6 @@ class Frames(Closing):
         """Close all files."""
         while self._open:
             self._release(next(iter(self._open)))
-
-
-class FrameReader(Closing):
-    """Read announced rows, waiting for those that are not in the file yet.
-
-    Parameters
-    ----------
-    deadline : float
-        Seconds without any progress of the file after which its missing rows
-        are given up. A file that was given up is not waited for again until it
-        has grown.
-    check : callable, optional
-        As of `Frames`.
-    """
-
-    def __init__(self, deadline: float = 10.0, check: Check | None = None) -> None:
-        self.deadline = deadline
-        self._frames = Frames(check)
-        self._given_up: dict[str, tuple[int, int]] = {}
-
-    def __call__(
-        self, resource: Document, start: int, count: int, bound: BoundInput
-    ) -> npt.NDArray[Any]:
-        """Return rows `start` to `start + count - 1`, shape ``(count, *one event's shape)``.
-
-        Raises
-        ------
-        FramesMissingError
-            If they were not written by the deadline.
-        OSError, ValueError
-            If the file cannot be read or does not hold what is described.
-        """
-        begun = time.monotonic()
-        reached: tuple[int, int] | None = None
-        while True:
-            try:
-                return self._frames(resource, start, count, bound)
-            except NotYetError as late:
-                if late.progress == self._given_up.get(late.place):
-                    raise FramesMissingError(str(late)) from None
-                if late.progress != reached:
-                    begun = time.monotonic()
-                    reached = late.progress
-                if time.monotonic() - begun >= self.deadline:
-                    self._given_up[late.place] = late.progress
-                    raise FramesMissingError(f"{late} within {self.deadline:g} s") from None
-            time.sleep(INTERVAL)
-
-    def close(self) -> None:
-        """Close all files."""
-        self._frames.close()
 
 
 def rows_per_event(dataset: h5py.Dataset, shape: tuple[int, ...]) -> int:

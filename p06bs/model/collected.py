@@ -15,7 +15,7 @@ from p06bs.model.modality import BoundInput
 
 Array = npt.NDArray[Any]
 ReadRows = Callable[[Document, int, int, BoundInput], Array]
-"""Reads rows of a stream resource: `p06bs.bus.frames.FrameReader`."""
+"""Reads rows of a stream resource: `p06bs.bus.frames.Frames`."""
 
 OWN = {"seq_num": np.dtype(np.int64), "time": np.dtype(np.float64)}
 """Columns that every stream has."""

@@ -82,7 +82,7 @@ def maps_of(documents: Iterable[NamedDocument], *, read: ReadRows | None = None)
         raw run may say where the rows of the derived ones lie, and so may the derived run
         that corrects the positions. Of several scans the last one counts.
     read : callable, optional
-        Reads columns that lie in files, ``FrameReader()`` of `p06bs.bus.frames`; without it
+        Reads columns that lie in files, ``Frames(final=True)`` of `p06bs.bus.frames`; without it
         there are no maps of them, and no positions from them.
 
     Returns

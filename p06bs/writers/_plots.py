@@ -7,7 +7,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from p06bs.bus.frames import FrameReader
+from p06bs.bus.frames import Frames
 from p06bs.model.collected_runs import CollectedRuns
 from p06bs.model.documents import Document, NamedDocument
 from p06bs.model.mapped import ODD, Mapped
@@ -42,7 +42,7 @@ def write_plots(
     bool
         Whether there is something to show.
     """
-    with FrameReader(0.0) as read:
+    with Frames(final=True) as read:
         others = CollectedRuns(read=read, positions_only=True)
         for name, document in beside:
             try:

@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from tiled.server.schemas import Asset, DataSource, Management
 from tiled.structures.core import StructureFamily
 
-from p06bs.bus.frames import FrameReader, FramesMissingError
+from p06bs.bus.frames import Frames, FramesMissingError
 from p06bs.model.documents import Document
 from p06bs.model.modality import BoundInput
 from p06bs.server.files.announced import rows_announced, rows_described, settled
@@ -114,7 +114,7 @@ class DetectorView:
                 return rows.astype(self.dtype, copy=False)
             there = {**resource, "uri": f"file://localhost{quote(str(path))}"}
             bound = BoundInput("", self.data_key, True, self.shape, self.shape, self.dtype.str)
-            with FrameReader(0.0, DatasetCheck(self.roots)) as reader:
+            with Frames(DatasetCheck(self.roots), final=True) as reader:
                 rows = reader(there, start, stop - start, bound)
             return rows.reshape((stop - start, *self.shape)).astype(self.dtype, copy=False)
         except OutsideError as error:
