@@ -42,7 +42,7 @@ def rates_of(
 ) -> npt.NDArray[np.bool_]:
     """Put rates, their sigmas and flags of a block into `out`, and return which events are bad."""
     rate, sigma, flag = out
-    open_for = gate[:, None].astype(np.float64, copy=False)  # as `reasons_of` has it
+    open_for = gate[:, None].astype(np.float64, copy=False)  # as `why_bad` has it
     rate[...] = counts
     np.maximum(rate, 1, out=sigma)
     np.sqrt(sigma, out=sigma)
@@ -72,7 +72,7 @@ def is_free(free: Any, gate: Any) -> Any:
     return free > LEAST_FREE * gate
 
 
-def reasons_of(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
+def why_bad(setup: Setup, counts: Array, gate: float) -> Iterator[str]:
     """Yield why an event is bad."""
     if not 0 < gate < np.inf:
         yield f"gate time is {gate:g} s"

@@ -1,5 +1,6 @@
 """Faults: in which events something is wrong with an axis or a gate, and what."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,11 +54,18 @@ def anywhere(faults: Iterable[Fault], count: int) -> Mask:
 
 def reasons(invalid: Mask, faults: Iterable[Fault]) -> Array:
     """Return what is wrong with the events that are invalid; "" for the others."""
-    said: list[list[str]] = [[] for _ in range(len(invalid))]
+    said: defaultdict[int, list[str]] = defaultdict(list)
     for fault in faults:
         for event in np.flatnonzero(fault.where & invalid).tolist():
             said[event].append(fault.text.format(*(values[event] for values in fault.shown)))
-    return np.array(["; ".join(each) for each in said], object)
+    return reasons_of({event: "; ".join(each) for event, each in said.items()}, len(invalid))
+
+
+def reasons_of(found: Mapping[int, str], count: int) -> Array:
+    """Return the reasons of `count` events, "" for those without."""
+    made = np.full(count, "", object)
+    made[list(found)] = list(found.values())
+    return made
 
 
 def invalidate(made: dict[str, Array], reasons: Mapping[int, str]) -> Columns:
@@ -67,6 +75,4 @@ def invalidate(made: dict[str, Array], reasons: Mapping[int, str]) -> Columns:
     bad = list(reasons)
     for column in made.values():
         column[bad] = Output(dtype=column.dtype.str).fill
-        flags = np.full(len(column), "", object)
-    flags[bad] = list(reasons.values())
-    return {**made, INVALID: flags}
+    return {**made, INVALID: reasons_of(reasons, len(column))}

@@ -7,7 +7,7 @@ import numpy as np
 
 from p06bs.callbacks._fits import Group
 from p06bs.callbacks._product import Floats
-from p06bs.callbacks._spectra import Array, Fault, Faults, ceiling, judge
+from p06bs.callbacks._spectra import Array, ElementFault, Faults, ceiling, judge
 from p06bs.callbacks._totals import Areas, Booleans
 
 BLOCK = 2**17
@@ -35,7 +35,7 @@ class Measured:
 
 def judge_all(groups: Sequence[Group], spectrum: Array, saturation: float | None) -> Faults:
     """Return what is wrong with each detector element in each event."""
-    faults = np.full(spectrum.shape[:2], Fault.MASKED, np.uint8)
+    faults = np.full(spectrum.shape[:2], ElementFault.MASKED, np.uint8)
     for group in groups:
         model = group.fit.model
         cut = spectrum[:, group.elements, model.start : model.stop]

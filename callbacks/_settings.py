@@ -32,6 +32,25 @@ def check_names(axes: Iterable[str], made: Iterable[str]) -> None:
             raise ValueError(f"{name!r} cannot be the name of an axis")
 
 
+def check_columns(names: Iterable[str], taken: Container[str] = ()) -> None:
+    """Refuse names that no column of a derived run can have, or that are taken.
+
+    Raises
+    ------
+    ValueError
+        Says which.
+    """
+    for name in names:
+        spoilt = name != name.strip() or bool(set(name) & set("./"))
+        if not name or spoilt or name in RESERVED or name in taken:
+            raise ValueError(f"{name!r} is no name for a column of a derived run")
+
+
+def unit_of(axis: str) -> str:
+    """Return the unit of the positions of an axis."""
+    return "deg" if axis == "rotation" else "um"
+
+
 def require_inputs(
     setting: str, wanted: Mapping[str, Input], bound: Bound, sought: Container[str] = ()
 ) -> None:

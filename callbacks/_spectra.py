@@ -12,7 +12,7 @@ Array = npt.NDArray[Any]
 Faults = npt.NDArray[np.uint8]
 
 
-class Fault(IntEnum):
+class ElementFault(IntEnum):
     """What is wrong with a detector element in an event."""
 
     NONE = 0
@@ -25,12 +25,12 @@ class Fault(IntEnum):
 
 
 TEXT = {
-    Fault.MASKED: "masked",
-    Fault.REAL: "real time, or input counts, not positive or not finite",
-    Fault.LIVE: "live time, or output counts, not positive or not finite",
-    Fault.ABOVE: "live time above real time, or output counts above input counts",
-    Fault.SATURATED: "saturated",
-    Fault.COUNTS: "counts negative, not finite or not whole",
+    ElementFault.MASKED: "masked",
+    ElementFault.REAL: "real time, or input counts, not positive or not finite",
+    ElementFault.LIVE: "live time, or output counts, not positive or not finite",
+    ElementFault.ABOVE: "live time above real time, or output counts above input counts",
+    ElementFault.SATURATED: "saturated",
+    ElementFault.COUNTS: "counts negative, not finite or not whole",
 }
 
 
@@ -55,21 +55,21 @@ def judge(spectra: Array, *, saturation: float | None, whole: bool = False) -> F
     faults = np.zeros(spectra.shape[:2], np.uint8)
     kind = spectra.dtype.kind
     if saturation is not None:
-        faults[spectra.max(axis=2) >= saturation] = Fault.SATURATED
+        faults[spectra.max(axis=2) >= saturation] = ElementFault.SATURATED
     if kind == "i":
-        faults[spectra.min(axis=2) < 0] = Fault.COUNTS
+        faults[spectra.min(axis=2) < 0] = ElementFault.COUNTS
     elif kind == "f":
         # NaN goes through min and max, so that these two see everything.
         fine = (spectra.min(axis=2) >= 0) & (spectra.max(axis=2) < np.inf)
         if whole:
             fine &= (spectra == np.rint(spectra)).all(axis=2)
-        faults[~fine] = Fault.COUNTS
+        faults[~fine] = ElementFault.COUNTS
     return faults
 
 
-def judge_times(faults: Faults, times: Array, fault: Fault) -> None:
+def judge_times(faults: Faults, times: Array, fault: ElementFault) -> None:
     """Mark elements without other fault whose time is not positive and finite."""
-    faults[(faults == Fault.NONE) & ~((times > 0) & (times < np.inf))] = fault
+    faults[(faults == ElementFault.NONE) & ~((times > 0) & (times < np.inf))] = fault
 
 
 def dead_time_factor(faults: Faults, real: Array, live: Array, *, rates: bool) -> Array:
@@ -85,9 +85,9 @@ def dead_time_factor(faults: Faults, real: Array, live: Array, *, rates: bool) -
     fine = (real > 0) & (live > 0) & (factor >= least) & (factor < np.inf)
     if not fine.all():
         nothing = (real == 0) & (live == 0) & rates
-        for one, fault in ((real, Fault.REAL), (live, Fault.LIVE)):
+        for one, fault in ((real, ElementFault.REAL), (live, ElementFault.LIVE)):
             judge_times(faults, np.where(fine | nothing, 1, one), fault)
-        faults[(faults == Fault.NONE) & ~(fine | nothing)] = Fault.ABOVE
+        faults[(faults == ElementFault.NONE) & ~(fine | nothing)] = ElementFault.ABOVE
     return np.where(fine, np.maximum(factor, 1), 1)
 
 

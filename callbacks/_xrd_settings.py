@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from p06bs.callbacks._settings import Finite
+from p06bs.callbacks._settings import Finite, check_columns
 from p06bs.callbacks._xrd_geometry import Geometry
 from p06bs.callbacks._xrd_pixels import Mask, Picture, file_of
-from p06bs.model.modality import RESERVED, ModalitySettings
+from p06bs.model.modality import ModalitySettings
 
 Span = tuple[Finite, Finite]
 Unit = Literal["q_nm^-1", "q_A^-1", "2th_deg"]
@@ -138,10 +138,7 @@ class PowderSettings(ModalitySettings):
     @field_validator("rings")
     @classmethod
     def _columns(cls, rings: dict[str, Ring]) -> dict[str, Ring]:
-        taken = RESERVED | OWN | {f"{name}_sigma" for name in rings}
-        for name in rings:
-            if not name or name != name.strip() or name in taken or set(name) & set("./"):
-                raise ValueError(f"{name!r} is no name for a column of a derived run")
+        check_columns(rings, OWN | {f"{name}_sigma" for name in rings})
         return rings
 
     @field_validator("mask", mode="before")

@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from p06bs.callbacks._count_rates import BLOCK, Setup, rates_of, reasons_of
+from p06bs.callbacks._count_rates import BLOCK, Setup, rates_of, why_bad
+from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._settings import NotNegative, Positive, require_inputs
 from p06bs.model.modality import (
-    INVALID,
     RESERVED,
     Bound,
     Columns,
@@ -228,14 +228,11 @@ class Counters(Modality):
             i = setup.flux_index
             factor = setup.photons_per_count * float(setup.gain[i])
             made["flux"], made["flux_sigma"] = rate[:, i] * factor, sigma[:, i] * factor
-        if not bad.any():
-            return made
-        reasons = np.full(len(counts), "", object)
-        for event in np.flatnonzero(bad):
-            reasons[event] = "; ".join(reasons_of(setup, counts[event], float(gate_time[event])))
-        for values in made.values():
-            values[bad] = Output(dtype=values.dtype.str).fill
-        return {**made, INVALID: reasons}
+        reasons = {
+            event: "; ".join(why_bad(setup, counts[event], float(gate_time[event])))
+            for event in np.flatnonzero(bad).tolist()
+        }
+        return invalidate(made, reasons)
 
 
 def _columns(keys: tuple[str, ...]) -> list[tuple[str, str, str]]:

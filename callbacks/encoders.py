@@ -9,7 +9,7 @@ from pydantic import AfterValidator, Field
 
 from p06bs.callbacks._encoder_axis import FLAGS, Axis
 from p06bs.callbacks._faults import anywhere, empty_gates, reasons
-from p06bs.callbacks._settings import Finite, check_names, require_inputs
+from p06bs.callbacks._settings import Finite, check_names, require_inputs, unit_of
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -111,7 +111,7 @@ class Encoders(Modality):
         for name, axis in settings.axes.items():
             if _reading(name, axis) not in bound:
                 continue
-            unit = axis.unit or ("deg" if name == "rotation" else "um")
+            unit = axis.unit or unit_of(name)
             made[name] = Output(unit=unit, role=f"encoder_position_{name}", description="position")
             if f"{name}_min" in bound and f"{name}_max" in bound:
                 made[f"{name}_half_width"] = Output(

@@ -8,8 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
+from p06bs.callbacks._faults import Fault, anywhere, reasons
 from p06bs.callbacks._motion import steps
-from p06bs.callbacks._settings import Finite, check_names
+from p06bs.callbacks._settings import Finite, check_names, unit_of
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -87,14 +88,14 @@ class Positions(Modality):
         for source in reversed(SOURCES):
             for name in settings.axes:
                 role = _role(name) if source == "nominal" else f"{source}_position_{name}"
-                made[f"{source}_{name}"] = Input(role=role, unit=_unit(name), optional=True)
+                made[f"{source}_{name}"] = Input(role=role, unit=unit_of(name), optional=True)
         return made
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return position, source and offset of each axis that has a source in the run."""
         made: dict[str, Output] = {}
         for name in _sources(settings, bound):
-            unit = _unit(name)
+            unit = unit_of(name)
             made[name] = Output(
                 unit=unit, atol=1e-9, role=_role(name), description="the best that is known"
             )
@@ -136,7 +137,7 @@ class Positions(Modality):
     def process(self, setup: Setup, **columns: Any) -> Columns:
         """Return what each source says, µm (deg), NaN where that is no number."""
         made: dict[str, Array] = {}
-        unknown: dict[str, Array] = {}
+        faults = []
         for name, sources in setup.sources.items():
             known = np.zeros(len(columns[f"{sources[0]}_{name}"]), bool)
             for source in sources:
@@ -145,18 +146,10 @@ class Positions(Modality):
                 place[~finite] = np.nan
                 made[f"{source}_{name}"] = place
                 known |= finite
-            unknown[name] = ~known
-        bad = np.logical_or.reduce(list(unknown.values()))
-        if not bad.any():
-            return made
-        reasons = np.full(len(bad), "", object)
-        for event in np.flatnonzero(bad).tolist():
-            reasons[event] = "; ".join(
-                f"{name} is not known: no number from {' or '.join(setup.sources[name])}"
-                for name, missing in unknown.items()
-                if missing[event]
-            )
-        return {**made, INVALID: reasons}
+            text = f"{name} is not known: no number from {' or '.join(sources)}"
+            faults.append(Fault(~known, text, ()))
+        bad = anywhere(faults, len(known))
+        return {**made, INVALID: reasons(bad, faults)} if bad.any() else made
 
     def scan(
         self, setup: Setup, state: Mapping[str, Any] | None, columns: Columns
@@ -212,10 +205,6 @@ class Positions(Modality):
             columns[f"interferometer_{axis}"] = np.where(lost, np.nan, way + 0.05 + way**2 / 90)
         columns["encoder_y"][33:36] = np.nan
         return cls(), columns
-
-
-def _unit(axis: str) -> str:
-    return "deg" if axis == "rotation" else "um"
 
 
 def _role(axis: str) -> str:

@@ -8,10 +8,10 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from p06bs.callbacks._faults import invalidate
-from p06bs.callbacks._settings import require
+from p06bs.callbacks._settings import check_columns, require
 from p06bs.callbacks._spectra import (
     Array,
-    Fault,
+    ElementFault,
     ceiling,
     channels_between,
     describe,
@@ -21,7 +21,7 @@ from p06bs.callbacks._spectra import (
     require_alike,
     whole_counts,
 )
-from p06bs.model.modality import RESERVED, Bound, Columns, Input, Modality, ModalitySettings, Output
+from p06bs.model.modality import Bound, Columns, Input, Modality, ModalitySettings, Output
 
 
 @dataclass(frozen=True)
@@ -66,9 +66,8 @@ class RegionSums(Modality):
         @field_validator("regions")
         @classmethod
         def _proper(cls, regions: dict[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+            check_columns(regions)
             for name, (low, high) in regions.items():
-                if not name or name != name.strip() or name in RESERVED or set(name) & set("./"):
-                    raise ValueError(f"{name!r} is no name for a column of a derived run")
                 if not low <= high:
                     raise ValueError(f"region {name!r} is empty: {low:g} is above {high:g}")
             return regions
@@ -137,7 +136,7 @@ class RegionSums(Modality):
                     sums = sums / live_time
                 made[name] = sums.sum(axis=1)
         if setup.per_live_time and live_time is not None:
-            judge_times(faults, live_time, Fault.LIVE)
+            judge_times(faults, live_time, ElementFault.LIVE)
         if not setup.whole:
             made = {name: column.astype(np.float64, copy=False) for name, column in made.items()}
         bad = np.flatnonzero(faults.any(axis=1))

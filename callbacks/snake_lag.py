@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.callbacks._faults import Fault, reasons
 from p06bs.callbacks._snake import PROBLEMS, Floats, Snake, lag_of
 from p06bs.model.modality import INVALID, PART, Bound, Columns, Input, Modality, Output
 
@@ -45,11 +46,8 @@ class SnakeLag(Modality):
         made: dict[str, Any] = {"reference": points[:, 2], PART: {"points": points[good]}}
         if good.all():
             return made
-        reasons = np.full(len(points), "", object)
-        for event in np.flatnonzero(~good).tolist():
-            x, y, reference = points[event].tolist()
-            reasons[event] = f"x is {x:g}, y is {y:g}, the reference is {reference:g}"
-        return {**made, INVALID: reasons}
+        text = "x is {:g}, y is {:g}, the reference is {:g}"
+        return {**made, INVALID: reasons(~good, [Fault(~good, text, [*points.T])])}
 
     def fold(self, setup: Any, state: Snake | None, part: Any) -> Snake:
         """Return what is known of the lines so far."""

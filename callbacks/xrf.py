@@ -19,7 +19,7 @@ from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._settings import require
 from p06bs.callbacks._spectra import (
     Array,
-    Fault,
+    ElementFault,
     dead_time_factor,
     describe,
     example_spectra,
@@ -157,9 +157,9 @@ class Fluorescence(Modality):
         if setup.totals.need_flux and incident_flux is not None:
             flux = np.repeat(incident_flux[:, None].astype(np.float64), faults.shape[1], axis=1)
             if setup.i0_per_second and real_time is not None:
-                judge_times(faults, real_time, Fault.REAL)
+                judge_times(faults, real_time, ElementFault.REAL)
                 flux = flux * real_time
-        usable = faults == Fault.NONE
+        usable = faults == ElementFault.NONE
         reasons = {
             int(k): f"no usable {describe(faults[k])}" for k in np.flatnonzero(~usable.any(axis=1))
         }
