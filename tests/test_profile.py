@@ -94,7 +94,10 @@ import numpy, ophyd.sim
 sample("leaf", elements="Fe Zn", mount="pin 7")
 RE(fly_map(nx=6, ny=5, rate=numpy.inf))
 RE(bp.count([ophyd.sim.det], 2))
-print("plans:", sorted(plans), "suspenders:", len(beam_suspenders))
+print("plans:", sorted(plans), "suspenders:", len(beam_suspenders), *beam_suspenders.offered)
+beam_suspenders.on("i0", "top-up")
+RE(top_up_gated(time_series(2, detectors=[scaler], dwell=0.1), dwell=0.1))
+print("held by:", *beam_suspenders)
 print("catalog:", catalog, "analysis:", analysis)
 """
     beamtime = tmp_path / "beamtime-metadata-1.json"
@@ -106,21 +109,22 @@ print("catalog:", catalog, "analysis:", analysis)
     assert (
         "plans: ['energy_scan', 'fly_grid', 'fly_map', 'fly_spiral', 'fly_tomography', "
         "'knife_edge', 'line_scan', 'resume_tomography', 'spiral_map', 'step_map', 'time_series'] "
-        "suspenders: 2"
+        "suspenders: 2 i0 top-up"
     ) in out
+    assert "held by: ring shutter i0 top-up" in out
     assert "fly_map 5 x 6" in out
     assert re.search(r"points .* 30/30 .* left", out)
     assert "success: {'baseline': 2, 'xspress3': 30, 'eiger': 30, 'primary': 30}" in out
     assert "panda-i0" not in out  # a fly scan has no table
     assert re.search(r"\|\s+1 \|[^|]*\|\s+1.000 \|", out)  # and a step scan has one
-    fly, count = logged(tmp_path)
+    fly, count, gated = logged(tmp_path)
     start = fly[0][1]
     assert start["sample"] == {"name": "leaf", "elements": ["Fe", "Zn"], "mount": {"name": "pin 7"}}
     assert start["beam"]["energy"] == {"value": 17.5, "units": "keV"}
     assert start["beamtime_id"] == "1"
     assert "stream_datum" in {name for name, _ in fly}
     assert "event" in {name for name, _ in count}
-    assert [run[-1][1]["exit_status"] for run in (fly, count)] == ["success"] * 2
+    assert [run[-1][1]["exit_status"] for run in (fly, count, gated)] == ["success"] * 3
 
 
 class Terminal:

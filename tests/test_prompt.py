@@ -14,7 +14,7 @@ from ophyd.sim import SynAxis
 
 from p06bs.metadata.recorder import MetadataRecorder
 from p06bs.plans import maps, scans
-from p06bs.plans.suspenders import shutter_suspender
+from p06bs.plans.suspenders import flux_suspender, shutter_suspender
 from p06bs.session.beam import BeamSuspenders
 from p06bs.session.names import Named, filled_in
 from tests.documents import Recorded
@@ -63,6 +63,30 @@ def test_a_shutter_is_moved_between_runs_and_holds_runs(engine, recorded):
     baselines = [e["data"]["shutter"] for e in recorded.named("event") if "shutter" in e["data"]]
     assert {*baselines} == {"open"}  # it began with beam
     assert not engine.suspenders
+
+
+def test_suspenders_are_switched_on_and_off_by_name(engine, recorded):
+    i0, axis = Signal(name="i0", value=0.0), SynAxis(name="axis")
+    beam = BeamSuspenders(engine)
+    beam.offered["i0"] = flux_suspender(i0, 10.0, settle=0.0)
+    i0.put(0.0)  # ophyd tells of a value that was put only
+    engine(bp.scan([], axis, 0, 1, 2))  # off: it does not wait
+    assert repr(beam) == "i0: off"
+    with pytest.raises(ValueError, match="no suspender 'flux': there are i0"):
+        beam.on("i0", "flux")
+    assert not beam
+    beam.on("i0")
+    beam.on("i0")  # on already
+    assert [*beam] == ["i0"]
+    assert not beam.offered
+
+    engine.loop.call_soon_threadsafe(engine.loop.call_later, 0.3, i0.put, 20.0)
+    engine(bp.scan([], axis, 0, 1, 2))  # on: it waits for it
+    assert i0.get() == 20
+    i0.put(0.0)
+    beam.off("i0")
+    engine(bp.scan([], axis, 0, 1, 2))
+    assert [stop["exit_status"] for stop in recorded.named("stop")] == ["success"] * 3
 
 
 def test_a_shutter_that_closes_in_a_run_suspends_it(engine, recorded):

@@ -1,6 +1,6 @@
 """Hold scans while there is no beam, and nothing else."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -12,7 +12,7 @@ _mutated: Callable[..., MsgGenerator[Any]] = bpp.plan_mutator
 
 
 class BeamSuspenders(dict[str, Any]):
-    """Suspenders by name that are installed while a run is open.
+    """Suspenders by name that are installed while a run is open; `offered` are those switched off.
 
     Between runs motors move, and a shutter is opened and closed by plans, with or without beam.
     A run opens when none of them holds. What is added or deleted counts from the next run on.
@@ -26,8 +26,37 @@ class BeamSuspenders(dict[str, Any]):
 
     def __init__(self, engine: Any) -> None:
         super().__init__()
+        self.offered: dict[str, Any] = {}
         self._engine = engine
         engine.preprocessors.insert(0, self)
+
+    def on(self, *names: str) -> None:
+        """Have offered suspenders hold runs from the next one on.
+
+        Raises
+        ------
+        ValueError
+            If there is none of a name; nothing is switched then.
+        """
+        self._move(self.offered, self, names)
+
+    def off(self, *names: str) -> None:
+        """Have suspenders hold no runs from the next one on, but be offered.
+
+        Raises
+        ------
+        ValueError
+            If there is none of a name; nothing is switched then.
+        """
+        self._move(self, self.offered, names)
+
+    def _move(self, here: dict[str, Any], there: dict[str, Any], names: Iterable[str]) -> None:
+        known = self.offered | self
+        for name in names:
+            if name not in known:
+                raise ValueError(f"no suspender {name!r}: there are {', '.join(known) or 'none'}")
+        for name in {*names} & here.keys():
+            there[name] = here.pop(name)
 
     def __call__(self, plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
         """Return a plan that waits for the beam while it has a run."""
@@ -63,4 +92,5 @@ class BeamSuspenders(dict[str, Any]):
             self._engine.remove_suspender(installed.pop())
 
     def __repr__(self) -> str:
-        return "\n".join(f"{name}: {suspender!r}" for name, suspender in self.items())
+        on = [f"{name}: {suspender!r}" for name, suspender in self.items()]
+        return "\n".join([*on, *(f"{name}: off" for name in self.offered if name not in self)])

@@ -43,7 +43,8 @@ if "rotation" in devices and "fly_map" in plans:
     plans |= {"fly_tomography": fly_tomography, "resume_tomography": resume_tomography}
 globals().update(plans)
 
-# While a run is open: del beam_suspenders["ring"] has later ones go on without beam.
+# While a run is open: beam_suspenders.off("ring") has later ones go on without beam, and
+# beam_suspenders.on("i0", "top-up") has them also wait for flux, and while the ring is topped up.
 beam_suspenders = BeamSuspenders(RE)
 try:
     if "ring" in devices:
@@ -51,5 +52,13 @@ try:
         beam_suspenders["ring"] = suspenders.ring_suspender(devices["ring"].current, lowest)
     if "shutter" in devices:
         beam_suspenders["shutter"] = suspenders.shutter_suspender(devices["shutter"].state)
+    if flux := getattr(devices.get("shutter"), "flux", None):
+        lowest = float(os.environ.get("P06BS_LOWEST_FLUX", "1e5"))  # counts/s
+        beam_suspenders.offered["i0"] = suspenders.flux_suspender(flux, lowest)
+    if injecting := getattr(devices.get("ring"), "injecting", None):
+        beam_suspenders.offered["top-up"] = suspenders.injection_suspender(injecting)
 except (AttributeError, ValueError) as problem:
     print(f"A beam loss does not suspend scans: {problem}")
+if countdown := getattr(devices.get("ring"), "countdown", None):
+    # RE(top_up_gated(step_map(..., dwell=0.5), dwell=0.5)): no point is spoilt by an injection.
+    top_up_gated = partial(suspenders.top_up_gated, countdown=countdown)
