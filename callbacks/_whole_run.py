@@ -8,7 +8,7 @@ import numpy as np
 from p06bs.callbacks._fits import Group
 from p06bs.callbacks._product import Floats
 from p06bs.callbacks._spectra import Array
-from p06bs.callbacks._totals import Areas, Totals
+from p06bs.callbacks._totals import Areas, Booleans, Totals
 from p06bs.model.modality import BoundInput, Output
 
 Part = Mapping[str, Any]
@@ -61,6 +61,22 @@ def outputs(totals: Totals, spectrum: BoundInput, *, whole: bool) -> dict[str, O
             description=f"dead time corrected; peak: {', '.join(totals.columns)}",
         ),
         **totals.outputs(),
+    }
+
+
+def contribution(
+    key: str, counts: Array, corrected: Floats, flux: Floats | None, counted: Booleans
+) -> Part:
+    """Return what a batch contributes; `flux` and what is `counted` are (events, elements)."""
+    sums = {"counts": counts, "corrected": corrected}
+    if flux is None:
+        return {"key": f"{key}, without flux", **sums, "flux": 0.0}
+    with np.errstate(all="ignore"):  # events without usable elements do not count
+        seen = np.where(counted, flux, 0).sum(axis=1) / counted.sum(axis=1)
+    return {
+        "key": f"{key}, with flux",
+        **sums,
+        "flux": float(seen[counted.any(axis=1)].sum()),
     }
 
 

@@ -20,6 +20,7 @@ from p06bs.callbacks._settings import require
 from p06bs.callbacks._spectra import (
     Array,
     ElementFault,
+    Faults,
     dead_time_factor,
     describe,
     example_spectra,
@@ -153,34 +154,17 @@ class Fluorescence(Modality):
             assert real is not None
             assert live is not None
             factor = dead_time_factor(faults, real, live, rates=rates)
-        flux = None
-        if setup.totals.need_flux and incident_flux is not None:
-            flux = np.repeat(incident_flux[:, None].astype(np.float64), faults.shape[1], axis=1)
-            if setup.i0_per_second and real_time is not None:
-                judge_times(faults, real_time, ElementFault.REAL)
-                flux = flux * real_time
+        if not setup.totals.need_flux:
+            incident_flux = None
+        flux = _flux(setup, faults, incident_flux, real_time)
         usable = faults == ElementFault.NONE
-        reasons = {
-            int(k): f"no usable {describe(faults[k])}" for k in np.flatnonzero(~usable.any(axis=1))
-        }
-        if flux is not None and incident_flux is not None:
-            for k in np.flatnonzero(~((incident_flux > 0) & (incident_flux < np.inf))):
-                reasons.setdefault(int(k), f"incident flux is {float(incident_flux[k]):g}")
+        reasons = _reasons(faults, incident_flux)
         counted = usable.copy()
         counted[list(reasons)] = False
         weights = setup.totals.weights(usable, factor)
         found = measure(setup.groups, spectrum, usable, np.where(counted, weights, 0))
         counts = found.counts.astype(np.int64) if setup.whole else found.counts
-        part: dict[str, Any] = {
-            "key": f"{setup.key}, {'with' if setup.totals.need_flux else 'without'} flux",
-            "counts": counts,
-            "corrected": found.corrected,
-            "flux": 0.0,
-        }
-        if flux is not None:
-            with np.errstate(all="ignore"):  # events without usable elements do not count
-                seen = np.where(counted, flux, 0).sum(axis=1) / counted.sum(axis=1)
-            part["flux"] = float(seen[counted.any(axis=1)].sum())
+        part = _whole_run.contribution(setup.key, counts, found.corrected, flux, counted)
         if setup.gain_counts:
             made: dict[str, Array] = {
                 "blank": found.fitted.blank,
@@ -240,3 +224,26 @@ class Fluorescence(Modality):
     def snapshot(self, setup: Peaks, state: Any) -> Columns:
         """Return the sum spectra and what is fitted to them."""
         return _whole_run.results(setup.groups, setup.totals, state)
+
+
+def _flux(
+    setup: Peaks, faults: Faults, incident_flux: Array | None, real_time: Array | None
+) -> Floats | None:
+    """Return what each detector element's areas are divided by, and mark faults of real times."""
+    if incident_flux is None:
+        return None
+    flux = np.repeat(incident_flux[:, None].astype(np.float64), faults.shape[1], axis=1)
+    if setup.i0_per_second and real_time is not None:
+        judge_times(faults, real_time, ElementFault.REAL)
+        flux = flux * real_time
+    return flux
+
+
+def _reasons(faults: Faults, incident_flux: Array | None) -> dict[int, str]:
+    """Return why events are invalid: no detector element is left, or they cannot be normalised."""
+    unusable = np.flatnonzero(faults.all(axis=1))
+    reasons = {k: f"no usable {describe(faults[k])}" for k in unusable.tolist()}
+    if incident_flux is not None:
+        for k in np.flatnonzero(~((incident_flux > 0) & (incident_flux < np.inf))).tolist():
+            reasons.setdefault(k, f"incident flux is {float(incident_flux[k]):g}")
+    return reasons
