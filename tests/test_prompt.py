@@ -85,6 +85,10 @@ def test_suspenders_are_switched_on_and_off_by_name(engine, recorded):
     assert i0.get() == 20
     i0.put(0.0)
     beam.off("i0")
+    beam["i0"] = own = flux_suspender(i0, -1.0)
+    beam.on("i0")
+    assert beam["i0"] is own  # what a user added stays
+    beam.off("i0")
     engine(bp.scan([], axis, 0, 1, 2))
     assert [stop["exit_status"] for stop in recorded.named("stop")] == ["success"] * 3
 

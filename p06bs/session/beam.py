@@ -38,7 +38,10 @@ class BeamSuspenders(dict[str, Any]):
         ValueError
             If there is none of a name; nothing is switched then.
         """
-        self._move(self.offered, self, names)
+        self._check(names)
+        for name in names:
+            if name not in self:
+                self[name] = self.offered.pop(name)
 
     def off(self, *names: str) -> None:
         """Have suspenders hold no runs from the next one on, but be offered.
@@ -48,15 +51,16 @@ class BeamSuspenders(dict[str, Any]):
         ValueError
             If there is none of a name; nothing is switched then.
         """
-        self._move(self, self.offered, names)
+        self._check(names)
+        for name in names:
+            if name in self:
+                self.offered[name] = self.pop(name)
 
-    def _move(self, here: dict[str, Any], there: dict[str, Any], names: Iterable[str]) -> None:
+    def _check(self, names: Iterable[str]) -> None:
         known = self.offered | self
         for name in names:
             if name not in known:
                 raise ValueError(f"no suspender {name!r}: there are {', '.join(known) or 'none'}")
-        for name in {*names} & here.keys():
-            there[name] = here.pop(name)
 
     def __call__(self, plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
         """Return a plan that waits for the beam while it has a run."""
