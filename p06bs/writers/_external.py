@@ -20,6 +20,10 @@ log = logging.getLogger(__name__)
 _PAIR = {"dtype": "array", "dtype_numpy": "<i8", "shape": [2]}
 _TEXT = {"dtype": "string", "shape": []}
 
+MOST_SINGLE = 10_000
+"""Of so many rows each is a source of a virtual dataset, which is what nexusformat (NeXpy) takes
+sources for: it gets the shape of others wrong. One costs 0.2 ms and 100 bytes."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Source:
@@ -41,7 +45,8 @@ class External:
     Attributes
     ----------
     frames : h5py.ExternalLink or h5py.Dataset or None
-        The announced rows in their order, once finished; None where they cannot be shown.
+        The announced rows in their order, once finished; None where there are none, or they
+        cannot be shown.
     """
 
     def __init__(
@@ -91,7 +96,7 @@ class External:
         if len(sources) == len(self.resources) and len(kinds) == 1:
             self.frames = self._frames(sources)
 
-    def _frames(self, sources: Mapping[str, _Source]) -> h5py.ExternalLink | h5py.Dataset:
+    def _frames(self, sources: Mapping[str, _Source]) -> h5py.ExternalLink | h5py.Dataset | None:
         """Link the file if its rows are the announced ones; else make a virtual dataset of these.
 
         Files have frames that no document announced, of points that were measured again.
@@ -100,18 +105,23 @@ class External:
             (s.shape[1:], s.dtype, s.per_event) for s in sources.values()
         )
         ranges = self._ranges(per_event)
+        if not ranges:
+            return None
         rows = sum(stop - start for _, start, stop in ranges)
         if len(sources) == 1 and len(ranges) == 1:
             (source,) = sources.values()
             if ranges[0][1] == 0 and source.shape[0] <= rows:
                 return h5py.ExternalLink(source.path, source.dataset)
         layout, first = h5py.VirtualLayout((rows, *row), dtype), 0
+        step = 1 if rows <= MOST_SINGLE else rows
         for uid, start, stop in ranges:
             source = sources[uid]
             shape = (max(stop, source.shape[0]), *row)  # its writer may be behind
             frames = h5py.VirtualSource(source.path, source.dataset, shape, dtype)
-            layout[first : first + stop - start] = frames[start:stop]
-            first += stop - start
+            for low in range(start, stop, step):
+                high = min(low + step, stop)
+                layout[first : first + high - low] = frames[low:high]
+                first += high - low
         made = self.group.create_virtual_dataset("frames", layout, _missing(dtype))
         if self._described.get("units"):
             made.attrs["units"] = str(self._described["units"])
