@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.model.modality import Bound, Input, ModalitySettings
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p06bs.callbacks._faults import Array, Mask
-from p06bs.callbacks._words import Floats
+from p06bs.callbacks._arrays import Array, Booleans, Floats
 from p06bs.model.modality import Columns
 
 LOST = 1
@@ -21,12 +20,12 @@ class Beam:
     name: str
     valid_bit: int | None
 
-    def measure(self, columns: Columns, scale: float | Floats) -> tuple[Floats, Mask | None]:
+    def measure(self, columns: Columns, scale: float | Floats) -> tuple[Floats, Booleans | None]:
         """Return counts · scale, NaN where the beam is lost, and where that is; None: nowhere."""
         counts, valid = columns[self.name], columns[f"{self.name}_valid"]
         place = counts.astype(np.float64)  # faster than a product that converts
         place *= scale
-        known: Mask | None = None
+        known: Booleans | None = None
         if valid is not None:
             known = valid if valid.dtype == bool else self._is_there(valid)
         if counts.dtype.kind == "f":
@@ -38,10 +37,10 @@ class Beam:
         place[lost] = np.nan
         return place, lost
 
-    def _is_there(self, valid: Array) -> Mask:
+    def _is_there(self, valid: Array) -> Booleans:
         if self.valid_bit is None:
             return np.greater(valid, 0)
-        made: Mask = valid.astype(np.int64) & (1 << self.valid_bit) != 0
+        made: Booleans = valid.astype(np.int64) & (1 << self.valid_bit) != 0
         return made
 
 

@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
+from p06bs.callbacks._arrays import Array, Floats
 
 BLOCK = 4096
 """Events worked on at a time, so that the intermediate arrays stay in the cache."""

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from p06bs.callbacks._faults import Array, Fault
+from p06bs.callbacks._arrays import Array, Floats, Integers
+from p06bs.callbacks._faults import Fault
 from p06bs.callbacks._gates import NO_RANGE, OUTSIDE, WRAPPED, Gates
-from p06bs.callbacks._words import Floats, Integers, divided, fold, split, unwrapped
+from p06bs.callbacks._words import divided, fold, split, unwrapped
 from p06bs.model.modality import Columns
 
 LEAP = 4

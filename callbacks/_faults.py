@@ -3,15 +3,11 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from p06bs.callbacks._arrays import Array, Booleans
 from p06bs.model.modality import INVALID, Columns, Output
-
-Array = npt.NDArray[Any]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -28,7 +24,7 @@ class Fault:
         Bit of the axis's flag that says so; 0: the whole event is at fault.
     """
 
-    where: Mask
+    where: Booleans
     text: str
     shown: Sequence[Array]
     flag: int = 0
@@ -44,7 +40,7 @@ def empty_gates(samples: Array | None) -> Fault | None:
     return Fault(~taken, "the gate is empty (samples: {})", (samples,))
 
 
-def anywhere(faults: Iterable[Fault], count: int) -> Mask:
+def anywhere(faults: Iterable[Fault], count: int) -> Booleans:
     """Return which of `count` events have one of the faults."""
     made = np.zeros(count, bool)
     for fault in faults:
@@ -52,7 +48,7 @@ def anywhere(faults: Iterable[Fault], count: int) -> Mask:
     return made
 
 
-def reasons(invalid: Mask, faults: Iterable[Fault]) -> Array:
+def reasons(invalid: Booleans, faults: Iterable[Fault]) -> Array:
     """Return what is wrong with the events that are invalid; "" for the others."""
     said: defaultdict[int, list[str]] = defaultdict(list)
     for fault in faults:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.callbacks._arrays import Floats
 from p06bs.callbacks._gain import GainFit
-from p06bs.callbacks._product import Floats
 
 ENOUGH = 0.05
 """Share of the counts averaged over from which a gain is believed."""

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.polynomial import chebyshev
 
+from p06bs.callbacks._arrays import Floats
 from p06bs.callbacks._linear_fit import Model
-from p06bs.callbacks._product import Floats, Product, product
+from p06bs.callbacks._product import Product, product
 
 STEPS = 6
 """Newton steps; each leaves some hundredths of the distance."""

@@ -6,8 +6,8 @@ from functools import cached_property
 
 import numpy as np
 
-from p06bs.callbacks._faults import Array, Fault, Mask
-from p06bs.callbacks._words import Floats, Integers
+from p06bs.callbacks._arrays import Array, Booleans, Floats, Integers
+from p06bs.callbacks._faults import Fault
 
 WRAPPED = 1
 """Bit of the flag: the word wrapped inside the gate."""
@@ -39,15 +39,15 @@ class Gates:
         return made
 
     @cached_property
-    def wrapped(self) -> Mask | None:
+    def wrapped(self) -> Booleans | None:
         """In which gates the word wrapped; None if in none."""
         if self.bits is None or self.width.max() <= (half := 1 << (self.bits - 1)):
             return None
-        made: Mask = (self.width > half) & (self.width < np.inf)
+        made: Booleans = (self.width > half) & (self.width < np.inf)
         return made
 
     @property
-    def _pairs(self) -> Mask:
+    def _pairs(self) -> Booleans:
         none = np.zeros(len(self.width), bool)
         return none if self.samples is None else self.samples == 2
 

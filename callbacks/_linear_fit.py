@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from p06bs.callbacks._product import Floats, Product, product
+from p06bs.callbacks._arrays import Floats
+from p06bs.callbacks._product import Product, product
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from p06bs.callbacks._arrays import Array, Booleans, Floats
 from p06bs.callbacks._fits import Group
-from p06bs.callbacks._product import Floats
-from p06bs.callbacks._spectra import Array, ElementFault, Faults, ceiling, judge
-from p06bs.callbacks._totals import Areas, Booleans
+from p06bs.callbacks._spectra import ElementFault, Faults, ceiling, judge
+from p06bs.callbacks._totals import Areas
 
 BLOCK = 2**17
 """Values that are converted to floats at a time, so that they stay in a processor's cache."""

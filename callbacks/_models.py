@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import BSpline
 
+from p06bs.callbacks._arrays import Floats
 from p06bs.callbacks._linear_fit import Model, Snip
-from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import (
     CONTINUUM,
     PYMCA,

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.callbacks._words import Floats
+from p06bs.callbacks._arrays import Floats
 
 REACH = 8
 """Steps of which the mean is taken, so that noise of positions matters less."""

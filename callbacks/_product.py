@@ -3,9 +3,8 @@
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-Floats = npt.NDArray[np.float64]
+from p06bs.callbacks._arrays import Floats
 
 LENGTH = 256
 """Channels of a section; shorter ones have fewer terms each, longer ones suit BLAS better."""

@@ -8,10 +8,9 @@ of the two beside it, so that what is aslant in the sample, or drifts, drops out
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-import numpy.typing as npt
 from numpy.lib.stride_tricks import sliding_window_view
 
-Floats = npt.NDArray[np.float64]
+from p06bs.callbacks._arrays import Floats
 
 FIRST = 16
 """Points at the beginning that tell which axis is the fast one, and how long its steps are."""

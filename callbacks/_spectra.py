@@ -1,14 +1,13 @@
 """What spectra of several detector elements have in common: faults, regions, times."""
 
 from enum import IntEnum
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.callbacks._arrays import Array
 from p06bs.model.modality import Bound
 
-Array = npt.NDArray[Any]
 Faults = npt.NDArray[np.uint8]
 
 

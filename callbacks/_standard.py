@@ -13,9 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from p06bs.callbacks._arrays import Floats
 from p06bs.callbacks._fluorescence import Standard, column
 from p06bs.callbacks._models import linear
-from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import PYMCA, STRONGEST, Configuration, require_pymca, theory_of
 
 UNIT = "ng/mm**2"

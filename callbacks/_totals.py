@@ -4,14 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from p06bs.callbacks._product import Floats
-from p06bs.callbacks._spectra import Array
+from p06bs.callbacks._arrays import Array, Booleans, Floats
 from p06bs.callbacks._standard import UNIT
 from p06bs.model.modality import Output
-
-Booleans = npt.NDArray[np.bool_]
 
 COVERAGE = 3.0
 """Detection limit over the standard deviation of a blank (IUPAC)."""

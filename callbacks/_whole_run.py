@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.callbacks._arrays import Array, Booleans, Floats
 from p06bs.callbacks._fits import Group
-from p06bs.callbacks._product import Floats
-from p06bs.callbacks._spectra import Array
-from p06bs.callbacks._totals import Areas, Booleans, Totals
+from p06bs.callbacks._totals import Areas, Totals
 from p06bs.model.modality import BoundInput, Output
 
 Part = Mapping[str, Any]

@@ -1,17 +1,11 @@
 """Words of counters that wrap: whole counts and the rest of a mean, unwrapped in integers."""
 
-from typing import Any
-
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
+from p06bs.callbacks._arrays import Array, Booleans, Floats, Integers
 
 
-def split(values: Array, bits: int | None) -> tuple[Array, Floats | None, Mask | None]:
+def split(values: Array, bits: int | None) -> tuple[Array, Floats | None, Booleans | None]:
     """Return values as whole numbers and rests in [0, 1), and which of them fit so many bits.
 
     Integers have no rests (None). The last one is None if all fit. Floats of which nobody says
@@ -29,10 +23,10 @@ def split(values: Array, bits: int | None) -> tuple[Array, Floats | None, Mask |
     return whole, np.subtract(values, lower, out=lower), fits
 
 
-def _fits(values: Array, bits: int | None) -> Mask | None:
+def _fits(values: Array, bits: int | None) -> Booleans | None:
     """Return which values are finite and fit so many bits; None if all do."""
     if bits is None:
-        fits: Mask = np.isfinite(values)
+        fits: Booleans = np.isfinite(values)
     else:
         fits = values >= -(1 << (bits - 1))
         fits &= values < 1 << bits
@@ -41,7 +35,7 @@ def _fits(values: Array, bits: int | None) -> Mask | None:
 
 def divided(
     total: Array, samples: Array, bits: int | None
-) -> tuple[Array, Floats | None, Mask | None]:
+) -> tuple[Array, Floats | None, Booleans | None]:
     """Return sum / samples as `split` does; exact as long as both are integers."""
     if bits is None or total.dtype.kind not in "iu" or samples.dtype.kind not in "iu":
         return split(total / samples, bits)

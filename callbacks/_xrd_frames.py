@@ -5,13 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from p06bs.callbacks._xrd_integrator import Bins, Floats, Pixels
+from p06bs.callbacks._arrays import Array, Floats
+from p06bs.callbacks._xrd_integrator import Bins, Pixels
 from p06bs.callbacks._xrd_settings import PowderSettings
-
-Array = npt.NDArray[Any]
-
 
 LANES_UP_TO = 8192
 """Bins up to which there are several copies of the histogram: more do not fit the cache."""

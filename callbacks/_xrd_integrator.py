@@ -14,12 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._xrd_geometry import Geometry
 from p06bs.callbacks._xrd_pixels import Picture
 from p06bs.callbacks._xrd_settings import PowderSettings
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from typing import Any
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from p06bs.callbacks._arrays import Array
 
 RUN = 512
 """Most pixels in a run: these are looked through for invalid ones before they are added."""

@@ -11,9 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from p06bs.callbacks._arrays import Array
 from p06bs.model.modality import ModalitySettings
 
-Array = npt.NDArray[Any]
 Mask2D = npt.NDArray[np.bool_]
 
 

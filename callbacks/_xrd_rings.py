@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from p06bs.callbacks._xrd_integrator import Array, Floats, Pixels
+from p06bs.callbacks._arrays import Array, Floats
+from p06bs.callbacks._xrd_integrator import Pixels
 from p06bs.callbacks._xrd_settings import Ring
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._count_rates import BLOCK, Setup, rates_of, why_bad
 from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._settings import NotNegative, Positive, require_inputs
@@ -20,9 +20,6 @@ from p06bs.model.modality import (
     ModalitySettings,
     Output,
 )
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 ELEMENTARY_CHARGE = 1.602176634e-19
 """C (exact, SI 2019)."""

@@ -8,8 +8,9 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from p06bs.callbacks._air import AIR, AIR_INPUTS, NO_AIR, TOO_WET, Air, AirSettings, air_of
+from p06bs.callbacks._arrays import Array
 from p06bs.callbacks._beams import LOST, SECOND_LOST, Axis, Beam
-from p06bs.callbacks._faults import Array, empty_gates, reasons
+from p06bs.callbacks._faults import empty_gates, reasons
 from p06bs.callbacks._settings import Finite, Positive, check_names, require_inputs
 from p06bs.model.modality import (
     INVALID,

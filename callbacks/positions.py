@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._faults import Fault, anywhere, reasons
 from p06bs.callbacks._motion import steps
 from p06bs.callbacks._settings import Finite, check_names, unit_of
@@ -20,9 +21,6 @@ from p06bs.model.modality import (
     ModalitySettings,
     Output,
 )
-
-Array = npt.NDArray[Any]
-Floats = npt.NDArray[np.float64]
 
 SOURCES = ("interferometer", "encoder", "nominal")
 """The sources of a position, the best one first. Their codes are 1, 2 and 3."""

@@ -7,10 +7,10 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from p06bs.callbacks._arrays import Array
 from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._settings import check_columns, require
 from p06bs.callbacks._spectra import (
-    Array,
     ElementFault,
     ceiling,
     channels_between,

@@ -4,8 +4,9 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.callbacks._arrays import Floats
 from p06bs.callbacks._faults import Fault, reasons
-from p06bs.callbacks._snake import PROBLEMS, Floats, Snake, lag_of
+from p06bs.callbacks._snake import PROBLEMS, Snake, lag_of
 from p06bs.model.modality import INVALID, PART, Bound, Columns, Input, Modality, Output
 
 

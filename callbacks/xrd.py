@@ -6,15 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._incident_flux import INCIDENT_FLUX, is_average, per_flux
 from p06bs.callbacks._settings import require
 from p06bs.callbacks._xrd_frames import integrate, limits, native
 from p06bs.callbacks._xrd_geometry import HC
 from p06bs.callbacks._xrd_integrator import (
-    Array,
     Bins,
-    Floats,
     Pixels,
     bins_of,
     integrator,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from p06bs.callbacks import _whole_run
+from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._fits import groups_of
 from p06bs.callbacks._fluorescence import FluorescenceSettings
@@ -14,11 +15,9 @@ from p06bs.callbacks._following import follow
 from p06bs.callbacks._incident_flux import INCIDENT_FLUX, is_average
 from p06bs.callbacks._measure import judge_all, measure
 from p06bs.callbacks._peaks import Peaks, correction_of, totals_of
-from p06bs.callbacks._product import Floats
 from p06bs.callbacks._pymca import import_pymca
 from p06bs.callbacks._settings import require
 from p06bs.callbacks._spectra import (
-    Array,
     ElementFault,
     Faults,
     dead_time_factor,
