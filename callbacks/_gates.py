@@ -57,8 +57,7 @@ class Gates:
         if not (self.width.min() >= 0 and self.width.max() < np.inf):
             yield Fault(~((self.width >= 0) & (self.width < np.inf)), text, shown, NO_RANGE)
         if gated and self.wrapped is not None and (lost := self.wrapped & ~self._pairs).any():
-            text += ": it wrapped inside the gate, so that its mean is lost"
-            yield Fault(lost, text, shown, WRAPPED)
+            yield Fault(lost, f"{text}: the mean is lost", shown, WRAPPED)
 
     def examine(self, whole: Integers, rest: Floats) -> Array:
         """Return flags of means; put those right that are of two samples.

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field
 
 from p06bs.callbacks._encoder_axis import FLAGS, Axis
 from p06bs.callbacks._faults import anywhere, empty_gates, reasons
+from p06bs.callbacks._gates import WRAPPED
 from p06bs.callbacks._settings import Finite, check_names, require_inputs, unit_of
 from p06bs.model.modality import (
     INVALID,
@@ -159,7 +160,8 @@ class Encoders(Modality):
         for axis in setup.values():
             read, found = axis.read(columns, empty)
             made |= read
-            faults.append(found)
+            # A wrap is no fault of the encoder: what positions have besides may bridge it.
+            faults.append([fault for fault in found if fault.flag != WRAPPED])
         if empty is None and not all(faults):
             return made
         count = len(made[next(iter(setup))])

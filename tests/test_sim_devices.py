@@ -237,19 +237,22 @@ def test_top_up_goes_by_the_clock_and_holds_scans(run_engine, devices):
 
     began = []
 
-    def tick(msg):
+    def tick():
         now[0] += 0.05
+        return now[0]
+
+    def note(msg):
         if msg.command == "trigger":
             began.append(ring._left())
 
-    run_engine.msg_hook = tick
+    ring._clock, run_engine.msg_hook = tick, note
     scan = bp.count([devices.scaler], 40)
     run_engine(suspenders.top_up_gated(scan, ring.countdown, 0.3, settle=0.0, look_every=0.0))
     assert min(began) > 0.2
     assert max(began) > 7.0
 
     suspender = suspenders.injection_suspender(ring.injecting, settle=0.0)
-    now[0] = 7.0
+    now[0], ring._clock = 7.0, lambda: now[0]
     commands = []
 
     def inject(msg):
