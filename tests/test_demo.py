@@ -204,8 +204,10 @@ def marked(mark: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("number", "begun"),
-    [(signal.SIGTERM, "services.toml"), (signal.SIGINT, "data/*.h5")],
-    ids=["start-up", "scan"],
+    [
+        pytest.param(signal.SIGTERM, "services.toml", id="start-up"),
+        pytest.param(signal.SIGINT, "data/*.h5", id="scan", marks=pytest.mark.slow),
+    ],
 )
 def test_nothing_is_left_when_it_is_stopped(tmp_path, number, begun):
     mark = str(uuid.uuid4())

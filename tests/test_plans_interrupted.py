@@ -219,7 +219,7 @@ def assert_derived(name, runs):
         start = run[0][1]
         slow, fast = (newest(run, key)[0] for key in AXES[name])
         if "shape" not in start:  # of a spiral: scattered points
-            assert np.isfinite(shown["counters.flux"].values).sum() > 1
+            assert np.isfinite(shown["counters.flux"].values).any()
             continue
         # Maps lie as the axes say: the map of an axis is its own coordinates.
         for axis, key in enumerate(AXES[name]):

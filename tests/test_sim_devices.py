@@ -369,8 +369,10 @@ def test_every_detector_of_a_flight_falls_to_dark_while_the_beam_is_lost(run_eng
     # The whole is reproducible from seed and history, and points with beam are as without a loss.
     np.testing.assert_array_equal(i0, path.capture()["i0"])
     np.testing.assert_array_equal(spectra, path.beamline.expose(**path.seen(range(n))).spectrum)
-    undisturbed = Trajectory(BEAMLINE, path.points)
-    np.testing.assert_array_equal(i0[whole], undisturbed.capture()["i0"][whole])
+    undisturbed = Trajectory(BEAMLINE, path.points).capture()["i0"]
+    changed = np.flatnonzero(np.diff(dark))  # a point may have lost little of its light
+    whole[changed] = whole[changed + 1] = False
+    np.testing.assert_array_equal(i0[whole], undisturbed[whole])
 
 
 def test_an_outage_is_the_same_in_every_scan(run_engine, tmp_path):

@@ -136,7 +136,10 @@ def _declared(start: Document) -> tuple[Grid | None, bool]:
     """Return the grid that a start document declares, and whether the run goes over it in order."""
     grid = grid_of(start)
     if grid is None and "spiral_square" in str(start.get("plan_name", "")):
-        return grid_of({**start, "plan_name": ""}), False
+        # bluesky names the motors of this one in no order, but dimensions, slow axis first.
+        axes = plan_axes(start)
+        motors = axes if all(axes) else None
+        return grid_of({**start, "plan_name": "", "motors": motors}), False
     return grid, True
 
 
