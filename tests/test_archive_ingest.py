@@ -344,6 +344,7 @@ def test_runs_that_come_together_are_shown_together_but_for_the_bad_one(here, mo
     check_whole(here, [uid for uid in uids if uid != uids[2]])
 
 
+@pytest.mark.slow
 def test_the_server_shows_the_figures_of_the_ingestion(tmp_path):
     here = place("sqlite", tmp_path, None)
     for n in range(3):

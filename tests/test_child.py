@@ -24,6 +24,7 @@ def test_a_start_does_not_wait_for_the_pause_after_a_crash(tmp_path, monkeypatch
         program.chmod(0o700)
         child.start("xrf")
         wait(runs.exists)
+        wait(lambda: child.look("xrf").pid)  # it may run before that is known
         with pytest.raises(RuntimeError, match="runs already"):
             child.start("xrf")
         child.stop("xrf")

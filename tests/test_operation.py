@@ -192,6 +192,7 @@ def test_a_locked_database_is_not_ready(users):
     other.execute("ROLLBACK")
 
 
+@pytest.mark.slow
 def test_websockets_are_told_that_the_users_database_does_not_answer(users):
     url, other = users
     path = f"{url.replace('http', 'ws')}/api/v1/stream/single/live"

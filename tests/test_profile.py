@@ -181,6 +181,7 @@ def test_a_person_pauses_aborts_and_moves_the_shutter(tmp_path):
     terminal.end()
 
 
+@pytest.mark.slow
 def test_metadata_are_kept_from_session_to_session(tmp_path):
     for name in ("one", "two"):
         folder = tmp_path / name

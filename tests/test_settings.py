@@ -525,6 +525,7 @@ def test_changes_in_mid_scan_over_a_restart(tmp_path):
     assert [json.loads(data["settings"])["factor"] for _, data in recorded] == [2.0, 3.0, 3.0]
 
 
+@pytest.mark.slow
 def test_a_change_holds_for_later_runs_as_their_initial_settings(tmp_path):
     modality = Scale(inputs={"x": "x"})
     first, second = (raw_run({"x": np.arange(20.0)}, page=10) for _ in range(2))

@@ -177,6 +177,7 @@ def test_a_change_in_mid_scan_is_in_documents_and_maps_whatever_is_killed(
     assert rows_of(again, "y", "square") == rows_of(reference, "y", "square")
 
 
+@pytest.mark.slow
 def test_settings_are_listed_kept_as_presets_and_completed(tmp_path, run):
     file = tmp_path / "services.toml"
     without_server = CONFIGURATION.replace("[server]", "[x]").split("[x]")[0]

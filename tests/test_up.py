@@ -93,6 +93,7 @@ def test_up_ls_restart_and_down_leave_nothing_behind(tmp_path):
     assert p06bs("down", file).returncode == 0
 
 
+@pytest.mark.slow
 def test_some_services_are_stopped_and_started_by_name(tmp_path):
     file = written(tmp_path, EXAMPLES)
 

@@ -116,6 +116,7 @@ def test_no_batch_is_lost_when_workers_die_sleep_and_are_drained(tmp_path):
         assert retries["deadly"] >= 2
 
 
+@pytest.mark.slow
 def test_pipelines_that_stop_hand_back_what_they_have(tmp_path):
     pipeline = slow(0.01)
     raw = raw_run({"x": np.arange(400.0)}, page=5)

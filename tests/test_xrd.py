@@ -232,6 +232,7 @@ def test_a_ring_without_valid_pixels_is_nan_and_spoils_nothing_else() -> None:
 # Bad input
 
 
+@pytest.mark.slow
 def test_dummies_of_detectors_are_left_out_and_counted() -> None:
     for dtype, dummies in {
         "i4": (-1, -2, 2**31 - 1),
