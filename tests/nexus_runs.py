@@ -16,6 +16,7 @@ from ophyd.sim import SynAxis, SynGauss
 
 from p06bs.writers.nexus import export
 from p06bs.writers.validate import validate
+from tests.engines import end
 
 Documents = list[tuple[str, dict[str, Any]]]
 
@@ -39,9 +40,7 @@ def run(
                 engine(plan)
             during(engine)
     finally:
-        engine.loop.call_soon_threadsafe(engine.loop.stop)
-        engine._th.join()
-        engine.loop.close()
+        end(engine)
     return documents
 
 

@@ -23,6 +23,7 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import connect
 from p06bs.sim.metrology import Air, Metrology
 from tests.documents import raw_run, rows_of, validate
+from tests.engines import end
 from tests.online import Listener, assert_equal, proxy, running
 from tests.techniques import Scale
 
@@ -283,9 +284,7 @@ def test_interferometers_take_the_air_that_was_measured_in_the_hutch(tmp_path: P
     try:
         engine(plan, lambda *document: documents.append(document))
     finally:
-        engine.loop.call_soon_threadsafe(engine.loop.stop)
-        engine._th.join()
-        engine.loop.close()
+        end(engine)
     path = devices.panda.flyable_logic.prepared
     metrology = simulated.metrology
     modality = Interferometers(

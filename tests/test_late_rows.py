@@ -21,6 +21,7 @@ from p06bs.sim.rows_file import Dataset, Recording, RowsFile
 from p06bs.sim.stage import TriggerBox
 from tests.chains import Contrast, Lit
 from tests.documents import frame_documents, raw_run, rows_of
+from tests.engines import end
 from tests.online import assert_equal, beamline
 from tests.techniques import Brightness
 
@@ -33,9 +34,7 @@ ROWS = 12
 def engine() -> Iterator[RunEngine]:
     made = RunEngine({})
     yield made
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
 
 
 class Detector:

@@ -38,6 +38,7 @@ from p06bs.sim.devices import connect
 from p06bs.sim.phantom import Phantom
 from tests import documents
 from tests.device_inventory import AT_REST, OF_A_SCAN, inventory, signals
+from tests.engines import end
 
 # As DESY writes it; names are made up, the shape is that of scingestor's own tests.
 PERSON = {"email": "a@b.de", "institute": "DESY", "lastname": "Muster", "userId": "990123"}
@@ -91,11 +92,7 @@ class Recorded(documents.Recorded):
 def engine() -> Iterator[RunEngine]:
     made = RunEngine({})
     yield made
-    if made.state != "idle":
-        made.abort()
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from p06bs.sim.phantom import Phantom
 from p06bs.sim.spectra import BANDS
 from p06bs.sim.stage import TriggerBox
 from p06bs.sim.trajectory import Trajectory
+from tests.engines import end
 
 assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
 
@@ -34,11 +35,7 @@ assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
 def run_engine() -> Iterator[RunEngine]:
     engine = RunEngine({})
     yield engine
-    if engine.state != "idle":
-        engine.abort()
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
 
 
 class Instruments:

@@ -29,6 +29,7 @@ from p06bs.plans import suspenders, tomography
 from p06bs.session.progress import ScanProgress
 from p06bs.sim.devices import Devices, connect
 from tests import documents
+from tests.engines import end
 from tests.every_plan import AXES, BEAMLINE, FLIGHTS, PLANS, at_row
 
 PARTS = {
@@ -127,11 +128,7 @@ def newest(run, *keys):
 def engine() -> Iterator[RunEngine]:
     made = RunEngine({})
     yield made
-    if made.state != "idle":
-        made.abort()
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
     assert not [t.name for t in threading.enumerate() if t.name.startswith("sim-")]
 
 
@@ -156,9 +153,7 @@ def undisturbed(tmp_path_factory):
         recorded = Recorded()
         engine(plan(devices), recorded)
         seen[name] = [newest(run, *AXES[name]) for run in recorded.runs()]
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
     return seen
 
 

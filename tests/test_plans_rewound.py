@@ -22,6 +22,7 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import connect
 from p06bs.sim.lines import Lines
 from p06bs.sim.phantom import Phantom
+from tests.engines import end
 from tests.every_plan import AXES, BEAMLINE, FLIGHTS, PLANS
 
 assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
@@ -31,11 +32,7 @@ assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
 def engine():
     made = RunEngine({})
     yield made
-    if made.state != "idle":
-        made.abort()
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
 
 
 class Interruptions:

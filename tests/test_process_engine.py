@@ -18,6 +18,7 @@ from ophyd.sim import det, motor
 from p06bs import callback, process
 from p06bs.model.documents import NamedDocument
 from tests.documents import raw_run, rows_of, validate
+from tests.engines import end
 from tests.techniques import Scale
 
 POINTS = 8
@@ -28,9 +29,7 @@ PATIENCE = 20
 def engine() -> Iterator[RunEngine]:
     made = RunEngine({}, context_managers=[])
     yield made
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
 
 
 @bpp.stage_decorator([det, motor])

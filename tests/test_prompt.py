@@ -18,15 +18,14 @@ from p06bs.plans.suspenders import flux_suspender, shutter_suspender
 from p06bs.session.beam import BeamSuspenders
 from p06bs.session.names import Named, filled_in
 from tests.documents import Recorded
+from tests.engines import end
 
 
 @pytest.fixture
 def engine():
     made = RunEngine({})
     yield made
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from p06bs.sim.beamline import Beamline
 from p06bs.sim.devices import connect
 from p06bs.sim.phantom import Phantom
 from tests.archives import KEY, place
+from tests.engines import end
 from tests.nexus_runs import frames, run_with_frames, write
 from tests.test_plans_rewound import Interruptions
 from tests.test_run_maps import Both
@@ -38,9 +39,7 @@ def rewound(tmp_path_factory):
         plan = step_map([devices.scaler, *detectors], *axes)
         Interruptions(engine, detectors, seed=4).take(plan)
     finally:
-        engine.loop.call_soon_threadsafe(engine.loop.stop)
-        engine._th.join()
-        engine.loop.close()
+        end(engine)
     rows = {}
     for _, resource in (one for one in documents if one[0] == "stream_resource"):
         datums = [d for n, d in documents if n == "stream_datum"]

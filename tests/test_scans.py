@@ -22,6 +22,7 @@ from p06bs.plans import alignment, maps, scans, suspenders, tomography
 from p06bs.plans.points import spiral
 from p06bs.sim.devices import Devices, connect
 from tests import documents, every_plan
+from tests.engines import end
 from tests.every_plan import BEAMLINE, at_row, edge_of
 
 
@@ -47,11 +48,7 @@ class Recorded(documents.Recorded):
 def engine() -> Iterator[RunEngine]:
     made = RunEngine({})
     yield made
-    if made.state != "idle":
-        made.abort()
-    made.loop.call_soon_threadsafe(made.loop.stop)
-    made._th.join()
-    made.loop.close()
+    end(made)
     assert not [t.name for t in threading.enumerate() if t.name.startswith("sim-")]
 
 

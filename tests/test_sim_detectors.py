@@ -25,6 +25,7 @@ from p06bs.sim.detectors import AreaDetector
 from p06bs.sim.diffraction import Geometry, PowderRings
 from p06bs.sim.rows_file import Recording
 from p06bs.sim.stage import TriggerBox
+from tests.engines import end
 
 assert hdf5plugin.PLUGIN_PATH  # registers the compression of the files
 
@@ -38,11 +39,7 @@ RINGS = PowderRings(
 def run_engine():
     engine = RunEngine({})
     yield engine
-    if engine.state != "idle":
-        engine.abort()
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
 
 
 def scan(run_engine, tmp_path, recording, rate=np.inf, look=None):

@@ -25,6 +25,7 @@ from p06bs.sim.lines import Lines
 from p06bs.sim.metrology import AXES
 from p06bs.sim.phantom import Phantom
 from p06bs.sim.trajectory import Trajectory
+from tests.engines import end
 
 assert hdf5plugin.PLUGIN_PATH
 
@@ -61,11 +62,7 @@ class Recorder:
 def run_engine():
     engine = RunEngine({})
     yield engine
-    if engine.state != "idle":
-        engine.abort()
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
     assert not [t.name for t in threading.enumerate() if t.name.startswith("sim-")]
 
 

@@ -17,6 +17,7 @@ from p06bs.sim.devices import connect
 from p06bs.sim.lines import Lines
 from p06bs.sim.metrology import AXES, Metrology
 from p06bs.sim.phantom import Phantom
+from tests.engines import end
 
 NX, NY = 41, 12
 
@@ -34,9 +35,7 @@ def scan(tmp_path_factory):
     plan = fly_map(detectors, devices.panda, nx=NX, ny=NY, rate=np.inf, gate_time=0.02)
     engine(plan, lambda name, document: documents.append((name, document)))
     path = devices.panda.flyable_logic.prepared
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
     return documents, path, devices
 
 
@@ -129,9 +128,7 @@ def test_points_without_beam_are_invalid_and_the_others_as_if_nothing_had_happen
             lambda name, document, to=documents: to.append((name, document)),
         )
         runs.append(documents)
-    engine.loop.call_soon_threadsafe(engine.loop.stop)
-    engine._th.join()
-    engine.loop.close()
+    end(engine)
     rings = devices.eiger.instrument
     for modality, key in (
         (Fluorescence(elements=("Fe", "Cu"), incident_energy=17.5, normalise=True), "Fe_K"),
