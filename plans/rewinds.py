@@ -25,8 +25,8 @@ def without_superseded(plan: MsgGenerator[Any]) -> MsgGenerator[Any]:
 
     Their stream datums go on at the next index: indices may have gaps, events have none. It works
     on all detectors that are triggered and announce rows of files, simulated or real; flights pass
-    unchanged. All plans of steps here have it; have those of bluesky itself with
-    ``RE.preprocessors.append(without_superseded)``.
+    unchanged. All plans of steps here have it; have those of bluesky itself, as the prompt does,
+    with ``RE.preprocessors.append(without_superseded)``.
     """
     stand_ins: dict[Any, _StandIn] = {}
     announced: set[str] = set()

@@ -7,6 +7,8 @@ from pathlib import Path
 from bluesky import RunEngine
 from bluesky.utils import FailedPause, PersistentDict
 
+from p06bs.plans.rewinds import without_superseded
+
 # Where detectors write, where document logs go, and who knows where all services are.
 DATA = Path(os.environ.get("P06BS_DATA", "var/data")).absolute()
 LOG = Path(os.environ.get("P06BS_LOG", "var/log")).absolute()
@@ -25,6 +27,7 @@ except Exception as problem:
     print(f"Metadata and scan numbers are not kept: {METADATA} cannot be used: {problem}")
     constants = {}
 RE = RunEngine(constants)
+RE.preprocessors.append(without_superseded)  # bluesky's own plans survive a loss of beam, too
 RE.md["endstation"] = os.environ.get("P06BS_ENDSTATION", "simulated" if not DEVICES else "p06")
 
 
