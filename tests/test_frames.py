@@ -208,12 +208,15 @@ def test_more_files_than_stay_open(tmp_path):
         ({"parameters": {}}, "names no dataset"),
         ({"parameters": {"dataset": "scalar"}}, "has no rows"),
         ({"parameters": {"dataset": "nowhere"}}, "could not be opened"),
+        ({"parameters": {"dataset": "entry"}}, r"a group of \[data_1, data_2\]: each needs a "),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path, changed, message):
     path = tmp_path / "f.h5"
     with h5py.File(path, "w") as file:
         file["scalar"] = 1
+        for name in ("data_1", "data_2"):
+            file[f"entry/{name}"] = h5py.ExternalLink("not-there-yet.h5", "data")
     with Frames(final=True) as read, pytest.raises((OSError, ValueError), match=message):
         read(resource(path, **changed), 0, 1, bound())
 

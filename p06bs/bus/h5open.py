@@ -5,6 +5,7 @@ import os
 import stat
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import h5py
@@ -14,6 +15,9 @@ from p06bs.bus import locks
 
 LINKS = 16
 """Soft and external links that are followed to a dataset; HDF5's own number."""
+
+MEMBERS_SAID = 3
+"""Of a group in the place of a dataset, as in the master files of Eiger detectors."""
 
 READ_ATTEMPTS = 20
 """At metadata that is half written, as it may be in SWMR mode, within some milliseconds.
@@ -105,7 +109,11 @@ def open_dataset(file: h5py.File, name: str) -> h5py.Dataset:
     _check_links(file, name, LINKS)
     found = file[name]
     if not isinstance(found, h5py.Dataset):
-        raise NoDataError(f"{name} in {file.filename} is no dataset")
+        problem = f"{name} in {file.filename} is no dataset"
+        if isinstance(found, h5py.Group):
+            members = ", ".join(islice(found, MEMBERS_SAID))
+            problem += f", but a group of [{members}]: each needs a stream_resource of its own"
+        raise NoDataError(problem)
     return found
 
 
