@@ -21,7 +21,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 settings.register_profile("p06bs", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("p06bs")
 
-PATIENCE = 5.0
+PATIENCE = 30.0
 # They live as long as the interpreter and belong to libraries, not to a test.
 LASTING_THREADS = (
     "bluesky-run-engine",

@@ -482,7 +482,7 @@ def test_close_from_another_thread_ends_the_iteration(proxy, tmp_path):
     consumer.start()
     started.wait()
     follower.close()
-    consumer.join(10)
+    consumer.join(60)
     assert not consumer.is_alive()
     assert follower.entries(10) == []
     follower.close()

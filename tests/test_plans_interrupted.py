@@ -325,8 +325,9 @@ def test_a_plan_waits_while_the_ring_is_topped_up(engine, devices, recorded, und
 
         async def injected():
             injecting.put(True)
-            await asyncio.sleep(0.1)
             clock = devices.panda.flyable_logic.clock
+            while clock.running:
+                await asyncio.sleep(0.01)
             counts.append(clock.count(engine.loop.time()))
             await asyncio.sleep(0.1)
             counts.append(clock.count(engine.loop.time()))

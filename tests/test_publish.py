@@ -77,7 +77,7 @@ def test_a_run_is_released_when_what_waits_is_written(begun, tmp_path):
         begun.release("run")  # as pipelines do with a derived run that is made
         assert begun.pending == 1
         retrying = begun._retrying
-    retrying.join(20)
+    retrying.join(60)
     assert uids(tmp_path) == ["run", "d", "1"]
     with DocumentLog(tmp_path) as another:  # it is not locked any more
         another.reopen("run")
@@ -88,7 +88,7 @@ def test_the_retry_needs_no_further_document(begun, tmp_path):
     with full_disk(begun.log.path("run")):
         begun(*event(1))
         retrying = begun._retrying
-    retrying.join(20)
+    retrying.join(60)
     assert not retrying.is_alive()
     assert uids(tmp_path) == ["run", "d", "1"]
 

@@ -1,6 +1,7 @@
 """Every plan on the simulated beamline: what it measures and says; suspenders."""
 
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 
@@ -461,7 +462,9 @@ def test_each_suspender_holds_a_scan_and_lets_it_go(engine, devices, recorded, w
 
     def lost():
         engine.loop.call_soon_threadsafe(lose)
-        threading.Event().wait(0.3)
+        until = time.monotonic() + 60
+        while not suspender.tripped and time.monotonic() < until:
+            threading.Event().wait(0.01)
         held.append(suspender.tripped)
         engine.loop.call_soon_threadsafe(regain)
 
