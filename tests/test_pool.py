@@ -19,6 +19,17 @@ from tests.documents import raw_run, rows_of
 from tests.techniques import Scale
 
 RUN = "scale:raw"
+PATIENCE = 60_000
+"""Milliseconds for a message."""
+
+
+def first_to_get(sockets: dict[str, "zmq.Socket[bytes]"]) -> str:
+    """Return which of some sockets has a message; wait for one."""
+    poller = zmq.Poller()
+    for socket in sockets.values():
+        poller.register(socket, zmq.POLLIN)
+    ready = dict(poller.poll(PATIENCE))
+    return next(name for name, socket in sockets.items() if socket in ready)
 
 
 class Lane:
@@ -54,12 +65,12 @@ class Lane:
 
     def say(self, socket: "zmq.Socket[bytes]", *message: Any) -> None:
         socket.send(lane.encode(*message))
-        assert self.pool.socket.poll(5000)
+        assert self.pool.socket.poll(PATIENCE)
         self.pool.receive()
 
     def batch(self, socket: "zmq.Socket[bytes]") -> list[Any]:
         self.pool.lease()
-        assert socket.poll(5000)
+        assert socket.poll(PATIENCE)
         message = lane.decode(socket.recv())
         assert message[0] == lane.BATCH
         return message
@@ -129,7 +140,7 @@ def test_a_modality_that_nobody_gets_ready_ends_with_the_reason(lanes):
     sockets = {name: lanes.worker(name) for name in ("a", "b")}
     for left in (True, False):
         lanes.pool.lease()
-        (name,) = [n for n, s in sockets.items() if s.poll(200)]
+        name = first_to_get(sockets)
         _, key, number, attempt, *_ = lanes.batch(sockets[name])
         assert not lanes.run.over
         lanes.say(sockets.pop(name), lane.REFUSED, key, number, attempt, "no licence")
@@ -194,7 +205,7 @@ def test_a_worker_forgets_a_run_that_is_over(lanes):
     socket = lanes.worker("w")
     lanes.result(socket, lanes.batch(socket), good())
     lanes.pool.remove(RUN)
-    assert socket.poll(5000)
+    assert socket.poll(PATIENCE)
     assert lane.decode(socket.recv()) == [lane.FORGET, RUN]
 
 
@@ -219,7 +230,7 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_goes_to_another(lanes):
 def test_what_is_no_message_is_dropped(lanes, data):
     stranger = lanes.worker("stranger")
     stranger.send(data)
-    assert lanes.pool.socket.poll(5000)
+    assert lanes.pool.socket.poll(PATIENCE)
     lanes.pool.receive()
     socket = lanes.worker("w")
     lanes.pool.leases.drain("stranger")

@@ -359,7 +359,7 @@ needs_fuse = pytest.mark.skipif(
 def test_a_file_system_that_hangs_costs_its_own_folders_only(users, top, caplog):
     good = [str(folder(top / name)) for name in ("a", "c", "z")]
     sick = folder(top / "b")
-    rights = KernelRights(Roots([top]), patience=0.3)
+    rights = KernelRights(Roots([top]), patience=0.8)
     with hanging(sick):
         asked = [*good, str(sick), f"{sick}/x"]
         assert rights.visible(users["ada"], asked) == frozenset(good)
@@ -376,7 +376,7 @@ def test_a_file_system_that_hangs_costs_its_own_folders_only(users, top, caplog)
 @needs_root
 @needs_fuse
 def test_a_root_that_hangs_is_denied(users, top, caplog):
-    rights = KernelRights(Roots([top / "root"]), patience=0.3)
+    rights = KernelRights(Roots([top / "root"]), patience=2.0)
     data = folder(top / "root/data")
     with hanging(top / "root"):
         assert rights.visible(users["ada"], [str(data)]) == frozenset()
