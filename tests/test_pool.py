@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import zmq
 from p06bs import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.model.documents import NamedDocument
-from p06bs.pipeline import lane
+from p06bs.pipeline import lane, pool
 from p06bs.pipeline.pool import Pool
 from p06bs.pipeline.run import RunPipeline
 from tests.documents import raw_run, rows_of
@@ -222,6 +223,17 @@ def test_a_worker_that_hangs_is_replaced_and_its_batch_goes_to_another(lanes):
     other = lanes.worker("other")
     lanes.result(other, lanes.batch(other), good())
     assert len(rows_of(lanes.published)) == 6
+
+
+def test_who_spoke_while_nobody_listened_was_not_silent(lanes, monkeypatch):
+    socket = lanes.worker("w")
+    lanes.batch(socket)
+    socket.send(lane.encode(lane.ALIVE, "w", 0.0, False))
+    assert lanes.pool.socket.poll(PATIENCE)
+    later = time.monotonic() + 100 * lanes.pool.leases.silence
+    monkeypatch.setattr(pool, "time", SimpleNamespace(monotonic=lambda: later))
+    lanes.pool.expire()
+    assert lanes.pool.leases.workers == ("w",)
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,9 @@ from p06bs.pipeline.work import Work
 
 log = logging.getLogger(__name__)
 
+WAITING = 10_000
+"""Messages that may wait in either direction, for each worker."""
+
 SILENCE = 2.5
 """Seconds without a sign of life after which a worker's batches go to others."""
 
@@ -71,7 +74,7 @@ class Pool:
         self.socket = context.socket(zmq.ROUTER)
         self.socket.linger = 500
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.socket.sndhwm = self.socket.rcvhwm = 10_000
+        self.socket.sndhwm = self.socket.rcvhwm = WAITING
         self.address = bind(self.socket, address, keys)
         self.hang_after = HANG
         self.restart: Callable[[str], None] = lambda worker: None
@@ -176,6 +179,7 @@ class Pool:
 
     def expire(self) -> None:
         """Drop workers that were silent too long; have those replaced that stay silent."""
+        self.receive(WAITING)  # this thread may have been elsewhere while they spoke
         now = time.monotonic()
         for worker, lost in self.leases.expire(now).items():
             log.warning("worker %s is silent; %d batches go to others", worker, len(lost))
