@@ -33,6 +33,12 @@ from p06bs.model.modality import PART, Bound, Columns, Input, Modality, Output
 
 __all__ = ["Fluorescence", "RegionSums"]
 
+OUT_OF_REACH = (
+    "the gain of each usable detector element is beyond gain_range or zero_range; "
+    "calibrate anew, or make these larger"
+)
+"""Why an event is invalid in which `scan` finds no element to use."""
+
 
 class Fluorescence(Modality):
     """Fit the peak groups of X-ray fluorescence spectra: areas and their standard deviations.
@@ -44,7 +50,7 @@ class Fluorescence(Modality):
     """
 
     name = "xrf"
-    version = "3"
+    version = "4"
     Settings = FluorescenceSettings
 
     spectrum = Input(role="fluorescence", dims=("detector_element", "channel"), unit="counts")
@@ -181,10 +187,8 @@ class Fluorescence(Modality):
     def scan(self, setup: Peaks, state: Any, columns: Columns) -> tuple[Any, Columns]:
         """Follow the gains of detector elements, in acquisition order, and return the columns.
 
-        Raises
-        ------
-        ValueError
-            If no detector element has a gain within reach.
+        An event is invalid if no detector element has a gain within reach; what it tells of gains
+        counts for the events after it.
         """
         if not setup.gain_counts:
             return state, columns
@@ -197,11 +201,6 @@ class Fluorescence(Modality):
             setup.gain_counts,
         )
         usable = columns["usable"] & np.isfinite(followed.gain)
-        if not usable.any(axis=1).all():
-            raise ValueError(
-                "the gain of each usable detector element is beyond gain_range or zero_range; "
-                "calibrate anew, or make these larger"
-            )
         # Under a shifted peak the variance at the nominal gain is too small.
         own = np.zeros((usable.shape[1], len(setup.totals.columns)))
         for group in setup.groups:
@@ -214,7 +213,9 @@ class Fluorescence(Modality):
         made["gain_drift"] = followed.gain
         if setup.follow_zero:
             made["zero_drift"] = followed.zero
-        return {"key": setup.key, "sums": followed.sums}, made
+        lost = np.flatnonzero(~usable.any(axis=1)).tolist()
+        after = {"key": setup.key, "sums": followed.sums}
+        return after, invalidate(made, dict.fromkeys(lost, OUT_OF_REACH))
 
     def fold(self, setup: Peaks, state: Any, part: Any) -> Any:
         """Return the sum spectra so far, of the newest settings."""

@@ -108,3 +108,17 @@ def test_a_scan_that_fails_at_a_row_goes_on_from_the_row_before(size):
     rows = rows_of(derived, "total", "invalid_reason")
     assert [r[3] for r in rows if not r[4]] == [1, 3, 7]
     assert rows[2][4] == "scan: ValueError: negative"
+
+
+@pytest.mark.parametrize("size", [1, 2, 64])
+def test_rows_that_a_scan_flags_advance_the_state_also_after_a_rewind(size):
+    class Flagging(Total):
+        def scan(self, setup: Any, state: Any, columns: Any) -> Any:
+            state, made = super().scan(setup, state, columns)
+            return state, {**made, "invalid": ["negative" if x < 0 else "" for x in columns["x"]]}
+
+    raw = raw_run({"x": np.array([1.0, 2, -3, 4, 5])}, seqs=[1, 2, 3, 4, 4], page=2)
+    derived = process(Flagging(inputs={"x": "x"}), raw, batch_size=size)
+    rows = rows_of(derived, "total", "invalid_reason")
+    assert [r[4] for r in rows] == ["", "", "negative", "", ""]
+    assert [r[3] for r in rows if not r[4]] == [1, 3, 4, 5]

@@ -184,6 +184,26 @@ def test_an_element_that_drifts_out_of_reach_is_left_out_and_comes_back() -> Non
     assert not alone.reasons[-1]
 
 
+def test_dim_pixels_are_out_of_reach_with_the_bright_ones_before_them() -> None:
+    gains = np.linspace(0.008, 0.023, 80)
+    bright, dim = drifted(gains), drifted(gains, {n: a / 25 for n, a in AREAS.items()}, seed=2)
+    is_dim = np.arange(80) % 4 > 0
+    spectrum = np.where(is_dim[:, None, None], dim, bright)
+    modality = fluorescence(track_gain=("Fe_K",))
+    rows, whole = through(modality, spectrum=spectrum)
+    assert rows.valid[gains < 0.014].all()
+    # At most the dim ones between the last bright one within reach and the next.
+    assert not rows.valid[gains > 0.0165].any()
+    assert "gain of each usable detector element is beyond" in rows.reasons[-1]
+    for size in (1, 8):
+        other, parts = through(modality, sizes=[size] * (80 // size), spectrum=spectrum)
+        assert other.reasons == rows.reasons
+        for name, column in rows.columns.items():
+            np.testing.assert_allclose(other.columns[name], column, rtol=1e-9, atol=1e-8)
+        for name, value in whole.items():
+            np.testing.assert_allclose(parts[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -151,6 +151,13 @@ def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Resu
         short = [k for k, c in made.items() if c.shape[:1] != (count,)]
         if short:
             raise ValueError(f"process made columns of wrong length: {', '.join(short)}")
+    return flagged(setup, made, flags, count, parts)
+
+
+def flagged(
+    setup: Setup, made: dict[str, Array], flags: Any, count: int, parts: tuple[Any, ...] = ()
+) -> Result:
+    """Return the result of columns and what the reserved column says of their events, or None."""
     if flags is None:
         return Result([""] * count, made, parts)
     said = np.asarray(flags)
@@ -159,7 +166,7 @@ def _once(setup: Setup, columns: Mapping[str, Array | None], count: int) -> Resu
     else:
         reasons = [_text(str(flag)) for flag in said.tolist()]
     if len(reasons) != count:
-        raise ValueError(f"process flagged {len(reasons)} events of a batch of {count}")
+        raise ValueError(f"{setup.modality.name} flagged {len(reasons)} events of {count}")
     keep = np.array([not r for r in reasons], bool)
     if not keep.all():
         made = {k: c[keep] for k, c in made.items()} if keep.any() else {}

@@ -201,7 +201,8 @@ class Modality:
 
     For per-event results that carry state from event to event. Called in
     acquisition order, in one place, with what `process` returned; `state` is
-    None at first and must not be changed in place. A restarted pipeline computes
+    None at first and must not be changed in place. It may flag events as `process` does; the
+    state then goes on from them all the same. A restarted pipeline computes
     a run with such a state again from its first event.
     """
 

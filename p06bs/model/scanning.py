@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from p06bs.model.compute import Array, Result, Setup, check_outputs, invalid, join
+from p06bs.model.compute import Array, Result, Setup, check_outputs, flagged, invalid, join
+from p06bs.model.modality import INVALID
 
 MEMORY = 1 << 26
 """Bytes of columns and states that are kept, so that a rewind can go back to events in them."""
@@ -93,8 +94,8 @@ class Scanning:
         reasons = list(rows.reasons)
         for row, reason in zip(np.flatnonzero(good).tolist(), scanned.reasons, strict=True):
             reasons[row] = reason
-        kept = {name: column[scanned.valid] for name, column in rows.columns.items()}
-        good[good] = scanned.valid
+        # Invalid rows may tell the state something, too.
+        kept = {name: column.copy() for name, column in rows.columns.items()}
         nbytes = sum(column.nbytes for column in kept.values()) + size_of(before)
         self._steps.append(_Step(seq, good, before, self._broken, setup, kept, nbytes))
         self._kept += nbytes
@@ -110,17 +111,19 @@ class Scanning:
     def _try(self, setup: Setup, columns: Mapping[str, Array], count: int) -> Result:
         """Scan rows; where that fails, halve them until one is left, which is invalid.
 
-        A row that fails leaves the state as it was.
+        A row that fails leaves the state as it was; one that `scan` flags does not.
         """
         try:
             state, made = setup.modality.scan(setup.prepared, self._state, columns)
-            checked = check_outputs(setup, made, count)
+            made = dict(made)
+            flags = made.pop(INVALID, None)
+            result = flagged(setup, check_outputs(setup, made, count), flags, count)
         except Exception as error:  # an author's code may raise anything; the event is to blame
             if count == 1:
                 return invalid(1, f"scan: {type(error).__name__}: {error}")
         else:
             self._state = state
-            return Result([""] * count, checked)
+            return result
         half = count // 2
         return join(
             [
