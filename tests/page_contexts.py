@@ -170,6 +170,9 @@ def maps() -> Iterator[Given]:
     yield names, {}
     assert np.isfinite(names["iron"].values).all()
     assert list(names["maps"]) == ["raw.x"]
+    inside = names["gridded"].read()[:, 1:-1, 1:-1]
+    assert np.allclose(inside[0].mean(axis=0), np.arange(1.0, 8.0), atol=0.2)
+    assert np.allclose(inside[1].mean(axis=1), 3 * np.arange(1.0, 8.0), atol=0.6)
 
 
 @contextmanager
