@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from bluesky import RunEngine
 from bluesky.utils import FailedStatus, RunEngineInterrupted
-from ophyd import Signal
+from ophyd import Component, Device, Signal
 from ophyd.sim import SynAxis, SynSignal
 
 from p06bs import maps_of
@@ -478,3 +478,33 @@ def test_settings_of_detectors_do_not_change_without_a_dwell(engine, devices, re
     engine(bps.mv(devices.scaler.preset_time, 0.07))
     engine(scans.time_series([devices.scaler], 2))
     assert set(recorded.rows("scaler-gate_time")[0]) == {0.07}
+
+
+class Camera(Device):
+    """An area detector as ophyd has them: its time is the camera's."""
+
+    class Cam(Device):
+        acquire_time = Component(Signal, value=0.5, kind="config")
+
+    cam = Component(Cam, kind="config")
+    total = Component(Signal, value=1.0, kind="hinted")
+
+
+class Untimed(Device):
+    """A detector whose time nobody can set; what looks like one is no signal."""
+
+    total = Component(Signal, value=1.0, kind="hinted")
+    count_time = Component(Signal, value=0.5)  # no configuration
+    exposure_time = 0.5
+
+
+def test_times_reach_cameras_and_what_they_do_not_reach_is_said(engine, devices, recorded, caplog):
+    detectors = [Camera(name="eye"), Untimed(name="odd"), devices.samx, SynSignal(name="plain")]
+    engine(scans.line_scan(detectors, devices.samy, 0, 1, num=2, dwell=0.3))
+    (descriptor,) = recorded.named("descriptor")
+    assert descriptor["configuration"]["eye"]["data"] == {"eye_cam_acquire_time": 0.3}
+    assert recorded.named("start")[0]["scan"]["without_dwell"] == ["odd"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert warning.startswith("dwell does not reach odd: set the time")
+    engine(scans.line_scan(detectors, devices.samy, 0, 1, num=2))  # no time is promised
+    assert "without_dwell" not in recorded.named("start")[1]["scan"]
