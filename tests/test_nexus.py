@@ -6,7 +6,6 @@ from typing import Any
 
 import bluesky.plan_stubs as bps
 import bluesky.plans as bp
-import bluesky.preprocessors as bpp
 import h5py
 import numpy as np
 import pytest
@@ -17,6 +16,7 @@ from ophyd_async.core import StaticPathProvider, UUIDFilenameProvider
 from p06bs import maps_of, process
 from p06bs.callbacks.positions import Positions
 from p06bs.callbacks.xrf import RegionSums
+from p06bs.metadata.recorder import MetadataRecorder
 from p06bs.plans.maps import fly_map
 from p06bs.sim.beamline import Beamline
 from p06bs.sim.detectors import FluorescenceDetector
@@ -59,15 +59,20 @@ class Odd(Device):
     shutter = Component(Signal, value=True, kind="normal")
     number = Component(Signal, value=3, kind="hinted")
     gain = Component(Signal, value=1.5, kind="config")
+    cable = Component(Signal, value=7, kind="omitted")
 
 
 def test_scan_with_baseline_images_text_and_flags(tmp_path: Path) -> None:
     motor, det = stage()
     odd, other = Odd(name="odd-1"), SynAxis(name="2nd stage")
-    plan = bpp.baseline_wrapper(
-        bp.scan([det, odd], motor, -2, 2, 7, md={"sample": {"name": "Fe", "mass": 2.5}}), [other]
-    )
-    documents = run(plan)
+
+    def per_step(detectors: Any, step: Any, pos_cache: Any) -> Any:
+        yield from bps.configure(odd, {"gain": 10.0 + step[motor]})
+        yield from bps.one_nd_step(detectors, step, pos_cache)
+
+    md = {"sample": {"name": "Fe", "mass": 2.5}}
+    scan = bp.scan([det, odd], motor, -2, 2, 7, md=md, per_step=per_step)
+    documents = run(MetadataRecorder([other, motor, odd])(scan))
     path = write(documents, tmp_path)
     assert path == tmp_path / f"{documents[0][1]['uid']}.nxs"
     with h5py.File(path) as file:
@@ -85,9 +90,16 @@ def test_scan_with_baseline_images_text_and_flags(tmp_path: Path) -> None:
         assert text(file, "entry/entry_identifier_uuid") == documents[0][1]["uid"]
         assert text(file, "entry/start_time").endswith("+00:00")
         assert file["entry/instrument/motor"].attrs["NX_class"] == "NXpositioner"
-        assert file["entry/instrument/odd_1/configuration/odd_1_gain"][()] == 1.5
-        # The instrument links the columns, it does not copy them.
-        assert file["entry/instrument/motor/value"] == primary["motor"]
+        # The instrument links the columns, it does not copy them: first those of the scan.
+        motor_, odd_ = file["entry/instrument/motor"], file["entry/instrument/odd_1"]
+        baseline = file["entry/bluesky/streams/baseline/data"]
+        assert motor_["value"] == motor_["columns/motor"] == primary["motor"]
+        assert motor_["columns/motor_1"] == baseline["motor"]
+        # The newest configuration of the scan, not that which the baseline began with; and what
+        # the baseline alone has.
+        assert odd_["configuration/odd_1_gain"][()] == 12.0
+        assert odd_["configuration/odd_1_cable"][()] == 7
+        assert file["entry/instrument/_2nd_stage/configuration/_2nd_stage_velocity"][()] == 1
 
 
 def test_count_and_a_run_without_events(tmp_path: Path) -> None:

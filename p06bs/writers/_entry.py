@@ -11,6 +11,8 @@ from typing import Any
 
 import h5py
 
+from p06bs.model.candidates import ASIDE, aligned_streams
+from p06bs.model.constants import BASELINE
 from p06bs.model.documents import Document, is_derived
 from p06bs.writers._h5 import JSON, Names, field, group, json_text
 from p06bs.writers._streams import Stream
@@ -164,23 +166,50 @@ def _note(parent: h5py.Group, name: str, description: str, content: object) -> N
 
 
 def _instrument(entry: h5py.Group, start: Document, streams: Sequence[Stream]) -> None:
-    """Write one group per device: its columns (hard links), frames (external), configuration."""
+    """Write one group per device: its columns (hard links), frames (external), configuration.
+
+    A device may be in several streams, in the baseline most of all.
+    """
     made = group(entry, "instrument", "NXinstrument")
     made["name"] = str(start.get("endstation") or start.get("beamline_id") or "unknown")
     names = Names(made)
     homes: dict[str, h5py.Group] = {}
-    for stream in streams:
+    aligned = aligned_streams(start)
+
+    def how_far(stream: Stream) -> tuple[bool, ...]:
+        """Return how far a stream is from the scan: the nearest says what a device shows."""
+        name, aside = stream.name, bool(ASIDE.fullmatch(stream.name))
+        return name == BASELINE, aside, name != "primary", name not in aligned
+
+    for stream in sorted(streams, key=how_far):
         for device, keys in _devices(stream):
             if device not in homes:
                 nx_class = _device_class(device, keys, start, stream)
                 homes[device] = group(made, names(device), nx_class, device=device)
                 group(homes[device], "columns", "NXcollection")
             _columns(homes[device], stream, keys)
-            configured = (stream.descriptors[-1].get("configuration") or {}).get(device, {})
-            if configured.get("data") and "configuration" not in homes[device]:
-                _parameters(
-                    homes[device], "configuration", configured["data"], configured.get("data_keys")
-                )
+    for device, home in homes.items():
+        values, described = _configuration(streams, device)
+        if values:
+            _parameters(home, "configuration", values, described)
+
+
+def _configuration(
+    streams: Sequence[Stream], device: str
+) -> tuple[dict[str, Any], dict[str, Mapping[str, Any]]]:
+    """Return each value of a device's configuration as the newest descriptor has it, and what it
+    says of them; of the baseline what no other stream has.
+    """
+    found = [
+        (stream.name != BASELINE, d["time"], d) for stream in streams for d in stream.descriptors
+    ]
+    values: dict[str, Any] = {}
+    described: dict[str, Mapping[str, Any]] = {}
+    for *_, descriptor in sorted(found, key=lambda one: one[:2]):
+        configured = (descriptor.get("configuration") or {}).get(device) or {}
+        values |= configured.get("data") or {}
+        described |= configured.get("data_keys") or {}
+    return values, described
 
 
 def _devices(stream: Stream) -> list[tuple[str, list[str]]]:
