@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 from p06bs.callbacks._encoder_axis import FLAGS, Axis
 from p06bs.callbacks._faults import anywhere, empty_gates, reasons
 from p06bs.callbacks._gates import WRAPPED
-from p06bs.callbacks._settings import Finite, check_names, require_inputs, unit_of
+from p06bs.callbacks._settings import Finite, check_names, require, require_inputs, unit_of
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -102,9 +102,8 @@ class Encoders(Modality):
             made[reading] = Input(role=f"encoder_{reading}", optional=True, group="axes")
             for end in ("min", "max"):
                 made[f"{name}_{end}"] = Input(role=f"encoder_{name}_{end}", optional=True)
-        sums = any(axis.reading == "sum" for axis in settings.axes.values())
-        made["gate_samples"] = Input(role="gate_samples", optional=not sums)
-        return made
+        # `prepare` requires them where there is a sum.
+        return {**made, "gate_samples": Input(role="gate_samples", optional=True)}
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
         """Return position and flag of each axis there is, and half the width if captured."""
@@ -139,6 +138,8 @@ class Encoders(Modality):
             source = bound.get(_reading(name, axis))
             if source is None:
                 continue
+            if axis.reading == "sum":
+                require(bound, "gate_samples", f"axes.{name}.reading = 'sum'")
             unsigned = np.dtype(source.dtype or "f8").kind == "u"
             made[name] = Axis(
                 name=name,

@@ -11,7 +11,7 @@ from p06bs.callbacks._air import AIR, AIR_INPUTS, NO_AIR, TOO_WET, Air, AirSetti
 from p06bs.callbacks._arrays import Array
 from p06bs.callbacks._beams import LOST, SECOND_LOST, Axis, Beam
 from p06bs.callbacks._faults import empty_gates, reasons
-from p06bs.callbacks._settings import Finite, Positive, check_names, require_inputs
+from p06bs.callbacks._settings import Finite, Positive, check_names, require, require_inputs
 from p06bs.model.modality import (
     INVALID,
     Bound,
@@ -109,8 +109,9 @@ class Interferometers(Modality):
         for name, axis in settings.axes.items():
             for beam in (name, f"{name}_2")[: 1 if axis.second is None else 2]:
                 first = beam == name
+                # `prepare` requires the second beam of an axis that is there.
                 made[beam] = Input(
-                    role=f"interferometer_{beam}", optional=first, group="axes" if first else ""
+                    role=f"interferometer_{beam}", optional=True, group="axes" if first else ""
                 )
                 made[f"{beam}_valid"] = Input(role=f"interferometer_{beam}_valid", optional=True)
         if settings.gated:
@@ -152,6 +153,8 @@ class Interferometers(Modality):
         for name, axis in settings.axes.items():
             if name not in bound:
                 continue
+            if axis.second is not None:
+                require(bound, f"{name}_2", f"axes.{name}.second")
             along = axis.direction / np.cos(1e-3 * axis.angle)
             names = (name,) if axis.second is None else (name, f"{name}_2")
             axes[name] = Axis(

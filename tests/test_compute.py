@@ -90,7 +90,7 @@ def derived(act: str, x: Any = (0.0, 1, 2, 3, 4), **kwargs: Any) -> list[NamedDo
         ("dtype", "made i as float64, declared is int32"),
         ("range", "made i with values that int32 does not hold"),
         ("text", "made s with values that <U8 does not hold"),
-        ("flags", "process flagged 2 events of a batch of 1"),
+        ("flags", "flagged 2 events of a batch of 1"),
         ("write", "assignment destination is read-only"),
     ],
 )

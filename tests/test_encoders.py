@@ -332,8 +332,16 @@ def test_axes_are_found_by_role() -> None:
 
 def test_an_axis_that_a_run_lacks_costs_itself_only() -> None:
     devices = {"a": "encoder_x", "n": "gate_samples"}
-    raw = raw_run({"a": np.arange(5), "n": np.ones(5, int)}, devices=devices)
+    columns = {"a": np.arange(5), "n": np.ones(5, int)}
     axes = {"y": {"scale": 1}, "x": {"scale": 1}, "z": {"scale": 2, "reading": "sum"}}
+    sums = {"x": {"scale": 1, "reading": "sum"}}
+    raw = raw_run({"a": columns["a"]}, devices={"a": "encoder_x"})  # no sum: no samples
+    assert table(process(Encoders(axes=axes), raw))["x"].tolist() == [0, 1, 2, 3, 4]
+    with pytest.raises(
+        ValueError, match=r"axes\.x\.reading = 'sum' needs .* 'gate_samples'"
+    ):
+        process(Encoders(axes=sums, inputs={"x_sum": "a"}), raw)
+    raw = raw_run(columns, devices=devices)
     derived = process(Encoders(axes=axes), raw)
     made = table(derived)
     assert made["x"].tolist() == [0, 1, 2, 3, 4]

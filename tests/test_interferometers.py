@@ -331,7 +331,7 @@ def test_settings_that_need_more_than_is_bound_are_refused() -> None:
     modality = Interferometers(axes={"x": AXIS}, inputs={"x": "a"})
     uid = next(d["uid"] for n, d in raw if n == "event")
     second = {"axes": {"x": {**AXIS, "second": {"separation": 1, "arm": 1}}}}
-    with pytest.raises(ValueError, match="axes: need x_2, which nothing feeds in this run"):
+    with pytest.raises(ValueError, match=r"axes\.x\.second needs the input 'x_2', which"):
         process(modality, raw, [(uid, second)])
 
 
@@ -342,6 +342,17 @@ def test_an_axis_that_a_run_lacks_costs_itself_only() -> None:
     np.testing.assert_allclose(made["y"], np.arange(4) * 0.1)
     assert "x" not in made
     assert "'x' looked for role 'interferometer_x'" in derived[0][1]["process"]["warnings"][0]
+
+
+def test_a_second_beam_is_needed_of_axes_that_the_run_has() -> None:
+    raw = raw_run({"a": np.arange(4.0)}, devices={"a": "interferometer_y"})
+    two = {**AXIS, "second": {"separation": 20, "arm": 5}}
+    derived = process(Interferometers(axes={"x": two, "y": AXIS}, pressure=0), raw)
+    np.testing.assert_allclose(table(derived)["y"], np.arange(4) * 0.1)
+    (said,) = derived[0][1]["process"]["warnings"]
+    assert "'x' looked for role 'interferometer_x'" in said
+    with pytest.raises(ValueError, match=r"axes\.y\.second needs the input 'y_2', which nothing"):
+        process(Interferometers(axes={"x": AXIS, "y": two}), raw)
 
 
 # However it is cut

@@ -166,7 +166,8 @@ def flagged(
     else:
         reasons = [_text(str(flag)) for flag in said.tolist()]
     if len(reasons) != count:
-        raise ValueError(f"{setup.modality.name} flagged {len(reasons)} events of {count}")
+        name = setup.modality.name
+        raise ValueError(f"{name} flagged {len(reasons)} events of a batch of {count}")
     keep = np.array([not r for r in reasons], bool)
     if not keep.all():
         made = {k: c[keep] for k, c in made.items()} if keep.any() else {}
