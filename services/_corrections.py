@@ -46,12 +46,11 @@ class Corrections:
         for run in self._runs.get(root, ()):
             try:
                 first, last = self._documents.ends(run)
-            except (LogError, OSError, ValueError) as error:
-                log.info("the log of run %s cannot be read: %s", run, error)
-                continue
-            stop = last.document if last is not None and last.name == "stop" else None
-            if first is not None and is_valid_correction(first.document, stop):
-                found.append((float(first.document["time"]), run, stop is not None))
+                stop = last.document if last is not None and last.name == "stop" else None
+                if first is not None and is_valid_correction(first.document, stop):
+                    found.append((float(first.document["time"]), run, stop is not None))
+            except (LogError, OSError, ValueError, KeyError, TypeError) as error:
+                log.info("run %s does not say where rows lie: %r", run, error)
         return max(found)[1:] if found else ("", True)
 
     def beside(self, start: Document, correction: str) -> Iterator[NamedDocument]:

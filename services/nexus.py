@@ -110,7 +110,7 @@ class NexusService(Service[NexusDefinition]):
             try:
                 ended = self._ended()
                 if ended:
-                    self._corrections.look(min(start["time"] for _, start in ended))
+                    self._corrections.look(min(_begun(start) for _, start in ended))
                 for number, (found, start) in enumerate(ended):
                     self._waiting = len(ended) - number
                     self._write(found, start)
@@ -154,21 +154,24 @@ class NexusService(Service[NexusDefinition]):
         from p06bs.writers import nexus
 
         run = found.run
-        correction, complete = self._corrections.of(start)
-        now = time.monotonic()
-        if not complete and now < self._since.setdefault(run, now) + self.definition.patience:
-            return
-        documents = self._until_stopped(self._documents.read(run))
-        beside = self._until_stopped(self._corrections.beside(start, correction))
         try:
+            correction, complete = self._corrections.of(start)
+            now = time.monotonic()
+            if not complete and now < self._since.setdefault(run, now) + self.definition.patience:
+                return
+            documents = self._until_stopped(self._documents.read(run))
+            beside = self._until_stopped(self._corrections.beside(start, correction))
             nexus.export(documents, self._directory, run, beside=beside)
         except FileExistsError:
             pass
+        except StoppedError:
+            raise
         except OSError:
             self._late.add(run)
             raise
-        except (LogError, ValueError, KeyError, TypeError) as error:  # its documents are wrong
-            self._refuse(found, error)
+        except Exception as error:  # whatever one run holds, the others go on
+            unforeseen = not isinstance(error, LogError | ValueError)
+            self._refuse(found, error, unforeseen=unforeseen)
             return
         else:
             self._counts["written"] += 1
@@ -178,9 +181,10 @@ class NexusService(Service[NexusDefinition]):
         self._since.pop(run, None)
         self._late.discard(run)
 
-    def _refuse(self, found: Found, error: Exception) -> None:
+    def _refuse(self, found: Found, error: Exception, *, unforeseen: bool = False) -> None:
         """Leave a run out until its log changes."""
-        log.warning("run %s has no NeXus file: %s", found.run, error)
+        said = f"{type(error).__name__}: {error}" if unforeseen else error
+        log.warning("run %s has no NeXus file: %s", found.run, said, exc_info=unforeseen)
         self._counts["refused"] += 1
         self._since.pop(found.run, None)
         self._seen[found.run] = found
@@ -190,6 +194,12 @@ class NexusService(Service[NexusDefinition]):
             if self._stop.is_set():
                 raise StoppedError
             yield named
+
+
+def _begun(start: Document) -> float:
+    """Return when a run began; now, if it does not say so with a number."""
+    begun = start.get("time")
+    return float(begun) if isinstance(begun, int | float) else time.time()
 
 
 def _kind(start: Document) -> str:

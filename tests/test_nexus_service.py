@@ -91,6 +91,22 @@ def test_positions_that_never_end_cost_their_patience_and_failed_ones_nothing(tm
             wait((tmp_path / "nexus" / "lost.nxs").exists)
 
 
+def test_odd_runs_have_no_file_and_all_others_do(tmp_path):
+    good, *odd, later = runs = [raw_run({"a": [1]}) for _ in range(6)]
+    derived = {"original_run_uid": good[0][1]["uid"], "derived_from": ["?"], "time": "noon"}
+    process = {"name": "positions", "settings": {}, "settings_digest": "", "inputs": {}}
+    for run, fields in zip(odd, ({"hints": ["x"]}, {"time": "noon"}, {}, derived), strict=True):
+        run[0][1].update(fields)
+    del odd[2][0][1]["time"]
+    odd[3][0][1]["process"] = process
+    with DocumentLog(tmp_path / "log") as log:
+        for name, document in (each for run in runs for each in run):
+            log.append(name, document)
+    with writing(tmp_path / "log", tmp_path / "nexus"):
+        for run in (good, later):
+            wait((tmp_path / "nexus" / f"{run[0][1]['uid']}.nxs").exists)
+
+
 def test_files_of_recorded_runs_are_placed_by_the_positions_beside_them(tmp_path):
     x, y = nominal()
     numbers = np.arange(1, NY * NX + 1)
