@@ -337,9 +337,7 @@ def test_an_axis_that_a_run_lacks_costs_itself_only() -> None:
     sums = {"x": {"scale": 1, "reading": "sum"}}
     raw = raw_run({"a": columns["a"]}, devices={"a": "encoder_x"})  # no sum: no samples
     assert table(process(Encoders(axes=axes), raw))["x"].tolist() == [0, 1, 2, 3, 4]
-    with pytest.raises(
-        ValueError, match=r"axes\.x\.reading = 'sum' needs .* 'gate_samples'"
-    ):
+    with pytest.raises(ValueError, match=r"axes\.x\.reading = 'sum' needs .* 'gate_samples'"):
         process(Encoders(axes=sums, inputs={"x_sum": "a"}), raw)
     raw = raw_run(columns, devices=devices)
     derived = process(Encoders(axes=axes), raw)
