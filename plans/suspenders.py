@@ -6,6 +6,7 @@ then the scan goes back to its last checkpoint, or, if it flies, on where it was
 """
 
 import asyncio
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from bluesky.run_engine import call_in_bluesky_event_loop
 from bluesky.suspenders import SuspendBoolHigh, SuspenderBase, SuspendFloor, SuspendWhenChanged
 from bluesky.utils import Msg, MsgGenerator, maybe_await
 
+from p06bs.plans import _arguments
 from p06bs.plans.preprocessors import before, mutated
 
 # They have no annotations of their own.
@@ -201,20 +203,35 @@ def top_up_gated(
     countdown : signal
         Seconds until the next injection; jumps up when it is over.
     dwell : float
-        Seconds per point.
+        Seconds per point; less than from one injection to the next.
     settle : float
         Seconds that the beam needs to damp after an injection.
     look_every : float
         Seconds between two looks at the countdown.
+
+    Raises
+    ------
+    ValueError
+        If the dwell time is not positive, before the plan begins; if an injection is over and the
+        next comes within the dwell time again, so that no point would ever begin.
     """
+    _arguments.positive(dwell=dwell)
+    _arguments.not_negative(settle=settle, look_every=look_every)
     began = False
 
     async def over() -> None:
-        waited = False
-        while next(iter((await maybe_await(countdown.read())).values()))["value"] <= dwell:
-            waited = True
+        last = math.inf
+        while (
+            left := next(iter((await maybe_await(countdown.read())).values()))["value"]
+        ) <= dwell:
+            if left > 4 * max(last, 0) + 0.1:  # no noise, and no estimate that was corrected
+                raise ValueError(
+                    f"no point of {dwell:g} s fits between two injections: one is over, and "
+                    f"{countdown.name} is {left:g} s; take a shorter dwell, or do without the gate"
+                )
+            last = left
             await asyncio.sleep(look_every)
-        if waited:
+        if last < math.inf:
             await asyncio.sleep(settle)
 
     def wait() -> Iterator[Msg]:

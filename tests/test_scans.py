@@ -478,6 +478,35 @@ def test_each_suspender_holds_a_scan_and_lets_it_go(engine, devices, recorded, w
     engine.remove_suspender(suspender)
 
 
+class Countdown(Signal):
+    """Seconds until the next injection: the next of some values at each look."""
+
+    def __init__(self, *values):
+        super().__init__(name="countdown")
+        self.values = iter(values)
+
+    def read(self):
+        return {self.name: {"value": next(self.values), "timestamp": 0.0}}
+
+
+@pytest.mark.logs_errors
+def test_a_point_longer_than_the_ring_is_without_injections_is_refused(engine, devices, recorded):
+    def gated(countdown, dwell):
+        plan = bp.count([devices.scaler], 1)
+        engine(suspenders.top_up_gated(plan, countdown, dwell, settle=0.0, look_every=0.0))
+
+    noisy = (4.0, 4.1, 4.8, 0.02, 0.06, -0.2, -0.1, 0.0)  # it is corrected, and injection is late
+    gated(Countdown(*noisy, 8.0), 5.0)
+    assert recorded.named("stop")[0]["exit_status"] == "success"
+    with pytest.raises(ValueError, match=r"no point of 9 s .* countdown is 7\.8 s"):
+        gated(Countdown(*noisy, 7.8), 9.0)
+    recorded.documents.clear()
+    for dwell in (None, "0.5", -1, np.nan):
+        with pytest.raises(ValueError, match="dwell must be"):
+            gated(Countdown(), dwell)
+    assert not recorded.documents
+
+
 def test_settings_of_detectors_do_not_change_without_a_dwell(engine, devices, recorded):
     engine(bps.mv(devices.scaler.preset_time, 0.07))
     engine(scans.time_series([devices.scaler], 2))
