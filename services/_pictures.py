@@ -98,7 +98,7 @@ class Pictures:
         if not any(column.rows for view in streams.values() for column in view.columns.values()):
             return []
         found = {
-            name: Showable(name, _map_rank(run, streams, one), partial(self._map, uid, one))
+            name: Showable(name, _map_rank(run, streams, one), partial(self._map, uid, name, one))
             for name, one in self._maps.of(run).items()
             if one.streams[-1] in one.having
         }
@@ -118,8 +118,14 @@ class Pictures:
         """Let go what is kept of a run that has left the sink."""
         self._maps.forget(uid)
 
-    def _map(self, uid: str, one: Mapped) -> Picture:
-        return one.picture(self._maps.look(self._sink.view(uid), one))
+    def _map(self, uid: str, name: str, one: Mapped) -> Picture:
+        run = self._sink.view(uid)
+        try:
+            seen = self._maps.look(run, one)
+        except KeyError:  # the run that had the positions failed or left: now others count
+            one = self._maps.of(run)[name]
+            seen = self._maps.look(run, one)
+        return one.picture(seen)
 
     def _seen(self, uid: str) -> tuple[Run, Streams]:
         view = self._sink.view(uid)

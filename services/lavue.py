@@ -196,7 +196,7 @@ class Offers:
         self._pictures = pictures
         self._lock = threading.Lock()  # of `_changed`, which the feed adds to
         self._changed: dict[str, bool] = {}  # run -> whether it is gone
-        self._known: dict[str, list[Showable]] = {}
+        self._known: dict[str, dict[str, list[Showable]]] = {}  # raw run -> each of its scan
         self._odd: set[str] = set()
         sink.subscribe(self._note)
 
@@ -209,17 +209,25 @@ class Offers:
 
         with self._lock:
             changed, self._changed = self._changed, {}
-        for uid, gone in changed.items():
-            self._known.pop(uid, None)
-            if gone:
-                self._odd.discard(uid)
-                self._pictures.forget(uid)
+        for uid in (uid for uid, gone in changed.items() if gone):
+            self._odd.discard(uid)
+            self._pictures.forget(uid)
         shows: list[Show] = []
         scans = 0
+        before, self._known = self._known, {}
         for raw, starts in self._scans():
+            uids = [start["uid"] for start in starts]
+            known = before.get(raw["uid"], {})
+            # Where rows of a run lie may depend on any other of its scan, there or gone.
+            if known.keys() != set(uids) or not changed.keys().isdisjoint(uids):
+                known = {uid: self._of(uid) for uid in uids}
+            self._known[raw["uid"]] = known
+            for start in starts:
+                with suppress(KeyError):  # it has left meanwhile
+                    self._sink.touch(start["uid"])
             found = [
                 Show(raw["uid"], raw["time"], source, one.name, one.rank, (one, title_of(raw)))
-                for _, source, one in of_scan(starts, self._of)
+                for _, source, one in of_scan(starts, known.__getitem__)
             ]
             shows += found
             scans += bool(found)
@@ -254,14 +262,10 @@ class Offers:
     def _of(self, uid: str) -> "list[Showable]":
         from p06bs.services._pictures import UNREADABLE
 
-        if uid not in self._known:
-            try:
-                self._known[uid] = self._pictures.of(uid)
-            except UNREADABLE as error:
-                self._known[uid] = []
-                if uid not in self._odd:
-                    logger.warning("nothing can be shown of run %s: %r", uid, error)
-                self._odd.add(uid)
-        with suppress(KeyError):  # it has left meanwhile
-            self._sink.touch(uid)
-        return self._known[uid]
+        try:
+            return self._pictures.of(uid)
+        except UNREADABLE as error:
+            if uid not in self._odd:
+                logger.warning("nothing can be shown of run %s: %r", uid, error)
+            self._odd.add(uid)
+            return []

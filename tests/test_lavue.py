@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from p06bs import process
 from p06bs.adapters.lavue import PictureSocket, command, configure, frame
 from p06bs.adapters.lavue_programme import Due, Programme, Show
-from p06bs.model.maps import pixels
+from p06bs.callbacks.positions import Positions
+from p06bs.model.maps import maps_of, pixels
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.server.sink.sink import Sink
 from p06bs.services._pictures import Pictures
@@ -247,6 +248,38 @@ def test_documents_that_say_odd_things_take_nothing_from_others(caplog):
     for _ in range(2):
         assert [one.name for one in offers.look()] == ["x"]
     assert caplog.text.count("nothing can be shown of run") == 1
+
+
+def test_maps_lie_where_the_positions_of_the_scan_say_whenever_these_come_or_fail():
+    sy, sx = np.divmod(np.arange(12.0), NX)
+    raw = raw_run(
+        {"sx": sx, "sy": sy, "i0": VALUES},
+        units={"sx": "um", "sy": "um", "i0": "counts"},
+        devices={"sx": "position_x", "sy": "position_y"},
+        **{**PLAN, "extents": [[0.0, 2.0], [0.0, 3.0]], "snaking": [False, False]},
+    )
+    positions = process(Positions(lag=1.0), raw)
+    alone, both = (maps_of(of)["raw.i0"].values for of in (raw, [*raw, *positions]))
+    assert not np.array_equal(alone, both, equal_nan=True)
+    sink = Sink(100_000_000)
+    offers = Offers(sink, Pictures(sink))
+
+    def shown():
+        (one,) = [show.key[0] for show in offers.look() if show.name == "i0"]
+        looks.append(one.look)
+        return one.look().values
+
+    looks = []
+    for document in raw:
+        sink(*document)
+    np.testing.assert_array_equal(shown(), alone)
+    for document in positions[:-1]:
+        sink(*document)
+    np.testing.assert_array_equal(shown(), both)
+    sink("stop", {**positions[-1][1], "exit_status": "fail"})
+    for look in looks:  # until it is looked for what became new
+        np.testing.assert_array_equal(look().values, alone)
+    np.testing.assert_array_equal(shown(), alone)
 
 
 def test_a_bridge_that_comes_late_shows_the_last_scan_and_nothing_is_asked_for_in_vain(tmp_path):
