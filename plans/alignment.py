@@ -4,7 +4,7 @@ import asyncio
 import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,13 +159,13 @@ def knife_edge(
     EdgeError
         If there was no edge; the run is complete and a success then, without a stream ``edge``,
         and the motor stands where it was if `align`. Before anything moves, if no detector has
-        the signal, or there are less than five points.
+        the signal, the motor does not say where it is, or there are less than five points.
     """
     _arguments.motors(motor)
     _arguments.ends(motor.name, start, stop, num)
     if num < 5:
         raise EdgeError(f"num must be 5 or more for an edge, not {num}")
-    yield from _find(signal, detectors)
+    where = yield from _find(signal, detectors, motor)
     points: dict[int, tuple[Any, Any]] = {}
     streams: dict[str, str] = {}
     found: list[Edge | EdgeError] = []
@@ -176,7 +176,7 @@ def knife_edge(
             streams[document["uid"]] = document["name"]
         elif name == "event" and streams.get(document["descriptor"]) == "primary":
             data = document["data"]
-            points[document["seq_num"]] = (data.get(motor.name), data.get(signal))
+            points[document["seq_num"]] = (data.get(where), data.get(signal))
 
     def finish(msg: Msg) -> tuple[Any, Any]:
         if msg.command != "close_run" or len(points) < num:  # an aborted scan has no result
@@ -195,7 +195,8 @@ def knife_edge(
             yield from bps.save()
             yield from bps.checkpoint()  # as in `in_steps`
 
-    place = yield from bps.rd(motor)
+    read = yield from bps.read(motor)
+    place = read and read[where]["value"]
     scan = {"kind": "knife_edge", "signal": signal, "result": STREAM, **(md or {}).get("scan", {})}
     said = {"plan_name": "knife_edge", **(md or {}), "scan": scan}
     plan = line_scan(detectors, motor, start, stop, num=num, dwell=dwell, md=said)
@@ -210,20 +211,39 @@ def knife_edge(
     return edge
 
 
-def _find(signal: str, detectors: Sequence[Any]) -> Iterator[Msg]:
-    """Check that a detector has a signal of one number per point in its events."""
+def _find(signal: str, detectors: Sequence[Any], motor: Any) -> Generator[Msg, Any, str]:
+    """Return the data key of a motor's position; check that events will have it, and a signal.
+
+    Both are one number per point.
+    """
     described: dict[str, Any] = {}
+    moved: dict[str, Any] = {}
 
     async def ask() -> None:
         for detector in detectors:
             # What these write into files is in no event, and they describe nothing before.
             if not isinstance(detector, WritesStreamAssets):
                 described.update(await maybe_await(detector.describe()))
+        moved.update(await maybe_await(motor.describe()))
 
     yield from bps.wait_for([lambda: asyncio.ensure_future(ask())])
-    known = [key for key, said in described.items() if not any(said["shape"])]
+    known, places = _numbers(described), _numbers(moved)
     if signal not in known:
         raise EdgeError(f"no detector has {signal!r}, a number per point: {', '.join(known)}")
+    hinted = getattr(motor, "hints", {}).get("fields", [])
+    # Under its own name, as bluesky's motors are; else as it is shown, or all that there is.
+    for candidates in ([motor.name], hinted, places):
+        if len(found := [key for key in candidates if key in places]) == 1:
+            return found[0]
+    raise EdgeError(
+        f"{motor.name} does not say which is its position: have its hints name one of "
+        f"{', '.join(places) or 'its numbers, of which there are none'}"
+    )
+
+
+def _numbers(described: Mapping[str, Any]) -> list[str]:
+    """Return the data keys of one number per point."""
+    return [key for key, said in described.items() if not any(said["shape"])]
 
 
 class _Reading:

@@ -437,6 +437,33 @@ def test_a_motor_goes_back_where_no_edge_is_found(engine):
     assert [stop["exit_status"] for stop in stops] == ["success"]  # every point was measured
 
 
+class Stage(Device):
+    """A motor whose data key is not its name."""
+
+    readback = Component(Signal, value=0.0, kind="hinted")
+    offset = Component(Signal, value=4.0, kind="normal")
+
+    @property
+    def position(self):
+        return self.readback.get()
+
+    def set(self, value):
+        return self.readback.set(value)
+
+
+@pytest.mark.logs_errors
+def test_an_edge_is_found_with_a_motor_of_any_data_key(engine, recorded):
+    motor = Stage(name="m")
+    plan = partial(alignment.knife_edge, [edge_of(motor)], motor, -3, 5, 20, "shine", align=True)
+    engine(plan())
+    assert motor.position == pytest.approx(1.5, abs=1e-3)
+    motor.readback.kind = "normal"
+    recorded.documents.clear()
+    with pytest.raises(alignment.EdgeError, match="hints name one of m_readback, m_offset"):
+        engine(plan())
+    assert not recorded.documents
+
+
 # Beam
 
 
