@@ -13,6 +13,8 @@ from pathlib import Path
 import event_model
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p06bs.bus.codec import Packed, pack_document
 from p06bs.bus.framing import HEADER, LogCorruptError, LogError, frame_header, read_frame
@@ -222,6 +224,50 @@ def test_a_log_that_shrinks_below_what_was_read_is_an_error(tmp_path):
     os.truncate(log.path(run), 100)
     with pytest.raises(LogCorruptError, match="shorter"):
         reader.read()
+
+
+@pytest.fixture(scope="module")
+def shown(tmp_path_factory):
+    """A log of small and large frames, equally long ones among them."""
+    directory = tmp_path_factory.mktemp("shown")
+    documents = list(run_documents(12))
+    for number, (_, document) in enumerate(documents[2:-1]):
+        size = 6000 if number % 4 == 3 else 3
+        document["data"] = {"spectrum": np.arange(number, number + size)}
+    with DocumentLog(directory) as log:
+        for document in documents:
+            log.append(*document)
+        return log.path(documents[0][1]["uid"])
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("show"), st.floats(0, 1)),
+    st.tuples(st.just("hear"), st.integers(1, 6)),
+    st.tuples(st.just("read"), st.none() | st.integers(1, 3000)),
+)
+
+
+@given(steps=st.lists(STEPS, max_size=12), arrays=st.booleans())
+def test_messages_may_be_ahead_of_what_can_be_seen_of_the_file(shown, steps, arrays):
+    """As on NFS, where what another host wrote is visible seconds later."""
+    data, entries = shown.read_bytes(), list(read_log(shown))
+    path = shown.with_name("copy") / shown.name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(seen := b"")
+    reader = RunReader(path, arrays=arrays)
+    places = []
+    for what, number in [*steps, ("show", 1.0), ("read", None), ("read", None)]:
+        if what == "show":
+            seen = data[: max(len(seen), int(number * len(data)))]
+            path.write_bytes(seen)
+        elif what == "read":
+            places += [(e.index, e.offset, e.nbytes) for e in reader.read(number)]
+        elif reader.sequence.epoch:  # as the follower takes messages
+            for entry in entries[reader.sequence.index :][:number]:
+                reader.advance(replace(entry, offset=reader.offset))
+                places.append((entry.index, entry.offset, entry.nbytes))
+                assert reader.offset == entry.offset + entry.nbytes
+    assert places == [(e.index, e.offset, e.nbytes) for e in entries]
 
 
 def test_a_frame_of_another_run_or_with_a_gap_is_refused(tmp_path):

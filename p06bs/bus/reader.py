@@ -37,6 +37,8 @@ __all__ = [
     "read_log",
 ]
 
+NO_FRAME = "no frame begins here"
+
 
 class RunReader:
     """Read one run's log while it is being written.
@@ -67,7 +69,9 @@ class RunReader:
         self.arrays = arrays
         self.offset = 0
         self.sequence = Sequence()
-        self._confirmed = 0  # up to here `offset` was found in the file, not told by `advance`
+        # Where a frame was seen to begin or end in the file. `advance` may be ahead of it, and
+        # of what can be seen.
+        self._confirmed = 0
         self._doubtful_since: float | None = None
 
     @property
@@ -96,8 +100,8 @@ class RunReader:
         entries: list[Entry] = []
         start = self.offset
         try:
-            if self._confirmed != self.offset:
-                self._confirm(fd)
+            if self._confirmed != self.offset and not self._find(fd):
+                return entries
             while self._read_block(fd, entries):
                 if max_bytes is not None and self.offset - start >= max_bytes:
                     break
@@ -134,18 +138,16 @@ class RunReader:
                 self._check(entry)
             except LogCorruptError as error:
                 if not entries:
-                    self._doubt(fd, str(error))
+                    self._doubt(fd, self.offset, str(error))
                 return len(entries) > before
             self.advance(entry)
             self._confirmed = self.offset
             entries.append(entry)
             at = end
         if len(block) - at >= HEADER.size and not entries:
-            self._doubt(fd, "no frame begins here")
-        elif not block and os.fstat(fd).st_size < self.offset:
-            raise LogCorruptError(
-                f"{self.path} became shorter than the {self.offset} bytes read before"
-            )
+            self._doubt(fd, self.offset, NO_FRAME)
+        elif not block:
+            self._check_size(fd)
         return len(entries) > before
 
     def _read_alone(self, fd: int, header: Header) -> Entry | None:
@@ -160,16 +162,35 @@ class RunReader:
         data = os.pread(fd, header.nbytes, self.offset)
         return whole_frame(header, data, self.offset) if len(data) == header.nbytes else None
 
-    def _confirm(self, fd: int) -> None:
-        """Make sure that the next frame is where the messages said, else look for it."""
-        header = parse_header(os.pread(fd, HEADER.size, self.offset), 0)
+    def _find(self, fd: int) -> bool:
+        """Find the next frame, where the messages said or elsewhere; return whether it is there.
+
+        Messages may be ahead of what a network file system shows. `offset` changes only when
+        the frame was seen: the next message's place is made of it, too.
+        """
+        at = self.offset
+        header = _header(fd, at)
         if header is None or header.index != self.sequence.index:
-            self.offset = self._confirmed
-            while (header := parse_header(os.pread(fd, HEADER.size, self.offset), 0)) is not None:
-                if header.index >= self.sequence.index:
-                    break
-                self.offset += header.nbytes
-        self._confirmed = self.offset
+            at = self._confirmed
+            while (header := _header(fd, at)) is not None and header.index < self.sequence.index:
+                self._confirmed = at
+                at += header.nbytes
+        if header is not None:
+            self.offset = self._confirmed = at
+            return True
+        size = self._check_size(fd)
+        if size - at >= HEADER.size:
+            self._doubt(fd, at, NO_FRAME)
+        return False
+
+    def _check_size(self, fd: int) -> int:
+        """Return the length of the file, which what was seen of it must not exceed."""
+        size = os.fstat(fd).st_size
+        if size < self._confirmed:
+            raise LogCorruptError(
+                f"{self.path} became shorter than the {self._confirmed} bytes read before"
+            )
+        return size
 
     def _check(self, entry: Entry) -> None:
         if entry.run != self.run or not self.sequence.may_follow(entry.epoch, entry.index):
@@ -178,9 +199,9 @@ class RunReader:
                 f"{self.sequence} of run {self.run}"
             )
 
-    def _doubt(self, fd: int, reason: str) -> None:
-        """Raise if the bytes at `offset` will not become a frame any more."""
-        following = next(intact_frames(fd, self.offset + 1), None)
+    def _doubt(self, fd: int, at: int, reason: str) -> None:
+        """Raise if the bytes at an offset will not become a frame any more."""
+        following = next(intact_frames(fd, at + 1), None)
         if following is None:
             return  # a torn tail, which the next writer cuts off
         now = time.monotonic()
@@ -188,9 +209,13 @@ class RunReader:
             self._doubtful_since = now
         if now - self._doubtful_since >= self.patience:
             raise LogCorruptError(
-                f"{self.path}, offset {self.offset}: {reason}, but intact frames follow from "
+                f"{self.path}, offset {at}: {reason}, but intact frames follow from "
                 f"offset {following}; restore the file from a copy, or read it up to here"
             )
+
+
+def _header(fd: int, offset: int) -> Header | None:
+    return parse_header(os.pread(fd, HEADER.size, offset), 0)
 
 
 def read_log(path: str | Path) -> Iterator[Entry]:
