@@ -190,7 +190,7 @@ def _rank(
     """Return how important a column is; `names` and `units` are those of axes."""
     if BESIDE.fullmatch(one.column):
         return Rank.BESIDE
-    if one.column in names or canonical(one.unit) in units or (one.unit and _is_length(one.unit)):
+    if one.column in names or canonical(one.unit) in units or _is_length(one.unit):
         return Rank.POSITION
     hints = streams[one.streams[-1]].metadata.get("hints") or {}
     hinted = any(one.column in ((hint or {}).get("fields") or ()) for hint in hints.values())
@@ -199,8 +199,9 @@ def _rank(
     return Rank.RAW if hinted else Rank.FURTHER_RAW
 
 
-def _is_length(unit: str) -> bool:
-    return unit_scale(unit, "m") is not None
+def _is_length(unit: str | None) -> bool:
+    # What says no unit ("arb.") can be converted to any.
+    return canonical(unit) is not None and unit_scale(unit, "m") is not None
 
 
 def _results(run: RunView, streams: Mapping[str, StreamView]) -> Iterator[tuple[str, str]]:

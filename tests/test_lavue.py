@@ -17,7 +17,7 @@ from p06bs.callbacks.positions import Positions
 from p06bs.model.maps import maps_of, pixels
 from p06bs.model.picture import Picture, PictureAxis
 from p06bs.server.sink.sink import Sink
-from p06bs.services._pictures import Pictures
+from p06bs.services._pictures import Pictures, Rank
 from p06bs.services.lavue import LavueDefinition, Offers
 from tests.documents import raw_run, write
 from tests.lavue_site import Viewer, bridge
@@ -280,6 +280,19 @@ def test_maps_lie_where_the_positions_of_the_scan_say_whenever_these_come_or_fai
     for look in looks:  # until it is looked for what became new
         np.testing.assert_array_equal(look().values, alone)
     np.testing.assert_array_equal(shown(), alone)
+
+
+@pytest.mark.parametrize(
+    ("unit", "rank"),
+    [*((unit, Rank.RAW) for unit in ("counts", "arb.", "a.u.", "none")), ("nm", Rank.POSITION)],
+)
+def test_only_what_has_a_unit_of_length_is_taken_for_a_position(unit, rank):
+    sink = Sink(100_000_000)
+    for name, document in raw_run({"i0": VALUES}, units={"i0": unit}, **PLAN):
+        hints = {"hints": {"i0": {"fields": ["i0"]}}} if name == "descriptor" else {}
+        sink(name, {**document, **hints})
+    (run,) = sink.runs()
+    assert [(one.name, one.rank) for one in Pictures(sink).of(run)] == [("i0", rank)]
 
 
 def test_a_bridge_that_comes_late_shows_the_last_scan_and_nothing_is_asked_for_in_vain(tmp_path):
