@@ -541,6 +541,48 @@ def test_logs_that_cannot_be_looked_at_hold_up_nobody_either(tmp_path, caplog):
     assert "the log of run odd cannot be read" in caplog.text
 
 
+@pytest.mark.parametrize("how", ["absent", "unreachable"])
+def test_a_directory_that_is_away_for_a_moment_comes_back(tmp_path, caplog, monkeypatch, how):
+    monkeypatch.setattr(backlog, "LOOK_SECONDS", 0.01)
+    resting, going, gone = run_documents(3), run_documents(3), run_documents(3)
+    place, aside = tmp_path / "logs", tmp_path / "aside"
+    with DocumentLog(place) as log:
+
+        def leave():
+            place.rename(aside)
+            if how == "unreachable":
+                place.symlink_to(place)  # to look there is another OSError than "not there"
+
+        def come_back():
+            if how == "unreachable":
+                place.unlink()
+            aside.rename(place)
+
+        for documents in (resting, going, gone):
+            for document in documents[:-1]:
+                log.append(*document)
+        os.utime(log.path(resting[0][1]["uid"]), (1000, 1000))
+        with Follower(None, log, since=2000) as follower, Follower(None, log) as late:
+            entries = take(follower, 2 * (len(going) - 1))
+            leave()
+            for follows in (follower, late, follower, late):
+                assert follows.entries(0.1) == []
+            assert not late.caught_up.is_set()
+            assert caplog.text.count("cannot be listed") == 2
+            come_back()
+            for document in (resting[-1], going[-1]):
+                log.append(*document)
+            found = follow(follower, runs=2)
+            assert_complete(found[resting[0][1]["uid"]], resting)
+            uid = going[0][1]["uid"]
+            assert_complete([e for e in entries if e.run == uid] + found[uid], going)
+            follow(late, runs=2)
+            assert "not followed any more" not in caplog.text
+            log.path(gone[0][1]["uid"]).unlink()  # that is another matter
+            while "not followed any more" not in caplog.text:
+                assert follower.entries(0.1) == []
+
+
 def test_a_long_log_does_not_hold_up_the_others(tmp_path):
     long, short = run_documents(20_000), run_documents(3)
     with DocumentLog(tmp_path) as log:

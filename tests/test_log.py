@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from p06bs.bus.codec import Packed, pack_document
 from p06bs.bus.framing import HEADER, LogCorruptError, LogError, frame_header, read_frame
+from p06bs.bus.locks import is_locked
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import RunReader, read_log
 from p06bs.bus.run_log import LogLockedError, RunLog
@@ -137,7 +138,12 @@ def test_a_second_writer_is_told_who_the_first_is(tmp_path):
         run = filled(log, stop=False)
         with pytest.raises(LogLockedError, match=f"process {os.getpid()}"):
             RunLog(log.path(run))
+        assert is_locked(log.path(run))
     RunLog(log.path(run)).close()
+    assert not is_locked(log.path(run))
+    assert not is_locked(tmp_path / "absent")
+    (odd := tmp_path / "odd").symlink_to(odd)
+    assert is_locked(odd)  # which it may be: it cannot be looked at
 
 
 def test_a_restarted_writer_goes_on_in_the_next_epoch(tmp_path):
@@ -339,6 +345,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path):
 
 WRITER = """
 import sys, uuid
+from p06bs.bus.locks import is_locked
 from p06bs.bus.log import DocumentLog
 log = DocumentLog(sys.argv[1])
 log.append("start", {"uid": sys.argv[2]})

@@ -1,5 +1,6 @@
 """Settings where something is wrong beside them: authors' code, other processes, files."""
 
+import errno
 import fcntl
 import json
 import logging
@@ -147,6 +148,26 @@ def test_a_process_that_keeps_the_lock_is_not_waited_for_without_end(holding, ca
     with pytest.raises(OSError, match="is locked by"):
         holding.began("run", in_force, "derived")
     holding.look()
+
+
+@pytest.mark.logs_errors
+def test_a_journal_that_cannot_be_looked_at_is_looked_at_again(tmp_path, caplog, monkeypatch):
+    def stale(fd: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    with (
+        PipelineSettings(tmp_path, "scale", Scale()) as store,
+        PipelineSettings(tmp_path, "scale", Scale()) as other,
+    ):
+        for factor in (2.0, 3.0):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "fstat", stale)
+                store.look()
+                store.look()
+            other.change({"factor": factor}, "Ada")
+            store.look()
+            assert store.in_force.settings.factor == factor
+    assert caplog.text.count("what others change is not seen") == 2
 
 
 @pytest.mark.logs_errors

@@ -72,7 +72,8 @@ class Backlog:
             self._start.stop()
         self._refilled = ""
         self._list_at = 0.0
-        self._listed = -1
+        self._listed = -1  # the directory's time stamp then; -1 before the first listing
+        self._unlisted = ""  # why it cannot be listed now
         self.look_at = 0.0
 
     @property
@@ -88,7 +89,12 @@ class Backlog:
     @property
     def refilling(self) -> bool:
         """Whether `refill` may have something to read."""
-        return self._start is None or not self._start.over
+        return self._start is not None and not self._start.over
+
+    @property
+    def is_listed(self) -> bool:
+        """Whether it is known which logs were there at the start."""
+        return self._listed != -1
 
     def is_older(self, run: str) -> bool:
         """Return whether `refill` has just begun a run: it is older than those before it."""
@@ -113,8 +119,9 @@ class Backlog:
             self._complain(run, error)
             return False
         if size is None:
-            logger.warning("%s was removed; run %s is not followed any more", reader.path, run)
-            self._end(run)
+            if _is_removed(reader.path):
+                logger.warning("%s was removed; run %s is not followed any more", reader.path, run)
+                self._end(run)
             return False
         if size != reader.offset:  # smaller: let the reader say what that means
             self._behind[run] = size
@@ -126,21 +133,48 @@ class Backlog:
         self.look_at = now + LOOK_SECONDS
         for run in self._readers.keys() - self._behind.keys():  # those wait for their turn anyway
             self.catch_up(run)
+        try:
+            self._list(now)
+            self._unlisted = ""
+        except OSError as error:
+            if not self._unlisted:
+                logger.warning(
+                    "%s cannot be listed and is tried again: %s", self._log.directory, error
+                )
+            self._unlisted = str(error)
+        if self._start is not None:
+            self._look_at_resting(self._start)
+
+    def _list(self, now: float) -> None:
+        """Look for logs that are new, if there may be any."""
+        try:
+            self._list(now)
+            self._unlisted = ""
+        except OSError as error:
+            if not self._unlisted:
+                logger.warning(
+                    "%s cannot be listed and is tried again: %s", self._log.directory, error
+                )
+            self._unlisted = str(error)
+        if self._start is not None:
+            self._look_at_resting(self._start)
+
+    def _list(self, now: float) -> None:
+        """Look for logs that are new, if there may be any."""
         mtime = self._log.directory.stat().st_mtime_ns
         # a file that was made within one tick of the clock after a listing leaves mtime as it was
         settled = time.time_ns() - mtime > 2_000_000_000
-        if mtime != self._listed or not settled or now >= self._list_at:
-            self._listed = mtime
-            self._list_at = now + LIST_SECONDS
-            found = sorted(self._log.found(skip=self._known))
-            if self._start is None:
-                self._start = NewestFirst(found)
-                self._known.update(self._start)
-            else:
-                for log in found:
-                    self._admit_or_rest(log, self._start)
-        if self._start is not None:
-            self._look_at_resting(self._start)
+        if mtime == self._listed and settled and now < self._list_at:
+            return
+        found = sorted(self._log.found(skip=self._known))
+        self._listed = mtime
+        self._list_at = now + LIST_SECONDS
+        if self._start is None:
+            self._start = NewestFirst(found)
+            self._known.update(self._start)
+        else:
+            for log in found:
+                self._admit_or_rest(log, self._start)
 
     def _admit_or_rest(self, log: Found, resting: NewestFirst) -> None:
         if self._since is not None and log.written < self._since * 1e9:
@@ -151,10 +185,12 @@ class Backlog:
 
     def _look_at_resting(self, resting: NewestFirst) -> None:
         for run in resting.look(LOOK_LOGS):
+            path = self._log.path(run)
             try:
-                nbytes = self._log.path(run).stat().st_size
+                nbytes = path.stat().st_size
             except FileNotFoundError:
-                resting.discard(run)
+                if _is_removed(path):
+                    resting.discard(run)
                 continue
             except OSError as error:
                 self._complain(run, error)
@@ -249,3 +285,37 @@ def _size(path: Path) -> int | None:
         return os.fstat(fd).st_size
     finally:
         os.close(fd)
+
+
+def _is_removed(path: Path) -> bool:
+    """Return whether a file is gone from a directory that is there; one that is away comes back."""
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.stat(path.name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(directory)
+    return False
+
+
+def _is_removed(path: Path) -> bool:
+    """Return whether a file is gone from a directory that is there; one that is away comes back."""
+    try:
+        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        os.stat(path.name, dir_fd=directory)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        pass
+    finally:
+        os.close(directory)
+    return False

@@ -138,7 +138,8 @@ class Follower(Closing):
                 elif self._backlog.behind:
                     entries = self._backlog.fill()
                 else:
-                    self.caught_up.set()
+                    if self._backlog.is_listed:
+                        self.caught_up.set()
                     entries = self._receive()
                 if entries:
                     return entries

@@ -45,11 +45,14 @@ def place_of(about: os.stat_result) -> str:
 def is_locked(path: Path) -> bool:
     """Return whether somebody has a lock on a file, on this host or another; True if unknown."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS wants it writable
-    except PermissionError:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)  # NFS wants it writable
+        except PermissionError:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return False
+    except OSError:
+        return True
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:

@@ -62,12 +62,11 @@ class KeptHistory(Closing):
 
     def look(self) -> None:
         """Take what other processes have decided; later, if one is at it. The lock is held."""
-        if not self._journal.changed:
-            return
         try:
-            with self._journal.locked(wait=False) as mine:
-                if mine:
-                    self._take_news()
+            if self._journal.changed:
+                with self._journal.locked(wait=False) as mine:
+                    if mine:
+                        self._take_news()
             self._blind = ""
         except OSError as error:
             if str(error) != self._blind:
