@@ -91,7 +91,12 @@ def logged(folder):
 def test_alone_it_scans_and_says_what_is_not_there(tmp_path):
     code = """
 import asyncio, numpy, ophyd.sim
-sample("leaf", elements="Fe Zn", mount="pin 7")
+try:
+    sample(mount="pin 7")
+except ValueError as error:
+    print("refused:", error)
+sample("leaf", elements="Fe Zn", mount="pin 6")
+sample(mount="pin 7")
 RE(fly_map(nx=6, ny=5, rate=numpy.inf))
 def lose_beam(msg):
     if msg.command == "create" and msg.kwargs["name"] == "primary":  # a frame is taken
@@ -116,6 +121,7 @@ print("catalog:", catalog, "analysis:", analysis)
         "'knife_edge', 'line_scan', 'resume_tomography', 'spiral_map', 'step_map', 'time_series'] "
         "suspenders: 2 i0 top-up"
     ) in out
+    assert "refused: of which sample? None was said yet: sample(name, mount)" in out
     assert "held by: ring shutter i0 top-up" in out
     assert "fly_map 5 x 6" in out
     assert re.search(r"points .* 30/30 .* left", out)
