@@ -214,6 +214,8 @@ def test_settings_are_listed_kept_as_presets_and_completed(tmp_path, run):
             (["scale", "factor", "bad=[1]"], "write key=value to change it"),
             (["factor=3"], "name it first"),
             (["--presets"], "say of which pipeline"),
+            (["scale", "factor=7", "--presets"], "--presets lists presets and changes nothing"),
+            (["scale", "--presets", "--load", "four"], "say it alone"),
             (["scale", "--load", "five"], "no preset 'five'"),
             (["scale", "faktor=3"], "there are factor, bad"),
         ):

@@ -159,6 +159,8 @@ def settings(
         raise UsageError("--beamtime and --sample say whose a preset is; name it with --save")
     if "=" in pipeline:
         raise UsageError(f"{pipeline} is no pipeline; name it first: p06bs settings NAME key=value")
+    if presets and (values or reprocess or load or save):
+        raise UsageError("--presets lists presets and changes nothing; say it alone")
     found = _Pipelines(file, topology, pipeline)
     if presets:
         listed = found.ask("presets", pipeline)
