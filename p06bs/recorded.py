@@ -15,6 +15,10 @@ class RunError(ValueError):
     """A run that is not there, or cannot be kept; says what and where."""
 
 
+class StoredError(RunError):
+    """A derived run that is kept already."""
+
+
 class Runs(Protocol):
     """Recorded runs, wherever they are."""
 
@@ -88,14 +92,14 @@ class LogDirectory:
 
         Raises
         ------
-        RunError
+        StoredError
             If the run is there already.
         """
         path = self._log.path(file.stem)
         try:
             os.link(file, path)
         except FileExistsError:
-            raise RunError(f"{path} is there already; the run has been stored before") from None
+            raise StoredError(f"{path} is there already; the run has been stored before") from None
         return str(path)
 
     def close(self) -> None:

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from p06bs.bus.closing import Closing
 from p06bs.http_api import RUNS
 from p06bs.model.documents import NamedDocument
-from p06bs.recorded import RunError
+from p06bs.recorded import RunError, StoredError
 
 TREES = ("live", "archive")
 """Where a server keeps runs: the newest in memory, all of them in the offline DB, which wins."""
@@ -123,9 +124,11 @@ class Server(Closing):
 
         Raises
         ------
+        StoredError
+            If the server has the run already.
         ServerError
-            If the server refuses it: it has the run already, the token lacks the
-            scopes, or the file is not a whole log of a derived run.
+            If it refuses it: the token lacks the scopes, or the file is not a whole log of a
+            derived run.
         """
         context = self._root.context
         with (
@@ -138,7 +141,8 @@ class Server(Closing):
                 headers={"Content-Type": "application/octet-stream"},
             )
         if response.is_error:
-            raise ServerError(f"{self.url} does not store {file.stem}: {_reason(response)}")
+            refused = StoredError if response.status_code == HTTPStatus.CONFLICT else ServerError
+            raise refused(f"{self.url} does not store {file.stem}: {_reason(response)}")
         return self.url
 
 

@@ -51,6 +51,25 @@ def test_process_prints_sums_and_leaves_log_and_nexus_file(run, recorded, tmp_pa
     assert err.startswith(f"p06bs: {logged} is there already")
 
 
+@pytest.mark.parametrize("where", ["out", "store"])
+def test_process_goes_on_with_the_runs_that_are_not_computed_yet(run, recorded, tmp_path, where):
+    log, raw = recorded
+    options = ("--modality", SCALE, "--inputs", "x=x", "--json")
+    options += ("--out", tmp_path / "out") if where == "out" else ("--store",)
+    assert run("process", log, *options)[0] == 0
+    new = write(log, raw_run({"x": np.arange(3.0)}))
+    status, out, err = run("process", log, *options)
+    assert status == 0
+    assert [result["raw"] for result in json.loads(out)] == [new]
+    left, counted = err.splitlines()
+    assert left.startswith(f"run {raw[0][1]['uid']} left out: ")
+    assert "is there already" in left
+    assert counted == "1 of 2 runs had been computed before"
+    status, out, err = run("process", log, *options)
+    assert (status, json.loads(out)) == (0, [])
+    assert err.endswith("2 of 2 runs had been computed before\n")
+
+
 def test_process_as_a_table_and_of_one_file(run, recorded):
     log, raw = recorded
     file = DocumentLog(log).path(raw[0][1]["uid"])

@@ -91,6 +91,7 @@ def process(
     from p06bs.bus.reader import LogError
     from p06bs.model.binding import BindingError
     from p06bs.offline import Like, process_run
+    from p06bs.recorded import StoredError
     from p06bs.services.pipelines import declared
 
     runs, uids = _chosen(source, run, like, log, server, api_key_file)
@@ -119,7 +120,7 @@ def process(
             pipeline, perhaps, modality = modality, section.after, section.modality
         chosen = config.make_modality(modality, made, bindings)
         results = []
-        damaged = 0
+        damaged = done = 0
         with progress_bar() as progress:
             for uid in progress.track(uids, description=chosen.name):
                 try:
@@ -138,21 +139,24 @@ def process(
                         configured={n: partial(declared, s) for n, s in configured.items()},
                         pipeline=pipeline,
                     )
-                except (BindingError, LogError) as reason:
+                except (BindingError, LogError, FileExistsError, StoredError) as reason:
                     if len(uids) == 1:
                         raise
                     damaged += isinstance(reason, LogError)
+                    done += isinstance(reason, FileExistsError | StoredError)
                     remark(f"run {uid} left out: {one_line(reason)}")
                 else:
                     results.append(result)
-        if as_json and results:
+        if as_json and (results or done):
             print(json.dumps(results, indent=2))
         for result in results if not as_json else ():
             show_result(result)
             for said in result["remarks"]:
                 remark(f"run {result['raw'][:SHOWN]}: {said}")
+        if done:
+            remark(f"{done} of {len(uids)} runs had been computed before")
         _complain_of(damaged, uids)
-        if not results:
+        if not (results or done):
             raise UsageError(f"no run in {source} has what {chosen.name} needs")
 
 
