@@ -164,6 +164,29 @@ def test_pages_and_results_are_shown_and_other_streams_and_runs_do_not_count():
     assert "fail" not in text
 
 
+def test_a_run_within_a_run_is_not_shown_and_the_outer_one_goes_on():
+    inner = ("start", {**START, "uid": "v", "scan": {"kind": "line_scan"}})
+    within = ("descriptor", {"uid": "w", "name": "primary", "run_start": "v"})
+    other = ("stop", {"run_start": "v", "exit_status": "success", "num_events": {"primary": 9}})
+    nested = (inner, within, event(4, "w"), other)
+    text = shown(("start", START), PRIMARY, event(1), *nested, event(3), STOP, inner)
+    assert "3/4" in text
+    assert "success: {'primary': 4}" in text
+    assert "9" not in text
+    assert text.count("line_scan") == 1  # after the outer one
+
+
+def test_a_run_that_has_had_no_end_is_forgotten_with_its_plan():
+    now = [0.0]
+    file, progress = terminal(now)
+    progress("start", START)
+    progress.state("idle", "running")
+    progress("start", {**START, "uid": "v"})
+    progress(*STOP)
+    progress.close()
+    assert "run v" in file.getvalue()
+
+
 def terminal(now, **options):
     console = Console(file=io.StringIO(), force_terminal=True, width=120, color_system=None)
     return console.file, ScanProgress(console, clock=lambda: now[0], **options)

@@ -92,6 +92,9 @@ class ScanProgress:
             self._watch.go_on()
             if self._bar is not None and state == "running":
                 self._bar.start()
+        if state == "idle":  # a halted run has no end
+            self.close()
+            self._start = None
 
     def waiting(self, statuses: Any) -> None:
         """Show what is waited for, unless a run shows its own progress."""
@@ -102,13 +105,14 @@ class ScanProgress:
 
     def __call__(self, name: str, document: dict[str, Any]) -> None:
         """Take a document."""
-        if name == "start":
-            self._begin(document)
-        elif self._start is None:
+        if self._start is None:
+            if name == "start":
+                self._begin(document)
             return
-        elif document.get("run_start", self._start["uid"]) != self._start["uid"]:
+        uid = self._start["uid"]
+        if name == "start" or document.get("run_start", uid) != uid:
             return  # of a run within the run
-        elif name == "descriptor":
+        if name == "descriptor":
             self._streams[document["uid"]] = document.get("name", "")
         elif name in ("event", "event_page"):
             self._count(document)
