@@ -18,7 +18,11 @@ LEAST_FREE = 1e-12
 
 @dataclass(frozen=True)
 class Setup:
-    """Constants per used channel, and what becomes of them."""
+    """Constants per used channel, and what becomes of them.
+
+    `photons_per_count` (0: no flux) is that at `photon_energy`, keV; without one it is that at
+    1 keV, and each event has its own energy.
+    """
 
     keys: tuple[str, ...]
     channels: npt.NDArray[np.intp] | None
@@ -28,6 +32,7 @@ class Setup:
     flag_above: float
     flux_index: int
     photons_per_count: float
+    photon_energy: float | None
 
     def source(self, channel: int) -> str:
         """Return what the source calls a used channel."""

@@ -163,6 +163,44 @@ def test_photon_flux_of_a_silicon_diode() -> None:
     assert np.isnan(made["flux"][0])
 
 
+def diode(energies: Any = None, constant: float | None = None, **flux: Any) -> Any:
+    """Return flux and reasons of a run that says photon energies (eV), of events or configured."""
+    columns: dict[str, Any] = {"diode": np.full(4, 1000), "gate": np.full(4, 0.1)}
+    units = {"diode": "counts", "gate": "s", "energy": "eV"}
+    roles = {"diode": "counter", "gate": "gate_time", "energy": "photon_energy"}
+    if energies is not None:
+        columns["energy"] = np.array(energies)
+    raw = raw_run(columns, units=units, devices={"mono": {"roles": roles}} | roles)
+    if constant is not None:
+        key = {"source": "test", "dtype": "number", "shape": [], "units": "eV"}
+        found = {"data": {"energy": constant}, "timestamps": {"energy": 0.0}}
+        raw[1][1]["configuration"] = {"mono": {**found, "data_keys": {"energy": key}}}
+    made = table(process(Counters(photon_flux={"charge_per_count": 1e-12, **flux}), raw))
+    return made["flux"], made["invalid_reason"].tolist()
+
+
+def test_photon_flux_is_that_of_the_energy_that_the_run_says() -> None:
+    known, _ = diode(photon_energy=10.0)
+    each, reasons = diode([10e3, 20e3, np.nan, 0])
+    np.testing.assert_allclose(each[:2], known[:2] / [1, 2], rtol=1e-12)
+    assert reasons == ["", "", "photon energy is nan keV", "photon energy is 0 keV"]
+    assert np.isnan(each[2:]).all()
+    given, reasons = diode([10.01e3, 10.05e3, 17.5e3, np.nan], photon_energy=10.0)
+    np.testing.assert_array_equal(given[:1], known[:1])
+    assert np.isnan(given[1:]).all()
+    assert reasons[0] == ""
+    assert reasons[2] == (
+        "photon energy is 17.5 keV, but photon_flux.photon_energy is 10 keV; "
+        "without that setting each event has its own"
+    )
+    read, reasons = diode(constant=20e3)
+    np.testing.assert_allclose(read, known / 2, rtol=1e-12)
+    _, reasons = diode(constant=20e3, photon_energy=10.0)
+    assert all(reason.startswith("photon energy is 20 keV, but") for reason in reasons)
+    with pytest.raises(ValueError, match="photon_flux without photon_energy needs the input"):
+        diode()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -264,7 +302,7 @@ def test_senseless_keys_are_refused(settings: dict[str, Any], message: str) -> N
 
 
 def test_the_check_holds_with_keys() -> None:
-    modality = Counters(keys=("one", "two"))
+    modality = Counters(keys=("one", "two"), photon_flux={"charge_per_count": 1e-12})
     assert not [f for f in check(modality, made_up_columns(modality)) if f.problem]
 
 
