@@ -702,6 +702,14 @@ def test_every_document_can_be_made_small(document, largest):
         assert not lost
 
 
+def test_what_techniques_read_goes_last():
+    roles = {f"det{number}": {"roles": {f"det{number}-counts": "counter"}} for number in range(250)}
+    beam = {"energy": {"value": 17.5, "units": "keV"}}
+    kept, lost = fitted({"uid": "u", "beam": beam, "devices": roles, "note": "x"})
+    assert kept["beam"] == beam
+    assert lost == ["note", "devices"]
+
+
 # Units
 
 

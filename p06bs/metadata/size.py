@@ -21,9 +21,9 @@ INDEXED_PATHS: tuple[Path, ...] = tuple(
 )
 SOUGHT = {path[0] for path in INDEXED_PATHS}
 READ = {
-    *("aligned_streams", "data_session", "derived_from", "detectors", "devices", "extents"),
-    *("hints", "motors", "num_points", "plan_type", "shape", "snaking", FOLDER, ANALYSIS),
-    "metadata_warnings",
+    *("aligned_streams", "beam", "data_session", "derived_from", "detectors", "devices"),
+    *("extents", "hints", "metadata_warnings", "motors", "num_points", "plan_type", "shape"),
+    *("snaking", FOLDER, ANALYSIS),
 }
 """What consumers of documents look for; the last to go."""
 
