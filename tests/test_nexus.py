@@ -380,6 +380,33 @@ def test_corrected_positions_of_whatever_axes_place_the_rows(
         np.testing.assert_array_equal(file["entry/maps/i0"][...], expected)
 
 
+def test_errors_are_those_of_the_mean_of_the_rows_in_a_pixel(tmp_path: Path) -> None:
+    """Of rows that lie in the raw run's pixels, some invalid, superseded or without a sigma."""
+    ny, nx = 2, 2
+    x, y = np.array([0, 0.1, 0.2, 1, 1.1, 0, 0.1, 1.0, 1.1]), np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
+    scan: dict[str, Any] = {
+        "shape": [ny, nx], "extents": [[0, 1], [0, 1]], "motors": ["y", "x"], "num_points": 9,
+    }  # fmt: skip
+    documents: list[Any] = []
+    raw: list[Any] = []
+    first = Writer(lambda *one: raw.append(one), "raw", **scan)
+    first.stream(units={"x": "um", "y": "um"})
+    first.page(range(1, 10), x=x, y=y)
+    first.stop()
+    run = Writer(lambda *one: documents.append(one), "run", "raw", **scan)
+    run.stream(units={"Fe": "1/s", "Fe_sigma": "1/s"})
+    values = np.array([10.0, 20, 30, 7, np.nan, 5, 5, 4, 4])
+    sigmas = np.array([3.0, 4, 12, 2, 9, 1, 1, np.nan, 1])
+    valid = np.arange(9) != 6
+    run.page([9, *range(1, 10)], Fe=[9, *values], Fe_sigma=[9, *sigmas], valid=[True, *valid])
+    run.stop()
+    with h5py.File(export(documents, tmp_path, beside=raw)["all"][0]) as file:
+        maps = file["entry/maps"]
+        assert maps.attrs["placed"] == "measured"
+        np.testing.assert_allclose(maps["Fe"][...], [[20, 7], [5, 4]])
+        np.testing.assert_allclose(maps["Fe_errors"][...], [[13 / 3, 2], [1, np.nan]])
+
+
 @pytest.mark.parametrize("plan", ["spiral", "list_scan", "spiral_square", "rel_grid_scan"])
 def test_whatever_covers_an_area_opens_as_maps(tmp_path: Path, plan: str) -> None:
     x, y, detector = axes_and_detector()

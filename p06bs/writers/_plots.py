@@ -10,12 +10,15 @@ import numpy as np
 from p06bs.bus.frames import Frames
 from p06bs.model.collected_runs import CollectedRuns
 from p06bs.model.documents import Document, NamedDocument
+from p06bs.model.map_columns import Streams, described
 from p06bs.model.mapped import ODD, Mapped
 from p06bs.model.maps import RunMaps
 from p06bs.model.page import BOOKKEEPING
 from p06bs.model.picture import Picture
 from p06bs.model.raster import newest
+from p06bs.model.run_streams import Run
 from p06bs.writers._columns import Column
+from p06bs.writers._errors import Errors
 from p06bs.writers._h5 import Array, Names, group
 from p06bs.writers._shown import shown
 from p06bs.writers._streams import Stream
@@ -49,7 +52,9 @@ def write_plots(
                 others(name, document)
             except ODD as error:
                 log.warning("run %s: %s document of another: %r", start["uid"], name, error)
-        found = RunMaps().of(start, shown(streams, read), others.beside(start))
+        own, scan = shown(streams, read), others.beside(start)
+        found = RunMaps().of(start, own, scan)
+        placing = {of: (described(*other), other[1]) for of, other in scan.items()}
         families: dict[tuple[str, ...], dict[str, tuple[Mapped, Callable[[], Picture]]]] = {}
         for name, one in found.items():
             families.setdefault(one[0].streams, {})[name] = one
@@ -57,7 +62,8 @@ def write_plots(
         for family, maps in families.items():
             made.append(names("maps" if family[0] == "primary" else f"maps_{family[0]}"))
             hinted = {key for stream in streams if stream.name in family for key in _hinted(stream)}
-            _maps(group(entry, made[-1], "NXdata"), maps, hinted, others.beside(start))
+            home = group(entry, made[-1], "NXdata")
+            _maps(home, maps, hinted, placing, Errors((described(start, own), own), placing))
     if not made:
         for stream in streams:
             dimensions = _dimensions(start, stream)
@@ -111,7 +117,13 @@ def _dataset(
     made.attrs["data_key"] = made.attrs["long_name"] = key
 
 
-def _maps(home: h5py.Group, maps: Maps, hinted: set[str], others: Mapping[str, Any]) -> None:
+def _maps(
+    home: h5py.Group,
+    maps: Maps,
+    hinted: set[str],
+    placing: Mapping[str, tuple[Run, Streams]],
+    errors: Errors,
+) -> None:
     """Write maps on the same pixels: those that hints name, else all; of axes only if need be."""
     where = next(iter(maps.values()))[0].where
     axes = {axis.name for axis in where.axes}
@@ -124,24 +136,27 @@ def _maps(home: h5py.Group, maps: Maps, hinted: set[str], others: Mapping[str, A
     placed = []
     for name in chosen:
         placed.append(names(name))
-        seen = _map(home, placed[-1], *maps[name])
+        one, make = maps[name]
+        seen = make()
+        _map(home, placed[-1], one, seen.values)
         # NXdata's name for the uncertainty of a signal is <signal>_errors.
         if f"{name}_sigma" in maps:
-            _map(home, names(f"{placed[-1]}_errors"), *maps[f"{name}_sigma"])
+            sigma, make = maps[f"{name}_sigma"]
+            # By number each pixel has one row; by position it is a mean.
+            error = make().values if where.measured is None else errors.of(one, sigma)
+            _map(home, names(f"{placed[-1]}_errors"), sigma, error)
     for name, axis, count in zip(called, (seen.y, seen.x), seen.values.shape, strict=True):
         units = {"units": axis.unit} if axis.unit else {}
         _dataset(home, name, axis.places(count), axis.name, units)
     _describe(home, placed, called)
     home.attrs["placed"] = where.kind
     if where.measured is not None and where.measured.of:
-        home.attrs["positions_run"] = others[where.measured.of][0]["uid"]
+        home.attrs["positions_run"] = placing[where.measured.of][0].start["uid"]
 
 
-def _map(home: h5py.Group, name: str, one: Mapped, make: Callable[[], Picture]) -> Picture:
-    seen = make()
+def _map(home: h5py.Group, name: str, one: Mapped, values: Array) -> None:
     units = {"units": one.unit} if one.unit else {}
-    _dataset(home, name, seen.values, one.column, {**units, "interpretation": "image"})
-    return seen
+    _dataset(home, name, values, one.column, {**units, "interpretation": "image"})
 
 
 def _curves(
