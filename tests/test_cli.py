@@ -159,6 +159,11 @@ def test_log_ls_and_show(run, recorded):
     shown = [json.loads(line) for line in out.splitlines()]
     assert [name for name, _ in shown] == [name for name, _ in raw]
     assert shown[2][1]["data"]["x"] == list(range(8))
+    odd = write(log, raw_run({"x": [1.0, np.nan, np.inf]}, page=3, limit=float("-inf")))
+    _, out, _ = run("log", "show", log, "--run", odd, "--json")
+    documents = dict(json.loads(line, parse_constant=pytest.fail) for line in out.splitlines())
+    assert documents["start"]["limit"] is None
+    assert documents["event_page"]["data"]["x"] == [1.0, None, None]
     _, out, _ = run("log", "show", log, "--run", uid, "--name", "event_page", "--limit", 2)
     assert out.count("event_page") == 2
     assert "[/b] [odd" in run("log", "show", log, "--run", uid, "--limit", 1)[1]

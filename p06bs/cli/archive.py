@@ -1,6 +1,5 @@
 """``p06bs archive``: look after the offline DB."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +14,7 @@ from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
-from p06bs.cli.terminal import SHOWN, AsJson, console, progress_bar, remark, stoppable
+from p06bs.cli.terminal import SHOWN, AsJson, console, print_json, progress_bar, remark, stoppable
 
 if TYPE_CHECKING:
     from p06bs.config.server import Archive
@@ -69,7 +68,7 @@ def status(config: ConfigOption = DEFAULT_CONFIG, as_json: AsJson = False) -> No
             "left_out": [asdict(log) for log in left_out],
             "partly_left_out": [asdict(log) for log in partly],
         }
-        print(json.dumps(shown))
+        print_json(shown)
         return
     console.print(f"ingestion: {'runs' if running else 'does not run'}")
     for state, number in sorted(numbers.items()):
@@ -90,7 +89,7 @@ def ls(
     with _database(_archive(config)) as database:
         rows = database(newest, limit)
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
         return
     heads = [
         *(Column(name, no_wrap=True) for name in ("run", "began", "scan")),

@@ -1,12 +1,11 @@
 """``p06bs keys``: make, list and revoke the keys of a bus that spans several hosts."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from p06bs.cli.terminal import AsJson, remark
+from p06bs.cli.terminal import AsJson, print_json, remark
 
 KEYS_VARIABLE = "P06BS_KEYS"
 KeysDirectory = Annotated[
@@ -71,7 +70,7 @@ def list_keys(keys: KeysDirectory = DEFAULT, as_json: AsJson = False) -> None:
             name: certificates.public_key(keys / certificates.PEERS / f"{name}.key").decode()
             for name in known
         }
-        print(json.dumps([{"name": name, "public_key": key} for name, key in public.items()]))
+        print_json([{"name": name, "public_key": key} for name, key in public.items()])
         return
     for name in known:
         print(name)

@@ -11,7 +11,7 @@ from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError, one_line
 from p06bs.cli.runs import LogPath, RunOption, runs_of
-from p06bs.cli.terminal import AsJson, console, folded, remark
+from p06bs.cli.terminal import AsJson, console, folded, print_json, remark
 
 
 def complete_name(incomplete: str) -> Iterator[str]:
@@ -37,7 +37,7 @@ def ls(
         except (LogError, OSError) as reason:
             remark(f"run {uid} left out: {one_line(reason)}")
     if as_json:
-        print(json.dumps(rows))
+        print_json(rows)
     else:
         _show_runs(rows)
     if len(rows) < len(uids):
@@ -66,7 +66,7 @@ def show(
             if limit and shown > limit:
                 return
             if as_json:
-                print(json.dumps([kind, document], default=_plain))
+                print_json([kind, document])
             else:
                 console.print(f"[bold]{kind}[/]", escape(_short(document)), soft_wrap=True)
 

@@ -1,6 +1,5 @@
 """``p06bs check``, ``p06bs modalities`` and ``p06bs schema``: what can be configured."""
 
-import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from p06bs.cli.terminal import AsJson, console
+from p06bs.cli.terminal import AsJson, console, print_json
 
 
 def complete_modality(incomplete: str) -> Iterator[tuple[str, str]]:
@@ -49,7 +48,7 @@ def check(
     path = f"{found.__module__}:{found.__qualname__}"
     findings.append(Finding("importable in a fresh process", _import_problem(found.__module__)))
     if as_json:
-        print(json.dumps({"modality": path, "findings": {f.checked: f.problem for f in findings}}))
+        print_json({"modality": path, "findings": {f.checked: f.problem for f in findings}})
     else:
         for finding in findings:
             mark = "[red]fails[/]" if finding.problem else "[green]ok[/]"
@@ -73,7 +72,7 @@ def modalities(as_json: AsJson = False) -> None:
 
     found = config.modalities()
     if as_json:
-        print(json.dumps(found))
+        print_json(found)
         return
     for name, path in found.items():
         console.print(f"[bold]{name}[/]  {path}")
@@ -83,4 +82,4 @@ def schema() -> None:
     """Print the JSON schema of a configuration file."""
     from p06bs import config
 
-    print(json.dumps(config.schema(), indent=2))
+    print_json(config.schema(), indent=2)

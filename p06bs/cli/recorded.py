@@ -1,6 +1,5 @@
 """``p06bs process`` and ``p06bs replay``: what can be done with recorded runs."""
 
-import json
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from p06bs.cli.server import (
     ServerOption,
     connect,
 )
-from p06bs.cli.terminal import SHOWN, AsJson, progress_bar, remark, show_result
+from p06bs.cli.terminal import SHOWN, AsJson, print_json, progress_bar, remark, show_result
 
 if TYPE_CHECKING:
     from p06bs.config import PipelineSection
@@ -147,17 +146,18 @@ def process(
                     remark(f"run {uid} left out: {one_line(reason)}")
                 else:
                     results.append(result)
-        if as_json and (results or done):
-            print(json.dumps(results, indent=2))
-        for result in results if not as_json else ():
-            show_result(result)
-            for said in result["remarks"]:
-                remark(f"run {result['raw'][:SHOWN]}: {said}")
-        if done:
-            remark(f"{done} of {len(uids)} runs had been computed before")
-        _complain_of(damaged, uids)
+        if results or done:
+            print_json(results, indent=2) if as_json else _show(results)
+        _complain_of(damaged, uids, done)
         if not (results or done):
             raise UsageError(f"no run in {source} has what {chosen.name} needs")
+
+
+def _show(results: list[dict[str, Any]]) -> None:
+    for result in results:
+        show_result(result)
+        for said in result["remarks"]:
+            remark(f"run {result['raw'][:SHOWN]}: {said}")
 
 
 def _pipelines(file: Path) -> dict[str, "PipelineSection"]:
@@ -246,6 +246,8 @@ def replay(
     _complain_of(damaged, uids)
 
 
-def _complain_of(damaged: int, uids: list[str]) -> None:
+def _complain_of(damaged: int, uids: list[str], done: int = 0) -> None:
+    if done:
+        remark(f"{done} of {len(uids)} runs had been computed before")
     if damaged:
         raise UsageError(f"{damaged} of {len(uids)} runs could not be read")

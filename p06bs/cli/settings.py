@@ -1,7 +1,6 @@
 """``p06bs settings``: show and change the settings of pipelines while they run."""
 
 import getpass
-import json
 import socket
 import time
 from collections.abc import Iterator
@@ -15,7 +14,7 @@ from rich.markup import escape
 from p06bs.cli.errors import UsageError
 from p06bs.cli.registered import TopologyAddress, bus_keys, registered, topology_address
 from p06bs.cli.settings_tables import show_all, show_one, show_presets
-from p06bs.cli.terminal import SHOWN, AsJson, console, remark
+from p06bs.cli.terminal import SHOWN, AsJson, console, print_json, remark
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
@@ -164,7 +163,7 @@ def settings(
     found = _Pipelines(file, topology, pipeline)
     if presets:
         listed = found.ask("presets", pipeline)
-        print(json.dumps(listed, indent=2)) if as_json else show_presets(listed)
+        print_json(listed, indent=2) if as_json else show_presets(listed)
         return
     changing = bool(values or reprocess or load)
     asked: dict[str, Any] = {}
@@ -183,7 +182,7 @@ def settings(
             console.print(f"wrote {escape(said)}", soft_wrap=True)
     if not pipeline:
         records = found.all()
-        print(json.dumps(records, indent=2)) if as_json else show_all(records)
+        print_json(records, indent=2) if as_json else show_all(records)
         return
     record = found.ask("settings", pipeline)[pipeline]
     until = time.monotonic() + (HOLDS_SECONDS if changing else 0.0)
@@ -192,7 +191,7 @@ def settings(
         record = found.ask("settings", pipeline)[pipeline]
     shown = {path: value_at(record["values"], path) for path in asked_for}
     if as_json:
-        print(json.dumps(shown or {pipeline: record}, indent=2))
+        print_json(shown or {pipeline: record}, indent=2)
     elif changing or not save:
         changed = {key.partition(".")[0]: None for key in values}
         show_one(pipeline, record, shown or {key: record["values"][key] for key in changed})

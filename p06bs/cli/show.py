@@ -1,6 +1,5 @@
 """``p06bs show``: maps and curves of a run, in the terminal or as a file."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from difflib import get_close_matches
@@ -12,7 +11,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
-from p06bs.cli.terminal import AsJson, console, folded, remark
+from p06bs.cli.terminal import AsJson, console, folded, print_json, remark
 
 if TYPE_CHECKING:
     from p06bs.model.picture import Picture
@@ -91,7 +90,7 @@ def show(
     chosen = _chosen(shown, name) if name else next(iter(shown.showables))
     if as_json:
         names = [chosen] if name else list(shown.showables)
-        print(json.dumps({"run": shown.run, "maps": [_plain(shown, each) for each in names]}))
+        print_json({"run": shown.run, "maps": [_plain(shown, each) for each in names]})
     elif not name:
         _list(shown)
     if as_json and png is None:

@@ -1,6 +1,5 @@
 """``p06bs sink``: what the server holds in memory, run by run; pin and unpin."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +15,7 @@ from p06bs.cli.server import (
     ServerOption,
     api_key,
 )
-from p06bs.cli.terminal import SHOWN, AsJson, console
+from p06bs.cli.terminal import SHOWN, AsJson, console, print_json
 from p06bs.http_api import SINK
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def show(
         return
     held = _ask("GET", "", server, api_key_file)
     if as_json:
-        print(json.dumps(held, indent=2))
+        print_json(held, indent=2)
         return
     heads = [
         Column("run", no_wrap=True),

@@ -1,9 +1,11 @@
 """What commands print to and share: results on standard output, progress and remarks on stderr."""
 
+import json
+import math
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -33,6 +35,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 def remark(text: str) -> None:
     """Print one line on stderr beside the results."""
     remarks.print(text, soft_wrap=True, markup=False, highlight=False)
+
+
+def print_json(value: Any, *, indent: int | None = None) -> None:
+    """Print a value as JSON, which has no numbers that are not finite: null is in their place."""
+    print(json.dumps(_strict(value), indent=indent, allow_nan=False, default=str))
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers
+        return _strict(value.tolist())
+    if isinstance(value, Mapping):
+        return {key: _strict(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(one) for one in value]
+    return value
 
 
 def folded(*heads: str) -> list[Column]:

@@ -1,6 +1,5 @@
 """``p06bs token``: make, list and revoke tokens on the server's host."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,7 +12,7 @@ from rich.table import Column, Table
 
 from p06bs.cli.errors import UsageError
 from p06bs.cli.server import DEFAULT_CONFIG, ConfigOption
-from p06bs.cli.terminal import AsJson, console, remark
+from p06bs.cli.terminal import AsJson, console, print_json, remark
 
 if TYPE_CHECKING:
     from p06bs.server.login.terms import Owner
@@ -84,7 +83,7 @@ def create(
     until = parse_expiry(expires, datetime.now(UTC))
     secret, token = _tokens(config).create(owner, wanted, until, note)
     if as_json:
-        print(json.dumps({"secret": secret, **_plain(token)}))
+        print_json({"secret": secret, **_plain(token)})
     else:
         remark(
             f"token {token.first_eight} of {owner}: {' '.join(token.scopes)}; "
@@ -102,7 +101,7 @@ def list_tokens(
     """List tokens: their first eight characters, whose they are, what for, how long."""
     tokens = _tokens(config).find(_owner(user, service))
     if as_json:
-        print(json.dumps([_plain(token) for token in tokens]))
+        print_json([_plain(token) for token in tokens])
         return
     long = ("owner", "for", "note")  # lists of scopes, too
     heads = ("token", *long, "expires", "last use")
@@ -137,7 +136,7 @@ def revoke(
     tokens = _tokens(config)
     gone = tokens.revoke_all(owner) if owner is not None else [tokens.revoke(token)]
     if as_json:
-        print(json.dumps([_plain(token) for token in gone]))
+        print_json([_plain(token) for token in gone])
         return
     for old in gone:
         print(f"revoked {old.first_eight} of {old.kind} {old.owner}")

@@ -1,6 +1,5 @@
 """``p06bs why``: what the pipelines make of a run, and why."""
 
-import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from p06bs.cli.registered import (
     bus_keys,
     topology_address,
 )
-from p06bs.cli.terminal import SHOWN, AsJson, console, remark
+from p06bs.cli.terminal import SHOWN, AsJson, console, print_json, remark
 
 if TYPE_CHECKING:
     from p06bs.bus.curve import Keys
@@ -88,9 +87,7 @@ def why(
         raise UsageError(f"nobody knows of run {run} ({known}){hint}")
     _check_names(answers)
     if as_json:
-        print(
-            json.dumps({**answers.run, "pipelines": answers.decisions, "remarks": answers.remarks})
-        )
+        print_json({**answers.run, "pipelines": answers.decisions, "remarks": answers.remarks})
         return
     for text in answers.remarks:
         remark(text)
