@@ -1,5 +1,8 @@
 """``p06bs ls``: what is listed, and of which Topology Manager; what services log."""
 
+import json
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
@@ -41,6 +44,26 @@ def test_whatever_services_say_of_themselves_is_shown_as_it_is(run, tmp_path):
     for text in said:
         assert text[:4] in out
     assert "[b]here" in out
+
+
+def test_changes_are_watched_as_json_one_in_a_line(tmp_path):
+    address = f"ipc://{tmp_path}/topology"
+    command = [sys.executable, "-m", "p06bs.cli", "ls", "-w", "--json", "--topology", address]
+    with (
+        listed(address, Service("one", "example", "1", "here", 1)),
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching,
+    ):
+        assert watching.stdout is not None
+        for line in watching.stdout:
+            if names := [service["name"] for service in json.loads(line)]:
+                break
+        assert names == ["one"]
+        with Membership(address) as other:
+            other.enrol(Service("two", "example", "1", "here", 2))
+            names = [service["name"] for service in json.loads(watching.stdout.readline())]
+        assert names == ["one", "two"]
+        watching.terminate()
+    assert watching.returncode == 0
 
 
 def test_a_file_says_more_than_the_environment_and_an_option_most(run, tmp_path, monkeypatch):

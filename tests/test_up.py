@@ -78,7 +78,11 @@ def test_up_ls_restart_and_down_leave_nothing_behind(tmp_path):
     assert set(listed) == {"topology", "proxy"}
     assert listed["proxy"]["addresses"]["inbound"] == f"ipc://{tmp_path}/in"
     assert "proxy" in p06bs("ls", file).stdout
-    assert "are up already" not in p06bs("up", file).stderr  # nothing is new: nothing happens
+    logs = (tmp_path / "services", tmp_path / "elsewhere")
+    same, other = (p06bs("up", "-d", "--logs", directory, file) for directory in logs)
+    assert (same.returncode, other.returncode) == (0, 1)  # nothing is new: nothing happens
+    assert "are up already" not in same.stderr
+    assert f"services are up already, and log to {tmp_path}/services" in other.stderr
     assert p06bs("restart", file, "proxy").returncode == 0
     again = {one["name"]: one for one in json.loads(p06bs("ls", file, "--json").stdout)}
     assert again["proxy"]["pid"] != listed["proxy"]["pid"]

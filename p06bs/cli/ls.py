@@ -1,7 +1,7 @@
 """``p06bs ls``: the services that are registered at the Topology Manager."""
 
-import json
 import re
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from p06bs.cli.registered import TopologyAddress, asking, bus_keys, topology_address
-from p06bs.cli.terminal import AsJson, console, folded, remark, stoppable
+from p06bs.cli.terminal import AsJson, console, folded, print_json, remark, stoppable
 
 if TYPE_CHECKING:
     from p06bs.bus.topology import Service
@@ -31,6 +31,15 @@ def ls(
     """List the services that are registered at the Topology Manager."""
     address = topology_address(file, topology)
     with stoppable() as stopping, asking(address, bus_keys(file)) as peers:
+        if watch and as_json:
+            before = None
+            while not stopping():
+                if (services := peers.services) != before:
+                    before = services
+                    print_json([_plain(one) for one in services])
+                    sys.stdout.flush()
+                time.sleep(0.5)
+            return
         if watch:
             with Live(console=console, auto_refresh=False) as live:
                 while not stopping():
@@ -40,7 +49,7 @@ def ls(
         if not peers.wait_heard(lambda services: False, 0.0):
             remark("the Topology Manager has just begun: others may be up that it has not heard of")
         if as_json:
-            print(json.dumps([_plain(one) for one in peers.services], indent=2))
+            print_json([_plain(one) for one in peers.services], indent=2)
         else:
             console.print(_table(peers.services))
 

@@ -65,6 +65,7 @@ def up(
 
     services = Supervision(file, logs)
     if services.is_up():
+        _keep_logs(services, logs)
         _reload(services, names or ())
         return
     lines = services.lines()
@@ -128,6 +129,16 @@ def restart(file: File, names: Names = None) -> None:
         with remarks.status("stopping services"):
             restarted = services.restart(names or ())
         _wait(services, stopping, restarted)
+
+
+def _keep_logs(services: "Supervision", logs: Path | None) -> None:
+    """Refuse another directory of logs than that of services that are up."""
+    now = {status.log.parent for status in services.statuses().values()}
+    if logs is not None and now and now != {logs.absolute()}:
+        raise UsageError(
+            f"services are up already, and log to {', '.join(map(str, now))}; p06bs down, and "
+            "then up --logs, has them log elsewhere"
+        )
 
 
 def _reload(services: "Supervision", names: Sequence[str]) -> None:
