@@ -147,20 +147,6 @@ class Backlog:
 
     def _list(self, now: float) -> None:
         """Look for logs that are new, if there may be any."""
-        try:
-            self._list(now)
-            self._unlisted = ""
-        except OSError as error:
-            if not self._unlisted:
-                logger.warning(
-                    "%s cannot be listed and is tried again: %s", self._log.directory, error
-                )
-            self._unlisted = str(error)
-        if self._start is not None:
-            self._look_at_resting(self._start)
-
-    def _list(self, now: float) -> None:
-        """Look for logs that are new, if there may be any."""
         mtime = self._log.directory.stat().st_mtime_ns
         # a file that was made within one tick of the clock after a listing leaves mtime as it was
         settled = time.time_ns() - mtime > 2_000_000_000
@@ -285,23 +271,6 @@ def _size(path: Path) -> int | None:
         return os.fstat(fd).st_size
     finally:
         os.close(fd)
-
-
-def _is_removed(path: Path) -> bool:
-    """Return whether a file is gone from a directory that is there; one that is away comes back."""
-    try:
-        directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        os.stat(path.name, dir_fd=directory)
-    except FileNotFoundError:
-        return True
-    except OSError:
-        pass
-    finally:
-        os.close(directory)
-    return False
 
 
 def _is_removed(path: Path) -> bool:
