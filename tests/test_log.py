@@ -1,5 +1,7 @@
 """The document log: what was appended is there, whatever happens to the writer."""
 
+import contextlib
+import errno
 import os
 import resource
 import signal
@@ -16,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from p06bs.bus import unsynced
 from p06bs.bus.codec import Packed, pack_document
 from p06bs.bus.framing import HEADER, LogCorruptError, LogError, frame_header, read_frame
 from p06bs.bus.locks import is_locked
@@ -341,6 +344,100 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path):
         for name, document in documents[4:]:
             log.append(name, document)
         assert [e.index for e in log.entries(run)] == list(range(len(documents)))
+
+
+@pytest.fixture
+def no_sync(monkeypatch):
+    """Return a context in which a sync finds no room, and the kernel forgets what it had."""
+    monkeypatch.setattr("p06bs.bus.log.SYNC_SECONDS", 1000.0)
+    sync = os.fdatasync
+
+    @contextlib.contextmanager
+    def failing(path, at=None):
+        def fail(fd):
+            if at is not None:
+                os.truncate(path, at)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fdatasync", fail)
+        try:
+            yield
+        finally:
+            monkeypatch.setattr(os, "fdatasync", sync)
+
+    return failing
+
+
+@pytest.mark.logs_errors
+@pytest.mark.parametrize("how", ["kept", "read back", "lost"])
+def test_what_could_not_be_synced_is_written_again_before_anything_else(
+    tmp_path, no_sync, monkeypatch, how, caplog
+):
+    documents = list(run_documents(6))
+    path = tmp_path / f"{documents[0][1]['uid']}.doclog"
+    with contextlib.closing(RunLog(path)) as log:
+        for document in documents[:3]:
+            log.append(*document)
+        assert log.sync() is None
+        size = path.stat().st_size
+        if how != "kept":
+            monkeypatch.setattr(unsynced, "KEPT_BYTES", 0)
+        for document in documents[3:5]:
+            log.append(*document)
+        with no_sync(path, at=None if how == "read back" else size):
+            assert log.sync().errno == errno.ENOSPC
+            for _ in range(2):
+                with pytest.raises(OSError, match="lost" if how == "lost" else "No space left"):
+                    log.append(*documents[5])
+        if how == "lost":
+            with pytest.raises(OSError, match=f"from offset {size} on is lost"):
+                log.append(*documents[5])
+            documents = documents[:3]
+        for document in documents[5:]:
+            log.append(*document)
+        assert [e.document["uid"] for e in read_log(path)] == [d["uid"] for _, d in documents]
+    assert caplog.text.count("cannot be synced") == 1
+    assert ("may lack" in caplog.text) == (how == "lost")
+
+
+@pytest.mark.logs_errors
+def test_a_stop_document_that_cannot_be_synced_is_none_yet(tmp_path, no_sync):
+    *documents, stop = run_documents(3)
+    with DocumentLog(tmp_path) as log:
+        for document in documents:
+            log.append(*document)
+        path = log.path(documents[0][1]["uid"])
+        assert log.reopen(path.stem).sync() is None
+        with no_sync(path), pytest.raises(OSError, match="No space left"):
+            log.append(*stop)
+        assert not log.reader(path.stem).complete
+        log.append(*stop)
+        assert [e.name for e in read_log(path)][-2:] == ["event", "stop"]
+        assert [e.index for e in read_log(path)] == list(range(6))
+
+
+@pytest.mark.logs_errors
+def test_a_log_that_does_not_close_properly_is_closed_all_the_same(tmp_path, monkeypatch, caplog):
+    *documents, stop = run_documents(3)
+    close = os.close
+    closed = []
+
+    def fail(fd):
+        closed.append(fd)
+        close(fd)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+
+    with DocumentLog(tmp_path) as log:
+        for document in documents:
+            log.append(*document)
+        with monkeypatch.context() as patch:
+            patch.setattr("p06bs.bus.run_log._sync_directory", lambda directory: None)
+            patch.setattr(os, "close", fail)
+            appended = log.append(*stop)
+        assert appended.index == 5
+        log.close()
+    assert len(closed) == 1
+    assert "was not closed properly" in caplog.text
 
 
 WRITER = """

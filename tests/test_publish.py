@@ -1,7 +1,9 @@
 """The publisher when the log cannot be written: nothing is dropped, the plan pauses."""
 
 import contextlib
+import errno
 import logging
+import os
 import resource
 import threading
 
@@ -152,6 +154,48 @@ def test_a_run_engine_pauses_and_resumes_without_a_loss(tmp_path):
         entries = follower.entries(10)
     assert [entry.document["uid"] for entry in entries] == emitted
     assert entries[-1].name == "stop"
+
+
+@pytest.mark.logs_errors
+def test_a_sync_that_fails_pauses_the_plan_too(tmp_path, monkeypatch):
+    """On NFS a full disk shows there, and what was appended since the last sync is gone."""
+    monkeypatch.setattr("p06bs.bus.log.SYNC_SECONDS", 0.01)
+    sync, full, failures = os.fdatasync, threading.Event(), []
+
+    def fdatasync(fd):
+        if full.is_set():
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT))
+        sync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", fdatasync)
+    engine = RunEngine({}, context_managers=[])
+    emitted = []
+
+    @bpp.run_decorator()
+    def plan():
+        yield from bps.checkpoint()
+        yield from bps.trigger_and_read([det])
+        full.set()
+        yield from bps.trigger_and_read([det])
+        yield from bps.sleep(60)  # ended by the pause, which needs no further document
+        yield from bps.trigger_and_read([det])
+
+    with Publisher(
+        NOBODY, tmp_path, run_engine=engine, on_log_failure=failures.append
+    ) as publisher:
+        engine.subscribe(publisher)
+        engine.subscribe(lambda name, document: emitted.append(document["uid"]))
+        with pytest.raises(RunEngineInterrupted):
+            engine(plan())
+        assert {failure.errno for failure in failures} == {errno.EDQUOT}
+        with pytest.raises(RunEngineInterrupted):  # as long as there is no room
+            engine.resume()
+        full.clear()
+        with contextlib.suppress(RunEngineInterrupted):
+            engine.abort()
+        assert publisher.pending == 0
+    with Follower(None, tmp_path) as follower:
+        assert [entry.document["uid"] for entry in follower.entries(10)] == emitted
 
 
 def test_documents_that_cannot_travel_are_refused_at_once(begun):

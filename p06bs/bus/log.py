@@ -5,6 +5,7 @@ most what was appended within the last `SYNC_SECONDS`, and nothing of a run
 whose stop document was appended or whose log was closed.
 """
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -19,6 +20,8 @@ from p06bs.bus.framing import last_entry
 from p06bs.bus.newest import Found
 from p06bs.bus.reader import SUFFIX, Entry, LogError, RunReader, read_log
 from p06bs.bus.run_log import REFERRED_TO, Appended, RunLog
+
+logger = logging.getLogger(__name__)
 
 SYNC_SECONDS = 2.0
 """Interval at which appended documents are forced to the disk, s."""
@@ -39,6 +42,12 @@ class DocumentLog(Closing):
     ----------
     directory : str or Path
         Created if need be. All hosts that write or follow runs must see it.
+
+    Attributes
+    ----------
+    on_sync_failure : callable, optional
+        Called with the OSError, in a thread of the log, when a log begins not to reach the disk:
+        nothing more is appended to it until it does.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -49,6 +58,7 @@ class DocumentLog(Closing):
         self._lock = threading.RLock()
         self._closing = threading.Event()
         self._syncing: threading.Thread | None = None
+        self.on_sync_failure: Callable[[OSError], None] | None = None
 
     def append(self, name: str, document: Mapping[str, Any] | Packed) -> Appended:
         """Append a document to the log of its run; a stop document closes the log.
@@ -59,7 +69,8 @@ class DocumentLog(Closing):
         Raises
         ------
         OSError
-            If it could not be written; the log is then as it was before.
+            If it could not be written, or what was appended before, or a stop document, could not
+            be synced; the log is then as it was before.
         TypeError
             If the document holds what cannot travel (see `codec.pack`).
         LogError
@@ -240,12 +251,17 @@ class DocumentLog(Closing):
         return log
 
     def _drop(self, log: RunLog) -> None:
-        log.close()
         del self._open[log.run]
         for uid in log.uids:
             self._runs.pop(uid, None)
+        log.close()
 
     def _sync(self) -> None:
         while not self._closing.wait(SYNC_SECONDS):
             for log in list(self._open.values()):
-                log.sync()
+                error = log.sync()
+                if error is not None and self.on_sync_failure is not None:
+                    try:
+                        self.on_sync_failure(error)
+                    except Exception:  # whatever it does, syncing goes on
+                        logger.exception("%s: on_sync_failure failed", log.path)

@@ -53,7 +53,7 @@ class Publisher(Closing):
     Documents are encoded when the call comes and not kept. Publishing never
     blocks: what 0MQ cannot deliver, followers read from the log.
 
-    When the log cannot be written (a full disk), documents stay in memory in
+    When the log cannot be written or synced (a full disk), documents stay in memory in
     their order, the RunEngine is asked to pause, and writing is tried again
     with every document, every `RETRY_SECONDS`, and at `close`.
 
@@ -71,7 +71,7 @@ class Publisher(Closing):
     max_pending_bytes : int
         Bound on what waits in memory, bytes.
     on_log_failure : callable, optional
-        Called with the OSError when writing begins to fail.
+        Called with the OSError when writing begins to fail, or syncing, from any thread.
     keys : Keys, optional
         With them everything is encrypted, and other hosts may be connected to.
     """
@@ -93,6 +93,7 @@ class Publisher(Closing):
         self._on_log_failure = on_log_failure
         self._own_log = not isinstance(log, DocumentLog)
         self.log = log if isinstance(log, DocumentLog) else DocumentLog(log)
+        self.log.on_sync_failure = self._on_sync_failure
         self._lock = threading.RLock()
         self._pending: deque[tuple[Callable[[], object], int]] = deque()  # what to do, bytes
         self._pending_bytes = 0
@@ -251,6 +252,12 @@ class Publisher(Closing):
             self._retrying.start()
             if self._on_log_failure is not None:
                 self._on_log_failure(error)
+        self._ask_to_pause()
+
+    def _on_sync_failure(self, error: OSError) -> None:
+        """Have the plan pause at once: the next document will have to wait in memory."""
+        if self._on_log_failure is not None:
+            self._on_log_failure(error)
         self._ask_to_pause()
 
     def _retry(self) -> None:

@@ -27,6 +27,7 @@ from p06bs.bus.framing import (
     read_frame,
 )
 from p06bs.bus.reader import RunReader
+from p06bs.bus.unsynced import Unsynced, write_all
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ class RunLog:
         self.path = Path(path)
         self.run = self.path.stem
         self.uids: set[str] = set()
-        self.dirty = False
+        self._failure: OSError | None = None  # of the last sync
         self._created = not self.path.exists()
         self._closing = threading.Lock()  # so that a sync never meets a closed descriptor
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o664)
@@ -111,7 +112,8 @@ class RunLog:
         Raises
         ------
         OSError
-            If it could not be written; the log is then as it was before.
+            If it could not be written, or what was appended before, or a stop document, could not
+            be synced; the log is then as it was before.
         TypeError
             If the document holds what cannot travel (see `codec.pack`).
         LogError
@@ -119,6 +121,9 @@ class RunLog:
         """
         if self.complete:
             raise LogError(f"{self.path} has its stop document; nothing may follow")
+        if self._failure is not None:
+            self.sync()
+            self._raise_failure()
         packed = document if isinstance(document, Packed) else pack_document(name, document)
         envelope = pack_envelope(self.run, self.epoch, self.index, name, packed)
         header = frame_header(self.epoch, self.index, envelope, packed)
@@ -127,35 +132,74 @@ class RunLog:
             self.run, self.epoch, self.index, self.path, self._end, nbytes, envelope
         )
         self._end += nbytes
+        if name == "stop":
+            self._sync_or_take_back(appended)
         self.index += 1
         if not isinstance(document, Packed):
             self._note(name, document)
-        self.dirty = True
-        if name == "stop":
-            self.sync()
         return appended
 
-    def sync(self) -> None:
-        """Force what was appended to the disk; a failure is logged as an error."""
+    def sync(self) -> OSError | None:
+        """Force what was appended to the disk; return what prevents it, if it has just begun to.
+
+        After a failure nothing more is appended until another sync has written again, and
+        synced, all that was appended since the last good one; see `Unsynced`.
+        """
         with self._closing:
-            if self._fd < 0 or not self.dirty:
-                return
-            self.dirty = False
+            end = self._end
+            before = self._failure
+            if self._fd < 0 or (end == self._unsynced.begin and before is None):
+                return None
             try:
+                if before is not None:
+                    self._unsynced.write_again(self._fd, end)
                 os.fdatasync(self._fd)
                 if self._created:  # the name itself must survive, too
                     _sync_directory(self.path.parent)
                     self._created = False
-            except OSError:
-                logger.exception("%s may not survive a loss of power: sync failed", self.path)
+            except OSError as error:
+                self._failure = error
+                if before is None:
+                    logger.error("%s cannot be synced and is tried again: %s", self.path, error)
+                    return error
+                return None
+            self._failure = None
+            self._unsynced.synced(end)
+        if before is not None:
+            logger.warning("%s is synced again; nothing is lost", self.path)
+        return None
 
     def close(self) -> None:
-        """Sync, unlock and close; may be called twice."""
+        """Sync, unlock and close; what fails is logged. May be called twice."""
         self.sync()
         with self._closing:
-            if self._fd >= 0:
-                os.close(self._fd)
-                self._fd = -1
+            fd, self._fd = self._fd, -1  # after an error, too, it may be another file's soon
+            if fd < 0:
+                return
+            if self._failure is not None:
+                logger.error(
+                    "%s may lack what is behind offset %d: %s",
+                    self.path,
+                    self._unsynced.begin,
+                    self._failure,
+                )
+            try:
+                os.close(fd)
+            except OSError as error:
+                logger.error("%s was not closed properly: %s", self.path, error)
+
+    def _sync_or_take_back(self, appended: Appended) -> None:
+        self.sync()
+        with self._closing:
+            if self._failure is not None:
+                self._end = appended.offset
+                self._unsynced.taken_back(self._end)
+                os.ftruncate(self._fd, self._end)
+                self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if (failure := self._failure) is not None:
+            raise OSError(failure.errno, failure.strerror, str(self.path)) from failure
 
     def _lock(self) -> None:
         try:
@@ -190,6 +234,7 @@ class RunLog:
             take(last)
         elif last is not None:
             self.index, self._end = last.index, last.offset
+        self._unsynced = Unsynced(self._end)
         torn = os.fstat(self._fd).st_size - self._end
         if torn:
             logger.warning("%s: cut off %d bytes of an unfinished document", self.path, torn)
@@ -209,12 +254,12 @@ class RunLog:
             else:
                 pieces, written = (b"".join(pieces),), 0
             if written < wanted:  # trying again brings the reason as an exception
-                rest = memoryview(b"".join(pieces))
-                while written < wanted:
-                    written += os.pwrite(self._fd, rest[written:], self._end + written)
+                rest = memoryview(b"".join(pieces))[written:]
+                write_all(self._fd, rest, self._end + written)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise
+        self._unsynced.appended(self._end, wanted, pieces)
         return wanted
 
 
