@@ -222,6 +222,16 @@ def test_settings_are_listed_kept_as_presets_and_completed(tmp_path, run):
             status, _, err = run("settings", *words)
             assert status == 1
             assert said in err
+        page = (REPOSITORY / "docs/how-to/change-settings.md").read_text()
+        program = page.partition("## From Python\n\n```text\n")[2].partition("```")[0]
+        for shown, here in (
+            ("tcp://127.0.0.1:5569", f"ipc://{tmp_path}/topology"),
+            ("xrf", "scale"),
+            ("noise", "factor"),
+        ):
+            program = program.replace(shown, here)
+        exec(program, {})
+        assert asked("scale", "factor") == {"factor": 0.09}
         assert completed("settings sc") == ["scale"]
         assert completed("settings scale fac") == ["factor="]
     finally:
