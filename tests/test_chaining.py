@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from functools import partial
 from pathlib import Path as Folder
 from typing import Any
 
@@ -12,17 +13,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p06bs import DocumentLog, Publisher, callback, process
+from p06bs import DocumentLog, Follower, Publisher, callback, process
 from p06bs.bus.codec import pack, unpack
 from p06bs.bus.framing import frame_of
 from p06bs.bus.reader import Entry
-from p06bs.model.documents import NamedDocument
+from p06bs.model.documents import NamedDocument, is_derived
 from p06bs.model.gather import gather
 from p06bs.model.run import RawRun
 from p06bs.model.taken import Taken
 from p06bs.pipeline import chains, feeding, lane
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
+from p06bs.pipeline.earlier import EarlierRuns
 from p06bs.pipeline.foreseen import foresee
 from p06bs.pipeline.pipeline import Pipelines
 from tests.chains import (
@@ -429,6 +431,53 @@ def test_what_is_left_is_not_waited_for(tmp_path):
             lambda: (d := served.decisions.why(uid)["pipelines"][0])["state"] == "left" and d
         )
     assert "encoder makes no derived run of it: encoder cannot work on this run" in decided["why"]
+
+
+ODD: list[dict[str, Any]] = [
+    {"reprocessing": ...},
+    {"version": ...},
+    {"inputs": {"x": "primary/x"}},
+    {"inputs": {"x": {"data_key": "x"}}},
+    {"inputs": {"x": {"stream": "primary", "data_key": "x", "run": "a"}}},
+    {"inputs": {"x": {"stream": "primary", "data_key": "x", "run": ["a"], "pipeline": "b"}}},
+    {"inputs": ["x"]},
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_what_looks_like_a_derived_run_and_is_none_costs_no_other(tmp_path, odd):
+    """Others write `process`, too; a log is read again after each restart."""
+    raw = scan()
+    start = process(encoders(), raw)[0][1]
+    said = {**start["process"], **odd}
+    process_of = {key: value for key, value in said.items() if value is not ...}
+    fake = {**start, "uid": "fake", "process": process_of}
+    assert is_derived(start)
+    assert not is_derived(fake)
+    assert not is_derived({**start, "derived_from": [["a"]]})
+    write(tmp_path, raw)
+    write(tmp_path, [("start", fake), ("stop", {"uid": "stop", "run_start": "fake"})])
+    pipelines = [Pipeline(modality=encoders())]
+    with (
+        DocumentLog(tmp_path) as log,
+        Adjustments(tmp_path / "settings", pipelines) as adjustments,
+    ):
+        runs = EarlierRuns(log, [partial(adjustments.made, "encoder")], 0.0, ["encoder"])
+        assert runs.is_wanted(raw[0][1]["uid"])
+        assert runs.is_wanted("fake")
+        known = chains.Chains(log, adjustments)
+        assert not known.take(next(log.entries("fake")))
+
+
+def test_a_run_that_cannot_be_judged_is_not_followed_and_others_are(tmp_path, caplog):
+    def wanted(run: str) -> bool:
+        return {"good": True}[run]
+
+    with DocumentLog(tmp_path) as log, Follower(None, log, runs=wanted) as follower:
+        for uid in ("odd", "good"):
+            log.append("start", {"uid": uid})
+        assert [entry.run for entry in follower.entries(60)] == ["good"]
+    assert "run odd is not followed, for its log is odd: KeyError('odd')" in caplog.text
 
 
 def test_an_optional_input_may_come_from_what_does_not_begin():

@@ -234,16 +234,20 @@ class Backlog:
     def _admit(self, run: str) -> RunReader | None:
         try:
             self._log.path(run).stat()
+            wanted = self._wanted is None or self._wanted(run)
         except FileNotFoundError:
             return None
         except OSError as error:
             self._known.discard(run)  # the next listing shows it again
             self._complain(run, error)
             return None
+        except Exception as error:  # its documents may say anything
+            logger.warning("run %s is not followed, for its log is odd: %r", run, error)
+            wanted = False
         self._known.add(run)
         if self._start is not None:
             self._start.discard(run)
-        if self._wanted is not None and not self._wanted(run):
+        if not wanted:
             self._over.add(run)
             return None
         reader = self._readers[run] = self._log.reader(

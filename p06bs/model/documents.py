@@ -70,14 +70,31 @@ class LoggedArray:
         return math.prod(self.shape)
 
 
+PROCESS = {"name", "version", "settings", "settings_digest", "inputs", "reprocessing"}
+"""What the start document of each derived run says of its process; see `DerivedRun.start`."""
+
+
 def is_derived(start: Document) -> bool:
     """Return whether a start document is a derived run's (users may write ``process``, too)."""
-    process = start.get("process")
+    process, sources = start.get("process"), start.get("derived_from")
     return (
         "original_run_uid" in start
-        and bool(start.get("derived_from"))
+        and isinstance(sources, Sequence)
+        and len(sources) > 0
+        and all(isinstance(uid, str) for uid in sources)
         and isinstance(process, Mapping)
-        and {"name", "settings", "settings_digest", "inputs"} <= process.keys()
+        and process.keys() >= PROCESS
+        and isinstance(inputs := process["inputs"], Mapping)
+        and all(_is_input(bound) for bound in inputs.values())
+    )
+
+
+def _is_input(bound: Any) -> bool:
+    """Return whether it says what feeds an input: a data key, maybe of another derived run."""
+    return (
+        isinstance(bound, Mapping)
+        and bound.keys() >= {"stream", "data_key"}
+        and ("run" not in bound or (isinstance(bound["run"], str) and "pipeline" in bound))
     )
 
 

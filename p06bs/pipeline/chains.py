@@ -1,14 +1,17 @@
 """Which derived runs feed which pipelines of one process, in each raw run."""
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from p06bs.bus.log import DocumentLog
-from p06bs.bus.reader import Entry
+from p06bs.bus.reader import Entry, LogError
 from p06bs.model.documents import is_derived, pipeline_of, worked_on
 from p06bs.pipeline.adjustments import Adjustments
 from p06bs.pipeline.declared import Pipeline
 from p06bs.pipeline.feeding import UpstreamFeeding
+
+log = logging.getLogger(__name__)
 
 MOST_IDLE = 10_000
 """Raw runs that are not worked on, or not yet, of which derived runs are remembered."""
@@ -92,9 +95,12 @@ class Chains:
         """
         uid = self._adjustments[name].derived_of(raw)
         first = None
-        if uid is not None and self._documents.path(uid).exists():
-            first, _ = self._documents.ends(uid)
-        if first is None:
+        try:
+            if uid is not None and self._documents.path(uid).exists():
+                first, _ = self._documents.ends(uid)
+        except (OSError, LogError) as error:
+            log.warning("the log of derived run %s cannot be read: %s", uid, error)
+        if first is None or not is_derived(first.document):
             return None
         bound = first.document["process"]["inputs"].values()
         return {one["pipeline"]: one["run"] for one in bound if "run" in one}
