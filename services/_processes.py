@@ -7,13 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from p06bs.adapters.tango_condition import Phase, Process
 from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
 from p06bs.services._supervisord_conf import START_SECONDS, STOP_SECONDS
 from p06bs.services.supervision import Supervision
-from p06bs.services.supervisord import GoneError, Status
+from p06bs.services.supervisord import GoneError, RefusalError, Status
 
 FRESH_SECONDS = 0.5
 """So old may be what is known of supervisord's services: many are asked for at the same time."""
@@ -24,6 +25,8 @@ PHASES = {
     "RUNNING": Phase.STARTING,
     "STOPPING": Phase.STOPPING,
 }
+ANSWER_SECONDS = 2.0
+"""Time for supervisord to answer, which it does at once: Tango's clients wait for 3 s."""
 FIRST_PAUSE, MOST_PAUSE = 1.0, 30.0
 """Seconds between two starts of what ends again and again."""
 
@@ -38,26 +41,26 @@ class Supervised:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._supervision = Supervision(file)
-        self._lock = threading.Lock()
+        self._supervision = Supervision(file, seconds=ANSWER_SECONDS)
+        self._lock = threading.Lock()  # guards what follows; nobody is asked under it
         self._statuses: dict[str, Status] = {}
-        self._when = 0.0
-        self._again: set[str] = set()  # to be started when they have ended
+        self._when = 0.0  # they were asked for
+        self._told = 0.0  # when a service was told something: what was known before may be wrong
+        self._again: dict[str, float] = {}  # to be started when they have ended; when told to end
 
     def look(self, name: str) -> Process | None:
         """Return how the process of a service is doing; carry on with what was begun."""
+        when, status = self._status(name)
+        if status is None:
+            return None
+        phase = PHASES.get(status.state, Phase.FAILED)
         with self._lock:
-            if time.monotonic() - self._when > FRESH_SECONDS:
-                self._refresh()
-            status = self._statuses.get(name)
-            if status is None:
-                return None
-            phase = PHASES.get(status.state, Phase.FAILED)
-            if name in self._again and phase is Phase.STOPPED:
-                self._again.discard(name)
+            ended = self._again.get(name, when)
+        if phase is Phase.STOPPED and ended < when:
+            with suppress(RefusalError):  # somebody has started it, or its state will say why not
                 self._supervision.begin(name)
-                self._when = 0.0
-                return Process(Phase.STARTING)
+            self._forget(name, ended)
+            return Process(Phase.STARTING)
         if status.refused:
             phase = Phase.FAILED
         words = status.last_words if phase is Phase.FAILED else ""
@@ -82,8 +85,7 @@ class Supervised:
             return
         self._tell(self._supervision.end, name)
         with self._lock:
-            self._again.add(name)
-            self._when = 0.0
+            self._again[name] = self._told = time.monotonic()
 
     def _tell(self, action: Callable[[str], None], name: str) -> None:
         try:
@@ -93,17 +95,29 @@ class Supervised:
                 f"nobody on this host starts {name}: p06bs up {self._file} would"
             ) from None
 
-    def _forget(self, name: str) -> None:
+    def _forget(self, name: str, ended: float | None = None) -> None:
+        """Start a service again no more, if it was told to end then, or whenever that was."""
         with self._lock:
-            self._again.discard(name)
-            self._when = 0.0
+            if ended is None or self._again.get(name) == ended:
+                self._again.pop(name, None)
+            self._told = time.monotonic()
 
-    def _refresh(self) -> None:
+    def _status(self, name: str) -> tuple[float, Status | None]:
+        """Return the status of a service, and when it was asked for."""
+        now = time.monotonic()
+        with self._lock:
+            if self._told < self._when >= now - FRESH_SECONDS:
+                return self._when, self._statuses.get(name)
         try:
-            self._statuses = self._supervision.statuses()
-        except GoneError:
-            self._statuses = {}
-        self._when = time.monotonic()
+            statuses = self._supervision.statuses()
+        except GoneError:  # and its services with it
+            statuses = {}
+        with self._lock:
+            if not statuses:
+                self._again.clear()
+            if now > self._when:
+                self._when, self._statuses = now, statuses
+        return now, statuses.get(name)
 
 
 class Child:

@@ -20,15 +20,15 @@ class _Connection(UnixStreamHTTPConnection):  # type: ignore[misc]
 
 
 class _Transport(SupervisorTransport):  # type: ignore[misc]
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, seconds: float) -> None:
         super().__init__(None, None, url)
-        connection = _Connection("localhost", timeout=ANSWER_SECONDS)
+        connection = _Connection("localhost", timeout=seconds)
         connection.socketfile = url.removeprefix("unix://")
         self._get_connection = lambda: connection
 
 
-def call(url: str, method: str, *arguments: Any) -> Any:
-    """Call a method of the supervisord at a ``unix://`` URL.
+def call(url: str, method: str, *arguments: Any, seconds: float | None = None) -> Any:
+    """Call a method of the supervisord at a ``unix://`` URL, and wait for its answer.
 
     Raises
     ------
@@ -39,7 +39,7 @@ def call(url: str, method: str, *arguments: Any) -> Any:
     xmlrpc.client.Fault
         If it refuses.
     """
-    transport = _Transport(url)
+    transport = _Transport(url, ANSWER_SECONDS if seconds is None else seconds)
     try:
         proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport=transport)
         return getattr(proxy.supervisor, method)(*arguments)

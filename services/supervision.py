@@ -35,6 +35,8 @@ class Supervision:
     logs : Path, optional
         Directory of the services' logs; ``services`` beside that of the document logs by
         default.
+    seconds : float, optional
+        How long an answer of supervisord is waited for; see `Supervisord`.
 
     Raises
     ------
@@ -42,7 +44,9 @@ class Supervision:
         If the file cannot be used; names each field.
     """
 
-    def __init__(self, file: Path, logs: Path | None = None) -> None:
+    def __init__(
+        self, file: Path, logs: Path | None = None, *, seconds: float | None = None
+    ) -> None:
         self.file = file.resolve()
         self.configuration = config.load(file)
         everywhere = config.definitions(self.configuration)
@@ -51,7 +55,7 @@ class Supervision:
         self._hosts = sorted({one.runs_on for one in everywhere.values()} - {""})
         self.logs = (logs or self.configuration.bus.log.parent / "services").absolute()
         digest = hashlib.sha256(os.fsencode(self.file)).hexdigest()[:16]
-        self._supervisord = Supervisord(digest, self.logs)
+        self._supervisord = Supervisord(digest, self.logs, seconds)
 
     def was_killed(self) -> bool:
         """Return whether the supervisord that was started here, and is not up, ended badly."""

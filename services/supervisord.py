@@ -90,11 +90,14 @@ class Supervisord:
         Of its directory among those of the user.
     logs : Path
         Directory of the services' logs.
+    seconds : float, optional
+        How long an answer is waited for; as long as the stop of services takes by default.
     """
 
-    def __init__(self, name: str, logs: Path) -> None:
+    def __init__(self, name: str, logs: Path, seconds: float | None = None) -> None:
         self.directory = runtime_directory(name)
         self.logs = logs
+        self._seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None  # where this object started it
 
     def wait(self) -> int | None:
@@ -134,7 +137,7 @@ class Supervisord:
             If it is, and does not answer; `RefusalError` if it refuses.
         """
         try:
-            return call(self._url, method, *arguments)
+            return call(self._url, method, *arguments, seconds=self._seconds)
         except xmlrpc.client.Fault as fault:
             raise RefusalError(fault.faultString) from None
         except TimeoutError as error:

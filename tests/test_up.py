@@ -19,7 +19,7 @@ from p06bs.bus.processes import runs
 from p06bs.bus.topology import Service
 from p06bs.config import modalities
 from p06bs.server.archive.storage import StorageLock
-from p06bs.services import _rpc, _runtime, _supervisord_conf, supervisord
+from p06bs.services import _processes, _rpc, _runtime, _supervisord_conf, supervisord
 from p06bs.services._host import ENDS_WITH_PARENT, REFUSED
 from p06bs.services._runtime import alone
 from p06bs.services.supervision import Supervision
@@ -381,6 +381,10 @@ def test_a_supervisor_that_is_stopped_is_not_waited_for_without_end(tmp_path, mo
         try:
             with pytest.raises(SupervisionError, match="does not answer: is it stopped"):
                 services.is_up()
+            monkeypatch.undo()
+            monkeypatch.setattr(_processes, "ANSWER_SECONDS", 0.5)
+            with pytest.raises(SupervisionError, match="does not answer"):  # nor is it in Tango
+                _processes.Supervised(services.file).look("proxy")
         finally:
             supervisor.resume()
             monkeypatch.undo()
