@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import time
 from functools import partial
 from pathlib import Path as Folder
+from types import SimpleNamespace
 from typing import Any
 
 import h5py
@@ -396,27 +398,36 @@ def test_what_fails_ends_what_it_feeds_with_the_reason(tmp_path):
     )
 
 
-def test_what_does_not_begin_is_waited_for_and_then_said(tmp_path):
+def test_what_does_not_begin_is_waited_for_and_then_said(tmp_path, monkeypatch):
+    passed = [0.0]
+    monkeypatch.setattr(
+        feeding, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + passed[0])
+    )
     raw = scan([(30, 0)], page=5)
     uid = raw[0][1]["uid"]
     pipelines = [
-        Pipeline(modality=Position(), after=["encoder", "interferometer"], wait=0.5),
+        Pipeline(modality=Position(), after=["encoder", "interferometer"], wait=1000),
         interferometers(),
-        Pipeline(modality=Path(inputs={"x": "nobody/primary/x"}), wait=600),
+        Pipeline(modality=Path(inputs={"x": "nobody/primary/x"}), wait=1e9),
     ]
     with beamline(tmp_path, pipelines) as (served, publish, listener):
 
         def why(name: str) -> Any:
             return next(d for d in served.decisions.why(uid)["pipelines"] if d["pipeline"] == name)
 
+        def left_later(name: str) -> Any:
+            passed[0] += 1000.0
+            return (d := why(name))["state"] == "left" and d["why"]
+
         for document in raw:
             publish(*document)
         listener.wait(uid, "interferometer")
-        assert wait(lambda: why("path"))["why"] == "for the derived run of nobody"
-        said = wait(lambda: (d := why("position"))["state"] == "left" and d["why"])
+        assert wait(lambda: why("position")["why"] == "for the derived run of encoder")
+        assert why("path")["why"] == "for the derived run of nobody"
+        said = wait(lambda: left_later("position"))
     assert "input 'coarse' looked for role 'encoder_x'" in said
     assert "interferometer/primary/x (role interferometer_x, shape [], um)" in said
-    assert said.endswith("encoder has begun no derived run of it within 0.5 s")
+    assert said.endswith("encoder has begun no derived run of it within 1000 s")
 
 
 def test_what_is_left_is_not_waited_for(tmp_path):

@@ -9,7 +9,7 @@ import zmq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p06bs.bus import enquiry
+from p06bs.bus import enquiry, enrolment
 from p06bs.bus.enrolment import Enrolment
 from p06bs.bus.errors import WireError
 from p06bs.bus.membership import Membership
@@ -81,8 +81,9 @@ def test_a_service_that_is_silent_is_gone():
         wait(lambda: names(observer) == [])
 
 
-def test_what_is_known_outlives_the_topology_manager():
-    with serving(ttl=0.6) as manager:
+def test_what_is_known_outlives_the_topology_manager(monkeypatch):
+    monkeypatch.setattr(enrolment, "RENEWALS", PATIENCE / 0.1)  # often, and no lease ends
+    with serving(ttl=PATIENCE) as manager:
         address = manager.address
         proxy = Membership(address)
         proxy.enrol(service("proxy", addresses={"inbound": "ipc://in"}))
@@ -90,7 +91,7 @@ def test_what_is_known_outlives_the_topology_manager():
         observer.wait_for("proxy", "inbound", PATIENCE)
     with proxy, observer:
         assert observer.address_of("proxy", "inbound") == "ipc://in"
-        with serving(address, ttl=0.6) as manager:
+        with serving(address, ttl=PATIENCE) as manager:
             wait(lambda: [one.name for one in manager.topology.services] == ["proxy"])
             assert observer.address_of("proxy", "inbound") == "ipc://in"
 
