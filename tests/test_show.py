@@ -1,5 +1,6 @@
 """``p06bs show`` and ``p06bs lavue``: what a user sees of runs that are in logs."""
 
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from p06bs import process
 from p06bs.bus.topology import Service
 from p06bs.cli.drawing import DOTS, curve, heat_map
 from p06bs.model.picture import Picture, PictureAxis
+from p06bs.services._heatmap import show_pairs
 from tests.documents import raw_run, write
 from tests.techniques import Histogram
 from tests.test_lavue import NX, NY, PLAN, VALUES, truth
@@ -162,6 +164,17 @@ def test_every_pixel_has_its_colour_upwards_and_to_the_right():
     left, right = (line.get_style_at_offset(Console(), at) for at in (11, 12))
     assert left.bgcolor.triplet == (68, 1, 84)  # 0, below 2
     assert right.color.triplet == (253, 231, 37)  # 3, above 1
+
+
+def test_measured_maps_beside_expected_ones_show_what_lacks():
+    measured, expected = np.full((2, 3, 4), np.nan)
+    measured[0, 1:] = [np.inf, 1.0, 2.0]
+    console = Console(file=io.StringIO(), color_system="truecolor", force_terminal=True, width=40)
+    with console.capture() as shown:
+        show_pairs(console, {"Fe": (measured, expected)})
+    assert "Fe, measured" in shown.get()
+    assert shown.get().count("▀") == 0
+    assert shown.get().count("▄") == 3  # the first row is the lower half of the last line
 
 
 def test_a_rising_curve_rises_and_gaps_stay():

@@ -7,16 +7,10 @@ import numpy.typing as npt
 from rich.text import Text
 
 from p06bs.model.picture import Picture, PictureAxis
+from p06bs.services._heatmap import colour, half_blocks, levels
 
 Floats = npt.NDArray[np.float64]
 
-VIRIDIS = np.array(
-    [
-        (68, 1, 84), (72, 40, 120), (62, 74, 137), (49, 104, 142), (38, 130, 142),
-        (31, 158, 137), (53, 183, 121), (109, 205, 89), (180, 222, 44), (253, 231, 37),
-    ],
-    float,
-)  # fmt: skip
 SHADES = " ░▒▓█"
 """Of a terminal without colours; the first is for what is not there."""
 DOTS = np.array([[0x01, 0x08], [0x02, 0x10], [0x04, 0x20], [0x40, 0x80]])
@@ -44,8 +38,8 @@ def heat_map(
     columns, lines = max(8, width - LABEL - 1), max(4, height - 3)
     per_line = 2 if colours else 1
     shape = _fitting(values.shape, lines * per_line, columns, square=2 // per_line)
-    shown = _levels(_resized(values, shape), low, high)
-    made = [_half_blocks(*pair) for pair in _pairs(shown)] if colours else _shades(shown)
+    shown = levels(_resized(values, shape), low, high)
+    made = half_blocks(shown) if colours else _shades(shown)
     made = _with_numbers(made, y.last, y.first)
     return [*made, *_below(x, y, shape[1]), _bar(low, high, picture.unit, columns, colours=colours)]
 
@@ -118,42 +112,9 @@ def _resized(values: Floats, shape: tuple[int, int]) -> Floats:
     return made
 
 
-def _levels(values: Floats, low: float, high: float) -> Floats:
-    """Return where values lie between `low` and `high`, 0 to 1; NaN stays."""
-    if high <= low:
-        return np.where(np.isfinite(values), 0.5, np.nan)
-    return np.clip((values - low) / (high - low), 0.0, 1.0)
-
-
-def _colour(level: float) -> str:
-    at = level * (len(VIRIDIS) - 1)
-    first = min(int(at), len(VIRIDIS) - 2)
-    mixed = VIRIDIS[first] + (at - first) * (VIRIDIS[first + 1] - VIRIDIS[first])
-    return f"rgb({','.join(str(round(c)) for c in mixed)})"
-
-
-def _pairs(levels: Floats) -> list[tuple[Floats, Floats]]:
-    if len(levels) % 2:
-        levels = np.vstack([np.full((1, levels.shape[1]), np.nan), levels])
-    return list(zip(levels[::2], levels[1::2], strict=True))
-
-
-def _half_blocks(upper: Floats, lower: Floats) -> Text:
-    line = Text()
-    for top, bottom in zip(upper.tolist(), lower.tolist(), strict=True):
-        if np.isnan(top) and np.isnan(bottom):
-            line.append(" ")
-        elif np.isnan(top):
-            line.append("▄", _colour(bottom))
-        else:
-            below = "" if np.isnan(bottom) else f" on {_colour(bottom)}"
-            line.append("▀", f"{_colour(top)}{below}")
-    return line
-
-
-def _shades(levels: Floats) -> list[Text]:
+def _shades(shown: Floats) -> list[Text]:
     steps = len(SHADES) - 1
-    index = np.where(np.isnan(levels), 0, 1 + np.minimum(np.nan_to_num(levels) * steps, steps - 1))
+    index = np.where(np.isnan(shown), 0, 1 + np.minimum(np.nan_to_num(shown) * steps, steps - 1))
     return [Text("".join(SHADES[int(i)] for i in line)) for line in index.tolist()]
 
 
@@ -175,7 +136,7 @@ def _bar(low: float, high: float, unit: str | None, columns: int, *, colours: bo
     count = max(5, min(30, columns // 2))
     if colours:
         for level in np.linspace(0, 1, count).tolist():
-            made.append("█", _colour(level))
+            made.append("█", colour(level))
     else:
         made.append(SHADES[1:])
     made.append(f" {high:.4g}{f' {unit}' if unit else ''}")
