@@ -11,8 +11,12 @@ from collections.abc import Iterable
 from p06bs.bus.codec import Buffer
 from p06bs.bus.framing import HEADER, LogCorruptError, frame_of, parse_header
 
-KEPT_BYTES = 64 << 20
-"""Of so much that was appended since the last good sync a copy is kept."""
+KEPT_BYTES = 8 << 20
+"""Of so much that was appended since the last good sync a copy is kept.
+
+That is plenty for raw runs. Copies of the large arrays of derived ones, which can be computed
+again, would cost more than to write them.
+"""
 
 
 class Unsynced:
