@@ -9,6 +9,7 @@ from typing import Protocol
 from p06bs.bus.log import DocumentLog
 from p06bs.bus.reader import LogError
 from p06bs.model.documents import NamedDocument, is_derived
+from p06bs.pipeline.decisions import named
 
 
 class RunError(ValueError):
@@ -53,14 +54,14 @@ class LogDirectory:
         self._derived: defaultdict[str, list[str]] | None = None  # by raw run, as they were found
 
     def find(self, beginning: str) -> str:
-        """Return the uid of the one run whose uid begins like this.
+        """Return the uid of the run that has this uid, or else of the one whose uid begins so.
 
         Raises
         ------
         RunError
             If there is none, or more than one.
         """
-        found = [uid for uid in self._log.runs() if uid.startswith(beginning)]
+        found = named(beginning, self._log.runs())
         if len(found) != 1:
             raise RunError(f"{len(found)} runs in {self.directory} begin with {beginning!r}")
         return found[0]

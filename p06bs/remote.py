@@ -73,6 +73,8 @@ class Server(Closing):
                 # "_" is any character to LIKE.
                 uids = (uid for uid in runs.keys().head(100) if uid.startswith(beginning))
                 found.update(dict.fromkeys(uids, tree))
+        if beginning in found:
+            found = {beginning: found[beginning]}
         if len(found) != 1:
             raise ServerError(f"{len(found)} runs at {self.url} begin with {beginning!r}")
         self._trees.update(found)

@@ -1,16 +1,14 @@
 """What can be shown of runs that are in a directory of logs, finished or not."""
 
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from p06bs.bus.follow import Follower
-from p06bs.bus.framing import LogError
 from p06bs.bus.log import DocumentLog
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import is_derived
 from p06bs.model.scan import of_scan, title_of
-from p06bs.pipeline.foreseen import find_raw
+from p06bs.pipeline.foreseen import derived_starts, find_raw, start_of
 from p06bs.recorded import LogDirectory
 from p06bs.server.sink.places import Place
 from p06bs.server.sink.sink import DocumentError, Sink
@@ -63,16 +61,17 @@ def pictures_of(directory: Path, which: str) -> Shown:
     """
     with DocumentLog(directory) as log:
         uid = find_raw(log, which) if which[:1] == "-" else LogDirectory(directory).find(which)
-        start = _start(log, uid)
+        start = start_of(log, uid)
         runs = {uid}
         raw = start
         if is_derived(start):
             root = str(start["original_run_uid"])
             if log.path(root).exists():
                 runs.add(root)
-                raw = _start(log, root)
+                raw = start_of(log, root)
         else:
-            runs |= set(_derived_from(log, start))
+            derived = derived_starts(log, since=start["time"] - SLACK)
+            runs |= {one["uid"] for one in derived if one["original_run_uid"] == uid}
         sink = Sink(BUDGET)
         _fill(sink, log, runs)
     starts = [sink.documents(one)[0]["start"] for one in sink.runs()]
@@ -94,21 +93,3 @@ def _fill(sink: Sink, log: DocumentLog, runs: set[str]) -> None:
                     sink(entry.name, entry.document, place)
                 except DocumentError as error:
                     logger.warning("run %s: %s", entry.run, error)
-
-
-def _derived_from(log: DocumentLog, raw: Document) -> Iterator[str]:
-    for uid in log.runs(since=raw["time"] - SLACK):
-        try:
-            start = _start(log, uid)
-        except (LogError, OSError) as error:
-            logger.info("run %s cannot be read: %s", uid, error)
-            continue
-        if is_derived(start) and start["original_run_uid"] == raw["uid"]:
-            yield uid
-
-
-def _start(log: DocumentLog, uid: str) -> Document:
-    first = next(log.entries(uid), None)
-    if first is None:
-        raise LogError(f"the log of run {uid} is empty so far")
-    return first.document

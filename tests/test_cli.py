@@ -167,6 +167,10 @@ def test_log_ls_and_show(run, recorded):
     _, out, _ = run("log", "show", log, "--run", uid, "--name", "event_page", "--limit", 2)
     assert out.count("event_page") == 2
     assert "[/b] [odd" in run("log", "show", log, "--run", uid, "--limit", 1)[1]
+    with DocumentLog(log) as longer:
+        longer.append("start", {"uid": f"{uid}-2", "time": 0.0})
+    assert run("log", "show", log, "--run", uid, "--json")[1].count("\n") == len(raw)
+    assert "2 runs in" in run("log", "show", log, "--run", uid[:8])[2]
 
 
 def test_replay_publishes_to_a_proxy_and_a_follower_gets_it(run, recorded, tmp_path):

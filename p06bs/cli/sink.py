@@ -85,9 +85,11 @@ def unpin(context: typer.Context, run: Run) -> None:
 
 
 def _set(context: typer.Context, beginning: str, what: str) -> None:
+    from p06bs.pipeline.decisions import named
+
     server, api_key_file = context.obj
     held = _ask("GET", "", server, api_key_file)
-    found = [run["uid"] for run in held["runs"] if run["uid"].startswith(beginning)]
+    found = named(beginning, [run["uid"] for run in held["runs"]])
     if len(found) != 1:
         raise UsageError(f"{len(found)} runs that are held begin with {beginning!r}")
     _ask("POST", f"/{found[0]}/{what}", server, api_key_file)

@@ -243,7 +243,13 @@ def chosen(which: str, uids: Iterable[str]) -> str:
         if not 1 <= back <= len(known):
             raise ValueError(f"there are {len(known)} runs, and none is {which}")
         return known[-back]
-    found = [uid for uid in known if uid == which] or [u for u in known if u.startswith(which)]
+    found = named(which, known)
     if len(found) != 1:
         raise ValueError(f"{len(found)} runs begin with {which!r}")
     return found[0]
+
+
+def named(which: str, uids: Iterable[str]) -> list[str]:
+    """Return those of `uids` that begin so; the one that is so, if there is one."""
+    found = [uid for uid in uids if uid.startswith(which)]
+    return [which] if which in found else found

@@ -37,7 +37,7 @@ def find_raw(documents: DocumentLog, which: str) -> str:
     """
     uids = documents.runs()
     if not which.startswith("-"):
-        start = _start(documents, chosen(which, uids))
+        start = start_of(documents, chosen(which, uids))
         return worked_on(start) if is_derived(start) else str(start["uid"])
     newest = _newest(documents, uids, int(which[1:]) if which[1:].isdecimal() else 1)
     return chosen(which, reversed(list(newest)))
@@ -49,7 +49,7 @@ def _newest(documents: DocumentLog, uids: list[str], most: int) -> Iterator[str]
         if most == 0:
             return
         try:
-            raw = not is_derived(_start(documents, uid))
+            raw = not is_derived(start_of(documents, uid))
         except (LogError, OSError) as error:
             log.warning("run %s cannot be read: %s", uid, error)
             continue
@@ -58,7 +58,14 @@ def _newest(documents: DocumentLog, uids: list[str], most: int) -> Iterator[str]
             yield uid
 
 
-def _start(documents: DocumentLog, uid: str) -> Document:
+def start_of(documents: DocumentLog, uid: str) -> Document:
+    """Return the start document of a run that has a log.
+
+    Raises
+    ------
+    LogError, OSError
+        If it cannot be read, or is empty so far.
+    """
     first = next(documents.entries(uid), None)
     if first is None:
         raise LogError(f"the log of run {uid} is empty so far")
@@ -79,7 +86,7 @@ def foresee_all(
     """
     uid = find_raw(documents, which)
     found = [foresee(each, documents, uid, settings, hosted=True) for each in pipelines]
-    return _start(documents, uid), found
+    return start_of(documents, uid), found
 
 
 def foresee(
@@ -165,13 +172,20 @@ def _feed(raw: RawRun, documents: DocumentLog) -> None:
 
 def derived_runs(documents: DocumentLog, raw: str) -> Iterator[Document]:
     """Yield the start documents of the derived runs of a raw run that have a log."""
-    for uid in documents.runs():
+    for start in derived_starts(documents):
+        if worked_on(start) == raw:
+            yield start
+
+
+def derived_starts(documents: DocumentLog, since: float = 0.0) -> Iterator[Document]:
+    """Yield the start documents of the derived runs whose logs were written since a Unix time."""
+    for uid in documents.runs(since=since):
         try:
-            start = _start(documents, uid)
+            start = start_of(documents, uid)
         except (LogError, OSError) as error:
             log.warning("run %s cannot be read: %s", uid, error)
             continue
-        if is_derived(start) and worked_on(start) == raw:
+        if is_derived(start):
             yield start
 
 
