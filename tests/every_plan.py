@@ -23,7 +23,7 @@ def edge_of(motor, sigma=0.8, centre=1.5):
     return SynSignal(name="shine", func=shines)
 
 
-RATE = {"rate": 40.0, "gate_time": 0.003, "collect_every": 0.04}
+RATE = {"rate": 15.0, "gate_time": 0.003, "collect_every": 0.04}
 PROJECTION = {
     **{"tomography": "8b3c", "projections": 3, "projection": 2},
     **{"first_angle": 0.0, "span": 180.0, "order": "linear"},
