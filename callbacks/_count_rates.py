@@ -20,8 +20,7 @@ LEAST_FREE = 1e-12
 class Setup:
     """Constants per used channel, and what becomes of them.
 
-    `photons_per_count` (0: no flux) is that at `photon_energy`, keV; without one it is that at
-    1 keV, and each event has its own energy.
+    `photons_per_count` (0: no flux) is that at 1 keV where each event has its own photon energy.
     """
 
     keys: tuple[str, ...]
@@ -32,7 +31,6 @@ class Setup:
     flag_above: float
     flux_index: int
     photons_per_count: float
-    photon_energy: float | None
 
     def source(self, channel: int) -> str:
         """Return what the source calls a used channel."""

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -11,8 +10,7 @@ from pydantic import Field, model_validator
 from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._count_rates import BLOCK, Setup, rates_of, why_bad
 from p06bs.callbacks._faults import invalidate
-from p06bs.callbacks._photon_energy import PHOTON_ENERGY, other_energies
-from p06bs.callbacks._settings import NotNegative, Positive, require, require_inputs
+from p06bs.callbacks._settings import NotNegative, Positive, require_inputs
 from p06bs.model.modality import (
     RESERVED,
     Bound,
@@ -41,7 +39,7 @@ class PhotonFlux(ModalitySettings):
         3.66, description="eV per electron-hole or ion pair (Si 3.66, N2 34.8, Ar 26.4, air 33.97)"
     )
     photon_energy: float | None = Field(
-        None, ge=0.1, le=1000, description="keV; None: as the run says; else it must say the same"
+        None, ge=0.1, le=1000, description="keV; None: as the run says, event by event"
     )
     absorbed_fraction: float = Field(
         1.0, gt=0, le=1, description="share of the photons that the sensor absorbs, 1 - exp(-µd)"
@@ -71,8 +69,8 @@ class Counters(Modality):
 
     An event is invalid if its gate time is not positive, or if one of the used
     channels is not finite, negative, or as fast as its dead time allows
-    (observed rate · dead time ≥ 1, which has no solution), or, with a photon flux,
-    if its photon energy is another than the setting says.
+    (observed rate · dead time ≥ 1, which has no solution), or, where the photon flux
+    is that of the run's photon energy, if that is not positive and finite.
     """
 
     name = "counters"
@@ -127,8 +125,8 @@ class Counters(Modality):
         if not made:
             made["counts"] = Input(role="counter", dims=("channel",), unit="counts")
         made["gate_time"] = Input(role="gate_time", unit="s")
-        if settings.photon_flux is not None:
-            made["photon_energy"] = replace(PHOTON_ENERGY, constant=True)
+        if settings.photon_flux is not None and settings.photon_flux.photon_energy is None:
+            made["photon_energy"] = Input(role="photon_energy", unit="keV", constant=True)
         return made
 
     def outputs(self, settings: Any, bound: Bound) -> dict[str, Output]:
@@ -164,8 +162,8 @@ class Counters(Modality):
         Raises
         ------
         ValueError
-            If the source lacks a channel, a setting has another number of values
-            than channels are used, or nothing says the photon energy of a flux.
+            If the source lacks a channel, or a setting has another number of values
+            than channels are used.
         """
         require_inputs("keys", self.declare(settings), bound)
         there = len(settings.keys) or bound["counts"].shape[-1]
@@ -181,8 +179,6 @@ class Counters(Modality):
             raise ValueError(
                 f"photon_flux.channel: {flux.channel} is not among the channels {used}"
             )
-        if flux is not None and flux.photon_energy is None:
-            require(bound, "photon_energy", "photon_flux without photon_energy")
 
         def per_channel(name: str) -> Floats:
             value = np.atleast_1d(np.asarray(getattr(settings, name), np.float64))
@@ -201,7 +197,6 @@ class Counters(Modality):
             flag_above=settings.flag_above,
             flux_index=0 if flux is None else used.index(flux.channel),
             photons_per_count=0.0 if flux is None else flux.photons_per_count,
-            photon_energy=None if flux is None else flux.photon_energy,
         )
 
     def process(
@@ -243,24 +238,17 @@ class Counters(Modality):
             i = setup.flux_index
             factor: Any = setup.photons_per_count * float(setup.gain[i])
             if photon_energy is not None:
-                reasons = _wrong_energies(setup, photon_energy)
-                if setup.photon_energy is None:
-                    with np.errstate(all="ignore"):  # likewise
-                        factor = factor / photon_energy
+                reasons = _no_energies(photon_energy)
+                with np.errstate(all="ignore"):  # likewise
+                    factor = factor / photon_energy
             made["flux"], made["flux_sigma"] = rate[:, i] * factor, sigma[:, i] * factor
         for event in np.flatnonzero(bad).tolist():
             reasons[event] = "; ".join(why_bad(setup, counts[event], float(gate_time[event])))
         return invalidate(made, reasons)
 
 
-def _wrong_energies(setup: Setup, photon_energy: Array) -> dict[int, str]:
+def _no_energies(photon_energy: Array) -> dict[int, str]:
     """Return the events of which a photon energy (keV) gives no flux, and why."""
-    if setup.photon_energy is not None:
-        text = (
-            f"but photon_flux.photon_energy is {setup.photon_energy:g} keV; "
-            "without that setting each event has its own"
-        )
-        return other_energies(photon_energy, setup.photon_energy, text)
     bad = np.flatnonzero(~((photon_energy > 0) & (photon_energy < np.inf)))
     return {k: f"photon energy is {float(photon_energy[k]):g} keV" for k in bad.tolist()}
 

@@ -9,7 +9,6 @@ import numpy as np
 from p06bs.callbacks._arrays import Array, Floats
 from p06bs.callbacks._faults import invalidate
 from p06bs.callbacks._incident_flux import INCIDENT_FLUX, is_average, per_flux
-from p06bs.callbacks._photon_energy import PHOTON_ENERGY, other_energies
 from p06bs.callbacks._settings import require
 from p06bs.callbacks._xrd_frames import integrate, limits, native
 from p06bs.callbacks._xrd_geometry import HC
@@ -28,6 +27,9 @@ from p06bs.model.modality import PART, Bound, BoundInput, Columns, Input, Modali
 
 EXAMPLE = {"distance": 0.1, "poni1": 6e-3, "poni2": 6.8e-3, "wavelength": 1e-10, "pixel1": 2e-4}
 EXAMPLE_SHAPE = (64, 64)
+
+OTHER_ENERGY = 2e-3
+"""Relative difference of photon energies from which q is wrong; motors and calibrations differ."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class PowderDiffraction(Modality):
     frames = Input(role="diffraction", dims=("y", "x"), unit="counts")
     incident_flux = INCIDENT_FLUX
     exposure = Input(role="gate_time", unit="s", optional=True)
-    photon_energy = PHOTON_ENERGY
+    photon_energy = Input(role="photon_energy", unit="keV", optional=True)
 
     @classmethod
     def warm_up(cls) -> None:
@@ -274,10 +276,12 @@ def _received(
         for k in np.flatnonzero(~((scale > 0) & (scale < np.inf))).tolist():
             reasons.setdefault(k, text.format(float(factor[k])))
     if setup.energy is not None and photon_energy is not None:
-        text = (
-            f"but {setup.settings.unit} is that of {setup.energy:g} keV; "
-            "the unit 2th_deg is that of all energies"
-        )
-        reasons = other_energies(photon_energy, setup.energy, text) | reasons
+        apart = np.abs(photon_energy / setup.energy - 1)
+        for k in np.flatnonzero(~(apart <= OTHER_ENERGY)).tolist():
+            reasons.setdefault(
+                k,
+                f"photon energy is {photon_energy[k]:g} keV, but {setup.settings.unit} is that of "
+                f"{setup.energy:g} keV; the unit 2th_deg is that of all energies",
+            )
     scale[list(reasons)] = np.nan
     return scale, reasons
