@@ -1,6 +1,7 @@
 """Scans along a line, in time and in energy."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import bluesky.plan_stubs as bps
@@ -133,7 +134,7 @@ def energy_scan(
         In the motor's unit and seconds, by rising energy; a region that begins where the one
         before ended does not repeat that point.
     dwell : float, optional
-        Seconds per point of regions that do not say; needed if others do.
+        Seconds per point of regions that do not say; needed if one before them does.
     technique : str
     md : mapping, optional
         More metadata; wins over the plan's own.
@@ -141,27 +142,28 @@ def energy_scan(
     Raises
     ------
     ValueError
-        If there is no region, one that is none, or that starts before the one before it ends, some
-        say a dwell and others have none, or energies are in eV where the motor has keV.
+        If there is no region, one that is none, or that starts before the one before it ends or
+        would keep its dwell time, or energies are in eV where the motor has keV.
     """
     _arguments.motors(energy)
     _arguments.time_per_point(dwell)
     energies, dwells = _of_regions(regions, dwell)
     _arguments.energies(energies, getattr(energy, "egu", None))
-    known = [time for time in dwells if time is not None]
-    if known and len(known) < len(dwells):
+    if any(time and after is None for time, after in pairwise(dwells)):
         raise ValueError(
-            "some regions have a dwell, and others would keep that of the region before: give "
-            "all of them one, or the plan dwell=... for the others"
+            "a region without a dwell would keep that of the region before: give it one, or the "
+            "plan dwell=... for all that have none"
         )
+    known = [time for time in dwells if time is not None]
+    whole = len(known) == len(dwells)
     start = described(
         "energy_scan",
         [*detectors, energy],
         md,
         scan={
             "dwell": dwells[0] if len({*dwells}) == 1 else None,
-            "dwells": [float(t) for t in known] if len({*dwells}) > 1 else None,
-            "duration": sum(known) if known else None,
+            "dwells": [float(t) for t in known] if whole and len({*dwells}) > 1 else None,
+            "duration": sum(known) if whole else None,
             "regions": [list(map(float, region)) for region in regions],
             "units": units_of([energy]),
         },

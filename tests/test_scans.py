@@ -359,8 +359,8 @@ def test_angles_in_golden_order_are_spread_after_any_number():
             "looks as if meant in eV",
         ),
         (
-            lambda d: scans.energy_scan([], d.energy, (7.0, 7.1, 0.1), (7.2, 7.3, 0.1, 2.0)),
-            "some regions have a dwell, and others",
+            lambda d: scans.energy_scan([], d.energy, (7.0, 7.1, 0.1, 2.0), (7.2, 7.3, 0.1)),
+            "a region without a dwell would keep that",
         ),
         (lambda d: scans.energy_scan([], d.energy, (7, 8, 1e-9)), "at most 10000000 points"),
         (lambda d: alignment.knife_edge([], d.samx, 0, 1, 4, "a"), "num must be 5 or more"),
