@@ -476,14 +476,7 @@ def test_runs_that_one_may_not_see_are_told_of_by_no_race_and_no_cursor(
 def test_derived_runs_are_found_from_the_raw_one_and_back(tmp_path):
     here = place("sqlite", tmp_path, None)
     raw = here.write(timed(raw_run({"x": [1, 2]}), 1.0))
-    process = {
-        "name": "xrf",
-        "settings": {},
-        "settings_digest": "d1",
-        "inputs": {},
-        "version": "1",
-        "reprocessing": 0,
-    }
+    process = {"name": "xrf", "settings": {}, "settings_digest": "d1", "inputs": {}}
     derived = here.write(
         timed(
             raw_run({"Fe": [0.5, 0.5]}, original_run_uid=raw, derived_from=[raw], process=process),

@@ -94,14 +94,7 @@ def test_positions_that_never_end_cost_their_patience_and_failed_ones_nothing(tm
 def test_odd_runs_have_no_file_and_all_others_do(tmp_path):
     good, *odd, later = runs = [raw_run({"a": [1]}) for _ in range(6)]
     derived = {"original_run_uid": good[0][1]["uid"], "derived_from": ["?"], "time": "noon"}
-    process = {
-        "name": "positions",
-        "settings": {},
-        "settings_digest": "",
-        "inputs": {},
-        "version": "1",
-        "reprocessing": 0,
-    }
+    process = {"name": "positions", "settings": {}, "settings_digest": "", "inputs": {}}
     for run, fields in zip(odd, ({"hints": ["x"]}, {"time": "noon"}, {}, derived), strict=True):
         run[0][1].update(fields)
     del odd[2][0][1]["time"]

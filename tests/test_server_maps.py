@@ -38,14 +38,7 @@ X = (10.0, -4.0)
 Y = (-1.0, 1.5)
 RASTER = {"shape": [NY, NX], "extents": [list(Y), list(X)], "snaking": [False, True]}
 MOTORS = {"motors": ["y", "x"], "hints": {"dimensions": [[["y"], "primary"], [["x"], "primary"]]}}
-XRF = {
-    "name": "xrf",
-    "settings": {},
-    "settings_digest": "0",
-    "inputs": {},
-    "version": "1",
-    "reprocessing": 0,
-}
+XRF = {"name": "xrf", "settings": {}, "settings_digest": "0", "inputs": {}}
 NUMBER = {"dtype": "number", "dtype_numpy": "<f8", "shape": [], "source": "test"}
 
 

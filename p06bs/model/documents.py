@@ -70,8 +70,8 @@ class LoggedArray:
         return math.prod(self.shape)
 
 
-PROCESS = {"name", "version", "settings", "settings_digest", "inputs", "reprocessing"}
-"""What the start document of each derived run says of its process; see `DerivedRun.start`."""
+PROCESS = {"name", "settings", "settings_digest", "inputs"}
+"""What the start document of each derived run says of its process, at least."""
 
 
 def is_derived(start: Document) -> bool:

@@ -40,7 +40,7 @@ class Like:
             settings=settings,
             inputs={name: _path(bound) for name, bound in process["inputs"].items()},
             history=history,
-            reprocessing=process["reprocessing"],
+            reprocessing=process.get("reprocessing", 0),
             rows=process.get("rows"),
             upstream=list(
                 dict.fromkeys(i["run"] for i in process["inputs"].values() if "run" in i)

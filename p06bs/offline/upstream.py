@@ -159,7 +159,7 @@ class DerivedRuns:
 
 
 def _is_whole(start: Document) -> bool:
-    return bool(start["process"]["reprocessing"] == 0)
+    return not start["process"].get("reprocessing")
 
 
 def _roles(documents: Iterable[NamedDocument]) -> set[str]:

@@ -73,9 +73,9 @@ class Pipeline:
         bound = process["inputs"]
         return (
             process["name"] == modality.name
-            and process["version"] == modality.version
+            and process.get("version") == modality.version
             and process["settings_digest"] == digest
-            and process["reprocessing"] == 0
+            and not process.get("reprocessing")
             and all(
                 (key in _names_of(bound[name]) if name in bound else not key)
                 for name, key in modality.inputs.items()

@@ -158,7 +158,8 @@ class EarlierRuns:
         return not ended or not all(any(made(d, uid) for d in done) for made in self._made)
 
     def _feeds(self, start: Document) -> bool:
-        return start["process"]["reprocessing"] == 0 and pipeline_of(start) in self._feeding
+        again = start["process"].get("reprocessing")
+        return not again and pipeline_of(start) in self._feeding
 
     def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
         """Return the ends of a log; one that cannot be read is for the follower to complain of."""

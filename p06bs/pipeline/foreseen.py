@@ -162,7 +162,7 @@ def foresee(
 def _feed(raw: RawRun, documents: DocumentLog) -> None:
     """Let a run know the derived runs that are to feed it, and what they make."""
     for start in derived_runs(documents, raw.uid) if raw.after else ():
-        if pipeline_of(start) in raw.lacks and not start["process"]["reprocessing"]:
+        if pipeline_of(start) in raw.lacks and not start["process"].get("reprocessing"):
             uid = start["uid"]
             for name, document in documents.read(uid):
                 raw.feed(uid, name, document)
