@@ -85,6 +85,7 @@ def test_a_newer_index_is_refused(here):
         upgrade(here.database, maps_in(Location(here.storage)))
 
 
+@pytest.mark.slow
 def test_several_processes_make_the_tables_at_once(here):
     code = (
         "import sys; from p06bs.server.archive.database import initialize; initialize(sys.argv[1])"

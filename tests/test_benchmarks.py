@@ -5,6 +5,7 @@ import pytest
 from benchmarks import archive, positions, region_sums
 
 
+@pytest.mark.slow
 def test_the_archive_is_measured_on_both_databases(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(archive, "RUNS_COUNT", 300)
     rows = archive.measure(repeat=1, seconds=0)

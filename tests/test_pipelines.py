@@ -126,7 +126,7 @@ def test_a_file_that_is_late_holds_up_no_other_run(tmp_path):
     assert_equal(online, bright, frames)
 
 
-@pytest.mark.parametrize("poison", [0.0, 13.0])
+@pytest.mark.parametrize("poison", [0.0, pytest.param(13.0, marks=pytest.mark.slow)])
 def test_a_batch_that_kills_workers_costs_one_event(tmp_path, poison):
     modality = Deadly(inputs={"x": "x"}, poison=poison)
     raw = raw_run({"x": np.arange(40.0)}, page=8)
