@@ -386,6 +386,7 @@ def test_sums_over_what_is_held_tell_nothing_of_other_runs(beamline):
                 assert found["refused"] == {}
 
 
+@pytest.mark.slow
 def test_stock_clients_find_what_the_kernel_shows(beamline, kernel, tree):
     for user in NAMES:
         client = from_uri(beamline.url, api_key=beamline.secrets[user])

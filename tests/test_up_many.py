@@ -57,7 +57,8 @@ def started(*arguments):
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("number", [10, pytest.param(119, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [10, 119])
 def test_many_services_of_one_file_register_are_listed_and_stop_together(tmp_path, number):
     file = written(tmp_path, MANY.format(number))
     up = p06bs("up", "--detach", file)
