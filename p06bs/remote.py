@@ -10,6 +10,7 @@ from typing import Any
 from p06bs.bus.closing import Closing
 from p06bs.http_api import RUNS
 from p06bs.model.documents import NamedDocument
+from p06bs.pipeline.decisions import named
 from p06bs.recorded import RunError, StoredError
 
 TREES = ("live", "archive")
@@ -73,12 +74,11 @@ class Server(Closing):
                 # "_" is any character to LIKE.
                 uids = (uid for uid in runs.keys().head(100) if uid.startswith(beginning))
                 found.update(dict.fromkeys(uids, tree))
-        if beginning in found:
-            found = {beginning: found[beginning]}
-        if len(found) != 1:
-            raise ServerError(f"{len(found)} runs at {self.url} begin with {beginning!r}")
-        self._trees.update(found)
-        return next(iter(found))
+        runs = named(beginning, found)
+        if len(runs) != 1:
+            raise ServerError(f"{len(runs)} runs at {self.url} begin with {beginning!r}")
+        self._trees[runs[0]] = found[runs[0]]
+        return runs[0]
 
     def documents(self, uid: str) -> Iterator[NamedDocument]:
         """Yield the documents of a run as they are in its log, arrays as lists.

@@ -7,7 +7,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from p06bs import Follower
-from p06bs.model.documents import Document, NamedDocument, is_derived, is_snapshots
+from p06bs.model.documents import (
+    Document,
+    NamedDocument,
+    goes_with_scan,
+    is_derived,
+    is_snapshots,
+)
 
 
 class Arrival(NamedTuple):
@@ -77,7 +83,7 @@ class Recorder:
             for uid, record in list(self.runs.items())
             if is_derived(record.start)
             and record.start["original_run_uid"] == raw
-            and not record.start["process"].get("reprocessing")
+            and goes_with_scan(record.start)
         }
 
     def stopped(self, raw: str, modalities: Collection[str]) -> bool:

@@ -129,19 +129,26 @@ def test_each_detector_element_is_followed_for_itself() -> None:
     assert whole["total_spectrum"].sum() == pytest.approx(spectrum.sum(), rel=1e-3)
 
 
+def cut_anywhere(modality: Any, spectrum: Any, *sizes: int) -> Any:
+    """Return the rows of spectra in one batch, which those in batches of other sizes equal."""
+    rows, whole = through(modality, spectrum=spectrum)
+    for size in sizes:
+        cut = [size] * (len(spectrum) // size)
+        other, parts = through(modality, sizes=cut, spectrum=spectrum)
+        assert other.reasons == rows.reasons
+        for name, column in rows.columns.items():
+            np.testing.assert_allclose(other.columns[name], column, rtol=1e-9, atol=1e-9)
+        for name, value in whole.items():
+            np.testing.assert_allclose(parts[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
+    return rows
+
+
 def test_how_batches_are_cut_makes_no_difference_also_with_elements_that_fail() -> None:
     spectrum = np.concatenate([drifted(np.linspace(0, 0.01, 40), seed=k) for k in (1, 2)], axis=1)
     spectrum[7, 0, 640] = np.nan
     spectrum[11] = -1
     modality = fluorescence(track_gain=("Fe_K",))
-    one, whole = through(modality, spectrum=spectrum)
-    for size in (1, 8, 20):
-        other, parts = through(modality, sizes=[size] * (40 // size), spectrum=spectrum)
-        assert other.reasons == one.reasons
-        for name, column in one.columns.items():
-            np.testing.assert_allclose(other.columns[name], column, rtol=1e-9, atol=1e-9)
-        for name, value in whole.items():
-            np.testing.assert_allclose(parts[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
+    one = cut_anywhere(modality, spectrum, 1, 8, 20)
     assert [bool(r) for r in one.reasons] == [k == 11 for k in range(40)]
     assert one.columns["elements_used"].tolist() == [1 if k == 7 else 2 for k in range(39)]
 
@@ -190,18 +197,11 @@ def test_dim_pixels_are_out_of_reach_with_the_bright_ones_before_them() -> None:
     is_dim = np.arange(80) % 4 > 0
     spectrum = np.where(is_dim[:, None, None], dim, bright)
     modality = fluorescence(track_gain=("Fe_K",))
-    rows, whole = through(modality, spectrum=spectrum)
+    rows = cut_anywhere(modality, spectrum, 1, 8)
     assert rows.valid[gains < 0.014].all()
     # At most the dim ones between the last bright one within reach and the next.
     assert not rows.valid[gains > 0.0165].any()
     assert "gain of each usable detector element is beyond" in rows.reasons[-1]
-    for size in (1, 8):
-        other, parts = through(modality, sizes=[size] * (80 // size), spectrum=spectrum)
-        assert other.reasons == rows.reasons
-        for name, column in rows.columns.items():
-            np.testing.assert_allclose(other.columns[name], column, rtol=1e-9, atol=1e-8)
-        for name, value in whole.items():
-            np.testing.assert_allclose(parts[name], value, rtol=1e-9, atol=1e-6, err_msg=name)
 
 
 @pytest.mark.parametrize(

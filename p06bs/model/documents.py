@@ -98,6 +98,11 @@ def _is_input(bound: Any) -> bool:
     )
 
 
+def goes_with_scan(start: Document) -> bool:
+    """Return whether a derived run is made while the scan goes on: no preview, and not again."""
+    return not start["process"].get("reprocessing")
+
+
 def pipeline_of(start: Document) -> str:
     """Return by which name a derived run feeds pipelines: its own pipeline's, or its process's."""
     process = start["process"]

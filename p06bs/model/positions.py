@@ -10,7 +10,7 @@ from typing import Literal
 
 from p06bs.model.candidates import ASIDE, candidates
 from p06bs.model.derived import PREVIEW
-from p06bs.model.documents import Document, is_derived
+from p06bs.model.documents import Document, goes_with_scan, is_derived
 from p06bs.model.plan_axes import axis_units, is_plane, plan_axes
 from p06bs.model.raster import Extents, Grid, grid_of
 from p06bs.model.run_streams import Run, families
@@ -229,7 +229,7 @@ def is_valid_correction(start: Document, stop: Document | None) -> bool:
     ever. What is computed again is none until it is all there.
     """
     if stop is None:
-        return not start["process"].get("reprocessing")
+        return goes_with_scan(start)
     return stop.get("exit_status") != "fail"
 
 

@@ -4,7 +4,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from p06bs.model.candidates import candidates
-from p06bs.model.documents import Document, NamedDocument, is_snapshots, pipeline_of
+from p06bs.model.documents import (
+    Document,
+    NamedDocument,
+    goes_with_scan,
+    is_snapshots,
+    pipeline_of,
+)
 from p06bs.model.modality import Modality
 from p06bs.pipeline.declared import Pipeline, fed_by
 from p06bs.pipeline.inline import process
@@ -126,13 +132,14 @@ class DerivedRuns:
         found = (
             pipeline_of(start)
             for run, start in self.starts.items()
-            if _is_whole(start) and _roles(self._runs.documents(run)) & roles
+            if goes_with_scan(start) and _roles(self._runs.documents(run)) & roles
         )
         return list(dict.fromkeys(found))
 
     def _recorded(self, name: str) -> list[NamedDocument] | None:
         """Return the documents of the run that a pipeline has made, or of the one by its uid."""
-        whole = [run for run, s in self.starts.items() if _is_whole(s) and pipeline_of(s) == name]
+        starts = self.starts.items()
+        whole = [run for run, s in starts if goes_with_scan(s) and pipeline_of(s) == name]
         made = whole or [run for run in self.starts if run.startswith(name)]
         if len(made) > 1:
             several = ", ".join(made)
@@ -156,10 +163,6 @@ class DerivedRuns:
             *below.remarks,
             f"{name} has made no derived run of it that is recorded: computed as configured",
         ]
-
-
-def _is_whole(start: Document) -> bool:
-    return not start["process"].get("reprocessing")
 
 
 def _roles(documents: Iterable[NamedDocument]) -> set[str]:

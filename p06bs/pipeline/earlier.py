@@ -11,6 +11,7 @@ from p06bs.bus.reader import Entry, LogError
 from p06bs.model.documents import (
     Document,
     NamedDocument,
+    goes_with_scan,
     is_derived,
     is_snapshots,
     pipeline_of,
@@ -158,8 +159,7 @@ class EarlierRuns:
         return not ended or not all(any(made(d, uid) for d in done) for made in self._made)
 
     def _feeds(self, start: Document) -> bool:
-        again = start["process"].get("reprocessing")
-        return not again and pipeline_of(start) in self._feeding
+        return goes_with_scan(start) and pipeline_of(start) in self._feeding
 
     def _ends(self, uid: str) -> tuple[Entry | None, Entry | None]:
         """Return the ends of a log; one that cannot be read is for the follower to complain of."""

@@ -11,7 +11,7 @@ from p06bs.bus.reader import LogError
 from p06bs.metadata import Analysis
 from p06bs.model.binding import BindingError
 from p06bs.model.derived import DerivedRun
-from p06bs.model.documents import Document, is_derived, pipeline_of, worked_on
+from p06bs.model.documents import Document, goes_with_scan, is_derived, pipeline_of, worked_on
 from p06bs.model.revisions import Revision
 from p06bs.model.run import RawRun
 from p06bs.pipeline.decisions import Decision, State, chosen, fed, told
@@ -162,7 +162,7 @@ def foresee(
 def _feed(raw: RawRun, documents: DocumentLog) -> None:
     """Let a run know the derived runs that are to feed it, and what they make."""
     for start in derived_runs(documents, raw.uid) if raw.after else ():
-        if pipeline_of(start) in raw.lacks and not start["process"].get("reprocessing"):
+        if pipeline_of(start) in raw.lacks and goes_with_scan(start):
             uid = start["uid"]
             for name, document in documents.read(uid):
                 raw.feed(uid, name, document)
